@@ -1,0 +1,5 @@
+"""The configurations' front door: the table of variants and the config classes."""
+
+from .modeling.configuration_mobilevit import HUB_NAMES, VARIANTS, MobileViTBackboneConfig, MobileViTConfig
+
+__all__ = ["HUB_NAMES", "VARIANTS", "MobileViTBackboneConfig", "MobileViTConfig"]

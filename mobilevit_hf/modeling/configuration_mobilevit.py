@@ -1,0 +1,202 @@
+"""MobileViT configurations: one table of variants, the classifier's and the backbone's config classes."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import MobileViTConfig as StockMobileViTConfig
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
+
+# Table 4 of the paper. `hidden_sizes` are the transformer widths d of the three MobileViT blocks; `neck_hidden_sizes`
+# the channels after the stem, after each of the five encoder layers, and of the last 1x1 convolution.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "xxs": {
+        "hidden_sizes": (64, 80, 96),
+        "neck_hidden_sizes": (16, 16, 24, 48, 64, 80, 320),
+        "expand_ratio": 2.0,
+        "hidden_dropout_prob": 0.05,
+    },
+    "xs": {
+        "hidden_sizes": (96, 120, 144),
+        "neck_hidden_sizes": (16, 32, 48, 64, 80, 96, 384),
+        "expand_ratio": 4.0,
+        "hidden_dropout_prob": 0.1,
+    },
+    "s": {
+        "hidden_sizes": (144, 192, 240),
+        "neck_hidden_sizes": (16, 32, 64, 96, 128, 160, 640),
+        "expand_ratio": 4.0,
+        "hidden_dropout_prob": 0.1,
+    },
+}
+
+# The names under which the same variants are published on the Hub.
+HUB_NAMES = {"mobilevit-xx-small": "xxs", "mobilevit-x-small": "xs", "mobilevit-small": "s"}
+
+SEGMENTATION_PREFIX = "deeplabv3-"
+
+
+def resolve_variant(name: str) -> tuple[str, bool]:
+    """The variant behind a name, and whether the name is that of a DeepLabv3 checkpoint.
+
+    Args:
+        name: `"xxs"`, `"xs"`, `"s"`, or a Hub name such as `"mobilevit-xx-small"`, `"apple/mobilevit-small"` or
+            `"apple/deeplabv3-mobilevit-small"`; upper or lower case.
+
+    Raises:
+        ValueError: If there is no such variant.
+    """
+    base = str(name).lower().rpartition("/")[2]
+    bare = base.removeprefix(SEGMENTATION_PREFIX)
+    variant = HUB_NAMES.get(bare, bare)
+    if variant not in VARIANTS:
+        expected = ", ".join(f"{short!r} ({hub})" for hub, short in HUB_NAMES.items())
+        raise ValueError(
+            f"Unknown MobileViT variant: got {name!r}, expected one of {expected}. "
+            "For other widths, pass them to MobileViTConfig(hidden_sizes=..., neck_hidden_sizes=...)."
+        )
+    return variant, base != bare
+
+
+def check_architecture(config: StockMobileViTConfig) -> None:
+    """Raise a ValueError that says got, expected and how to fix for every value no MobileViT can be built from."""
+
+    def require(ok: bool, field: str, expected: str, fix: str) -> None:
+        if not ok:
+            raise ValueError(f"{field}: got {getattr(config, field)!r}, expected {expected}. {fix}")
+
+    require(len(config.hidden_sizes) == 3, "hidden_sizes", "3 widths", "Give one width for each MobileViT block.")
+    require(
+        len(config.neck_hidden_sizes) == 7,
+        "neck_hidden_sizes",
+        "7 channel counts",
+        "Give the stem's, the five encoder layers' and the last convolution's.",
+    )
+    widths = (*config.hidden_sizes, *config.neck_hidden_sizes, config.num_channels)
+    require(
+        min(widths) > 0, "hidden_sizes", "positive widths everywhere", "Check neck_hidden_sizes, num_channels too."
+    )
+    heads = config.num_attention_heads
+    require(
+        heads > 0 and all(width % heads == 0 for width in config.hidden_sizes),
+        "num_attention_heads",
+        f"a divisor of every width in hidden_sizes={tuple(config.hidden_sizes)}",
+        "Change one of the two.",
+    )
+    require(
+        config.output_stride in (8, 16, 32),
+        "output_stride",
+        "8, 16 or 32",
+        "Use 32 for classification and detection, 16 for the paper's DeepLabv3.",
+    )
+    require(
+        config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 1,
+        "conv_kernel_size",
+        "an odd number",
+        "The paper's is 3.",
+    )
+    require(config.hidden_act in ACT2FN, "hidden_act", "an activation transformers knows", "The paper's is 'silu'.")
+    require(len(config.atrous_rates) == 3, "atrous_rates", "3 dilation rates", "The paper's are (6, 12, 18).")
+    for field in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "classifier_dropout_prob",
+        "aspp_dropout_prob",
+    ):
+        require(0 <= getattr(config, field) < 1, field, "a probability in [0, 1)", "Use 0 for no dropout.")
+    _check_patch_size(config)
+
+
+def _check_patch_size(config: StockMobileViTConfig) -> None:
+    """Patches are square, and at least one fits into the first feature map that is cut into patches (stride 8)."""
+    patch_size, image_size = config.patch_size, config.image_size
+    if not isinstance(patch_size, int) or patch_size < 1:
+        raise ValueError(
+            f"patch_size: got {patch_size!r}, expected one positive number (patches are square). The paper's is 2."
+        )
+    smallest_side = image_size if isinstance(image_size, int) else min(image_size)
+    feature_side = -(-smallest_side // 8)
+    if patch_size > feature_side:
+        raise ValueError(
+            f"patch_size: got {patch_size}, expected at most {feature_side}, the side of the stride-8 feature map of "
+            f"a picture of image_size={image_size}. Use a smaller patch (the paper's is 2) or larger pictures."
+        )
+
+
+@strict
+class MobileViTConfig(StockMobileViTConfig):
+    r"""Stock transformers' `MobileViTConfig` with named variants and checks.
+
+    Fields, `model_type` ("mobilevit") and the saved file are those of the stock class, so that a checkpoint made
+    here loads there and the other way round. The defaults are MobileViT-S.
+
+    Raises:
+        ValueError: If no MobileViT can be built from the values (widths, heads, patch size, strides, dropout).
+
+    Example:
+        >>> MobileViTConfig.from_variant("xxs", num_labels=10).hidden_sizes
+        [64, 80, 96]
+    """
+
+    model_type = "mobilevit"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        check_architecture(self)
+
+    @classmethod
+    def from_variant(cls, name: str, **overrides: Any) -> "MobileViTConfig":
+        """The configuration of a published size.
+
+        Args:
+            name: `"xxs"`, `"xs"` or `"s"`, or the Hub's name for it, such as `"mobilevit-xx-small"` or
+                `"apple/mobilevit-small"`. A DeepLabv3 name (`"deeplabv3-mobilevit-small"`) also sets
+                `output_stride=16` and `image_size=512`, as published.
+            overrides: Any other field, such as `num_labels`, `id2label` or `output_stride`.
+
+        Raises:
+            ValueError: If the variant is unknown or a value can't be used.
+        """
+        variant, is_segmentation = resolve_variant(name)
+        task_fields = {"output_stride": 16, "image_size": 512} if is_segmentation else {}
+        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in VARIANTS[variant].items()}
+        return cls(**{**fields, **task_fields, **overrides})
+
+
+@strict
+class MobileViTBackboneConfig(BackboneConfigMixin, MobileViTConfig):
+    r"""A `MobileViTConfig` that also says which feature maps `MobileViTBackbone` returns.
+
+    Args:
+        out_features: Names out of `"stem"` (stride 2), `"stage1"` (2), `"stage2"` (4), `"stage3"` (8), `"stage4"`
+            (16) and `"stage5"` (32), in this order. The last one when neither this nor `out_indices` is given.
+        out_indices: The same by position, 0 for the stem.
+
+    It reads the `config.json` of any MobileViT checkpoint.
+    """
+
+    model_type = "mobilevit_backbone"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.stage_names = ["stem", *(f"stage{i}" for i in range(1, 6))]
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """The number of stages behind the stem, under the name transformers' backbones have for it."""
+        return len(self.stage_names) - 1
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a config file; a classifier's or segmenter's is one of a backbone with a head to leave out."""
+        config_dict, unused_kwargs = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") == MobileViTConfig.model_type:
+            config_dict = {**config_dict, "model_type": cls.model_type}
+            config_dict.pop("architectures", None)
+        return config_dict, unused_kwargs
+
+
+__all__ = ["MobileViTBackboneConfig", "MobileViTConfig"]

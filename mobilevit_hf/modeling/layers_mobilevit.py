@@ -1,0 +1,455 @@
+"""The layers MobileViT is made of (Mehta & Rastegari, ICLR 2022, arXiv 2110.02178), encoder and DeepLabv3 head too.
+
+Parameter names are those of stock transformers, so checkpoints go both ways. What differs is how it runs: feature maps
+stay in channels_last, which makes cutting them into patches one copy; activations work in place where no gradient
+needs them; attention is `scaled_dot_product_attention`; matrix products take the fastest kernel there is.
+
+Shapes in comments: B batch, C channels, H and W height and width, P pixels per patch (patch_size²), N patches,
+D width of the transformer.
+"""
+
+import platform
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+
+from .configuration_mobilevit import MobileViTConfig
+
+
+class FreshInputActivation(nn.Module):
+    """SiLU or ReLU of a tensor nobody else holds: in place unless a gradient will need the input.
+
+    Writing in place saves one pass over memory, which is what bounds a light network on a CPU. Autograd would have to
+    clone the input first, so there it is cheaper not to.
+    """
+
+    functions: ClassVar[dict[str, Callable[..., Tensor]]] = {"silu": F.silu, "swish": F.silu, "relu": F.relu}
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.function = self.functions[name]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.function(features, inplace=not features.requires_grad)
+
+
+# oneDNN's pointwise convolution runs the narrow matrix products of this network about twice as fast on x86 as the BLAS
+# behind `F.linear`. Below this many multiplications the two or three more calls cost more than it saves.
+POINTWISE_CONVOLUTION = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
+POINTWISE_CONVOLUTION_MIN_MACS = 2**23
+
+
+class TokenLinear(nn.Linear):
+    """`nn.Linear` on (B, N, D) tokens, run on the CPU as the 1x1 convolution of one picture that it also is."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if (
+            not POINTWISE_CONVOLUTION
+            or torch.compiler.is_compiling()
+            or tokens.device.type != "cpu"
+            or tokens.dtype != torch.float32
+            or tokens.numel() * self.out_features < POINTWISE_CONVOLUTION_MIN_MACS
+        ):
+            return super().forward(tokens)
+        # (B, N, D) → (1, D, B, N) in channels_last → (1, D', B, N) → (B, N, D'), all without a copy
+        picture = tokens.unsqueeze(0).permute(0, 3, 1, 2)
+        return F.conv2d(picture, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).squeeze(0)
+
+
+class FastDropout(nn.Dropout):
+    """`nn.Dropout`, four times as fast on the CPU, where drawing a number an element is a tenth of a training step.
+
+    There 64 random bits serve four elements: each is dropped with a probability within 2^-17 of `p`.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or features.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(features)
+        size = features.numel()
+        bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
+        uniform = bits.view(torch.int16)[:size].view(features.shape)  # uniform over -2^15 .. 2^15 - 1
+        kept = uniform >= round(self.p * 2**16) - 2**15
+        return features * kept.to(features.dtype).div_(1 - self.p)
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation called `name` in transformers, in place where that is known to be safe."""
+    return FreshInputActivation(name) if name in FreshInputActivation.functions else ACT2FN[name]
+
+
+def make_divisible(value: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `value`, never more than 10 % below it (MobileNetV2's channel rule)."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+class MobileViTConvLayer(nn.Module):
+    """Convolution, then batch normalisation and an activation where wanted. (B, C, H, W) → (B, C', H', W')."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        normalization: bool = True,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=(kernel_size - 1) // 2 * dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+        )
+        self.normalization = nn.BatchNorm2d(out_channels) if normalization else None
+        self.activation = make_activation(activation) if activation else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = self.convolution(features)
+        if self.normalization is not None:
+            features = self.normalization(features)
+        if self.activation is not None:
+            features = self.activation(features)
+        return features
+
+
+class MobileViTInvertedResidual(GradientCheckpointingLayer):
+    """MobileNetV2's inverted residual (arXiv 1801.04381): expand, depthwise 3x3, reduce, a skip where shapes fit."""
+
+    def __init__(
+        self, config: MobileViTConfig, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1
+    ) -> None:
+        super().__init__()
+        expanded = make_divisible(round(in_channels * config.expand_ratio))
+        self.use_residual = stride == 1 and in_channels == out_channels
+        self.expand_1x1 = MobileViTConvLayer(in_channels, expanded, 1, activation=config.hidden_act)
+        self.conv_3x3 = MobileViTConvLayer(
+            expanded, expanded, 3, stride=stride, groups=expanded, dilation=dilation, activation=config.hidden_act
+        )
+        self.reduce_1x1 = MobileViTConvLayer(expanded, out_channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        reduced = self.reduce_1x1(self.conv_3x3(self.expand_1x1(features)))
+        return features + reduced if self.use_residual else reduced
+
+
+class MobileViTMobileNetLayer(nn.Module):
+    """A run of inverted residuals, the first of which may halve the resolution."""
+
+    def __init__(
+        self, config: MobileViTConfig, in_channels: int, out_channels: int, *, stride: int, num_blocks: int
+    ) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(
+            MobileViTInvertedResidual(
+                config, out_channels if i else in_channels, out_channels, stride=1 if i else stride
+            )
+            for i in range(num_blocks)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        for layer in self.layer:
+            features = layer(features)
+        return features
+
+
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    """Attention written out: (B, heads, N, D / heads) each → the context, same shape, and (B, heads, N, N) weights."""
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    weights = F.dropout(scores.softmax(dim=-1), dropout)
+    return weights @ value, weights
+
+
+class MobileViTSelfAttention(nn.Module):
+    """Multi-head self-attention. (B, N, D) → the context (B, N, D) and, if asked for, (B, heads, N, N) weights."""
+
+    def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_attention_heads = config.num_attention_heads
+        self.attention_probs_dropout_prob = config.attention_probs_dropout_prob
+        self.query = TokenLinear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.key = TokenLinear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.value = TokenLinear(hidden_size, hidden_size, bias=config.qkv_bias)
+
+    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        # (B, N, D) → (B, heads, N, D / heads)
+        query, key, value = (
+            project(tokens).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        dropout = self.attention_probs_dropout_prob if self.training else 0.0
+        # The fused kernels never form the weights, so whoever asks for them gets the written-out form.
+        if output_attentions or self.config._attn_implementation == "eager":
+            context, weights = eager_attention(query, key, value, dropout)
+        else:
+            context, weights = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout), None
+        # (B, heads, N, D / heads) → (B, N, D)
+        return context.transpose(1, 2).flatten(2), weights if output_attentions else None
+
+
+class MobileViTSelfOutput(nn.Module):
+    """The projection behind the attention heads."""
+
+    def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = TokenLinear(hidden_size, hidden_size)
+        self.dropout = FastDropout(config.hidden_dropout_prob)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.dense(tokens))
+
+
+class MobileViTAttention(nn.Module):
+    """Self-attention and its output projection."""
+
+    def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.attention = MobileViTSelfAttention(config, hidden_size)
+        self.output = MobileViTSelfOutput(config, hidden_size)
+
+    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        context, weights = self.attention(tokens, output_attentions)
+        return self.output(context), weights
+
+
+class MobileViTIntermediate(nn.Module):
+    """First half of the feed-forward network."""
+
+    def __init__(self, config: MobileViTConfig, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.dense = TokenLinear(hidden_size, intermediate_size)
+        self.intermediate_act_fn = make_activation(config.hidden_act)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.intermediate_act_fn(self.dense(tokens))
+
+
+class MobileViTOutput(nn.Module):
+    """Second half of the feed-forward network."""
+
+    def __init__(self, config: MobileViTConfig, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.dense = TokenLinear(intermediate_size, hidden_size)
+        self.dropout = FastDropout(config.hidden_dropout_prob)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.dense(tokens))
+
+
+class MobileViTTransformerLayer(nn.Module):
+    """A pre-norm transformer layer. (B, N, D) → (B, N, D) and, where asked for, the attention weights."""
+
+    def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
+        super().__init__()
+        intermediate_size = int(hidden_size * config.mlp_ratio)
+        self.attention = MobileViTAttention(config, hidden_size)
+        self.intermediate = MobileViTIntermediate(config, hidden_size, intermediate_size)
+        self.output = MobileViTOutput(config, hidden_size, intermediate_size)
+        self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+        attended, weights = self.attention(self.layernorm_before(tokens), output_attentions)
+        tokens = tokens + attended
+        tokens = tokens + self.output(self.intermediate(self.layernorm_after(tokens)))
+        return tokens, weights
+
+
+class MobileViTTransformer(nn.Module):
+    """A stack of transformer layers; returns the tokens and a tuple with each layer's weights, empty if not asked."""
+
+    def __init__(self, config: MobileViTConfig, hidden_size: int, num_layers: int) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(MobileViTTransformerLayer(config, hidden_size) for _ in range(num_layers))
+
+    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+        attentions = ()
+        for layer in self.layer:
+            tokens, weights = layer(tokens, output_attentions)
+            if weights is not None:
+                attentions += (weights,)
+        return tokens, attentions
+
+
+def resize_features(features: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize of (B, C, H, W) to (B, C, height, width); nothing to do where the size is right already."""
+    # An exported program holds one path for all sizes: there the resize always runs, and is exact where it need not.
+    if not torch.compiler.is_exporting() and features.shape[-2:] == (height, width):
+        return features
+    return F.interpolate(features, size=(height, width), mode="bilinear", align_corners=False)
+
+
+class MobileViTLayer(GradientCheckpointingLayer):
+    """The MobileViT block (paper, section 3.1): local features by convolution, global ones by a transformer, fused.
+
+    (B, C, H, W) → (B, C', H', W') and the attention weights of its transformer layers, each (B * P, heads, N, N): a
+    pixel attends to the pixels in the same place of every patch.
+    """
+
+    def __init__(
+        self,
+        config: MobileViTConfig,
+        in_channels: int,
+        out_channels: int,
+        hidden_size: int,
+        *,
+        num_layers: int,
+        stride: int,
+        dilation: int,
+    ) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        # The block that gives up its stride starts with the dilation of the one before; the next convolutions follow.
+        self.downsampling_layer = MobileViTInvertedResidual(
+            config, in_channels, out_channels, stride=stride, dilation=max(1, dilation // 2)
+        )
+        kernel_size, activation = config.conv_kernel_size, config.hidden_act
+        self.conv_kxk = MobileViTConvLayer(out_channels, out_channels, kernel_size, activation=activation)
+        self.conv_1x1 = MobileViTConvLayer(out_channels, hidden_size, 1, normalization=False)
+        self.transformer = MobileViTTransformer(config, hidden_size, num_layers)
+        self.layernorm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.conv_projection = MobileViTConvLayer(hidden_size, out_channels, 1, activation=activation)
+        self.fusion = MobileViTConvLayer(2 * out_channels, out_channels, kernel_size, activation=activation)
+
+    def unfold(self, features: Tensor) -> Tensor:
+        """(B, D, H, W), H and W multiples of the patch size → (B * P, N, D), a sequence for each place in a patch."""
+        p = self.patch_size
+        batch, channels, height, width = features.shape
+        # (B, D, H, W) → (B, rows, p, columns, p, D) → (B, p, p, rows, columns, D)
+        pixels = features.permute(0, 2, 3, 1).reshape(batch, height // p, p, width // p, p, channels)
+        return pixels.permute(0, 2, 4, 1, 3, 5).reshape(batch * p * p, (height // p) * (width // p), channels)
+
+    def fold(self, patches: Tensor, height: int, width: int) -> Tensor:
+        """The way back: (B * P, N, D) → (B, D, height, width), in channels_last."""
+        p = self.patch_size
+        pixels = patches.reshape(-1, p, p, height // p, width // p, patches.shape[-1])
+        # (B, p, p, rows, columns, D) → (B, rows, p, columns, p, D) → (B, H, W, D) → (B, D, H, W)
+        return pixels.permute(0, 3, 1, 4, 2, 5).reshape(-1, height, width, patches.shape[-1]).permute(0, 3, 1, 2)
+
+    def forward(self, features: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+        features = self.downsampling_layer(features)
+        local = self.conv_1x1(self.conv_kxk(features))
+        height, width = local.shape[-2:]
+        patched_height, patched_width = (-(-side // self.patch_size) * self.patch_size for side in (height, width))
+        patches = self.unfold(resize_features(local, patched_height, patched_width))
+        patches, attentions = self.transformer(patches, output_attentions)
+        folded = self.fold(self.layernorm(patches), patched_height, patched_width)
+        folded = self.conv_projection(resize_features(folded, height, width))
+        return self.fusion(torch.cat((features, folded), dim=1)), attentions
+
+
+class MobileViTEncoder(nn.Module):
+    """Five layers: two of MobileNet, three of MobileViT, at strides 2, 4, 8, 16 and 32 (Table 4 of the paper).
+
+    `output_stride` 16 or 8 keeps the resolution in the last one or two layers and dilates their convolutions instead.
+    """
+
+    def __init__(self, config: MobileViTConfig) -> None:
+        super().__init__()
+        channels = config.neck_hidden_sizes
+        self.layer = nn.ModuleList(
+            [
+                MobileViTMobileNetLayer(config, channels[0], channels[1], stride=1, num_blocks=1),
+                MobileViTMobileNetLayer(config, channels[1], channels[2], stride=2, num_blocks=3),
+            ]
+        )
+        dilation = 1
+        for i, (num_layers, layer_stride) in enumerate(zip((2, 4, 3), (8, 16, 32), strict=True)):
+            stride = 2 if layer_stride <= config.output_stride else 1
+            if stride == 1:
+                dilation *= 2
+            self.layer.append(
+                MobileViTLayer(
+                    config,
+                    channels[i + 2],
+                    channels[i + 3],
+                    config.hidden_sizes[i],
+                    num_layers=num_layers,
+                    stride=stride,
+                    dilation=dilation,
+                )
+            )
+
+    def forward(
+        self, features: Tensor, output_hidden_states: bool = False, output_attentions: bool = False
+    ) -> BaseModelOutput:
+        hidden_states, attentions = (), ()
+        for layer in self.layer:
+            if isinstance(layer, MobileViTLayer):
+                features, weights = layer(features, output_attentions)
+                attentions += weights
+            else:
+                features = layer(features)
+            if output_hidden_states:
+                hidden_states += (features,)
+        return BaseModelOutput(
+            last_hidden_state=features,
+            hidden_states=hidden_states if output_hidden_states else None,
+            attentions=attentions if output_attentions else None,
+        )
+
+
+class MobileViTASPPPooling(nn.Module):
+    """ASPP's image-level branch: the global mean, projected and spread over the feature map again."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv_1x1 = MobileViTConvLayer(in_channels, out_channels, 1, activation="relu")
+
+    def forward(self, features: Tensor) -> Tensor:
+        pooled = self.conv_1x1(features.mean(dim=(-2, -1), keepdim=True))
+        return pooled.expand(-1, -1, *features.shape[-2:])
+
+
+class MobileViTASPP(nn.Module):
+    """Atrous spatial pyramid pooling (DeepLabv3, arXiv 1706.05587): 1x1, three dilated 3x3 and the global mean."""
+
+    def __init__(self, config: MobileViTConfig) -> None:
+        super().__init__()
+        in_channels, out_channels = config.neck_hidden_sizes[-2], config.aspp_out_channels
+        self.convs = nn.ModuleList(
+            [
+                MobileViTConvLayer(in_channels, out_channels, 1, activation="relu"),
+                *(
+                    MobileViTConvLayer(in_channels, out_channels, 3, dilation=rate, activation="relu")
+                    for rate in config.atrous_rates
+                ),
+                MobileViTASPPPooling(in_channels, out_channels),
+            ]
+        )
+        self.project = MobileViTConvLayer(len(self.convs) * out_channels, out_channels, 1, activation="relu")
+        self.dropout = nn.Dropout(config.aspp_dropout_prob)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.dropout(self.project(torch.cat([conv(features) for conv in self.convs], dim=1)))
+
+
+class MobileViTDeepLabV3(nn.Module):
+    """DeepLabv3's head: ASPP and a 1x1 classifier. (B, C, H, W) → (B, num_labels, H, W)."""
+
+    def __init__(self, config: MobileViTConfig) -> None:
+        super().__init__()
+        self.aspp = MobileViTASPP(config)
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = MobileViTConvLayer(
+            config.aspp_out_channels, config.num_labels, 1, bias=True, normalization=False
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.aspp(features)))

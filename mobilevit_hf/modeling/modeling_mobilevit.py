@@ -1,0 +1,350 @@
+"""MobileViT models (Mehta & Rastegari, ICLR 2022, arXiv 2110.02178): features, classification, segmentation."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    SemanticSegmenterOutput,
+)
+from transformers.utils import can_return_tuple
+
+from .configuration_mobilevit import MobileViTBackboneConfig, MobileViTConfig, check_architecture
+from .layers_mobilevit import MobileViTConvLayer, MobileViTDeepLabV3, MobileViTEncoder
+
+
+@contextmanager
+def _frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Let batch normalisation run as in training, without recording anything."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    recorded = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches_tracked) in zip(norms, recorded, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
+
+
+class MobileViTPreTrainedModel(PreTrainedModel):
+    """What all MobileViT models share: configuration, initialisation, input checks, gradient checkpointing."""
+
+    config: MobileViTConfig
+    config_class = MobileViTConfig
+    base_model_prefix = "mobilevit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["MobileViTInvertedResidual", "MobileViTLayer"]
+    _supports_sdpa = True
+
+    def __init__(self, config: MobileViTConfig) -> None:
+        check_architecture(config)
+        super().__init__(config)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """The official code's initialisation (v0.1, which trained the published checkpoints)."""
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
+            init.ones_(module.weight)
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+        if getattr(module, "bias", None) is not None:
+            init.zeros_(module.bias)
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
+    ) -> None:
+        # The backward pass runs each block a second time; batch normalisation must not count that batch twice.
+        if enable and not getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", False):
+            gradient_checkpointing_func = partial(gradient_checkpointing_func, context_fn=self._checkpoint_contexts)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _frozen_batch_statistics(self)
+
+    def _prepare_pixels(self, pixel_values: Tensor) -> Tensor:
+        """Check a batch of pictures and bring it into the weights' dtype and the channels_last layout.
+
+        Raises:
+            ValueError: If it isn't a floating-point (B, C, H, W) tensor with the right C and sides of at least the
+                output stride.
+        """
+        if pixel_values is None:
+            raise ValueError("pixel_values: got None, expected a tensor of shape (batch, channels, height, width).")
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values: got shape {tuple(pixel_values.shape)}, expected (batch, {self.config.num_channels}, "
+                "height, width). Let the image processor prepare it, or add the batch dimension with .unsqueeze(0)."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values: got {pixel_values.dtype}, expected floating-point values in 0..1. Let the image "
+                "processor prepare it, or divide by 255."
+            )
+        # An exported program can't raise, and asking it about sizes would fix them.
+        if not torch.compiler.is_exporting() and min(pixel_values.shape[-2:]) < self.config.output_stride:
+            raise ValueError(
+                f"pixel_values: got pictures of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected at "
+                f"least {self.config.output_stride} a side (the model's stride). Resize them first."
+            )
+        return pixel_values.to(dtype=self.conv_stem.convolution.weight.dtype, memory_format=torch.channels_last)
+
+    def _check_labels(self, labels: Tensor, ignore_index: int) -> None:
+        """Raise a ValueError for class indices the model doesn't have; a CUDA assert would end the process."""
+        if torch.compiler.is_compiling() or labels.is_floating_point() or labels.numel() == 0:
+            return
+        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.config.num_labels))]
+        if wrong.numel():
+            raise ValueError(
+                f"labels: got class {int(wrong[0])}, expected 0..{self.config.num_labels - 1} ({ignore_index} is "
+                f"ignored). Load the model with num_labels={int(wrong.max()) + 1} or more, or correct the labels."
+            )
+
+
+class MobileViTModel(MobileViTPreTrainedModel):
+    """The encoder, without a task's head.
+
+    Args:
+        config: The architecture.
+        expand_output: End with the 1x1 convolution to `neck_hidden_sizes[-1]` channels and global average pooling, as
+            classification does; segmentation does without.
+    """
+
+    def __init__(self, config: MobileViTConfig, expand_output: bool = True) -> None:
+        super().__init__(config)
+        channels = config.neck_hidden_sizes
+        self.expand_output = expand_output
+        self.conv_stem = MobileViTConvLayer(
+            config.num_channels, channels[0], 3, stride=2, activation=config.hidden_act
+        )
+        self.encoder = MobileViTEncoder(config)
+        if expand_output:
+            self.conv_1x1_exp = MobileViTConvLayer(channels[5], channels[6], 1, activation=config.hidden_act)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Features of a batch of pictures.
+
+        Args:
+            pixel_values: (B, 3, H, W) floating point in 0..1, any H and W from the output stride up, in the channel
+                order the weights were trained with (BGR for Apple's).
+            output_hidden_states: Also return the feature maps behind the five encoder layers.
+            output_attentions: Also return the nine transformer layers' weights, each (B * P, heads, N, N). Those
+                layers then run the written-out attention.
+
+        Returns:
+            `last_hidden_state` (B, C, H / 32, W / 32) and, with `expand_output`, `pooler_output` (B, C).
+
+        Raises:
+            ValueError: If `pixel_values` has another shape or dtype or is smaller than the stride.
+        """
+        output_hidden_states = _default(output_hidden_states, self.config.output_hidden_states)
+        output_attentions = _default(output_attentions, self.config.output_attentions)
+        features = self.conv_stem(self._prepare_pixels(pixel_values))
+        encoded = self.encoder(features, output_hidden_states, output_attentions)
+        features = encoded.last_hidden_state
+        if self.expand_output:
+            features = self.conv_1x1_exp(features)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features,
+            pooler_output=features.mean(dim=(-2, -1)) if self.expand_output else None,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+
+def _default(value: bool | None, default: bool) -> bool:
+    return default if value is None else value
+
+
+class MobileViTForImageClassification(MobileViTPreTrainedModel):
+    """MobileViT with a linear classifier on the pooled features (paper, section 4.1)."""
+
+    def __init__(self, config: MobileViTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.mobilevit = MobileViTModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout_prob)
+        width = config.neck_hidden_sizes[-1]
+        self.classifier = nn.Linear(width, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Class scores of a batch of pictures.
+
+        Args:
+            pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
+            labels: (B,) class indices in 0..num_labels-1, -100 for pictures to leave out; or floating-point targets
+                for `problem_type` "regression" and "multi_label_classification".
+            output_hidden_states: See `MobileViTModel.forward`.
+            output_attentions: See `MobileViTModel.forward`.
+            kwargs: Passed on to the loss, such as the `num_items_in_batch` of `Trainer`.
+
+        Returns:
+            `logits` (B, num_labels), and `loss` when there are labels.
+
+        Raises:
+            ValueError: If the pictures don't fit the model or a label is out of range.
+        """
+        outputs = self.mobilevit(
+            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        logits = self.classifier(self.dropout(outputs.pooler_output))
+        loss = None
+        if labels is not None:
+            if self.config.problem_type != "regression" and self.num_labels > 1:
+                self._check_labels(labels, ignore_index=-100)
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
+    """MobileViT with a DeepLabv3 head (paper, section 4.3; `output_stride` 16 there)."""
+
+    def __init__(self, config: MobileViTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.mobilevit = MobileViTModel(config, expand_output=False)
+        self.segmentation_head = MobileViTDeepLabV3(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> SemanticSegmenterOutput:
+        """Class scores of every pixel, at the resolution of the features.
+
+        Args:
+            pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
+            labels: (B, height, width) class indices in 0..num_labels-1, `semantic_loss_ignore_index` (255) for pixels
+                to leave out. The logits are resized to them bilinearly for the loss.
+            output_hidden_states: See `MobileViTModel.forward`.
+            output_attentions: See `MobileViTModel.forward`.
+
+        Returns:
+            `logits` (B, num_labels, H / output_stride, W / output_stride), and `loss` when there are labels.
+
+        Raises:
+            ValueError: If the pictures don't fit the model, a label is out of range, or there is but one class.
+        """
+        if labels is not None:
+            if self.num_labels == 1:
+                raise ValueError("num_labels: got 1, expected at least 2 to train. Add a class for the background.")
+            self._check_labels(labels, self.config.semantic_loss_ignore_index)
+        outputs = self.mobilevit(
+            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        logits = self.segmentation_head(outputs.last_hidden_state)
+        loss = None
+        if labels is not None:
+            resized = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+            loss = F.cross_entropy(resized, labels, ignore_index=self.config.semantic_loss_ignore_index)
+        return SemanticSegmenterOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class MobileViTBackbone(BackboneMixin, MobileViTPreTrainedModel):
+    """MobileViT's feature maps for detectors and other models that take a transformers backbone.
+
+    `MobileViTBackbone.from_pretrained` reads any MobileViT checkpoint and leaves its head out. In a detector's config
+    give a `MobileViTBackboneConfig` as `backbone_config`.
+    """
+
+    config: MobileViTBackboneConfig
+    config_class = MobileViTBackboneConfig
+    has_attentions = True
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+        r"conv_1x1_exp\.",
+        r"^classifier\.",
+        r"^segmentation_head\.",
+    ]
+
+    def __init__(self, config: MobileViTBackboneConfig) -> None:
+        super().__init__(config)
+        channels = config.neck_hidden_sizes
+        self.num_features = list(channels[:6])
+        self.conv_stem = MobileViTConvLayer(
+            config.num_channels, channels[0], 3, stride=2, activation=config.hidden_act
+        )
+        self.encoder = MobileViTEncoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BackboneOutput:
+        """The feature maps named by `config.out_features`, finest first.
+
+        Args:
+            pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
+            output_hidden_states: Also return all six feature maps, the stem's first.
+            output_attentions: See `MobileViTModel.forward`.
+
+        Raises:
+            ValueError: If `pixel_values` has another shape or dtype or is smaller than the stride.
+        """
+        output_hidden_states = _default(output_hidden_states, self.config.output_hidden_states)
+        output_attentions = _default(output_attentions, self.config.output_attentions)
+        stem = self.conv_stem(self._prepare_pixels(pixel_values))
+        encoded = self.encoder(stem, output_hidden_states=True, output_attentions=output_attentions)
+        stages = (stem, *encoded.hidden_states)
+        return BackboneOutput(
+            feature_maps=tuple(stages[self.stage_names.index(name)] for name in self.out_features),
+            hidden_states=stages if output_hidden_states else None,
+            attentions=encoded.attentions,
+        )
+
+
+__all__ = [
+    "MobileViTBackbone",
+    "MobileViTForImageClassification",
+    "MobileViTForSemanticSegmentation",
+    "MobileViTModel",
+    "MobileViTPreTrainedModel",
+]

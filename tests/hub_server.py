@@ -1,0 +1,428 @@
+"""A Hugging Face Hub on the loopback interface, written with the standard library alone.
+
+The real `huggingface_hub` client talks to it over HTTP, so a test can publish, download and run a model the way a
+user does without the network. Everything lives in memory, and every commit stays resolvable by its sha.
+
+`huggingface_hub` reads `HF_ENDPOINT` when it is imported: point a subprocess at the server with `environment()`, or
+pass the address in the same process with `HfApi(endpoint=hub.url, token=hub.token)`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".onnx", ".pte", ".parquet", ".arrow", ".png", ".jpg", ".jpeg"}
+LFS_THRESHOLD = 10 * 1024 * 1024  # bytes; a larger file is stored with LFS whatever its suffix
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it came in. `repr` leaves out the headers, with the token in them, and the body."""
+
+    method: str
+    path: str  # still percent-encoded, without the query
+    query: str
+    headers: Message = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def flag(self, name: str) -> bool:
+        """Whether the query turns `name` on."""
+        return parse_qs(self.query).get(name, [""])[0].lower() in {"1", "true"}
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer, complete in memory."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+        return cls(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+
+class HubError(Exception):
+    """A refusal. `code` is what the client tells one 404 from another by."""
+
+    def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
+        self.response = Response.json({"error": message}, status, headers)
+
+
+class File:
+    """A file's content with its names: the git blob id and, for LFS, the SHA-256 that git's pointer file holds."""
+
+    def __init__(self, data: bytes, lfs: bool) -> None:
+        self.data = data
+        sha256 = hashlib.sha256(data).hexdigest()
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
+        blob = pointer if lfs else data
+        self.oid = hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
+        self.etag = sha256 if lfs else self.oid  # what the client knows the content by
+        self.lfs = {"oid": sha256, "sha256": sha256, "size": len(data), "pointerSize": len(pointer)} if lfs else None
+
+
+@dataclass(frozen=True)
+class Commit:
+    """All files of a repository at one time."""
+
+    sha: str
+    date: str
+    files: dict[str, File]
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The files and the folders that hold them, by path, as the API lists them."""
+        entries: dict[str, dict[str, Any]] = {}
+        for path, file in self.files.items():
+            for folder in map(str, PurePosixPath(path).parents[:-1]):
+                entries[folder] = {"type": "directory", "path": folder, "oid": _sha1(self.sha, folder), "size": 0}
+            entries[path] = {"type": "file", "path": path, "oid": file.oid, "size": len(file.data), "lfs": file.lfs}
+        return dict(sorted(entries.items()))
+
+
+class Repository:
+    """A model, data set or space: its commits by sha and its branches, which name one each."""
+
+    def __init__(self, kind: str, repo_id: str, private: bool) -> None:
+        self.id = repo_id
+        self.private = private
+        self.path = repo_id if kind == "model" else f"{kind}s/{repo_id}"
+        self.commits: dict[str, Commit] = {}
+        self.branches: dict[str, str] = {}
+        self.add_commit("main", {})
+
+    def commit(self, revision: str) -> Commit:
+        """The commit that a branch or a sha names."""
+        sha = self.branches.get(revision, revision)
+        if sha not in self.commits:
+            raise HubError(404, "Invalid rev id", "RevisionNotFound")
+        return self.commits[sha]
+
+    def add_commit(self, branch: str, files: dict[str, File]) -> Commit:
+        """Record `files` as the new head of a branch."""
+        # The number of commits tells equal listings apart: a commit that changes nothing is a commit, as on the Hub.
+        sha = _sha1(self.path, branch, len(self.commits), *((path, files[path].oid) for path in sorted(files)))
+        self.commits[sha] = Commit(sha, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), files)
+        self.branches[branch] = sha
+        return self.commits[sha]
+
+
+ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = []
+API = r"/api/(?P<kind>model|dataset|space)s/(?P<repo_id>[^/]+(?:/[^/]+)?)"
+WEB = r"/(?:(?P<kind>dataset|space)s/)?(?P<repo_id>[^/]+(?:/[^/]+)?)"
+REVISION = r"/(?P<revision>[^/]+)"  # a slash inside is percent-encoded
+LFS = WEB + r"\.git/info/lfs/objects"
+
+
+def route(method: str, pattern: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have a method of `HubServer` answer the requests whose path fits, with a `Response` or with a value for JSON.
+
+    It receives the request and the named groups of `pattern`, `kind` and `repo_id` as the `repository` they name.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        ROUTES.append((method, re.compile(pattern), function))
+        return function
+
+    return register
+
+
+class HubServer:
+    """A Hub on the loopback interface: a context manager that serves on a free port until it is left.
+
+    Attributes:
+        url: the endpoint, `http://127.0.0.1:PORT`.
+        requests: every request received so far, in order.
+        user, token: who the client is. Any token is accepted, and none is required.
+    """
+
+    def __init__(self, user: str = "user", token: str = "hf_loopback") -> None:
+        self.user = user
+        self.token = token
+        self.requests: list[Request] = []
+        self._repositories: dict[tuple[str, str], Repository] = {}
+        self._lfs_objects: dict[str, bytes] = {}  # by SHA-256, shared by all repositories
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> HubServer:
+        self._server = _Server(self)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.hang_up()
+        self._server.server_close()
+
+    def environment(self, home: str | os.PathLike[str]) -> dict[str, str]:
+        """A complete environment for a subprocess whose Hub is this server and whose caches live under `home`.
+
+        It is this process's environment without the variables that would lead the client elsewhere.
+        """
+        astray = re.compile(r"(HF|HUGGING_?FACE|TRANSFORMERS)_.*|.*_PROXY", re.IGNORECASE)
+        switches = ("XET", "TELEMETRY", "UPDATE_CHECK", "PROGRESS_BARS")  # without xet, files travel over plain HTTP
+        environment = {name: value for name, value in os.environ.items() if not astray.fullmatch(name)}
+        environment |= {"HF_ENDPOINT": self.url, "HF_HOME": os.fspath(home), "HF_TOKEN": self.token}
+        return environment | {f"HF_HUB_DISABLE_{switch}": "1" for switch in switches}
+
+    def files(self, repo_id: str, revision: str = "main", repo_type: str = "model") -> dict[str, bytes]:
+        """The content of a repository at a revision, by path."""
+        with self._lock:
+            commit = self._repository(repo_type, repo_id).commit(revision)
+            return {path: file.data for path, file in sorted(commit.files.items())}
+
+    def answer(self, request: Request) -> Response:
+        """Record a request and answer it.
+
+        All requests pass here, whatever their route: the place to refuse one, to delay it or to have the server fail.
+        What is to happen to the bytes of an answer on their way belongs in `_Handler._send`.
+        """
+        with self._lock:
+            self.requests.append(request)
+            try:
+                return self._dispatch(request)
+            except HubError as error:
+                return error.response
+
+    def _dispatch(self, request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        for route_method, pattern, function in ROUTES:
+            if route_method == method and (match := pattern.fullmatch(request.path)):
+                values: dict[str, Any] = {name: unquote(text) for name, text in match.groupdict().items() if text}
+                if "repo_id" in values:
+                    values["repository"] = self._repository(values.pop("kind", "model"), values.pop("repo_id"))
+                answer = function(self, request, **values)
+                return answer if isinstance(answer, Response) else Response.json(answer)
+        raise HubError(404, "This server has no such route")
+
+    def _repository(self, kind: str, repo_id: str) -> Repository:
+        """Look up a repository. Who may see which belongs here."""
+        if (kind, repo_id) not in self._repositories:
+            raise HubError(404, "Repository not found", "RepoNotFound")
+        return self._repositories[kind, repo_id]
+
+    @route("GET", "/api/whoami-v2")
+    def whoami(self, request: Request) -> Any:
+        access_token = {"displayName": "test", "role": "write"}
+        auth = {"type": "access_token", "accessToken": access_token}
+        return {"type": "user", "name": self.user, "fullname": self.user, "orgs": [], "auth": auth}
+
+    @route("POST", "/api/validate-yaml")
+    def validate_yaml(self, request: Request) -> Any:
+        return {"errors": [], "warnings": []}
+
+    @route("POST", "/api/repos/create")
+    def create_repo(self, request: Request) -> Any:
+        wanted = json.loads(request.body)
+        kind, repo_id = wanted.get("type") or "model", f"{wanted.get('organization') or self.user}/{wanted['name']}"
+        exists = (kind, repo_id) in self._repositories
+        if not exists:
+            self._repositories[kind, repo_id] = Repository(kind, repo_id, wanted.get("visibility") == "private")
+        answer = {"name": repo_id, "url": f"{self.url}/{self._repositories[kind, repo_id].path}"}
+        return Response.json(answer | {"error": f"You already created this {kind} repo"}, 409) if exists else answer
+
+    @route("GET", API + "/refs")
+    def refs(self, request: Request, repository: Repository) -> Any:
+        heads = repository.branches.items()
+        branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in heads]
+        return {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
+
+    @route("POST", API + "/branch/(?P<branch>[^/]+)")
+    def create_branch(self, request: Request, repository: Repository, branch: str) -> Any:
+        if branch in repository.branches:
+            raise HubError(409, "Reference already exists")
+        repository.branches[branch] = repository.commit(json.loads(request.body).get("startingPoint", "main")).sha
+        return {}
+
+    @route("POST", API + "/preupload" + REVISION)
+    def preupload(self, request: Request, repository: Repository, revision: str) -> Any:
+        present, answers = repository.commit(revision).files, []
+        for path, size in ((file["path"], file["size"]) for file in json.loads(request.body)["files"]):
+            lfs = size > LFS_THRESHOLD or PurePosixPath(path).suffix in LFS_SUFFIXES
+            oid = present[path].etag if path in present else None  # by this the client leaves unchanged files out
+            mode = "lfs" if lfs else "regular"
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        return {"files": answers}
+
+    @route("POST", LFS + "/batch")
+    def lfs_batch(self, request: Request, repository: Repository) -> Any:
+        answers = []
+        for wanted in json.loads(request.body)["objects"]:
+            href = f"{self.url}/{repository.path}.git/info/lfs/objects/{wanted['oid']}"
+            actions = {"actions": {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}}
+            # An object without actions is here already, and needs no upload.
+            answers.append(wanted | ({} if wanted["oid"] in self._lfs_objects else actions))
+        return {"transfer": "basic", "objects": answers}
+
+    @route("PUT", LFS + "/(?P<sha256>[0-9a-f]{64})")
+    def lfs_upload(self, request: Request, repository: Repository, sha256: str) -> Any:
+        if hashlib.sha256(request.body).hexdigest() != sha256:
+            raise HubError(400, "The content does not have the announced SHA-256")
+        self._lfs_objects[sha256] = request.body
+        return Response(200)
+
+    @route("POST", LFS + "/(?P<sha256>[0-9a-f]{64})/verify")
+    def lfs_verify(self, request: Request, repository: Repository, sha256: str) -> Any:
+        if len(self._lfs_objects.get(sha256, b"")) != json.loads(request.body)["size"]:
+            raise HubError(404, "The object is missing or has another size")
+        return {}
+
+    @route("POST", API + "/commit" + REVISION)
+    def commit(self, request: Request, repository: Repository, revision: str) -> Any:
+        head = repository.commit(revision)
+        if request.flag("create_pr") or revision not in repository.branches:
+            raise HubError(400, "This server commits to branches only")
+        header, *operations = (json.loads(line) for line in request.body.splitlines())
+        if header["value"].get("parentCommit", head.sha) != head.sha:
+            raise HubError(412, "The branch has moved on since the parent commit")
+        files = dict(head.files)
+        for operation in operations:
+            self._apply(operation["key"], operation["value"], files)
+        sha = repository.add_commit(revision, files).sha
+        return {"success": True, "commitOid": sha, "commitUrl": f"{self.url}/{repository.path}/commit/{sha}"}
+
+    def _apply(self, key: str, value: dict[str, Any], files: dict[str, File]) -> None:
+        """Carry out one operation of a commit on a listing."""
+        path = value["path"]
+        if key == "file":
+            files[path] = File(base64.b64decode(value["content"]), lfs=False)
+        elif key == "lfsFile":
+            if value["oid"] not in self._lfs_objects:
+                raise HubError(400, "An LFS pointer pointed to a file that does not exist")
+            files[path] = File(self._lfs_objects[value["oid"]], lfs=True)
+        else:
+            folder = f"{path.rstrip('/')}/" if key == "deletedFolder" else None
+            doomed = [name for name in files if (name.startswith(folder) if folder else name == path)]
+            if not doomed:
+                raise HubError(404, "A file with this name doesn't exist", "EntryNotFound")
+            for name in doomed:
+                del files[name]
+
+    @route("GET", API + "/tree" + REVISION + "(?:/(?P<path>.+))?")
+    def tree(self, request: Request, repository: Repository, revision: str, path: str = "") -> Any:
+        entries = repository.commit(revision).entries()
+        if path and entries.get(path, {}).get("type") != "directory":
+            raise HubError(404, "Entry not found", "EntryNotFound")
+        prefix, recursive = f"{path}/" if path else "", request.flag("recursive")
+        below = [name for name in entries if name.startswith(prefix)]
+        return [entries[name] for name in below if recursive or "/" not in name.removeprefix(prefix)]
+
+    @route("POST", API + "/paths-info" + REVISION)
+    def paths_info(self, request: Request, repository: Repository, revision: str) -> Any:
+        entries = repository.commit(revision).entries()
+        paths = parse_qs(request.body.decode()).get("paths", [])
+        return [entries[path] for path in paths if path in entries]
+
+    @route("GET", API + "(?:/revision" + REVISION + ")?")
+    def repo_info(self, request: Request, repository: Repository, revision: str = "main") -> Any:
+        commit = repository.commit(revision)
+        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(commit.files)]
+        if request.flag("blobs"):
+            for sibling, file in ((sibling, commit.files[sibling["rfilename"]]) for sibling in siblings):
+                sibling |= {"size": len(file.data), "blobId": file.oid, "lfs": file.lfs}
+        author = repository.id.split("/")[0]
+        info = {"id": repository.id, "author": author, "sha": commit.sha, "lastModified": commit.date}
+        state = {"private": repository.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
+        return info | state | {"tags": [], "siblings": siblings}
+
+    @route("GET", WEB + "/resolve" + REVISION + "/(?P<path>.+)")
+    def resolve(self, request: Request, repository: Repository, revision: str, path: str) -> Any:
+        commit = repository.commit(revision)
+        headers = {"X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes"}
+        if (file := commit.files.get(path)) is None:
+            raise HubError(404, "Entry not found", "EntryNotFound", headers)
+        headers |= {"ETag": f'"{file.etag}"', "Content-Type": "application/octet-stream"}
+        if file.lfs:
+            headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.data))}
+        size, wanted = len(file.data), re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers["Range"] or "")
+        if not wanted:
+            return Response(200, file.data, headers)
+        start, stop = int(wanted[1]), min(int(wanted[2] or size) + 1, size)
+        if start >= stop:
+            raise HubError(416, "Range not satisfiable", headers={"Content-Range": f"bytes */{size}"})
+        return Response(206, file.data[start:stop], headers | {"Content-Range": f"bytes {start}-{stop - 1}/{size}"})
+
+
+class _Server(ThreadingHTTPServer):
+    """One thread per connection, and a list of the connections to close when the server is left."""
+
+    request_queue_size = 64  # a client opens several connections at once
+
+    def __init__(self, hub: HubServer) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.hub = hub
+        self.connections: set[socket.socket] = set()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self.connections.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: socket.socket) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End the connections that clients keep open, or a server that is gone would still answer on them."""
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: socket.socket, client_address: Any) -> None:
+        """Print the error, unless it is a client that hung up, as it may at any time."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Reads requests off a connection, has the hub answer them and writes the answers."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes, and the second must not wait
+    server: _Server
+
+    def _serve(self) -> None:
+        path, _, query = self.path.partition("?")
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self._send(self.server.hub.answer(Request(self.command, path, query, self.headers, body)))
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
+
+    def _send(self, response: Response) -> None:
+        headers = {"Access-Control-Allow-Origin": "*", "Content-Length": str(len(response.body)), **response.headers}
+        self.send_response(response.status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing: `HubServer.requests` is the log."""
+
+
+def _sha1(*parts: object) -> str:
+    """A stable name for what `parts` say."""
+    return hashlib.sha1(repr(parts).encode()).hexdigest()

@@ -1,0 +1,34 @@
+"""What the stand-ins for the image pipeline tests share."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import Pipeline, pipeline
+
+
+class ImagePipelineTests:
+    """Builds the pipeline of one task and checks what it makes of a few pictures."""
+
+    task: str
+
+    def get_test_pipeline(
+        self, model, tokenizer=None, image_processor=None, feature_extractor=None, processor=None, dtype="float32"
+    ) -> tuple[Pipeline, list[Image.Image]]:
+        """The pipeline, and pictures of different sizes to run it on."""
+        rng = np.random.default_rng(0)
+        sizes = [(48, 40), (32, 32), (40, 64)]
+        pictures = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+        return pipeline(self.task, model=model, image_processor=image_processor, dtype=dtype), pictures
+
+    def run_pipeline_test(self, pipe: Pipeline, pictures: list[Image.Image]) -> None:
+        """One picture alone, and all of them in batches of two, give well-formed and equally many results."""
+        self.check(pipe(pictures[0]), pictures[0], pipe)
+        results = pipe(pictures, batch_size=2)
+        assert len(results) == len(pictures), (len(results), len(pictures))
+        for result, picture in zip(results, pictures, strict=True):
+            self.check(result, picture, pipe)
+
+    def check(self, result: Any, picture: Image.Image, pipe: Pipeline) -> None:
+        """Raise unless the result of one picture is well-formed."""
+        raise NotImplementedError

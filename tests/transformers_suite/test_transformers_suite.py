@@ -1,0 +1,209 @@
+"""The test mixins of the installed transformers version, run against our classes and, as the yardstick, against stock.
+
+Two rules: our classes pass everything, and skip nothing that stock MobileViT passes (`conftest.py` holds the second).
+"""
+
+import os
+import unittest
+
+import pytest
+import torch
+import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+from transformers.testing_utils import torch_device
+
+import mobilevit_hf
+
+from .fetch import SuiteUnavailable
+from .mixins import import_mixins
+
+try:
+    modeling = import_mixins("test_modeling_common")
+    pipelines = import_mixins("test_pipeline_mixin")
+    backbones = import_mixins("test_backbone_common")
+    configurations = import_mixins("test_configuration_common")
+except SuiteUnavailable as problem:
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        pytest.fail(str(problem), pytrace=False)
+    pytest.skip(str(problem), allow_module_level=True)
+
+pytestmark = pytest.mark.slow
+
+TINY = {
+    "image_size": 32,
+    "hidden_sizes": [12, 16, 20],
+    "neck_hidden_sizes": [8, 8, 12, 12, 16, 16, 32],
+    "num_attention_heads": 4,
+    "expand_ratio": 2.0,
+    "aspp_out_channels": 16,
+    "attention_probs_dropout_prob": 0.1,
+    "num_labels": 10,
+}
+BATCH = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_models(tmp_path_factory):
+    """What the pipeline tests would load from the Hub: tiny checkpoints, saved by stock for both sets of classes."""
+    folder = tmp_path_factory.mktemp("tiny_models")
+    image_processor = transformers.MobileViTImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    for model_class in Stock.all_model_classes:
+        checkpoint = folder / "mobilevit" / model_class.__name__
+        model_class(transformers.MobileViTConfig(**TINY)).save_pretrained(checkpoint)
+        image_processor.save_pretrained(checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "TRANSFORMERS_TINY_MODEL_PATH", str(folder))
+        # "tests.pipelines..." names the tests by the place they have in their own repository.
+        for task, entry in pipelines.pipeline_test_mapping.items():
+            patch.setitem(pipelines.pipeline_test_mapping, task, {"test": f"transformers_{entry['test']}"})
+        yield
+
+
+class TinyModel:
+    """Gives the mixins what they ask a "model tester" for: a tiny config, and inputs to go with it."""
+
+    batch_size = BATCH
+    image_size = TINY["image_size"]
+    is_training = True
+
+    def __init__(self, config_class, **fields):
+        self.config_class = config_class
+        self.fields = TINY | fields
+
+    def get_config(self):
+        return self.config_class(**self.fields)
+
+    def prepare_config_and_inputs_for_common(self):
+        pixel_values = modeling.floats_tensor([BATCH, 3, self.image_size, self.image_size])
+        return self.get_config(), {"pixel_values": pixel_values}
+
+
+class MobileViTTests(modeling.ModelTesterMixin):
+    """The common tests of models, with the few that MobileViT has to word in its own way."""
+
+    config_class: type[transformers.PreTrainedConfig]
+    test_resize_embeddings = False
+    test_torch_exportable = True
+    strides = (2, 4, 8, 16, 32)  # of the hidden states, the last of which comes before the last convolution
+
+    def setUp(self):
+        self.model_tester = TinyModel(self.config_class)
+
+    def run_model(self, model_class, **fields):
+        """The outputs of a fresh model in evaluation mode, with other values for some fields of the config."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        config.update(fields)
+        with torch.no_grad():
+            return model_class(config).to(torch_device).eval()(**inputs)
+
+    def test_config(self):
+        common = ["hidden_sizes", "neck_hidden_sizes", "num_attention_heads"]
+        configurations.ConfigTester(
+            self, config_class=self.config_class, has_text_modality=False, common_properties=common, image_size=64
+        ).run_common_tests()
+
+    def test_hidden_states_output(self):
+        channels = TINY["neck_hidden_sizes"][-1 - len(self.strides) : -1]
+        sides = [TINY["image_size"] // stride for stride in self.strides]
+        expected = [(BATCH, width, side, side) for width, side in zip(channels, sides, strict=True)]
+        for model_class in self.all_model_classes:
+            hidden_states = self.run_model(model_class, output_hidden_states=True).hidden_states
+            assert [tuple(features.shape) for features in hidden_states] == expected
+
+    @unittest.skip("pictures have no token embeddings")
+    def test_model_get_set_embeddings(self):
+        pass
+
+
+class AttentionTests:
+    """Attention weights, which stock MobileViT does not return."""
+
+    def test_attention_outputs(self):
+        # (batch * pixels of a patch, heads, patches, patches): the last feature map has one pixel, resized to a patch.
+        layers_and_patches = ((2, 4), (4, 1), (3, 1))
+        expected = [
+            (BATCH * 2 * 2, TINY["num_attention_heads"], patches, patches)
+            for layers, patches in layers_and_patches
+            for _ in range(layers)
+        ]
+        for model_class in self.all_model_classes:
+            attentions = self.run_model(model_class, output_attentions=True).attentions
+            assert [tuple(weights.shape) for weights in attentions] == expected
+
+
+class HeadTests(MobileViTTests, pipelines.PipelineTesterMixin):
+    """The tests of the model, the classifier and the segmenter, and of their pipelines."""
+
+    def test_output_shapes(self):
+        model, classifier, segmenter = self.all_model_classes
+        outputs = self.run_model(model)
+        assert outputs.last_hidden_state.shape == (BATCH, TINY["neck_hidden_sizes"][-1], 1, 1)
+        assert outputs.pooler_output.shape == (BATCH, TINY["neck_hidden_sizes"][-1])
+        assert self.run_model(classifier).logits.shape == (BATCH, TINY["num_labels"])
+        for stride in (8, 16, 32):
+            side = TINY["image_size"] // stride
+            logits = self.run_model(segmenter, output_stride=stride).logits
+            assert logits.shape == (BATCH, TINY["num_labels"], side, side)
+
+
+def model_classes(package):
+    """The classes of stock transformers, or those of the same name of this package."""
+    return package.MobileViTModel, package.MobileViTForImageClassification, package.MobileViTForSemanticSegmentation
+
+
+def pipeline_tasks(package):
+    tasks = ("image-feature-extraction", "image-classification", "image-segmentation")
+    return dict(zip(tasks, model_classes(package), strict=True))
+
+
+class Stock(HeadTests, unittest.TestCase):
+    """Stock MobileViT: shows that the suite is sound, and which tests may not be skipped."""
+
+    config_class = transformers.MobileViTConfig
+    all_model_classes = model_classes(transformers)
+    pipeline_model_mapping = pipeline_tasks(transformers)
+    has_attentions = False
+
+
+class Ours(AttentionTests, HeadTests, unittest.TestCase):
+    """Our classes of the same names."""
+
+    yardstick = Stock
+    config_class = mobilevit_hf.MobileViTConfig
+    all_model_classes = model_classes(mobilevit_hf)
+    pipeline_model_mapping = pipeline_tasks(mobilevit_hf)
+    test_can_init_all_missing_weights_before_2023 = True
+
+    def test_no_test_of_stock_is_missing(self):
+        names = unittest.defaultTestLoader.getTestCaseNames
+        assert set(names(Stock)) <= set(names(type(self)))
+
+
+class OurBackbone(backbones.BackboneTesterMixin, unittest.TestCase):
+    """Our backbone, by the common tests of backbones. Stock has none to compare with: nothing may be skipped."""
+
+    yardstick = None
+    config_class = mobilevit_hf.MobileViTBackboneConfig
+    all_model_classes = (mobilevit_hf.MobileViTBackbone,)
+
+    def setUp(self):
+        self.model_tester = TinyModel(self.config_class, out_features=["stage3", "stage4", "stage5"])
+
+
+class OurBackboneAsModel(AttentionTests, MobileViTTests, unittest.TestCase):
+    """Our backbone, by the common tests of models."""
+
+    yardstick = Stock
+    config_class = mobilevit_hf.MobileViTBackboneConfig
+    all_model_classes = (mobilevit_hf.MobileViTBackbone,)
+    strides = (2, *MobileViTTests.strides)
+    test_can_init_all_missing_weights_before_2023 = True
+    test_torch_save_load = None  # about classes that AutoModel makes
+    test_retain_grad_hidden_states_attentions = None  # about classes whose first output is a tensor
+
+    @pytest.fixture(autouse=True)
+    def _known_as_backbone(self, monkeypatch):
+        """The tests of training leave out stock's backbones, by name."""
+        monkeypatch.setitem(MODEL_FOR_BACKBONE_MAPPING_NAMES, "mobilevit_backbone", "MobileViTBackbone")
