@@ -1,0 +1,91 @@
+"""Which checkpoint a name stands for: a directory, a built-in model, or a repository on the Hub."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+ASSETS = Path(__file__).parent / "assets"
+DEFAULT_MODEL = "apple/mobilevit-xx-small"
+HUB_TIMEOUT_SECONDS = 10
+
+
+def builtin_models() -> list[str]:
+    """The names of the checkpoints that come with the package."""
+    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
+
+
+def resolve_model(name: str) -> Path:
+    """The local directory of a checkpoint, downloaded if need be.
+
+    Args:
+        name: A directory, the name of a built-in model, or a Hub id such as `"apple/mobilevit-small"`; looked up in
+            this order. Without a connection to the Hub, what was downloaded before is used.
+
+    Raises:
+        ValueError: If there is no such checkpoint or it can't be fetched; one line that says what to do.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{name} holds no config.json. Pass a directory that save_pretrained wrote.")
+        return path
+    if path.is_file():
+        raise ValueError(f"{name} is a file, expected a directory. Turn it into one: mobilevit convert {name} OUT")
+    if name in builtin_models():
+        return ASSETS / name
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    offline = constants.HF_HUB_OFFLINE or not _hub_answers()
+    try:
+        return _download(name, local_files_only=offline)
+    except HFValidationError:
+        reason = f"There is no directory {name}, no built-in model of this name, and it can't be a Hub id (user/name)."
+    except GatedRepoError:
+        reason = f"{name} is gated. Ask for access on its page, then sign in: hf auth login"
+    except RepositoryNotFoundError:
+        reason = (
+            f"There is no directory {name}, no built-in model of this name, and none on the Hub. "
+            "If it is private, sign in: hf auth login"
+        )
+    except LocalEntryNotFoundError:
+        reason = (
+            f"{name} is not on this machine and the Hub can't be reached. "
+            "Check the connection, or pass a local directory: --model DIR"
+        )
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no status")
+        reason = f"The Hub could not deliver {name} (HTTP {status}). Try again later, or pass --model DIR."
+    raise ValueError(reason)
+
+
+def _hub_answers() -> bool:
+    """Whether the Hub can be reached; the client's own retries would take half a minute to find out."""
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _download(name: str, *, local_files_only: bool) -> Path:
+    patterns = ["*.json", "*.safetensors"]
+    folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local_files_only))
+    if not list(folder.glob("*.safetensors")):  # older repositories; loaded with weights_only=True
+        snapshot_download(name, allow_patterns=[*patterns, "pytorch_model.bin"], local_files_only=local_files_only)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{name} holds no config.json: it is not a transformers model.")
+    return folder

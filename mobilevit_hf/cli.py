@@ -1,0 +1,215 @@
+"""The `mobilevit` command."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from matplotlib.cbook import get_sample_data
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+from transformers import AutoConfig, Pipeline
+
+from . import __version__
+from .allocator import tune_allocator
+from .checkpoints import DEFAULT_MODEL, resolve_model
+from .convert import convert_checkpoint
+from .data.images import UnreadableImageError, find_images, load_image
+from .pipelines import pipeline
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+output, messages = Console(), Console(stderr=True)
+
+# Enough to keep two cores busy, and few enough that decoded photos stay below half a gigabyte.
+BATCH_SIZE = 8
+
+EXIT_UNREADABLE = 1
+EXIT_ERROR = 2
+
+
+class Device(StrEnum):
+    """Where to run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class ChannelOrder(StrEnum):
+    """The order of colours in the model's input."""
+
+    bgr = "bgr"
+    rgb = "rgb"
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line and exit code 2, never a traceback."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("MOBILEVIT_DEBUG"):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        messages.print(f"[red]error:[/] {escape(printable(reason))}", soft_wrap=True, highlight=False)
+        sys.exit(EXIT_ERROR)
+
+
+def printable(text: str) -> str:
+    """A file's name or a message as it can be shown: undecodable bytes and control characters written out."""
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _version(value: bool) -> None:
+    if value:
+        output.print(f"mobilevit_hf {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Run and convert MobileViT models. MOBILEVIT_DEBUG=1 shows the traceback of an error."""
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Pictures: files, folders, patterns or URLs. Default: a sample photo.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"Directory, built-in name or Hub id. Default: {DEFAULT_MODEL}.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="How many labels to show for each picture.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line and picture.")] = False,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
+) -> None:
+    """Say what is on pictures.
+
+    A picture that can't be read is named with the reason, the others are answered, and the exit code is 1.
+    """
+    if not images:
+        images = [str(get_sample_data("grace_hopper.jpg", asfileobj=False))]
+        messages.print("No picture given, so here is matplotlib's sample photo. Yours: mobilevit predict photo.jpg")
+    sources, missing = find_images(images)
+    for source, reason in missing.items():
+        _report_unreadable(source, reason, as_json)
+    failures = len(missing)
+    if sources:
+        classifier = _load_classifier(model or DEFAULT_MODEL, device)
+        for source, answer in _classify(classifier, sources, top_k):
+            if isinstance(answer, UnreadableImageError):
+                failures += 1
+                _report_unreadable(source, str(answer), as_json)
+            elif as_json:
+                print(json.dumps({"image": source, "predictions": answer}), flush=True)
+            else:
+                _show(source, answer)
+    if failures:
+        total = len(sources) + len(missing)
+        messages.print(f"[yellow]{failures} of {total} could not be read.[/]", highlight=False)
+        raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _load_classifier(name: str, device: Device) -> Pipeline:
+    folder = resolve_model(name)
+    architectures = AutoConfig.from_pretrained(folder).architectures or ["a model of unknown class"]
+    if not architectures[0].endswith("ForImageClassification"):
+        raise ValueError(f"{name} is {architectures[0]}, expected an image classifier. Pass another one with --model.")
+    tune_allocator()
+    return pipeline("image-classification", str(folder), device=_pick_device(device))
+
+
+def _pick_device(device: Device) -> str:
+    available = {
+        Device.cuda: torch.cuda.is_available(),
+        Device.mps: torch.backends.mps.is_available(),
+        Device.cpu: True,
+    }
+    if device is Device.auto:
+        return next(name for name, is_there in available.items() if is_there)
+    if not available[device]:
+        raise ValueError(f"--device {device}: torch finds no such device here. Use --device cpu or auto.")
+    return device
+
+
+def _classify(
+    classifier: Pipeline, sources: list[str], top_k: int
+) -> Iterator[tuple[str, list[dict[str, Any]] | UnreadableImageError]]:
+    """Each source with its predictions, best first, or with the reason why there are none."""
+    starts = range(0, len(sources), BATCH_SIZE)
+    many = len(starts) > 1 and messages.is_terminal
+    for start in track(starts, "Looking at pictures", console=messages, disable=not many, transient=True):
+        batch = sources[start : start + BATCH_SIZE]
+        pictures = [_load_or_error(source) for source in batch]
+        readable = [picture for picture in pictures if not isinstance(picture, UnreadableImageError)]
+        answers = iter(classifier(readable, top_k=top_k, batch_size=BATCH_SIZE) if readable else [])
+        for source, picture in zip(batch, pictures, strict=True):
+            yield source, picture if isinstance(picture, UnreadableImageError) else next(answers)
+
+
+def _load_or_error(source: str) -> Any:
+    try:
+        return load_image(source)
+    except UnreadableImageError as error:
+        return error
+
+
+def _report_unreadable(source: str, reason: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"image": source, "error": reason}), flush=True)
+    else:
+        line = f"[red]unreadable:[/] {escape(printable(source))}: {escape(printable(reason))}"
+        messages.print(line, soft_wrap=True, highlight=False)
+
+
+def _show(source: str, predictions: list[dict[str, Any]]) -> None:
+    output.print(f"[bold]{escape(printable(source))}[/]", soft_wrap=True, highlight=False)
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_column(overflow="fold", min_width=20)
+    table.add_column(justify="right")
+    table.add_column()
+    for prediction in predictions:
+        score = prediction["score"]
+        table.add_row(escape(printable(prediction["label"])), f"{score:.1%}", "█" * round(20 * score))
+    output.print(table)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Official, timm or stock checkpoint: a file or https URL.")],
+    out: Annotated[Path, typer.Argument(help="The directory to write.")],
+    labels: Annotated[str | None, typer.Option(help="A text file with one label name a line, or imagenet-1k.")] = None,
+    channel_order: Annotated[
+        ChannelOrder | None, typer.Option(help="How the model takes colours. Default: as the source was trained.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=32, help="Side of the training pictures in pixels. Default: the source's.")
+    ] = None,
+) -> None:
+    """Turn an official, timm or stock checkpoint into a model directory."""
+    order = channel_order.value if channel_order else None
+    report = convert_checkpoint(source, out, labels=labels, channel_order=order, image_size=image_size)
+    for note in report.notes:
+        messages.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True, highlight=False)
+    size = f"MobileViT-{report.variant.upper()}" if report.variant else "MobileViT"
+    head = f", {report.num_labels} labels" if report.num_labels else ""
+    output.print(
+        f"{size} from {report.origin}: {report.task}{head}, {report.channel_order.upper()} → {escape(str(out))}",
+        soft_wrap=True,
+        highlight=False,
+    )

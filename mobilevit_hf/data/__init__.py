@@ -1,0 +1,1 @@
+"""Reading pictures and data sets."""

@@ -1,0 +1,140 @@
+"""What all tests share: no network, a fair share of the cores, clean subprocesses and tiny checkpoints."""
+
+import ipaddress
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+# huggingface_hub reads these when it is imported. Subprocesses inherit them.
+for switch in ("XET", "TELEMETRY", "UPDATE_CHECK", "PROGRESS_BARS"):
+    os.environ[f"HF_HUB_DISABLE_{switch}"] = "1"
+
+import numpy as np
+import pytest
+import torch
+from formula import formula_image, formula_state_dict
+from PIL import Image
+from transformers import MobileViTImageProcessor
+
+import mobilevit_hf
+
+PACKAGE_PARENT = Path(mobilevit_hf.__file__).parents[1]
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+torch.set_num_threads(min(torch.get_num_threads(), max(1, (os.cpu_count() or 1) // WORKERS)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_only():
+    """Refuse every host but this machine: a test that reaches for the network fails at once, and says so."""
+    find_address = socket.getaddrinfo
+
+    def find_loopback_address(host, *args, **kwargs):
+        name = host.decode() if isinstance(host, bytes) else host or "localhost"
+        if name != "localhost" and not _is_loopback(name):
+            raise OSError(f"tests do not reach the network, and this one asked for {name}")
+        return find_address(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", find_loopback_address)
+        yield
+
+
+def _is_loopback(name):
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def reference_data():
+    """The folder of large reference data, for the tests that have it."""
+    folder = os.environ.get("MOBILEVIT_TEST_DATA")
+    if folder is None:
+        pytest.skip("needs the folder MOBILEVIT_TEST_DATA")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory):
+    """A function that runs code in a clean process, in a folder of its own, and returns what it prints.
+
+    The process is off the Hub, unless `env` gives it a complete environment of its own (see
+    `HubServer.environment`). `without_package` makes it one where this package is not installed. `quiet` also asserts
+    that it writes nothing to stderr.
+    """
+
+    def run(code, env=None, *, without_package=False, quiet=False):
+        folder = tmp_path_factory.mktemp("process")
+        env = env or os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "huggingface")}
+        setup = "import sys\n"
+        setup += 'sys.modules["mobilevit_hf"] = None\n' if without_package else ""
+        setup += "" if without_package else f"sys.path.insert(0, {str(PACKAGE_PARENT)!r})\n"
+        process = subprocess.run(
+            [sys.executable, "-I", "-c", setup + textwrap.dedent(code)],
+            env=env | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr
+        assert not (quiet and process.stderr), process.stderr
+        return process.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """A photo-like RGB picture, not square."""
+    values = formula_image(96, 128)[0].permute(1, 2, 0).numpy()
+    values[20:50, 30:60] = (0.9, 0.2, 0.1)
+    return Image.fromarray((values * 255).round().astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def tiny_fields():
+    """Fields of a MobileViT configuration that make it small."""
+    return {
+        "image_size": 64,
+        "hidden_sizes": [8, 12, 16],
+        "neck_hidden_sizes": [4, 8, 8, 8, 12, 16, 24],
+        "num_attention_heads": 2,
+        "expand_ratio": 1.0,
+        "aspp_out_channels": 8,
+        "id2label": {0: "cat", 1: "dog", 2: "fish", 3: "owl"},
+        "label2id": {"cat": 0, "dog": 1, "fish": 2, "owl": 3},
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_fields):
+    """A function that makes a tiny model, in evaluation mode, in which every parameter and statistic differs."""
+
+    def make(model_class, **fields):
+        model = model_class(model_class.config_class(**tiny_fields | fields)).eval()
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        model.load_state_dict(formula_state_dict(shapes))
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tiny_model, tmp_path_factory):
+    """Folders with a tiny model and its image processor as this package saves them, by pipeline task."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    models = {
+        "image-classification": tiny_model(mobilevit_hf.MobileViTForImageClassification),
+        "image-segmentation": tiny_model(mobilevit_hf.MobileViTForSemanticSegmentation, output_stride=16),
+        "image-feature-extraction": tiny_model(mobilevit_hf.MobileViTModel),
+    }
+    processor = MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})
+    for task, model in models.items():
+        model.save_pretrained(folder / task)
+        processor.save_pretrained(folder / task)
+    return {task: folder / task for task in models}

@@ -1,0 +1,389 @@
+"""What every MobileViT model has to do, whatever its head: inherit `ModelSuite`, or `HeadSuite` if it takes labels."""
+
+import copy
+import json
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from formula import formula_state_dict
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobilevit_hf import MobileViTConfig
+from mobilevit_hf.modeling.layers_mobilevit import MobileViTConvLayer
+from mobilevit_hf.pipelines import fold_batch_norm
+
+# The smallest MobileViT in which no two neighbouring widths can be mistaken for each other.
+TINY = {
+    "image_size": 64,
+    "hidden_sizes": [12, 16, 20],
+    "neck_hidden_sizes": [8, 8, 12, 16, 20, 24, 32],
+    "num_attention_heads": 4,
+    "expand_ratio": 2.0,
+    "aspp_out_channels": 16,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "num_labels": 5,
+}
+TRANSFORMER_LAYERS = (2, 4, 3)  # in the blocks of strides 8, 16, 32
+STAGE_STRIDES = (2, 2, 4, 8, 16, 32)  # of the stem and the five encoder layers
+
+SIZES = [(32, 32), (33, 47), (64, 160), (225, 257)]
+
+
+def fill(model: nn.Module) -> nn.Module:
+    """Give every parameter and statistic a value of its own, such that activations keep their scale."""
+    model.load_state_dict(formula_state_dict({key: tuple(t.shape) for key, t in model.state_dict().items()}))
+    return model
+
+
+def make_pixels(batch: int = 2, height: int = 64, width: int = 64, channels: int = 3) -> Tensor:
+    """Random pictures (batch, channels, height, width) in 0..1, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(batch, channels, height, width, generator=generator)
+
+
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    """Compare tensors that are not trivially alike."""
+    assert len(actual) == len(expected) > 0
+    for one, other in zip(actual, expected, strict=True):
+        assert other.std() > 0.01, "nothing to compare: the expected output is constant"
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.float() - expected).norm() / expected.norm())
+
+
+class ModelSuite:
+    """The tests every model inherits.
+
+    Attributes:
+        model_class: The class under test.
+        output_names: The outputs to compare; each a tensor or a tuple of tensors.
+        first_stage: Which of stem (0) and encoder layers (1 to 5) is the first of the hidden states.
+    """
+
+    model_class: ClassVar[type]
+    output_names: ClassVar[tuple[str, ...]]
+    first_stage: ClassVar[int] = 1
+
+    # --- to override -------------------------------------------------------------------------------------------------
+
+    def make_config(self, **fields: Any) -> Any:
+        """The configuration of a tiny model."""
+        return MobileViTConfig(**{**TINY, **fields})
+
+    def encoder_config(self, config: Any) -> MobileViTConfig:
+        """The MobileViT part of a configuration."""
+        return config
+
+    def output_shapes(self, config: Any, batch: int, height: int, width: int) -> list[tuple[int, ...]]:
+        """The shapes of all output tensors, in the order of `output_names`."""
+        raise NotImplementedError
+
+    def make_labels(self, batch: int, height: int, width: int) -> dict[str, Any]:
+        """What `forward` takes beside the pixels to return a loss."""
+        return {}
+
+    # --- tools -------------------------------------------------------------------------------------------------------
+
+    def make_model(self, attn_implementation: str | None = None, **fields: Any) -> nn.Module:
+        """A tiny model in evaluation mode in which every parameter differs from its neighbours."""
+        config = self.make_config(**fields)
+        return fill(self.model_class._from_config(config, attn_implementation=attn_implementation)).eval()
+
+    def tensors(self, outputs: Any) -> list[Tensor]:
+        """The outputs to compare."""
+        values = [outputs[name] for name in self.output_names]
+        return [tensor for value in values for tensor in (value if isinstance(value, tuple) else (value,))]
+
+    def run(self, model: nn.Module, pixels: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return self.tensors(model(pixel_values=pixels))
+
+    def strides(self, config: Any) -> list[int]:
+        return [min(stride, self.encoder_config(config).output_stride) for stride in STAGE_STRIDES]
+
+    def train_step(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """A seeded forward and backward pass in training mode: the loss, all gradients, all statistics."""
+        model.train().zero_grad()
+        torch.manual_seed(0)
+        outputs = model(pixel_values=make_pixels(), **self.make_labels(2, 64, 64))
+        loss = outputs["loss"] if "loss" in outputs else sum(t.square().mean() for t in self.tensors(outputs))
+        loss.backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        return loss.detach(), gradients, {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+    # --- saving and loading ------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    def test_save_and_load(self, tmp_path, memory_format):
+        model = self.make_model().to(memory_format=memory_format)
+        model.save_pretrained(tmp_path)
+        assert (tmp_path / "model.safetensors").is_file()
+        assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [self.model_class.__name__]
+        loaded, info = self.model_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(info.values())
+        assert not loaded.training
+        assert_close(self.run(loaded, make_pixels()), self.run(model, make_pixels()), 1e-6)
+
+    # --- outputs -----------------------------------------------------------------------------------------------------
+
+    def test_eager_attention_equals_sdpa(self, monkeypatch):
+        calls = []
+        fused = F.scaled_dot_product_attention
+        monkeypatch.setattr(
+            F, "scaled_dot_product_attention", lambda *args, **kwargs: calls.append(1) or fused(*args, **kwargs)
+        )
+        default, eager = self.make_model(), self.make_model("eager")
+        expected = self.run(default, make_pixels())
+        assert len(calls) == sum(TRANSFORMER_LAYERS)
+        assert_close(self.run(eager, make_pixels()), expected, 1e-5)
+        assert len(calls) == sum(TRANSFORMER_LAYERS)
+
+    @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+    def test_attentions(self, attn_implementation):
+        model = self.make_model(attn_implementation)
+        pixels = make_pixels(2, 72, 100)
+        with torch.no_grad():
+            outputs = model(pixel_values=pixels, output_attentions=True)
+        assert_close(self.tensors(outputs), self.run(model, pixels), 1e-5)
+        config = self.encoder_config(model.config)
+        strides = [s for s, n in zip(self.strides(model.config)[3:], TRANSFORMER_LAYERS, strict=True) for _ in range(n)]
+        assert len(outputs.attentions) == len(strides)
+        for weights, stride in zip(outputs.attentions, strides, strict=True):
+            patches = -(-72 // (stride * config.patch_size)) * -(-100 // (stride * config.patch_size))
+            assert weights.shape == (2 * config.patch_size**2, config.num_attention_heads, patches, patches)
+            torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+
+    def test_hidden_states(self):
+        model = self.make_model()
+        pixels = make_pixels(2, 72, 100)
+        with torch.no_grad():
+            outputs = model(pixel_values=pixels, output_hidden_states=True)
+        assert_close(self.tensors(outputs), self.run(model, pixels), 1e-6)
+        channels = self.encoder_config(model.config).neck_hidden_sizes[:6]
+        expected = [(2, c, -(-72 // s), -(-100 // s)) for c, s in zip(channels, self.strides(model.config), strict=True)]
+        assert [tuple(state.shape) for state in outputs.hidden_states] == expected[self.first_stage :]
+
+    def test_nothing_unasked_is_returned(self):
+        with torch.no_grad():
+            outputs = self.make_model()(pixel_values=make_pixels())
+        assert outputs.get("hidden_states") is None
+        assert outputs.get("attentions") is None
+        assert "loss" not in outputs
+
+    def test_configuration_asks_for_outputs(self):
+        model = self.make_model()
+        for name in ("output_hidden_states", "output_attentions"):
+            setattr(self.encoder_config(model.config), name, True)
+            setattr(model.config, name, True)
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            outputs = model(pixel_values=make_pixels())
+        assert len(outputs.hidden_states) == 6 - self.first_stage
+        assert len(outputs.attentions) == sum(TRANSFORMER_LAYERS)
+
+    def test_tuple_output(self):
+        model = self.make_model()
+        options = {"output_hidden_states": True, "output_attentions": True}
+        with torch.no_grad():
+            expected = model(pixel_values=make_pixels(), **options).to_tuple()
+            actual = model(pixel_values=make_pixels(), return_dict=False, **options)
+        assert isinstance(actual, tuple)
+        torch.testing.assert_close(actual, expected)
+
+    @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+    def test_any_size(self, size):
+        model = self.make_model()
+        outputs = self.run(model, make_pixels(2, *size))
+        assert [tuple(tensor.shape) for tensor in outputs] == self.output_shapes(model.config, 2, *size)
+        assert all(tensor.isfinite().all() for tensor in outputs)
+
+    @pytest.mark.parametrize("patch_size", [1, 3])
+    def test_any_patch_size(self, patch_size):
+        model = self.make_model(patch_size=patch_size)
+        outputs = self.run(model, make_pixels(2, 64, 80))
+        assert [tuple(tensor.shape) for tensor in outputs] == self.output_shapes(model.config, 2, 64, 80)
+        assert all(tensor.isfinite().all() for tensor in outputs)
+
+    def test_pictures_of_a_batch_are_independent(self):
+        model, pixels = self.make_model(), make_pixels(3, 64, 80)
+        together = self.run(model, pixels)
+        alone = self.run(model, pixels[1:2])
+        assert_close([tensor[1:2] for tensor in together], alone, 1e-5)
+
+    def test_channels_last_input(self):
+        model, pixels = self.make_model(), make_pixels(2, 64, 80)
+        expected = self.run(model, pixels)
+        assert_close(self.run(model, pixels.to(memory_format=torch.channels_last)), expected, 1e-5)
+        assert_close(self.run(model.to(memory_format=torch.channels_last), pixels), expected, 1e-5)
+
+    def test_input_is_left_alone(self):
+        pixels = make_pixels()
+        self.run(self.make_model(), pixels)
+        assert torch.equal(pixels, make_pixels())
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.08), (torch.float16, 0.01)], ids=str)
+    def test_half_precision(self, dtype, tolerance):
+        model, pixels = self.make_model(), make_pixels()
+        expected = self.run(model, pixels)
+        half = copy.deepcopy(model).to(dtype)
+        for given in (pixels, pixels.to(dtype)):  # float32 pixels are accepted too
+            for actual, reference in zip(self.run(half, given), expected, strict=True):
+                if actual.is_floating_point():
+                    assert actual.isfinite().all()
+                    assert relative_error(actual, reference) < tolerance
+
+    def test_folded_batch_norm(self):
+        model, pixels = self.make_model(), make_pixels(2, 64, 80)
+        model.train()
+        before = copy.deepcopy(model.state_dict())
+        folded = fold_batch_norm(model)
+        assert model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert model.state_dict().keys() == before.keys()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert not folded.training
+        assert all(layer.normalization is None for layer in folded.modules() if isinstance(layer, MobileViTConvLayer))
+        assert_close(self.run(folded, pixels), self.run(model.eval(), pixels), 1e-5)
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def test_train_step(self):
+        loss, gradients, _ = self.train_step(self.make_model())
+        assert loss.isfinite()
+        assert all(gradient is not None for gradient in gradients.values()), "a parameter gets no gradient"
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+    @pytest.mark.parametrize("use_reentrant", [False, True])
+    def test_gradient_checkpointing(self, use_reentrant):
+        model = self.make_model()
+        checkpointed = copy.deepcopy(model)
+        checkpointed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+        assert checkpointed.is_gradient_checkpointing
+        loss, gradients, statistics = self.train_step(model)
+        actual_loss, actual_gradients, actual_statistics = self.train_step(checkpointed)
+        torch.testing.assert_close(actual_loss, loss)
+        torch.testing.assert_close(actual_gradients, gradients)
+        assert any(name.endswith("num_batches_tracked") and count == 1 for name, count in statistics.items())
+        if not use_reentrant:  # reentrant checkpointing runs every block twice without telling
+            torch.testing.assert_close(actual_statistics, statistics)
+
+    def test_checkpointing_recomputes(self):
+        model = self.make_model()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        runs = []
+        for layer in model.modules():
+            if isinstance(layer, MobileViTConvLayer):
+                layer.register_forward_pre_hook(lambda layer, _: runs.append(layer))
+        self.train_step(model)
+        assert len(runs) > len(set(runs))
+
+    # --- bad input ---------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("pixels", "message"),
+        [
+            (None, r"got None, expected .*image processor"),
+            (torch.rand(2, 4, 64, 64), r"got shape \(2, 4, 64, 64\), expected \(batch, 3, .*image processor"),
+            (torch.rand(3, 64, 64), r"got shape \(3, 64, 64\), expected \(batch, 3, .*unsqueeze"),
+            (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), r"got torch.uint8, expected floating-point.*divide by 255"),
+            (torch.rand(2, 3, 64, 7), r"got pictures of 64x7 pixels, expected at least \d+ a side.*Resize"),
+        ],
+        ids=["none", "channels", "no-batch", "uint8", "small"],
+    )
+    def test_bad_pixels(self, pixels, message):
+        with pytest.raises(ValueError, match=message):
+            self.make_model()(pixel_values=pixels)
+
+    def test_one_pixel_less_than_the_stride(self):
+        model = self.make_model()
+        stride = self.encoder_config(model.config).output_stride
+        self.run(model, make_pixels(1, stride, stride))
+        with pytest.raises(ValueError, match=f"expected at least {stride} a side"):
+            self.run(model, make_pixels(1, stride, stride - 1))
+
+    # --- compilers ---------------------------------------------------------------------------------------------------
+
+    def check_compiled(self, backend):
+        torch.compiler.reset()
+        model, pixels = self.make_model(), make_pixels(2, 64, 80)
+        compiled = torch.compile(model, fullgraph=True, backend=backend)
+        assert_close(self.run(compiled, pixels), self.run(model, pixels), 1e-4)
+
+    def test_compile_captures_one_graph(self):
+        self.check_compiled("eager")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    def test_compile(self, backend):
+        self.check_compiled(backend)
+
+    @pytest.mark.slow
+    def test_export_once_for_all_sizes(self):
+        model = self.make_model()
+        sides = {2: torch.export.Dim("height", min=32, max=1024), 3: torch.export.Dim("width", min=32, max=1024)}
+        program = torch.export.export(
+            model,
+            (),
+            kwargs={"pixel_values": make_pixels(2, 256, 256)},
+            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1, max=64), **sides}},
+            strict=False,
+        ).module()
+        for shape in ((2, 256, 256), (1, 192, 320), (1, 225, 257), (3, 64, 32)):
+            pixels = make_pixels(*shape)
+            assert_close(self.run(program, pixels), self.run(model, pixels), 1e-4)
+
+
+class HeadSuite(ModelSuite):
+    """Further tests for models that take labels and return a loss."""
+
+    def wrong_labels(self) -> list[tuple[dict[str, Any], str]]:
+        """Labels for two pictures of 64x64 that `forward` refuses, and what it has to say to each."""
+        raise NotImplementedError
+
+    def test_loss(self):
+        model, pixels = self.make_model(), make_pixels()
+        with torch.no_grad():
+            outputs = model(pixel_values=pixels, **self.make_labels(2, 64, 64))
+            as_tuple = model(pixel_values=pixels, **self.make_labels(2, 64, 64), return_dict=False)
+        assert outputs.loss.shape == ()
+        assert outputs.loss > 0
+        assert_close(self.tensors(outputs), self.run(model, pixels), 1e-6)
+        torch.testing.assert_close(as_tuple[0], outputs.loss)
+
+    def test_steps_lower_the_loss(self):
+        torch.manual_seed(0)
+        model = self.model_class(self.make_config())
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(10):
+            losses.append(self.train_step(model)[0])
+            optimizer.step()
+        assert losses[-1] < 0.8 * losses[0]
+
+    def test_wrong_labels(self):
+        model = self.make_model()
+        for labels, message in self.wrong_labels():
+            with pytest.raises(ValueError, match=message):
+                model(pixel_values=make_pixels(), **labels)
+
+    def test_loads_with_another_number_of_labels(self, tmp_path):
+        model = self.make_model()
+        model.save_pretrained(tmp_path)
+        torch.manual_seed(0)
+        loaded = self.model_class.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+        assert loaded.config.num_labels == len(loaded.config.id2label) == 7
+        new = []
+        for name, tensor in loaded.state_dict().items():
+            if tensor.shape == model.state_dict()[name].shape:
+                assert torch.equal(tensor, model.state_dict()[name]), name
+            else:
+                new.append(name)
+                assert tensor.isfinite().all()
+        assert len(new) >= 2
+        outputs = self.run(loaded, make_pixels())
+        assert [tuple(t.shape) for t in outputs] == self.output_shapes(loaded.config, 2, 64, 64)

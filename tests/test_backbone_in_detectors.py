@@ -1,0 +1,176 @@
+"""The backbone loads from every MobileViT checkpoint and serves transformers' detectors."""
+
+import logging
+import warnings
+
+import pytest
+import torch
+import transformers
+from formula import formula_image
+from transformers import AutoBackbone, AutoConfig
+
+import mobilevit_hf
+from mobilevit_hf import MobileViTBackbone, MobileViTBackboneConfig
+
+STAGES = ["stage1", "stage2", "stage3", "stage4", "stage5"]
+
+
+@pytest.fixture
+def silence(caplog):
+    """Fail if transformers logs a warning, or Python warns."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)  # transformers' loggers don't propagate to the root
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+    logger.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def evaluate(model, **kwargs):
+    with torch.no_grad():
+        return model.eval()(formula_image(64, 96), **kwargs)
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["MobileViTForImageClassification", "MobileViTForSemanticSegmentation", "MobileViTModel"]
+)
+@pytest.mark.parametrize("library", [mobilevit_hf, transformers])
+def test_loads_from_every_checkpoint(library, name, tiny_model, tmp_path, silence):
+    model = tiny_model(getattr(library, name), output_stride=16)
+    model.save_pretrained(tmp_path)
+    backbone, report = MobileViTBackbone.from_pretrained(tmp_path, out_features=STAGES, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["mismatched_keys"]
+    assert (backbone.config.model_type, backbone.config.output_stride) == ("mobilevit_backbone", 16)
+    expected = evaluate(model, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(evaluate(backbone).feature_maps, expected, atol=1e-5, rtol=1e-5)
+    assert all(features.std() > 1e-2 for features in expected)
+
+
+def test_gives_the_last_feature_map_unless_asked(checkpoints):
+    backbone = MobileViTBackbone.from_pretrained(checkpoints["image-classification"])
+    assert backbone.out_features == ["stage5"]
+    assert [features.shape for features in evaluate(backbone).feature_maps] == [(1, 16, 2, 3)]
+
+
+def test_auto_classes_know_a_saved_backbone(checkpoints, tmp_path, silence):
+    folder = checkpoints["image-classification"]
+    backbone = MobileViTBackbone.from_pretrained(folder, out_features=["stem", "stage3", "stage5"])
+    backbone.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is MobileViTBackboneConfig
+    loaded, report = AutoBackbone.from_pretrained(str(tmp_path), output_loading_info=True)
+    assert not any(report.values()), report
+    assert type(loaded) is MobileViTBackbone
+    assert loaded.out_features == ["stem", "stage3", "stage5"]
+    assert loaded.channels == [features.shape[1] for features in evaluate(loaded).feature_maps] == [4, 8, 16]
+    torch.testing.assert_close(evaluate(loaded).feature_maps, evaluate(backbone).feature_maps, atol=0, rtol=0)
+
+
+# --- detectors -------------------------------------------------------------------------------------------------------
+
+
+def rt_detr_fields(backbone_config):
+    """Small, for both RT-DETR and D-FINE."""
+    return {
+        "backbone_config": backbone_config,
+        "encoder_in_channels": list(backbone_config.neck_hidden_sizes[3:6]),
+        "encoder_hidden_dim": 16,
+        "encoder_ffn_dim": 16,
+        "encoder_attention_heads": 2,
+        "d_model": 16,
+        "num_queries": 10,
+        "decoder_in_channels": [16, 16, 16],
+        "decoder_ffn_dim": 16,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "num_denoising": 4,
+        "num_labels": 3,
+    }
+
+
+def detr_fields(backbone_config):
+    return {
+        "backbone_config": backbone_config,
+        "use_timm_backbone": False,
+        "num_queries": 10,
+        "encoder_layers": 1,
+        "encoder_ffn_dim": 16,
+        "encoder_attention_heads": 2,
+        "decoder_layers": 1,
+        "decoder_ffn_dim": 16,
+        "decoder_attention_heads": 2,
+        "d_model": 16,
+        "num_labels": 3,
+    }
+
+
+# By class: the configuration's fields, and the feature maps it takes.
+DETECTORS = {
+    transformers.RTDetrForObjectDetection: (rt_detr_fields, STAGES[2:]),
+    transformers.DFineForObjectDetection: (rt_detr_fields, STAGES[2:]),
+    transformers.DetrForObjectDetection: (detr_fields, STAGES[4:]),
+}
+
+
+@pytest.fixture(params=DETECTORS)
+def detector_class(request):
+    return request.param
+
+
+@pytest.fixture
+def backbone(checkpoints, detector_class):
+    """A pretrained backbone with the feature maps that the detector takes."""
+    _, out_features = DETECTORS[detector_class]
+    return MobileViTBackbone.from_pretrained(checkpoints["image-classification"], out_features=out_features)
+
+
+@pytest.fixture
+def detector(detector_class, backbone):
+    """A new detector with the weights of the pretrained backbone."""
+    make_fields, _ = DETECTORS[detector_class]
+    torch.manual_seed(0)
+    detector = detector_class(detector_class.config_class(**make_fields(backbone.config)))
+    missing, unexpected = backbone_of(detector).load_state_dict(backbone.state_dict(), strict=False)
+    assert not missing
+    assert all(name.endswith("num_batches_tracked") for name in unexpected)
+    return detector
+
+
+def backbone_of(detector):
+    return detector.model.backbone.model
+
+
+def test_pretrained_weights_make_the_same_features_in_a_detector(detector, backbone):
+    found, expected = evaluate(backbone_of(detector)).feature_maps, evaluate(backbone).feature_maps
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone_of(detector).modules())  # frozen
+
+
+def test_a_detector_trains_its_backbone(detector):
+    pytest.importorskip("scipy", reason="the detectors' loss matches boxes with scipy")
+    detector.train()
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.2, 0.3, 0.2, 0.1]])
+    labels = [{"class_labels": torch.tensor([0, 2]), "boxes": boxes}]
+    loss = detector(formula_image(64, 96), labels=labels).loss
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in backbone_of(detector).named_parameters():
+        if "convolution" in name or "dense" in name:
+            assert parameter.grad.isfinite().all(), name
+    assert backbone_of(detector).conv_stem.convolution.weight.grad.abs().max() > 1e-8
+
+
+def test_a_saved_detector_loads_with_equal_outputs(detector, tmp_path, silence):
+    detector.save_pretrained(tmp_path)
+    loaded, report = type(detector).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    assert type(loaded.config.backbone_config) is MobileViTBackboneConfig
+    assert type(backbone_of(loaded)) is MobileViTBackbone
+    found, expected = evaluate(loaded), evaluate(detector)
+    assert found.pred_boxes.shape == (1, 10, 4)
+    for name in ("logits", "pred_boxes"):
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-6)

@@ -1,0 +1,237 @@
+"""This package's pipelines answer as transformers' do, and leave everything else as they found it."""
+
+import copy
+import json
+
+import pytest
+import torch
+import transformers
+from hub_server import HubServer
+from torch import nn
+from transformers import MobileViTImageProcessor, ResNetConfig, ResNetForImageClassification
+
+import mobilevit_hf
+
+TASKS = ["image-classification", "image-segmentation", "image-feature-extraction"]
+tasks = pytest.mark.parametrize("task", TASKS)
+
+
+def values_of(answers):
+    """The numbers in a pipeline's answers as one tensor, the labels, and the segments' masks."""
+    if "mask" in answers[0]:
+        return None, [answer["label"] for answer in answers], [answer["mask"].tobytes() for answer in answers]
+    if "score" in answers[0]:
+        return torch.tensor([answer["score"] for answer in answers]), [answer["label"] for answer in answers], None
+    return torch.tensor(answers), None, None
+
+
+def assert_same_answers(found, expected):
+    (numbers, *found_rest), (expected_numbers, *expected_rest) = values_of(found), values_of(expected)
+    assert found_rest == expected_rest
+    if expected_numbers is not None:
+        torch.testing.assert_close(numbers, expected_numbers, atol=1e-5, rtol=1e-5)
+        assert expected_numbers.std() > 1e-2  # it is not that all answers are the same
+
+
+def is_channels_last(model):
+    """Whether all convolutions that can tell are in channels_last, none in the contiguous format."""
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    telling = [weight for weight in weights if weight.shape[1] > 1 and weight.shape[2] > 1]
+    assert telling
+    assert len({weight.is_contiguous(memory_format=torch.channels_last) for weight in telling}) == 1
+    return telling[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def has_batch_norm(model):
+    return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+@tasks
+@pytest.mark.parametrize("kind", ["picture", "path", "object"])
+def test_answers_as_transformers_does(task, kind, checkpoints, picture, tmp_path):
+    folder = str(checkpoints[task])
+    picture.save(tmp_path / "picture.png")
+    image = str(tmp_path / "picture.png") if kind == "path" else picture
+    stock = transformers.pipeline(task, model=folder)
+    assert stock.model.__module__.startswith("transformers.")
+    if kind == "object":
+        model = getattr(mobilevit_hf, type(stock.model).__name__).from_pretrained(folder)
+        ours = mobilevit_hf.pipeline(task, model, image_processor=folder)
+    else:
+        ours = mobilevit_hf.pipeline(task, folder)
+    assert type(ours) is type(stock)
+    assert type(ours.model) is getattr(mobilevit_hf, type(stock.model).__name__)
+    assert_same_answers(ours(image), stock(image))
+
+
+@pytest.mark.parametrize("task", ["image-classification", "image-feature-extraction"])
+def test_batches_give_the_answers_of_single_pictures(task, checkpoints, picture):
+    pictures = [picture, picture.rotate(90, expand=True), picture.crop((10, 10, 50, 90))]
+    pipeline = mobilevit_hf.pipeline(task, str(checkpoints[task]), batch_size=2)
+    sizes = []
+    pipeline.model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    answers = pipeline(pictures)
+    assert sizes == [2, 1]
+    for found, expected in zip(
+        answers, map(transformers.pipeline(task, str(checkpoints[task])), pictures), strict=True
+    ):
+        assert_same_answers(found, expected)
+
+
+def test_arguments_reach_transformers(checkpoints, picture):
+    folder = str(checkpoints["image-classification"])
+    pipeline = mobilevit_hf.pipeline("image-classification", folder, top_k=2, function_to_apply="none")
+    stock = transformers.pipeline("image-classification", folder, top_k=2, function_to_apply="none")
+    assert len(pipeline(picture)) == 2
+    assert_same_answers(pipeline(picture), stock(picture))
+    eager = {"attn_implementation": "eager"}
+    assert mobilevit_hf.pipeline(
+        "image-classification", folder, model_kwargs=eager
+    ).model.config._attn_implementation == ("eager")
+
+
+def test_runs_in_bfloat16(checkpoints, picture):
+    folder = str(checkpoints["image-classification"])
+    pipeline = mobilevit_hf.pipeline("image-classification", folder, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in pipeline.model.parameters()} == {torch.bfloat16}
+    found = {answer["label"]: answer["score"] for answer in pipeline(picture)}
+    stock = transformers.pipeline("image-classification", folder)
+    assert found == pytest.approx({answer["label"]: answer["score"] for answer in stock(picture)}, abs=0.05)
+
+
+def test_other_models_go_through_to_transformers(picture, tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3)
+    ResNetForImageClassification(config).save_pretrained(tmp_path)
+    MobileViTImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(tmp_path)
+    pipeline = mobilevit_hf.pipeline("image-classification", str(tmp_path))
+    assert type(pipeline.model) is ResNetForImageClassification
+    assert has_batch_norm(pipeline.model)
+    assert pipeline(picture) == transformers.pipeline("image-classification", str(tmp_path))(picture)
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+@tasks
+def test_the_pipelines_model_is_folded_and_in_channels_last(task, checkpoints):
+    model = mobilevit_hf.pipeline(task, str(checkpoints[task])).model
+    assert not has_batch_norm(model)
+    assert is_channels_last(model)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_passed_in_is_left_alone(training, checkpoints, picture):
+    folder = checkpoints["image-classification"]
+    model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(folder).train(training)
+    before = copy.deepcopy(model.state_dict())
+    storage = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    pipeline = mobilevit_hf.pipeline("image-classification", model, image_processor=str(folder))
+    pipeline(picture)
+    assert pipeline.model is not model
+    assert has_batch_norm(model)
+    assert not is_channels_last(model)
+    assert all(module.training == training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)
+    assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == storage
+
+
+# --- the allocator ---------------------------------------------------------------------------------------------------
+
+
+def test_only_the_caller_tunes_the_allocator(checkpoints, run_python):
+    """What glibc's mallopt is called with, from the import on, through a library that records it."""
+    code = f"""
+        import ctypes, platform
+
+        import torch, transformers  # may do as they please with the C library
+
+        calls, load = [], ctypes.CDLL
+
+        class Recorder:
+            def __init__(self, *args, **kwargs):
+                self.library, self.args = load(*args, **kwargs), args
+
+            def __getattr__(self, name):
+                function = getattr(self.library, name)
+                if name != "mallopt":
+                    return function
+                return lambda *args: calls.append(args) or function(*args)
+
+        ctypes.CDLL = Recorder
+        import mobilevit_hf
+        from PIL import Image
+
+        picture = Image.new("RGB", (80, 64), "orange")
+        classify = mobilevit_hf.pipeline("image-classification", {str(checkpoints["image-classification"])!r})
+        expected = classify(picture)
+        assert calls == [], calls
+
+        glibc = platform.libc_ver()[0] == "glibc"
+        assert mobilevit_hf.tune_allocator() is glibc
+        assert len(calls) == (3 if glibc else 0)
+        assert classify(picture) == expected
+        """
+    run_python(code)
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published(checkpoints, run_python, tmp_path_factory):
+    """A Hub with a classifier and its image processor, pushed by this package's class from a clean process."""
+    code = f"""
+        import mobilevit_hf, transformers
+
+        folder = {str(checkpoints["image-classification"])!r}
+        mobilevit_hf.MobileViTForImageClassification.from_pretrained(folder).push_to_hub("user/repo")
+        transformers.AutoImageProcessor.from_pretrained(folder).push_to_hub("user/repo")
+        """
+    with HubServer() as hub:
+        run_python(code, hub.environment(tmp_path_factory.mktemp("home")))
+        yield hub
+
+
+@pytest.mark.slow
+def test_what_is_pushed_is_what_is_saved(published, checkpoints):
+    files = published.files("user/repo")
+    folder = checkpoints["image-classification"]
+    for name in ("config.json", "preprocessor_config.json"):
+        assert json.loads(files[name]) == json.loads((folder / name).read_text())
+    assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert not any(name.endswith((".bin", ".py")) for name in files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without_package", [True, False])
+def test_runs_from_the_hub(published, checkpoints, picture, run_python, tmp_path, without_package):
+    picture.save(tmp_path / "picture.png")
+    code = f"""
+        import json, transformers
+        from PIL import Image
+
+        without_package, picture = {without_package!r}, Image.open({str(tmp_path / "picture.png")!r})
+        if without_package:
+            model = transformers.MobileViTForImageClassification.from_pretrained("user/repo")
+        else:
+            import mobilevit_hf
+            model = mobilevit_hf.MobileViTForImageClassification.from_pretrained("user/repo")
+        make_pipeline = transformers.pipeline if without_package else mobilevit_hf.pipeline
+        pixels = transformers.AutoImageProcessor.from_pretrained("user/repo")(picture, return_tensors="pt")
+        scores = model.eval()(**pixels).logits[0].softmax(-1).tolist()
+        answers = make_pipeline("image-classification", "user/repo")(picture)
+        print(json.dumps([answers, dict(zip(model.config.id2label.values(), scores))]))
+        """
+    output = run_python(code, published.environment(tmp_path), without_package=without_package)
+    answers, scores = json.loads(output)
+    stock = transformers.pipeline("image-classification", str(checkpoints["image-classification"]))
+    assert_same_answers(answers, stock(picture))
+    assert scores == pytest.approx({answer["label"]: answer["score"] for answer in stock(picture)}, abs=1e-5)
