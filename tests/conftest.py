@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 # huggingface_hub reads these when it is imported. Subprocesses inherit them.
-for switch in ("XET", "TELEMETRY", "UPDATE_CHECK", "PROGRESS_BARS"):
-    os.environ[f"HF_HUB_DISABLE_{switch}"] = "1"
+os.environ |= {f"HF_HUB_DISABLE_{switch}": "1" for switch in ("XET", "TELEMETRY", "UPDATE_CHECK", "PROGRESS_BARS")}
 
 import numpy as np
 import pytest
@@ -138,3 +140,29 @@ def checkpoints(tiny_model, tmp_path_factory):
         model.save_pretrained(folder / task)
         processor.save_pretrained(folder / task)
     return {task: folder / task for task in models}
+
+
+@pytest.fixture
+def served_file(tmp_path):
+    """A function that serves one file by HTTP on the loopback interface and returns its URL."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+
+        def serve(name, data):
+            (folder / name).write_bytes(data)
+            return f"http://127.0.0.1:{server.server_port}/{name}"
+
+        yield serve
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files without a line for each on stderr."""
+
+    def log_message(self, *args):
+        pass

@@ -1,0 +1,96 @@
+"""The README's commands and code run as written, but for installs and the test command itself."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from formula import formula_state_dict
+from hub_server import HubServer
+from huggingface_hub import HfApi, constants
+from transformers import MobileViTImageProcessor
+
+from mobilevit_hf import MobileViTConfig, MobileViTForImageClassification
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DEFAULT_MODEL = "apple/mobilevit-xx-small"
+
+
+def blocks(language):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for name, text in fenced if name == language]
+
+
+def commands():
+    """Each command of the README, alone; what installs or runs these tests is left out."""
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line]
+    parts = [part for line in lines for part in line.split(" && ")]
+    return [part for part in parts if not part.startswith(("pip install", "pytest", "python benchmarks/"))]
+
+
+def test_the_two_commands_are_there():
+    assert "pip install . && mobilevit predict\n" in README
+    assert "pip install -e '.[test]' && pytest\n" in README
+
+
+def test_benchmark_commands_name_files_that_exist():
+    for name in re.findall(r"python (benchmarks/\S+\.py)", README):
+        assert (ROOT / name).is_file()
+
+
+def test_layout_names_files_that_exist():
+    package, _, rest = next(block for block in blocks("") if "mobilevit_hf/" in block).partition("benchmarks/")
+    for name in re.findall(r"^  ([\w./]+)  ", package, re.MULTILINE):
+        assert (ROOT / "mobilevit_hf" / name).exists(), name
+    assert (ROOT / "benchmarks").is_dir()
+    for name in re.findall(r"\w+\.py", rest):
+        assert (ROOT / "tests" / name).is_file(), name
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory, picture):
+    """A folder with the files the README speaks of, and the environment of a machine with a Hub."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "photos").mkdir()
+    picture.save(folder / "photo.jpg")
+    picture.save(folder / "photos" / "a.jpg")
+
+    config = MobileViTConfig.from_variant("xxs", num_labels=1000)
+    model = MobileViTForImageClassification(config).eval()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model.load_state_dict(formula_state_dict(shapes))
+    torch.save(model.state_dict(), folder / "mobilevit_xxs.pt")
+    model.save_pretrained(folder / "published")
+    MobileViTImageProcessor().save_pretrained(folder / "published")
+    with pytest.MonkeyPatch.context() as patch, HubServer() as hub:
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        api.create_repo(DEFAULT_MODEL)
+        api.upload_folder(repo_id=DEFAULT_MODEL, folder_path=folder / "published")
+        path = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        yield folder, hub.environment(folder / "home") | path
+
+
+def run(machine, *command):
+    folder, environment = machine
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands())
+def test_command(machine, command):
+    program, *arguments = shlex.split(command)
+    assert program == "mobilevit"
+    assert run(machine, sys.executable, "-m", "mobilevit_hf", *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", blocks("python"))
+def test_code(machine, code):
+    assert "score" in run(machine, sys.executable, "-c", code)
