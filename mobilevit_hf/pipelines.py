@@ -1,6 +1,7 @@
 """transformers' pipelines on this package's faster models."""
 
 import copy
+import os
 from typing import Any
 
 import torch
@@ -27,17 +28,25 @@ MODEL_CLASSES: dict[str, type[MobileViTPreTrainedModel]] = {
 def fold_batch_norm(model: nn.Module) -> nn.Module:
     """A copy of a model for inference: each batch normalisation folded into its convolution, in channels_last.
 
-    Outputs are equal up to rounding. The copy no longer holds the parameters of a checkpoint: save the original.
+    Outputs are equal up to rounding. The copy has other parameters than a checkpoint and refuses to be saved.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for layer in folded.modules():
         if isinstance(layer, MobileViTConvLayer) and isinstance(layer.normalization, nn.BatchNorm2d):
             layer.convolution = fuse_conv_bn_eval(layer.convolution, layer.normalization)
             layer.normalization = None
+    folded.save_pretrained = _refuse_to_save
     return folded.to(memory_format=torch.channels_last)
 
 
-def pipeline(task: str, model: str | PreTrainedModel, **kwargs: Any) -> Pipeline:
+def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
+    raise ValueError(
+        "save_pretrained: got a model folded for inference, expected one with its batch normalisations. "
+        "Save the model it was made from."
+    )
+
+
+def pipeline(task: str, model: str | os.PathLike[str] | PreTrainedModel, **kwargs: Any) -> Pipeline:
     """`transformers.pipeline` with this package's classes, made ready for inference.
 
     Args:
@@ -52,8 +61,10 @@ def pipeline(task: str, model: str | PreTrainedModel, **kwargs: Any) -> Pipeline
     Raises:
         ValueError, OSError: As `transformers.pipeline` does, for an unknown task or a model that isn't there.
     """
-    if isinstance(model, str) and task in MODEL_CLASSES:
-        model, kwargs = _load(MODEL_CLASSES[task], model, kwargs)
+    if isinstance(model, str | os.PathLike):
+        model = os.fspath(model)
+        if task in MODEL_CLASSES:
+            model, kwargs = _load(MODEL_CLASSES[task], model, kwargs)
     if isinstance(model, MobileViTPreTrainedModel):
         model = fold_batch_norm(model)
     return transformers.pipeline(task, model=model, **kwargs)

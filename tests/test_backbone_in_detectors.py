@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from formula import formula_image
+from hub_server import HubServer
 from transformers import AutoBackbone, AutoConfig
 
 import mobilevit_hf
@@ -20,11 +21,10 @@ def silence(caplog):
     """Fail if transformers logs a warning, or Python warns."""
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)  # transformers' loggers don't propagate to the root
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error", category=UserWarning):
         yield
     logger.removeHandler(caplog.handler)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.WARNING] == []
 
 
 def evaluate(model, **kwargs):
@@ -62,12 +62,30 @@ def test_auto_classes_know_a_saved_backbone(checkpoints, tmp_path, silence):
     backbone = MobileViTBackbone.from_pretrained(folder, out_features=["stem", "stage3", "stage5"])
     backbone.save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path)) is MobileViTBackboneConfig
-    loaded, report = AutoBackbone.from_pretrained(str(tmp_path), output_loading_info=True)
+    assert type(AutoBackbone.from_config(AutoConfig.from_pretrained(tmp_path))) is MobileViTBackbone
+    loaded, report = MobileViTBackbone.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
-    assert type(loaded) is MobileViTBackbone
     assert loaded.out_features == ["stem", "stage3", "stage5"]
     assert loaded.channels == [features.shape[1] for features in evaluate(loaded).feature_maps] == [4, 8, 16]
     torch.testing.assert_close(evaluate(loaded).feature_maps, evaluate(backbone).feature_maps, atol=0, rtol=0)
+
+
+@pytest.mark.slow
+def test_auto_backbone_loads_from_the_hub(checkpoints, run_python, tmp_path):
+    """From there only: in transformers 5.23 `AutoBackbone.from_pretrained` refuses a folder, whatever is in it."""
+    code = f"""
+        import torch, transformers
+        from mobilevit_hf import MobileViTBackbone
+
+        backbone = MobileViTBackbone.from_pretrained({str(checkpoints["image-classification"])!r}).eval()
+        backbone.push_to_hub("user/backbone")
+        loaded = transformers.AutoBackbone.from_pretrained("user/backbone").eval()
+        assert type(loaded) is MobileViTBackbone
+        pixels = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+        torch.testing.assert_close(loaded(pixels).feature_maps, backbone(pixels).feature_maps, atol=0, rtol=0)
+        """
+    with HubServer() as hub:
+        run_python(code, hub.environment(tmp_path))
 
 
 # --- detectors -------------------------------------------------------------------------------------------------------

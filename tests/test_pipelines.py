@@ -83,6 +83,13 @@ def test_batches_give_the_answers_of_single_pictures(task, checkpoints, picture)
         assert_same_answers(found, expected)
 
 
+def test_a_folder_may_be_a_path_object(checkpoints, picture):
+    folder = checkpoints["image-classification"]
+    pipeline = mobilevit_hf.pipeline("image-classification", folder)
+    assert type(pipeline.model) is mobilevit_hf.MobileViTForImageClassification
+    assert_same_answers(pipeline(picture), transformers.pipeline("image-classification", folder)(picture))
+
+
 def test_arguments_reach_transformers(checkpoints, picture):
     folder = str(checkpoints["image-classification"])
     pipeline = mobilevit_hf.pipeline("image-classification", folder, top_k=2, function_to_apply="none")
@@ -141,6 +148,18 @@ def test_a_model_passed_in_is_left_alone(training, checkpoints, picture):
     assert all(parameter.requires_grad for parameter in model.parameters())
     torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)
     assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == storage
+
+
+def test_a_saved_pipeline_is_a_whole_checkpoint_or_refused(checkpoints, picture, tmp_path):
+    """Folded weights under a checkpoint's names would load with the batch normalisations drawn anew."""
+    pipeline = mobilevit_hf.pipeline("image-classification", str(checkpoints["image-classification"]))
+    try:
+        pipeline.save_pretrained(tmp_path)
+    except ValueError:
+        assert not (tmp_path / "model.safetensors").exists()
+    else:
+        stock = transformers.pipeline("image-classification", str(tmp_path))
+        assert_same_answers(stock(picture), pipeline(picture))
 
 
 # --- the allocator ---------------------------------------------------------------------------------------------------

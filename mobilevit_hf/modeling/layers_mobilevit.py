@@ -327,29 +327,31 @@ class MobileViTLayer(GradientCheckpointingLayer):
         self.conv_projection = MobileViTConvLayer(hidden_size, out_channels, 1, activation=activation)
         self.fusion = MobileViTConvLayer(2 * out_channels, out_channels, kernel_size, activation=activation)
 
-    def unfold(self, features: Tensor) -> Tensor:
-        """(B, D, H, W), H and W multiples of the patch size → (B * P, N, D), a sequence for each place in a patch."""
-        p = self.patch_size
-        batch, channels, height, width = features.shape
-        # (B, D, H, W) → (B, rows, p, columns, p, D) → (B, p, p, rows, columns, D)
-        pixels = features.permute(0, 2, 3, 1).reshape(batch, height // p, p, width // p, p, channels)
-        return pixels.permute(0, 2, 4, 1, 3, 5).reshape(batch * p * p, (height // p) * (width // p), channels)
+    # Sizes are computed in one place and no dimension is split by a reshape: an exporter can then tell that the shapes
+    # agree for all heights and widths.
 
-    def fold(self, patches: Tensor, height: int, width: int) -> Tensor:
-        """The way back: (B * P, N, D) → (B, D, height, width), in channels_last."""
-        p = self.patch_size
-        pixels = patches.reshape(-1, p, p, height // p, width // p, patches.shape[-1])
+    def unfold(self, features: Tensor, rows: int, columns: int) -> Tensor:
+        """(B, D, rows * p, columns * p) → (B * P, N, D): a sequence of patches for each place in a patch."""
+        p, (batch, channels) = self.patch_size, features.shape[:2]
+        pixels = features.unfold(2, p, p).unfold(3, p, p)  # (B, D, rows, columns, p, p), still without a copy
+        return pixels.permute(0, 4, 5, 2, 3, 1).reshape(batch * p * p, rows * columns, channels)
+
+    def fold(self, patches: Tensor, rows: int, columns: int) -> Tensor:
+        """The way back: (B * P, N, D) → (B, D, rows * p, columns * p), in channels_last."""
+        p, channels = self.patch_size, patches.shape[-1]
+        batch = patches.shape[0] // (p * p)
         # (B, p, p, rows, columns, D) → (B, rows, p, columns, p, D) → (B, H, W, D) → (B, D, H, W)
-        return pixels.permute(0, 3, 1, 4, 2, 5).reshape(-1, height, width, patches.shape[-1]).permute(0, 3, 1, 2)
+        pixels = patches.reshape(batch, p, p, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
+        return pixels.reshape(batch, rows * p, columns * p, channels).permute(0, 3, 1, 2)
 
     def forward(self, features: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
         features = self.downsampling_layer(features)
         local = self.conv_1x1(self.conv_kxk(features))
-        height, width = local.shape[-2:]
-        patched_height, patched_width = (-(-side // self.patch_size) * self.patch_size for side in (height, width))
-        patches = self.unfold(resize_features(local, patched_height, patched_width))
+        p, (height, width) = self.patch_size, local.shape[-2:]
+        rows, columns = (height + p - 1) // p, (width + p - 1) // p
+        patches = self.unfold(resize_features(local, rows * p, columns * p), rows, columns)
         patches, attentions = self.transformer(patches, output_attentions)
-        folded = self.fold(self.layernorm(patches), patched_height, patched_width)
+        folded = self.fold(self.layernorm(patches), rows, columns)
         folded = self.conv_projection(resize_features(folded, height, width))
         return self.fusion(torch.cat((features, folded), dim=1)), attentions
 
