@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from typing import Any, ClassVar
 
 import pytest
@@ -29,6 +30,9 @@ TINY = {
 TRANSFORMER_LAYERS = (2, 4, 3)  # in the blocks of strides 8, 16, 32
 STAGE_STRIDES = (2, 2, 4, 8, 16, 32)  # of the stem and the five encoder layers
 
+# The first captures the graph, the second its backward pass as well, the third needs a C++ compiler.
+BACKENDS = ["eager", "aot_eager", *(["inductor"] if any(map(shutil.which, ("g++", "clang++"))) else [])]
+
 SIZES = [(32, 32), (33, 47), (64, 160), (225, 257)]
 
 
@@ -45,11 +49,11 @@ def make_pixels(batch: int = 2, height: int = 64, width: int = 64, channels: int
 
 
 def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Compare tensors that are not trivially alike."""
+    """Compare lists of tensors; the tolerance counts in units of a tensor's largest value where that is above 1."""
     assert len(actual) == len(expected) > 0
     for one, other in zip(actual, expected, strict=True):
         assert other.std() > 0.01, "nothing to compare: the expected output is constant"
-        torch.testing.assert_close(one, other, atol=tolerance, rtol=0)
+        torch.testing.assert_close(one, other, atol=tolerance * max(1.0, float(other.abs().max())), rtol=0)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -151,7 +155,9 @@ class ModelSuite:
             outputs = model(pixel_values=pixels, output_attentions=True)
         assert_close(self.tensors(outputs), self.run(model, pixels), 1e-5)
         config = self.encoder_config(model.config)
-        strides = [s for s, n in zip(self.strides(model.config)[3:], TRANSFORMER_LAYERS, strict=True) for _ in range(n)]
+        strides = [
+            s for s, n in zip(self.strides(model.config)[3:], TRANSFORMER_LAYERS, strict=True) for _ in range(n)
+        ]
         assert len(outputs.attentions) == len(strides)
         for weights, stride in zip(outputs.attentions, strides, strict=True):
             patches = -(-72 // (stride * config.patch_size)) * -(-100 // (stride * config.patch_size))
@@ -165,7 +171,9 @@ class ModelSuite:
             outputs = model(pixel_values=pixels, output_hidden_states=True)
         assert_close(self.tensors(outputs), self.run(model, pixels), 1e-6)
         channels = self.encoder_config(model.config).neck_hidden_sizes[:6]
-        expected = [(2, c, -(-72 // s), -(-100 // s)) for c, s in zip(channels, self.strides(model.config), strict=True)]
+        expected = [
+            (2, c, -(-72 // s), -(-100 // s)) for c, s in zip(channels, self.strides(model.config), strict=True)
+        ]
         assert [tuple(state.shape) for state in outputs.hidden_states] == expected[self.first_stage :]
 
     def test_nothing_unasked_is_returned(self):
@@ -176,11 +184,8 @@ class ModelSuite:
         assert "loss" not in outputs
 
     def test_configuration_asks_for_outputs(self):
-        model = self.make_model()
-        for name in ("output_hidden_states", "output_attentions"):
-            setattr(self.encoder_config(model.config), name, True)
-            setattr(model.config, name, True)
-        model.set_attn_implementation("eager")
+        model = self.make_model("eager")
+        model.config.output_hidden_states = model.config.output_attentions = True
         with torch.no_grad():
             outputs = model(pixel_values=make_pixels())
         assert len(outputs.hidden_states) == 6 - self.first_stage
@@ -226,7 +231,7 @@ class ModelSuite:
         self.run(self.make_model(), pixels)
         assert torch.equal(pixels, make_pixels())
 
-    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.08), (torch.float16, 0.01)], ids=str)
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)], ids=str)
     def test_half_precision(self, dtype, tolerance):
         model, pixels = self.make_model(), make_pixels()
         expected = self.run(model, pixels)
@@ -272,15 +277,32 @@ class ModelSuite:
         if not use_reentrant:  # reentrant checkpointing runs every block twice without telling
             torch.testing.assert_close(actual_statistics, statistics)
 
-    def test_checkpointing_recomputes(self):
+    def test_gradient_checkpointing_recomputes(self):
         model = self.make_model()
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable()
         runs = []
         for layer in model.modules():
             if isinstance(layer, MobileViTConvLayer):
                 layer.register_forward_pre_hook(lambda layer, _: runs.append(layer))
         self.train_step(model)
         assert len(runs) > len(set(runs))
+
+    def test_gradient_checkpointing_can_be_copied_and_ended(self):
+        model = self.make_model()
+        expected = self.train_step(copy.deepcopy(model))
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        copied = copy.deepcopy(model)
+        model.gradient_checkpointing_disable()
+        torch.testing.assert_close(self.train_step(copied), expected)
+        torch.testing.assert_close(self.train_step(model), expected)
+
+    def test_autocast(self):
+        model = self.make_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        expected, *_ = self.train_step(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, gradients, _ = self.train_step(model)
+        assert abs(loss - expected) < 0.1 * expected
+        assert all(gradient.isfinite().all() and gradient.dtype == torch.float32 for gradient in gradients.values())
 
     # --- bad input ---------------------------------------------------------------------------------------------------
 
@@ -308,32 +330,46 @@ class ModelSuite:
 
     # --- compilers ---------------------------------------------------------------------------------------------------
 
-    def check_compiled(self, backend):
+    def check_compiled(self, backend: str) -> None:
+        """Compare the model compiled into one graph with itself."""
         torch.compiler.reset()
         model, pixels = self.make_model(), make_pixels(2, 64, 80)
         compiled = torch.compile(model, fullgraph=True, backend=backend)
         assert_close(self.run(compiled, pixels), self.run(model, pixels), 1e-4)
 
-    def test_compile_captures_one_graph(self):
-        self.check_compiled("eager")
-
     @pytest.mark.slow
-    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    @pytest.mark.parametrize("backend", BACKENDS)
     def test_compile(self, backend):
         self.check_compiled(backend)
 
     @pytest.mark.slow
+    def test_compiled_train_step(self):
+        torch.compiler.reset()
+        model = self.make_model(attention_probs_dropout_prob=0.0)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout | nn.Dropout2d):
+                module.p = 0.0
+        loss, gradients, statistics = self.train_step(copy.deepcopy(model))
+        model.compile(fullgraph=True, backend="aot_eager")
+        actual_loss, actual_gradients, actual_statistics = self.train_step(model)
+        torch.testing.assert_close(actual_loss, loss)
+        torch.testing.assert_close(actual_gradients, gradients, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(actual_statistics, statistics)
+
+    @pytest.mark.slow
     def test_export_once_for_all_sizes(self):
         model = self.make_model()
-        sides = {2: torch.export.Dim("height", min=32, max=1024), 3: torch.export.Dim("width", min=32, max=1024)}
+        # From 65 pixels a side up: a program counts on more than one patch in the coarsest feature map.
+        batch = torch.export.Dim("batch", min=1, max=64)
+        height, width = (torch.export.Dim(name, min=65, max=2048) for name in ("height", "width"))
         program = torch.export.export(
             model,
             (),
             kwargs={"pixel_values": make_pixels(2, 256, 256)},
-            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1, max=64), **sides}},
+            dynamic_shapes={"pixel_values": {0: batch, 2: height, 3: width}},
             strict=False,
         ).module()
-        for shape in ((2, 256, 256), (1, 192, 320), (1, 225, 257), (3, 64, 32)):
+        for shape in ((2, 256, 256), (1, 192, 320), (1, 225, 257), (3, 65, 96)):
             pixels = make_pixels(*shape)
             assert_close(self.run(program, pixels), self.run(model, pixels), 1e-4)
 

@@ -72,10 +72,13 @@ def check_architecture(config: StockMobileViTConfig) -> None:
         "7 channel counts",
         "Give the stem's, the five encoder layers' and the last convolution's.",
     )
-    widths = (*config.hidden_sizes, *config.neck_hidden_sizes, config.num_channels)
-    require(
-        min(widths) > 0, "hidden_sizes", "positive widths everywhere", "Check neck_hidden_sizes, num_channels too."
-    )
+    require(len(config.atrous_rates) == 3, "atrous_rates", "3 dilation rates", "The paper's are (6, 12, 18).")
+    for field in ("hidden_sizes", "neck_hidden_sizes", "atrous_rates"):
+        require(min(getattr(config, field)) > 0, field, "positive numbers", "See VARIANTS for the published ones.")
+    for field in ("num_channels", "aspp_out_channels", "mlp_ratio", "expand_ratio", "layer_norm_eps"):
+        require(
+            getattr(config, field) > 0, field, "a positive number", f"The default is {getattr(type(config), field)}."
+        )
     heads = config.num_attention_heads
     require(
         heads > 0 and all(width % heads == 0 for width in config.hidden_sizes),
@@ -96,7 +99,6 @@ def check_architecture(config: StockMobileViTConfig) -> None:
         "The paper's is 3.",
     )
     require(config.hidden_act in ACT2FN, "hidden_act", "an activation transformers knows", "The paper's is 'silu'.")
-    require(len(config.atrous_rates) == 3, "atrous_rates", "3 dilation rates", "The paper's are (6, 12, 18).")
     for field in (
         "hidden_dropout_prob",
         "attention_probs_dropout_prob",

@@ -74,8 +74,11 @@ class MobileViTPreTrainedModel(PreTrainedModel):
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
     ) -> None:
         # The backward pass runs each block a second time; batch normalisation must not count that batch twice.
-        if enable and not getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", False):
-            gradient_checkpointing_func = partial(gradient_checkpointing_func, context_fn=self._checkpoint_contexts)
+        use_reentrant = getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", False)
+        if enable and not use_reentrant:
+            gradient_checkpointing_func = partial(
+                gradient_checkpointing_func, use_reentrant=False, context_fn=self._checkpoint_contexts
+            )
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -88,8 +91,12 @@ class MobileViTPreTrainedModel(PreTrainedModel):
             ValueError: If it isn't a floating-point (B, C, H, W) tensor with the right C and sides of at least the
                 output stride.
         """
-        if pixel_values is None:
-            raise ValueError("pixel_values: got None, expected a tensor of shape (batch, channels, height, width).")
+        if not isinstance(pixel_values, Tensor):
+            got = None if pixel_values is None else type(pixel_values).__name__
+            raise ValueError(
+                f"pixel_values: got {got}, expected a tensor of shape (batch, channels, height, width). "
+                'Pass what the image processor returns: model(**processor(images, return_tensors="pt")).'
+            )
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values: got shape {tuple(pixel_values.shape)}, expected (batch, {self.config.num_channels}, "
@@ -108,16 +115,27 @@ class MobileViTPreTrainedModel(PreTrainedModel):
             )
         return pixel_values.to(dtype=self.conv_stem.convolution.weight.dtype, memory_format=torch.channels_last)
 
-    def _check_labels(self, labels: Tensor, ignore_index: int) -> None:
-        """Raise a ValueError for class indices the model doesn't have; a CUDA assert would end the process."""
-        if torch.compiler.is_compiling() or labels.is_floating_point() or labels.numel() == 0:
-            return
+    def _check_labels(self, labels: Tensor, shape: tuple[int, ...], ignore_index: int) -> Tensor:
+        """The class indices as int64, once they are known to fit; a CUDA assert would end the process instead.
+
+        Raises:
+            ValueError: If they have another shape or aren't integers, or one is no class of the model.
+        """
+        if labels.is_floating_point() or labels.shape != shape:
+            raise ValueError(
+                f"labels: got {labels.dtype} of shape {tuple(labels.shape)}, expected class indices (torch.long) of "
+                f"shape {tuple(shape)}. Give one index for each, not scores or one-hot vectors."
+            )
+        labels = labels.long()
+        if torch.compiler.is_compiling():  # a graph can't look at values
+            return labels
         wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.config.num_labels))]
         if wrong.numel():
             raise ValueError(
                 f"labels: got class {int(wrong[0])}, expected 0..{self.config.num_labels - 1} ({ignore_index} is "
                 f"ignored). Load the model with num_labels={int(wrong.max()) + 1} or more, or correct the labels."
             )
+        return labels
 
 
 class MobileViTModel(MobileViTPreTrainedModel):
@@ -226,12 +244,18 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:
-            if self.config.problem_type != "regression" and self.num_labels > 1:
-                self._check_labels(labels, ignore_index=-100)
+            if self._takes_class_indices(labels):
+                labels = self._check_labels(labels.flatten(), logits.shape[:1], ignore_index=-100)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def _takes_class_indices(self, labels: Tensor) -> bool:
+        """Whether the loss is cross-entropy; transformers infers a missing `problem_type` from the labels."""
+        if self.config.problem_type is None:
+            return self.num_labels > 1 and not labels.is_floating_point()
+        return self.config.problem_type == "single_label_classification"
 
 
 class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
@@ -268,16 +292,16 @@ class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
         Raises:
             ValueError: If the pictures don't fit the model, a label is out of range, or there is but one class.
         """
-        if labels is not None:
-            if self.num_labels == 1:
-                raise ValueError("num_labels: got 1, expected at least 2 to train. Add a class for the background.")
-            self._check_labels(labels, self.config.semantic_loss_ignore_index)
+        if labels is not None and self.num_labels == 1:
+            raise ValueError("num_labels: got 1, expected at least 2 to train. Add a class for the background.")
         outputs = self.mobilevit(
             pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
         logits = self.segmentation_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
+            shape = (logits.shape[0], *labels.shape[-2:])
+            labels = self._check_labels(labels, shape, self.config.semantic_loss_ignore_index)
             resized = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
             loss = F.cross_entropy(resized, labels, ignore_index=self.config.semantic_loss_ignore_index)
         return SemanticSegmenterOutput(

@@ -1,0 +1,54 @@
+"""Classification of a batch of pictures: stock transformers, timm and ours, all in float32 on the CPU."""
+
+from typing import Any
+
+import side_by_side
+from side_by_side import OURS, Call, Case, build_model, logits_of, random_pictures
+
+
+def build(candidate: str, case: Case) -> Call:
+    """A forward pass; ours on the model as `mobilevit_hf.pipeline` prepares it."""
+    import torch
+
+    model = build_model(candidate, case).eval()
+    if candidate == OURS:
+        from mobilevit_hf.pipelines import fold_batch_norm
+
+        model = fold_batch_norm(model)
+    pictures = random_pictures(candidate, case)
+
+    @torch.inference_mode()
+    def call() -> Any:
+        return logits_of(model(pictures))
+
+    return call
+
+
+def check(case: Case) -> str:
+    """How far the timed models of stock and ours are apart, given the same weights."""
+    import torch
+
+    from mobilevit_hf.pipelines import fold_batch_norm
+
+    torch.manual_seed(0)
+    stock, ours = build_model("stock", case).eval(), build_model(OURS, case).eval()
+    stock.load_state_dict(ours.state_dict())
+    pictures = torch.rand(2, 3, case.size, case.size)
+    with torch.inference_mode():
+        expected, logits = stock(pictures).logits, fold_batch_norm(ours)(pictures).logits
+    difference = (logits - expected).abs().max().item()
+    return (
+        f"{case.variant}: with the same weights, the logits of ours and stock differ by at most {difference:.1e}; "
+        f"the largest is {expected.abs().max().item():.2g}."
+    )
+
+
+if __name__ == "__main__":
+    side_by_side.main(
+        __doc__,
+        build,
+        check,
+        variants=["xxs", "s"],
+        batches=[1, 8, 32],
+        notes=["Forward passes in inference mode. Ours is what mobilevit_hf.pipeline() runs: batch norms folded."],
+    )
