@@ -203,12 +203,12 @@ class MobileViTSelfAttention(nn.Module):
         return context.transpose(1, 2).flatten(2), weights if output_attentions else None
 
 
-class MobileViTSelfOutput(nn.Module):
-    """The projection behind the attention heads."""
+class MobileViTOutput(nn.Module):
+    """The projection behind the attention heads and the second half of the feed-forward network."""
 
-    def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
+    def __init__(self, config: MobileViTConfig, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.dense = TokenLinear(hidden_size, hidden_size)
+        self.dense = TokenLinear(in_features, out_features)
         self.dropout = FastDropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class MobileViTAttention(nn.Module):
     def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
         super().__init__()
         self.attention = MobileViTSelfAttention(config, hidden_size)
-        self.output = MobileViTSelfOutput(config, hidden_size)
+        self.output = MobileViTOutput(config, hidden_size, hidden_size)
 
     def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
         context, weights = self.attention(tokens, output_attentions)
@@ -240,18 +240,6 @@ class MobileViTIntermediate(nn.Module):
         return self.intermediate_act_fn(self.dense(tokens))
 
 
-class MobileViTOutput(nn.Module):
-    """Second half of the feed-forward network."""
-
-    def __init__(self, config: MobileViTConfig, hidden_size: int, intermediate_size: int) -> None:
-        super().__init__()
-        self.dense = TokenLinear(intermediate_size, hidden_size)
-        self.dropout = FastDropout(config.hidden_dropout_prob)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.dropout(self.dense(tokens))
-
-
 class MobileViTTransformerLayer(nn.Module):
     """A pre-norm transformer layer. (B, N, D) → (B, N, D) and, where asked for, the attention weights."""
 
@@ -260,7 +248,7 @@ class MobileViTTransformerLayer(nn.Module):
         intermediate_size = int(hidden_size * config.mlp_ratio)
         self.attention = MobileViTAttention(config, hidden_size)
         self.intermediate = MobileViTIntermediate(config, hidden_size, intermediate_size)
-        self.output = MobileViTOutput(config, hidden_size, intermediate_size)
+        self.output = MobileViTOutput(config, intermediate_size, hidden_size)
         self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
 
