@@ -104,7 +104,10 @@ def predict(
     """
     if not images:
         images = [str(get_sample_data("grace_hopper.jpg", asfileobj=False))]
-        messages.print("No picture given, so here is matplotlib's sample photo. Yours: mobilevit predict photo.jpg")
+        messages.print(
+            "No picture given: here is matplotlib's sample photo. Yours: mobilevit predict photo.jpg",
+            soft_wrap=True,
+        )
     sources, missing = find_images(images)
     for source, reason in missing.items():
         _report_unreadable(source, reason, as_json)
