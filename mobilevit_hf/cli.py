@@ -14,7 +14,7 @@ import typer
 from matplotlib.cbook import get_sample_data
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 from transformers import AutoConfig, Pipeline
 
@@ -155,14 +155,26 @@ def _classify(
 ) -> Iterator[tuple[str, list[dict[str, Any]] | UnreadableImageError]]:
     """Each source with its predictions, best first, or with the reason why there are none."""
     starts = range(0, len(sources), BATCH_SIZE)
-    many = len(starts) > 1 and messages.is_terminal
-    for start in track(starts, "Looking at pictures", console=messages, disable=not many, transient=True):
-        batch = sources[start : start + BATCH_SIZE]
-        pictures = [_load_or_error(source) for source in batch]
-        readable = [picture for picture in pictures if not isinstance(picture, UnreadableImageError)]
-        answers = iter(classifier(readable, top_k=top_k, batch_size=BATCH_SIZE) if readable else [])
-        for source, picture in zip(batch, pictures, strict=True):
-            yield source, picture if isinstance(picture, UnreadableImageError) else next(answers)
+    with _progress(disable=len(starts) == 1) as progress:
+        for start in progress.track(starts, description="Looking at pictures"):
+            batch = sources[start : start + BATCH_SIZE]
+            pictures = [_load_or_error(source) for source in batch]
+            readable = [picture for picture in pictures if not isinstance(picture, UnreadableImageError)]
+            answers = iter(classifier(readable, top_k=top_k, batch_size=BATCH_SIZE) if readable else [])
+            for source, picture in zip(batch, pictures, strict=True):
+                yield source, picture if isinstance(picture, UnreadableImageError) else next(answers)
+
+
+def _progress(*, disable: bool) -> Progress:
+    """A bar on the terminal, below the answers if they go there too. What goes to a file stays out of its way."""
+    console = output if output.is_terminal else messages
+    return Progress(
+        console=console,
+        transient=True,
+        disable=disable or not console.is_terminal,
+        redirect_stdout=output.is_terminal,
+        redirect_stderr=messages.is_terminal,
+    )
 
 
 def _load_or_error(source: str) -> Any:

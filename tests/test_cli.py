@@ -8,6 +8,7 @@ import pytest
 import transformers
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
+from rich.console import Console
 
 import mobilevit_hf
 from mobilevit_hf import checkpoints as checkpoint_names
@@ -72,6 +73,23 @@ def test_more_pictures_than_a_batch(mobilevit, classifier, picture, tmp_path, mo
         (expected,) = classify(load_image(tmp_path / f"{i}.png"), top_k=1)
         assert lines[i]["predictions"][0]["score"] == pytest.approx(expected["score"], abs=1e-5)
     assert "not a picture" in lines[1]["error"]
+
+
+@pytest.mark.parametrize("terminal", ["output", "messages"])
+def test_a_progress_bar_leaves_the_other_stream_alone(mobilevit, classifier, photos, monkeypatch, terminal):
+    """With only one of the two streams on a terminal, the bar is there and the other holds what it should."""
+    monkeypatch.setattr(cli, "BATCH_SIZE", 1)
+    (photos / "z.jpg").write_text("no picture")
+    monkeypatch.setattr(cli, terminal, Console(stderr=terminal == "messages", force_terminal=True))
+    _, out, err = mobilevit("predict", photos, "--model", classifier, "--json")
+    streams = {"output": out, "messages": err}
+    assert "Looking at pictures" in streams.pop(terminal)
+    (other,) = streams.values()
+    assert "Looking" not in other
+    if terminal == "messages":
+        assert [json.loads(line)["image"] for line in other.splitlines()] == sorted(map(str, photos.rglob("*.*")))
+    else:
+        assert "1 of 4 could not be read" in other
 
 
 def test_the_table(mobilevit, classifier, photos):
