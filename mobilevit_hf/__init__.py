@@ -1,8 +1,9 @@
 """MobileViT at home in Hugging Face: fine-tune, publish and run a light vision model."""
 
 from .allocator import tune_allocator
-from .configuration import MobileViTBackboneConfig, MobileViTConfig
+from .configuration import MobileViTBackboneConfig, MobileViTConfig, MobileViTSSDLiteConfig
 from .convert import ConversionReport, convert_checkpoint
+from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from .modeling.modeling_mobilevit import (
     MobileViTBackbone,
     MobileViTForImageClassification,
@@ -10,6 +11,7 @@ from .modeling.modeling_mobilevit import (
     MobileViTModel,
     MobileViTPreTrainedModel,
 )
+from .modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 from .pipelines import pipeline
 from .registration import register
 
@@ -26,6 +28,9 @@ __all__ = [
     "MobileViTForSemanticSegmentation",
     "MobileViTModel",
     "MobileViTPreTrainedModel",
+    "MobileViTSSDLiteConfig",
+    "MobileViTSSDLiteForObjectDetection",
+    "MobileViTSSDLiteImageProcessor",
     "convert_checkpoint",
     "pipeline",
     "tune_allocator",

@@ -1,5 +1,6 @@
 """The configurations' front door: the table of variants and the config classes."""
 
 from .modeling.configuration_mobilevit import HUB_NAMES, VARIANTS, MobileViTBackboneConfig, MobileViTConfig
+from .modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 
-__all__ = ["HUB_NAMES", "VARIANTS", "MobileViTBackboneConfig", "MobileViTConfig"]
+__all__ = ["HUB_NAMES", "VARIANTS", "MobileViTBackboneConfig", "MobileViTConfig", "MobileViTSSDLiteConfig"]

@@ -17,11 +17,13 @@ from .modeling.modeling_mobilevit import (
     MobileViTModel,
     MobileViTPreTrainedModel,
 )
+from .modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 
 MODEL_CLASSES: dict[str, type[MobileViTPreTrainedModel]] = {
     "image-classification": MobileViTForImageClassification,
     "image-segmentation": MobileViTForSemanticSegmentation,
     "image-feature-extraction": MobileViTModel,
+    "object-detection": MobileViTSSDLiteForObjectDetection,
 }
 
 
@@ -50,8 +52,8 @@ def pipeline(task: str, model: str | os.PathLike[str] | PreTrainedModel, **kwarg
     """`transformers.pipeline` with this package's classes, made ready for inference.
 
     Args:
-        task: "image-classification", "image-segmentation" or "image-feature-extraction" for MobileViT; any other
-            task and model runs as it does in transformers.
+        task: "image-classification", "object-detection", "image-segmentation" or "image-feature-extraction" for
+            MobileViT; any other task and model runs as it does in transformers.
         model: A directory, a Hub id, or a model object. An object is left as it is: the pipeline works on a copy.
         kwargs: As for `transformers.pipeline`: `device`, `dtype`, `revision`, `token`, `model_kwargs`, `top_k`, ...
 

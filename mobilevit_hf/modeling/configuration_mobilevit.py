@@ -33,6 +33,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # The names under which the same variants are published on the Hub.
 HUB_NAMES = {"mobilevit-xx-small": "xxs", "mobilevit-x-small": "xs", "mobilevit-small": "s"}
 
+# Arguments of `from_pretrained` that go to the download.
+HUB_KWARGS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download")
+
 SEGMENTATION_PREFIX = "deeplabv3-"
 
 

@@ -51,8 +51,11 @@ class MobileViTPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
     def __init__(self, config: MobileViTConfig) -> None:
-        check_architecture(config)
+        self._check_config(config)
         super().__init__(config)
+
+    def _check_config(self, config: MobileViTConfig) -> None:
+        check_architecture(config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -107,12 +110,18 @@ class MobileViTPreTrainedModel(PreTrainedModel):
                 f"pixel_values: got {pixel_values.dtype}, expected floating-point values in 0..1. Let the image "
                 "processor prepare it, or divide by 255."
             )
-        # An exported program can't raise, and asking it about sizes would fix them.
-        if not torch.compiler.is_exporting() and min(pixel_values.shape[-2:]) < self.config.output_stride:
+        if torch.compiler.is_exporting():  # a program can't raise, and asking it about sizes would fix them
+            return self._to_weights(pixel_values)
+        if len(pixel_values) == 0:
+            raise ValueError("pixel_values: got an empty batch, expected at least one picture. Leave it out.")
+        if min(pixel_values.shape[-2:]) < self.config.output_stride:
             raise ValueError(
                 f"pixel_values: got pictures of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected at "
                 f"least {self.config.output_stride} a side (the model's stride). Resize them first."
             )
+        return self._to_weights(pixel_values)
+
+    def _to_weights(self, pixel_values: Tensor) -> Tensor:
         return pixel_values.to(dtype=self.conv_stem.convolution.weight.dtype, memory_format=torch.channels_last)
 
     def _check_labels(self, labels: Tensor, shape: tuple[int, ...], ignore_index: int) -> Tensor:
@@ -182,8 +191,8 @@ class MobileViTModel(MobileViTPreTrainedModel):
         Raises:
             ValueError: If `pixel_values` has another shape or dtype or is smaller than the stride.
         """
-        output_hidden_states = _default(output_hidden_states, self.config.output_hidden_states)
-        output_attentions = _default(output_attentions, self.config.output_attentions)
+        output_hidden_states = default_to(output_hidden_states, self.config.output_hidden_states)
+        output_attentions = default_to(output_attentions, self.config.output_attentions)
         features = self.conv_stem(self._prepare_pixels(pixel_values))
         encoded = self.encoder(features, output_hidden_states, output_attentions)
         features = encoded.last_hidden_state
@@ -197,7 +206,8 @@ class MobileViTModel(MobileViTPreTrainedModel):
         )
 
 
-def _default(value: bool | None, default: bool) -> bool:
+def default_to(value: bool | None, default: bool) -> bool:
+    """An argument of `forward`, or what the configuration says where it is not given."""
     return default if value is None else value
 
 
@@ -353,8 +363,8 @@ class MobileViTBackbone(BackboneMixin, MobileViTPreTrainedModel):
         Raises:
             ValueError: If `pixel_values` has another shape or dtype or is smaller than the stride.
         """
-        output_hidden_states = _default(output_hidden_states, self.config.output_hidden_states)
-        output_attentions = _default(output_attentions, self.config.output_attentions)
+        output_hidden_states = default_to(output_hidden_states, self.config.output_hidden_states)
+        output_attentions = default_to(output_attentions, self.config.output_attentions)
         stem = self.conv_stem(self._prepare_pixels(pixel_values))
         encoded = self.encoder(stem, output_hidden_states=True, output_attentions=output_attentions)
         stages = (stem, *encoded.hidden_states)

@@ -1,0 +1,322 @@
+"""MobileViT with an SSDLite head: object detection (MobileViT paper, section 4.2; SSD, arXiv 1512.02325)."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_mobilevit import HUB_KWARGS, MobileViTBackboneConfig, MobileViTConfig
+from .configuration_mobilevit_ssdlite import GLOBAL_STRIDE, MobileViTSSDLiteConfig, check_detector
+from .layers_mobilevit import MobileViTConvLayer
+from .modeling_mobilevit import MobileViTBackbone, MobileViTPreTrainedModel, default_to
+from .ssdlite import check_labels, decode_boxes, encode_boxes, make_anchors, match_anchors, multibox_loss
+
+# What the loss reads of a picture's label.
+LABEL_NAMES = ("boxes", "class_labels", "iscrowd")
+
+
+@dataclass
+class MobileViTSSDLiteObjectDetectionOutput(ModelOutput):
+    """What the detector returns. A counts the anchors, K the object classes.
+
+    Attributes:
+        loss: The sum of `loss_dict`, where there are labels.
+        loss_dict: `loss_classification` and `loss_localization`.
+        logits: (B, A, 1 + K) before the softmax, the background first.
+        pred_boxes: (B, A, 4) (cx, cy, w, h) as fractions of the picture, float32, not clipped.
+        hidden_states: The backbone's six feature maps, the stem's first, where asked for.
+        attentions: The backbone's attention weights, where asked for.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def level_name(stride: int) -> str:
+    """The name of a level in the model's parameters."""
+    return "global" if stride == GLOBAL_STRIDE else f"stride_{stride}"
+
+
+class MobileViTSSDLiteExtraLayer(nn.Module):
+    """Half the resolution by a separable convolution: (B, C, H, W) → (B, C', H / 2, W / 2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, activation: str) -> None:
+        super().__init__()
+        self.depthwise = MobileViTConvLayer(in_channels, in_channels, 3, stride=2, groups=in_channels)
+        self.pointwise = MobileViTConvLayer(in_channels, out_channels, 1, activation=activation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(features))
+
+
+class MobileViTSSDLiteGlobalLayer(nn.Module):
+    """One cell over the whole picture: (B, C, H, W) → (B, C', 1, 1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, activation: str) -> None:
+        super().__init__()
+        self.pointwise = MobileViTConvLayer(in_channels, out_channels, 1, normalization=False, activation=activation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.pointwise(features.mean(dim=(-2, -1), keepdim=True))
+
+
+class MobileViTSSDLiteLevelHead(nn.Module):
+    """Boxes and class scores at every anchor of a level: (B, C, H, W) → (B, H * W * anchors, 4 + 1 + K)."""
+
+    def __init__(
+        self, in_channels: int, channels: int, num_anchors: int, num_outputs: int, activation: str, *, is_global: bool
+    ) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+        self.projection = self.depthwise = None
+        if not is_global:
+            if in_channels != channels:
+                self.projection = MobileViTConvLayer(in_channels, channels, 1, activation=activation)
+            self.depthwise = MobileViTConvLayer(channels, channels, 3, groups=channels)
+        self.predictor = MobileViTConvLayer(channels, num_anchors * num_outputs, 1, bias=True, normalization=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.projection is not None:
+            features = self.projection(features)
+        if self.depthwise is not None:
+            features = self.depthwise(features)
+        predictions = self.predictor(features)
+        # (B, anchors * outputs, H, W) → (B, H, W, anchors * outputs) → (B, H * W * anchors, outputs)
+        return predictions.permute(0, 2, 3, 1).reshape(predictions.shape[0], -1, self.num_outputs)
+
+
+class MobileViTSSDLiteHead(nn.Module):
+    """SSDLite (MobileNetV2's form of SSD): extra layers behind the backbone's features, and a head for each level.
+
+    The backbone's feature maps, finest first, → logits (B, A, 1 + K), locations (B, A, 4) and the levels' (H, W).
+    """
+
+    def __init__(self, config: MobileViTSSDLiteConfig, feature_channels: Sequence[int]) -> None:
+        super().__init__()
+        activation = config.head_act
+        self.extra_layers, self.level_heads = nn.ModuleDict(), nn.ModuleDict()
+        channels = dict(zip(config.feature_strides, feature_channels, strict=False))
+        previous = feature_channels[-1]
+        for stride, width, num_anchors in zip(
+            config.feature_strides, config.level_channels, config.anchors_per_cell, strict=True
+        ):
+            name, is_global = level_name(stride), stride == GLOBAL_STRIDE
+            if stride not in channels:
+                layer = MobileViTSSDLiteGlobalLayer if is_global else MobileViTSSDLiteExtraLayer
+                self.extra_layers[name] = layer(previous, width, activation)
+                channels[stride] = previous = width
+            self.level_heads[name] = MobileViTSSDLiteLevelHead(
+                channels[stride], width, num_anchors, 4 + 1 + config.num_labels, activation, is_global=is_global
+            )
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+        features = list(feature_maps)
+        for layer in self.extra_layers.values():
+            features.append(layer(features[-1]))
+        predictions = [head(level) for head, level in zip(self.level_heads.values(), features, strict=True)]
+        locations = torch.cat([p[..., :4] for p in predictions], dim=1)
+        logits = torch.cat([p[..., 4:] for p in predictions], dim=1)
+        return logits, locations, [(level.shape[-2], level.shape[-1]) for level in features]
+
+
+class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
+    """MobileViT with an SSDLite head.
+
+    `from_pretrained` reads a detector; `from_backbone` starts one from a classifier.
+    """
+
+    config: MobileViTSSDLiteConfig
+    config_class = MobileViTSSDLiteConfig
+    base_model_prefix = "backbone"
+    # The loss is a mean over the batch's own matches: Trainer has nothing to add to it.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: MobileViTSSDLiteConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.backbone = MobileViTBackbone(config.backbone_config)
+        channels = self.backbone.num_features
+        stages = self.backbone.config.stage_names
+        self.head = MobileViTSSDLiteHead(config, [channels[stages.index(s)] for s in self.backbone.out_features])
+        self.post_init()
+
+    def _check_config(self, config: MobileViTSSDLiteConfig) -> None:
+        check_detector(config)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As the official code: Xavier in the head; the backbone brings its own."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            init.xavier_uniform_(module.weight)
+
+    @classmethod
+    def from_backbone(
+        cls, source: str | os.PathLike[str], *, id2label: Mapping[int, str], **kwargs: Any
+    ) -> "MobileViTSSDLiteForObjectDetection":
+        """A detector with a trained backbone and a new head.
+
+        `MobileViTSSDLiteImageProcessor.from_backbone` of the same source makes the image processor that goes with it.
+
+        Args:
+            source: The directory or Hub id of a MobileViT classifier, segmentation model, backbone or encoder.
+            id2label: Names of the object classes by number, from 0; the background is not among them.
+            kwargs: Other fields of `MobileViTSSDLiteConfig`, such as what `ssdlite.fit_anchors` returns; those of
+                `HUB_KWARGS`, such as `revision` and `token`, go to the download.
+
+        Raises:
+            ValueError: If the source is no MobileViT or a field can't be used.
+            OSError: If there is no such source.
+
+        Example:
+            >>> model = MobileViTSSDLiteForObjectDetection.from_backbone(
+            ...     "apple/mobilevit-xx-small", id2label={0: "cat", 1: "dog"}
+            ... )
+            >>> processor = MobileViTSSDLiteImageProcessor.from_backbone("apple/mobilevit-xx-small")
+        """
+        hub_kwargs = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
+        config = MobileViTSSDLiteConfig(
+            backbone_config=_read_backbone_fields(source, hub_kwargs), id2label=dict(id2label), **kwargs
+        )
+        model = cls(config)
+        # A new head has single precision, whatever the checkpoint was saved in.
+        backbone, report = MobileViTBackbone.from_pretrained(
+            source, config=model.backbone.config, dtype=torch.float32, output_loading_info=True, **hub_kwargs
+        )
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise ValueError(
+                f"{source}: its weights lack {len(missing)} of the backbone's, such as {missing[0]}. Give a whole "
+                "MobileViT, as save_pretrained wrote it."
+            )
+        model.backbone = backbone
+        return model.eval()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Sequence[Mapping[str, Tensor]] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> MobileViTSSDLiteObjectDetectionOutput:
+        """Boxes and class scores at every anchor of a batch of pictures.
+
+        Args:
+            pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`; the paper's H and W are 320.
+            labels: For each picture a dict with `class_labels` (N,) integers in 0..K-1 and `boxes` (N, 4) (cx, cy,
+                w, h) as fractions of the picture; N may be 0. Where `iscrowd` (N,) is there, boxes with 1 are left
+                out. Other entries are ignored.
+            output_hidden_states: Also return the backbone's feature maps.
+            output_attentions: Also return its attention weights.
+
+        Returns:
+            `logits` (B, A, 1 + K), `pred_boxes` (B, A, 4), and `loss` and `loss_dict` when there are labels. The image
+            processor's `post_process_object_detection` makes detections of them.
+
+        Raises:
+            ValueError: If the pictures don't fit the model, or a label or box is wrong; it names picture and box.
+        """
+        outputs = self.backbone(
+            pixel_values,
+            output_hidden_states=default_to(output_hidden_states, self.config.output_hidden_states),
+            output_attentions=default_to(output_attentions, self.config.output_attentions),
+        )
+        logits, locations, sizes = self.head(outputs.feature_maps)
+        anchors = make_anchors(sizes, self.config.anchor_scales, self.config.anchor_ratios, logits.device)
+        loss_dict = None
+        if labels is not None:
+            _check_finite(pixel_values)
+            loss_dict = self._compute_loss(logits.float(), locations.float(), anchors, labels)
+        return MobileViTSSDLiteObjectDetectionOutput(
+            loss=sum(loss_dict.values()) if loss_dict else None,
+            loss_dict=loss_dict,
+            logits=logits,
+            pred_boxes=decode_boxes(locations.float(), anchors, *self._variances),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @property
+    def _variances(self) -> tuple[float, float]:
+        return self.config.center_variance, self.config.size_variance
+
+    def _compute_loss(
+        self, logits: Tensor, locations: Tensor, anchors: Tensor, labels: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Match the objects of each picture to the anchors and compare: the parts of the loss."""
+        labels = [
+            {name: torch.as_tensor(label[name]).to(anchors.device) for name in LABEL_NAMES if name in label}
+            for label in labels
+        ]
+        if not torch.compiler.is_compiling():  # a graph can't look at values
+            check_labels(labels, len(logits), self.num_labels)
+        config = self.config
+        matches = []
+        for label in labels:
+            boxes, class_labels = label["boxes"].to(anchors.dtype), label["class_labels"].long()
+            if "iscrowd" in label:
+                is_object = label["iscrowd"] == 0
+                boxes, class_labels = boxes[is_object], class_labels[is_object]
+            matches.append(
+                match_anchors(boxes, class_labels, anchors, config.match_iou_threshold, config.match_iou_eps)
+            )
+        target_labels, target_boxes = map(torch.stack, zip(*matches, strict=True))
+        return multibox_loss(
+            logits,
+            locations,
+            target_labels,
+            encode_boxes(target_boxes, anchors, *self._variances),
+            negatives_per_positive=config.negatives_per_positive,
+            smooth_l1_beta=config.smooth_l1_beta,
+            localization_loss_weight=config.localization_loss_weight,
+        )
+
+
+def _check_finite(pixel_values: Tensor) -> None:
+    """Raise a ValueError that names the picture for pixels that would end a training with a loss of NaN."""
+    if torch.compiler.is_compiling():
+        return
+    wrong = ~pixel_values.isfinite().flatten(1).all(dim=1)
+    if wrong.any():
+        raise ValueError(
+            f"pixel_values: picture {int(wrong.nonzero()[0])} holds NaN or infinity, expected values in 0..1. Look at "
+            "what is done to it before the image processor."
+        )
+
+
+def _read_backbone_fields(source: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a MobileViT checkpoint's configuration that its backbone keeps in a detector."""
+    if Path(source).is_file():
+        raise ValueError(
+            f"{source} is a file, expected a directory or Hub id. Convert it: mobilevit convert {source} OUT"
+        )
+    fields, _ = PreTrainedConfig.get_config_dict(source, **hub_kwargs)
+    model_types = (MobileViTConfig.model_type, MobileViTBackboneConfig.model_type)
+    if fields.get("model_type") not in model_types:
+        raise ValueError(
+            f"{source}: got model_type {fields.get('model_type')!r}, expected {' or '.join(map(repr, model_types))}. "
+            "Give a MobileViT classifier or backbone; load a detector with from_pretrained."
+        )
+    return {**fields, "output_stride": 32}  # a segmentation model's strides are not a detector's, its weights are
+
+
+# Lets `pipeline("object-detection")` know the name also where these files came from the Hub.
+MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES[MobileViTSSDLiteConfig.model_type] = (
+    MobileViTSSDLiteForObjectDetection.__name__
+)
+
+__all__ = ["MobileViTSSDLiteForObjectDetection", "MobileViTSSDLiteObjectDetectionOutput"]
