@@ -1,4 +1,4 @@
-"""Time this package and its peers side by side: stock transformers, and timm in both memory layouts.
+"""Time this package and its peers side by side.
 
 Every candidate lives in a process of its own, so that no one's allocator, threads or peak memory touch another's. The
 processes take turns, one round each, in an order that rotates; while one runs the others wait, blocked on a pipe. A
@@ -164,7 +164,7 @@ def seconds_per_call(call: Call, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def serve(build: Build, candidate: str, case: Case) -> None:
+def serve(build: Build, module: str, candidate: str, case: Case) -> None:
     """Be a candidate's process: build, then answer each number of calls on stdin with their time on stdout.
 
     Every answer is a line of JSON; what else the libraries print goes to stderr. Ends when stdin does.
@@ -179,11 +179,11 @@ def serve(build: Build, candidate: str, case: Case) -> None:
     try:
         import torch
 
-        importlib.import_module(CANDIDATES[candidate].module)
+        importlib.import_module(module)
         if case.threads:
             torch.set_num_threads(case.threads)
         imported_mib = peak_memory()
-        if case.allocator == "same" or candidate == OURS:
+        if case.allocator == "same" or candidate.startswith(OURS):
             tune_allocator()
         torch.manual_seed(0)
         call = build(candidate, case)
@@ -303,9 +303,9 @@ def _summarise(case: Case, workers: list[Worker]) -> dict[str, Any]:
     return {**fields, "threads": ours.threads, "candidates": candidates}
 
 
-def available_candidates() -> Iterator[str]:
+def available(candidates: dict[str, Candidate]) -> Iterator[str]:
     """The candidates that are installed; the others are named on stderr."""
-    for name, candidate in CANDIDATES.items():
+    for name, candidate in candidates.items():
         if importlib.util.find_spec(candidate.package):
             yield name
         else:
@@ -314,7 +314,7 @@ def available_candidates() -> Iterator[str]:
 
 def machine_facts() -> dict[str, Any]:
     """What the figures depend on beside the code."""
-    packages = ("torch", "transformers", "timm", "mobilevit-hf")
+    packages = ("torch", "torchvision", "transformers", "timm", "mobilevit-hf")
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -385,35 +385,40 @@ def main(
     variants: list[str],
     batches: list[int],
     notes: list[str],
+    size: int = 256,
+    candidates: dict[str, Candidate] = CANDIDATES,
 ) -> None:
     """The command line of a benchmark.
 
     Args:
         description: What the benchmark does, for `--help`.
         build: Makes the call that is timed, given the candidate's name and the case; runs in the worker.
-        check: Says in a line how far ours and stock are apart with the same weights.
+        check: Says in a line what was checked about a variant, such as how far ours and stock are apart.
         variants: The default variants.
         batches: The default batch sizes.
         notes: What the reader of the table should know.
+        size: The default height and width of the pictures.
+        candidates: Whom to compare, ours last.
     """
     if sys.argv[1:2] == ["--worker"]:
         request = json.loads(sys.argv[2])
-        serve(build, request["candidate"], Case(**request["case"]))
+        candidate = request["candidate"]
+        serve(build, candidates[candidate].module, candidate, Case(**request["case"]))
         return
-    args = _parse_arguments(description, variants, batches)
+    args = _parse_arguments(description, variants, batches, size)
     try:
-        _run_and_report(args, build_cases(args), check, notes)
+        _run_and_report(args, build_cases(args), list(available(candidates)), check, notes)
     except WorkerError as error:
         sys.exit(f"\nA candidate failed. {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _parse_arguments(description: str, variants: list[str], batches: list[int]) -> argparse.Namespace:
+def _parse_arguments(description: str, variants: list[str], batches: list[int], size: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=variants)
     parser.add_argument("--batches", nargs="+", type=_positive, default=batches, help="pictures per call")
-    parser.add_argument("--size", type=_positive, default=256, help="height and width of the pictures")
+    parser.add_argument("--size", type=_positive, default=size, help="height and width of the pictures")
     parser.add_argument("--rounds", type=_positive, default=7, help="turns of each candidate")
     parser.add_argument("--allocator", choices=(*ALLOCATORS, "both"), default="both", help="; ".join(ALLOCATORS))
     parser.add_argument("--threads", type=_positive, help="PyTorch's threads (its own choice if not given)")
@@ -444,10 +449,9 @@ def build_cases(args: argparse.Namespace) -> list[Case]:
 
 
 def _run_and_report(
-    args: argparse.Namespace, cases: list[Case], check: Callable[[Case], str], notes: list[str]
+    args: argparse.Namespace, cases: list[Case], candidates: list[str], check: Callable[[Case], str], notes: list[str]
 ) -> None:
     facts = machine_facts()
-    candidates = list(available_candidates())
     notes = [*notes, COLUMNS_NOTE, *(check(case) for case in {case.variant: case for case in cases}.values())]
     results: list[dict[str, Any]] = []
     try:

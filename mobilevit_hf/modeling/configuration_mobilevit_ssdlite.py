@@ -1,5 +1,6 @@
 """The configuration of MobileViT with an SSDLite head (MobileViT paper, section 4.2; SSD, arXiv 1512.02325)."""
 
+import os
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -102,6 +103,21 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
             fields.pop(name, None)  # the head's that the backbone had before, or what follows from others
         fields["out_features"] = [BACKBONE_STAGES[s] for s in self.feature_strides if s in BACKBONE_STAGES]
         return MobileViTBackboneConfig(**{**fields, "image_size": self.image_size})
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a config file; a classifier's would silently give a detector of another size."""
+        config_dict, unused_kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: got model_type {model_type!r}, expected {cls.model_type!r}. To "
+                "start a detector from a MobileViT classifier or backbone, use "
+                "MobileViTSSDLiteForObjectDetection.from_backbone."
+            )
+        return config_dict, unused_kwargs
 
     @classmethod
     def from_variant(cls, name: str, **overrides: Any) -> "MobileViTSSDLiteConfig":

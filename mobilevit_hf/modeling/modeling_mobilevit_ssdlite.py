@@ -139,7 +139,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
 
     config: MobileViTSSDLiteConfig
     config_class = MobileViTSSDLiteConfig
-    base_model_prefix = "backbone"
+    base_model_prefix = ""  # the backbone alone has another configuration: see `from_backbone`
     # The loss is a mean over the batch's own matches: Trainer has nothing to add to it.
     accepts_loss_kwargs = False
 

@@ -249,21 +249,28 @@ def select_detections(
     Returns:
         For each picture `scores` (n,), best first, `labels` (n,) int64, 0..K-1, and `boxes` (n, 4).
     """
-    batch_size, _, num_labels = scores.shape
-    image, anchor, label = (scores > score_threshold).nonzero().unbind(dim=1)
-    score = scores[image, anchor, label]
+    num_pictures, _, num_labels = scores.shape
+    picture, anchor, label = (scores > score_threshold).nonzero().unbind(dim=1)
+    score = scores[picture, anchor, label]
     order = score.argsort(descending=True, stable=True)
-    order = order[rank_in_group((image * num_labels + label)[order]) < max_candidates_per_class]
-    image, anchor, label, score = image[order], anchor[order], label[order], score[order]
-    box = boxes[image, anchor]
-    # The operator moves each group to a place of its own, which would cost single precision the last digits.
-    exact = box if box.device.type == "mps" else box.double()
-    kept = batched_nms(exact, score.to(exact.dtype), image * num_labels + label, nms_iou_threshold)
-    kept = kept[rank_in_group(image[kept]) < max_detections]
-    kept = kept[image[kept].argsort(stable=True)]
-    counts = image[kept].bincount(minlength=batch_size).tolist()
-    parts = (part[kept].split(counts) for part in (score, label, box))
-    return [{"scores": s, "labels": c, "boxes": b} for s, c, b in zip(*parts, strict=True)]
+    order = order[rank_in_group((picture * num_labels + label)[order]) < max_candidates_per_class]
+    order = order[picture[order].argsort(stable=True)]
+    counts = picture[order].bincount(minlength=num_pictures).tolist()
+    candidates = (part.split(counts) for part in (score[order], label[order], boxes[picture, anchor][order]))
+    # One call for the whole batch would be one group for each picture and class: with more than 1000 boxes torchvision
+    # then loops over hundreds of groups, which takes ten times as long.
+    detections = []
+    for score, label, box in zip(*candidates, strict=True):
+        kept = _suppress(box, score, label, nms_iou_threshold)[:max_detections]
+        detections.append({"scores": score[kept], "labels": label[kept], "boxes": box[kept]})
+    return detections
+
+
+def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """The indices of the boxes of one picture that remain, best first."""
+    # The operator moves each class to a place of its own, which would cost single precision the last digits.
+    dtype = torch.float32 if boxes.device.type == "mps" else torch.float64
+    return batched_nms(boxes.to(dtype), scores.to(dtype), labels, iou_threshold)
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

@@ -207,3 +207,43 @@ class OurBackboneAsModel(AttentionTests, MobileViTTests, unittest.TestCase):
     def _known_as_backbone(self, monkeypatch):
         """The tests of training leave out stock's backbones, by name."""
         monkeypatch.setitem(MODEL_FOR_BACKBONE_MAPPING_NAMES, "mobilevit_backbone", "MobileViTBackbone")
+
+
+class TinyDetector(TinyModel):
+    """The detector's configuration holds the backbone's."""
+
+    def get_config(self):
+        fields = {name: value for name, value in self.fields.items() if name not in ("image_size", "num_labels")}
+        return self.config_class(
+            backbone_config=fields,
+            image_size=self.image_size,
+            level_channels=[24, 20, 16, 16, 12, 12],
+            num_labels=self.fields["num_labels"],
+        )
+
+
+class OurDetector(AttentionTests, MobileViTTests, unittest.TestCase):
+    """Our detector, by the common tests of models."""
+
+    yardstick = Stock
+    config_class = mobilevit_hf.MobileViTSSDLiteConfig
+    all_model_classes = (mobilevit_hf.MobileViTSSDLiteForObjectDetection,)
+    strides = (2, *MobileViTTests.strides)
+    test_can_init_all_missing_weights_before_2023 = True
+    test_torch_save_load = None  # about classes that AutoModel makes
+
+    def setUp(self):
+        self.model_tester = TinyDetector(self.config_class)
+
+    def test_config(self):
+        configurations.ConfigTester(self, config_class=self.config_class, has_text_modality=False).run_common_tests()
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class)
+        if return_labels:
+            label = {
+                "class_labels": torch.tensor([0, 3], device=torch_device),
+                "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.6], [0.2, 0.3, 0.1, 0.2]], device=torch_device),
+            }
+            inputs["labels"] = [label] * BATCH
+        return inputs

@@ -1,0 +1,155 @@
+"""Photos in, boxes out: torchvision's SSDLite320-MobileNetV3-Large and our SSDLite, in float32 on the CPU."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import side_by_side
+from side_by_side import OURS, Call, Candidate, Case
+
+PIPELINE = f"{OURS}, pipeline"
+CANDIDATES = {
+    "torchvision": Candidate("torchvision", "torchvision.models.detection"),
+    "torchvision channels_last": Candidate("torchvision", "torchvision.models.detection"),
+    PIPELINE: Candidate("mobilevit_hf", "mobilevit_hf"),
+    OURS: Candidate("mobilevit_hf", "mobilevit_hf"),
+}
+PHOTO_SIZE = (640, 480)  # width, height
+NUM_CLASSES = 80
+BOXES = 100  # about as many are left on each photo
+
+
+def make_photos(count: int) -> list[Any]:
+    """PIL pictures of coloured noise at several scales, the same at every call."""
+    import torch
+    from torchvision.transforms.functional import resize, to_pil_image
+
+    generator = torch.Generator().manual_seed(0)
+    width, height = PHOTO_SIZE
+    photos = []
+    for _ in range(count):
+        layers = [resize(torch.rand(3, cells, cells, generator=generator), [height, width]) for cells in (4, 16, 64)]
+        photos.append(to_pil_image(sum(layers) / len(layers)))
+    return photos
+
+
+def find_threshold(count_boxes: Callable[[float], float]) -> float:
+    """The score above which about `BOXES` boxes are left on a photo, by bisection: random scores lie close."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if count_boxes(middle) > BOXES else (low, middle)
+    return high
+
+
+def mean_count(detections: list[dict[str, Any]]) -> float:
+    """Boxes on a photo."""
+    return statistics.mean(len(found["boxes"]) for found in detections)
+
+
+def build_torchvision(candidate: str, photos: list[Any]) -> Call:
+    """torchvision's detector as its documentation calls it; it resizes, and suppresses boxes, by itself."""
+    import torch
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+    from torchvision.transforms.functional import pil_to_tensor
+
+    model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1).eval()
+    if candidate.endswith("channels_last"):
+        model = model.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def call() -> Any:
+        return model([pil_to_tensor(photo).float() / 255 for photo in photos])
+
+    def count_boxes(threshold: float) -> float:
+        model.score_thresh = threshold
+        return mean_count(call())
+
+    model.score_thresh = find_threshold(count_boxes)
+    return call
+
+
+def build_ours(case: Case, photos: list[Any]) -> tuple[Call, Any, Any, float]:
+    """Our detector: the call, the model as `mobilevit_hf.pipeline` prepares it, its processor and the threshold."""
+    import torch
+
+    from mobilevit_hf import (
+        MobileViTSSDLiteConfig,
+        MobileViTSSDLiteForObjectDetection,
+        MobileViTSSDLiteImageProcessor,
+    )
+    from mobilevit_hf.pipelines import fold_batch_norm
+
+    config = MobileViTSSDLiteConfig.from_variant(case.variant, num_labels=NUM_CLASSES, image_size=case.size)
+    model = fold_batch_norm(MobileViTSSDLiteForObjectDetection(config))
+    processor = MobileViTSSDLiteImageProcessor(size={"height": case.size, "width": case.size})
+    sizes = [(photo.height, photo.width) for photo in photos]
+
+    @torch.inference_mode()
+    def detect(threshold: float) -> list[dict[str, Any]]:
+        outputs = model(**processor(photos, return_tensors="pt"))
+        return processor.post_process_object_detection(outputs, threshold, sizes)
+
+    threshold = find_threshold(lambda threshold: mean_count(detect(threshold)))
+    return lambda: detect(threshold), model, processor, threshold
+
+
+def build(candidate: str, case: Case) -> Call:
+    """From decoded photos to boxes in their pixels."""
+    import transformers
+
+    photos = make_photos(case.batch)
+    if candidate.startswith("torchvision"):
+        return build_torchvision(candidate, photos)
+    call, model, processor, threshold = build_ours(case, photos)
+    if candidate == OURS:
+        return call
+    detector = transformers.pipeline("object-detection", model=model, image_processor=processor)
+    return lambda: detector(photos, threshold=threshold, batch_size=case.batch)
+
+
+def check(case: Case) -> str:
+    """How many boxes each leaves, and what share of ours is post-processing."""
+    import torch
+
+    torch.manual_seed(0)
+    photos = make_photos(8)
+    theirs = build_torchvision("torchvision", photos)
+    call, model, processor, threshold = build_ours(case, photos)
+    sizes = [(photo.height, photo.width) for photo in photos]
+    shares = []
+    with torch.inference_mode():
+        outputs = model(**processor(photos, return_tensors="pt"))
+        for _ in range(5):
+            whole = seconds(call)
+            shares.append(seconds(lambda: processor.post_process_object_detection(outputs, threshold, sizes)) / whole)
+    return (
+        f"{case.variant}: ours leaves {mean_count(call()):.0f} boxes on a photo, torchvision "
+        f"{mean_count(theirs()):.0f}; post-processing takes {statistics.median(shares):.1%} of ours at batch 8 and "
+        f"{NUM_CLASSES} classes."
+    )
+
+
+def seconds(call: Call) -> float:
+    """The time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    side_by_side.main(
+        __doc__,
+        build,
+        check,
+        variants=["xxs", "s"],
+        batches=[1, 8],
+        size=320,
+        candidates=CANDIDATES,
+        notes=[
+            f"From decoded {PHOTO_SIZE[0]}x{PHOTO_SIZE[1]} photos to boxes; random weights. Thresholds are set so "
+            f"that about {BOXES} boxes are left on a photo.",
+            f'"{OURS}" calls processor, model and post_process_object_detection; "{PIPELINE}" is transformers\' own.',
+        ],
+    )
