@@ -1,7 +1,8 @@
 """Turn an official, timm or stock transformers checkpoint into a directory that `from_pretrained` loads.
 
 The directory holds `config.json`, `model.safetensors` and `preprocessor_config.json` under stock names, so stock
-transformers and its pipelines load it too. Whose checkpoint it is, and which task, variant and number of labels, is
+transformers and its pipelines load it too; a detector's also the code of its classes, which transformers does not
+have. Whose checkpoint it is, and which task, variant and number of labels, is
 read off the parameters' names and shapes (see `convert_rules.py`); nothing pickled is ever executed.
 """
 
@@ -11,7 +12,6 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,9 +22,9 @@ import safetensors
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from torchvision.models import MobileNet_V3_Small_Weights
 from transformers import AutoImageProcessor, BaseImageProcessor
 
+from .convert_labels import LABEL_SETS, SUGGESTED_LABELS, name_fields, read_labels, told_names
 from .convert_rules import (
     ChannelOrder,
     Origin,
@@ -39,29 +39,34 @@ from .convert_rules import (
     find_variant,
     find_widths,
     listing,
-    official_preprocessing,
+    official_processor,
     timm_preprocessing,
     translate,
     unwrap,
 )
 from .modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
+from .modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
+from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from .modeling.modeling_mobilevit import (
     MobileViTForImageClassification,
     MobileViTForSemanticSegmentation,
     MobileViTModel,
     MobileViTPreTrainedModel,
 )
+from .modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 
 MODELS: dict[Task, type[MobileViTPreTrainedModel]] = {
     "image-classification": MobileViTForImageClassification,
     "semantic-segmentation": MobileViTForSemanticSegmentation,
+    "object-detection": MobileViTSSDLiteForObjectDetection,
     "feature-extraction": MobileViTModel,
 }
 
 # Where the weights lie in a saved directory, in the order of preference.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
-IMAGENET_CLASSES = 1000
+# Fields of a saved configuration or preprocessor that point at code.
+CODE_POINTERS = ("auto_map", "custom_pipelines")
 
 # The largest MobileViT with its optimizer's state takes some 100 MB.
 MAX_DOWNLOAD_BYTES = 1 << 30
@@ -76,7 +81,7 @@ class ConversionReport:
         origin: Whose parameter names the source has.
         task: The pipeline task of the converted model; `"feature-extraction"` is a backbone without a head.
         variant: `"xxs"`, `"xs"` or `"s"`; None for other widths, which a stock configuration can describe.
-        num_labels: The number of labels, None without a head.
+        num_labels: The number of labels, None without a head; a detector's background is not among them.
         channel_order: The order in which the written preprocessor hands colours to the model.
         channel_order_assumed: Whether that is a guess, neither given nor told by the source.
         ignored: The source's parameters that were left behind because they are on the ignore list.
@@ -107,20 +112,21 @@ def convert_checkpoint(
 
     Args:
         source: A file or `https://` URL (official `.pt`, timm or stock `.pth`, `.bin`, `.safetensors`), or a directory
-            with `model.safetensors` or `pytorch_model.bin`. A `config.json` of timm or transformers and a stock
-            `preprocessor_config.json` beside the weights are used.
+            with `model.safetensors` or `pytorch_model.bin`. A `config.json` of timm, transformers or a saved detector
+            and a stock or detector's `preprocessor_config.json` beside the weights are used.
         output_dir: The directory to write, new or empty. It appears whole or not at all.
-        labels: The labels' names in the classifier's order: a text file with one name a line, `"imagenet-1k"`, or the
-            names themselves. Default: those the source tells, else LABEL_0, LABEL_1, ...
+        labels: The labels' names in the classifier's order, without a background for a detector: a text file with one
+            name a line, `"imagenet-1k"`, `"coco"`, or the names themselves. Default: those the source tells, else
+            LABEL_0, LABEL_1, ...
         channel_order: The order in which the model takes colours. Default: what the source tells, else BGR for
             official and stock checkpoints, as Apple's were trained, and RGB for timm's.
         image_size: Side of the square pictures the model was trained on, in pixels; the shorter side before the crop
-            keeps its ratio to it. Default: what the source tells, else 256 (segmentation: 512).
+            keeps its ratio to it. Default: what the source tells, else 256 (segmentation: 512, detection: 320).
 
     Raises:
         FileNotFoundError: If the source, or the file of labels, does not exist.
-        ValueError: If the source can't be read safely, downloaded or fully matched to a MobileViT, if it is a
-            detector, or if an argument can't be used.
+        ValueError: If the source can't be read safely, downloaded or fully matched to a MobileViT, or if an argument
+            can't be used.
     """
     if channel_order not in (None, "bgr", "rgb"):
         raise ValueError(f"channel_order: got {channel_order!r}, expected 'bgr' or 'rgb'.")
@@ -136,7 +142,7 @@ def convert_checkpoint(
         origin = find_origin(state_dict)
         translation = translate(state_dict, origin)
         task = find_task(translation.tensors)
-        facts = _read_facts(file.parent, origin)
+        facts = _read_facts(file.parent, origin, task)
         processor, told_order = _make_processor(origin, task, facts, file.parent, channel_order, image_size, notes)
 
     if origin == "transformers" and facts:
@@ -158,46 +164,6 @@ def convert_checkpoint(
         notes=tuple(notes),
         output_dir=output,
     )
-
-
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-
-def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
-    """The labels' names from a file with one a line, the name `"imagenet-1k"`, or a sequence.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a name is empty or comes twice, or the file is not text.
-    """
-    if labels == "imagenet-1k":
-        return list(MobileNet_V3_Small_Weights.DEFAULT.meta["categories"])
-    if not isinstance(labels, str | Path):
-        return _check_names(list(labels))
-    path = Path(labels).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"labels: no file {path}. Give a text file with one name a line, or 'imagenet-1k'.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"labels: {path} is not UTF-8 text. Give a text file with one name a line.") from error
-    return _check_names(lines)
-
-
-def _check_names(names: list[str]) -> list[str]:
-    """The names without surrounding blanks, after checking that each is there and comes once."""
-    wrong = [name for name in names if not isinstance(name, str)]
-    if wrong:
-        raise ValueError(f"labels: got {wrong[0]!r}, expected text. Give one name for each label.")
-    names = [name.strip() for name in names]
-    if not names:
-        raise ValueError("labels: got no names. Give one name a line.")
-    if "" in names:
-        raise ValueError(f"labels: name {names.index('') + 1} of {len(names)} is empty. Remove blank lines.")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"labels: {listing(repeated)} given more than once. Give every label its own name.")
-    return names
 
 
 # --- reading the source ----------------------------------------------------------------------------------------------
@@ -279,7 +245,7 @@ def _read_file(file: Path) -> Any:
             ) from error
 
 
-def _read_facts(folder: Path, origin: Origin) -> dict[str, Any]:
+def _read_facts(folder: Path, origin: Origin, task: Task) -> dict[str, Any]:
     """What `config.json` beside the weights says, if it is of their origin; timm's `pretrained_cfg` unfolded."""
     path = folder / "config.json"
     if origin == "official" or not path.is_file():
@@ -293,13 +259,22 @@ def _read_facts(folder: Path, origin: Origin) -> dict[str, Any]:
     if origin == "timm":
         trained = facts.get("pretrained_cfg")
         return {**facts, **(trained if isinstance(trained, dict) else {})} if "architecture" in facts else {}
-    if facts.get("model_type") != MobileViTConfig.model_type:
+    expected = MODELS[task].config_class.model_type
+    if facts.get("model_type") != expected:
         raise ValueError(
-            f"{path}: got model_type {facts.get('model_type')!r}, expected {MobileViTConfig.model_type!r}. Move it "
-            "away if it does not belong to the weights."
+            f"{path}: got model_type {facts.get('model_type')!r}, expected {expected!r}. Move it away if it does not "
+            "belong to the weights."
         )
-    facts.pop("auto_map", None)  # points at code that does not come along
+    _forget_code(facts)
+    _forget_code(facts.get("backbone_config"))
     return facts
+
+
+def _forget_code(fields: Any) -> None:
+    """Remove the fields that point at code, which does not come along."""
+    if isinstance(fields, dict):
+        for name in CODE_POINTERS:
+            fields.pop(name, None)
 
 
 # --- preprocessor ----------------------------------------------------------------------------------------------------
@@ -314,9 +289,9 @@ def _make_processor(
     image_size: int | None,
     notes: list[str],
 ) -> tuple[BaseImageProcessor, bool]:
-    """The stock image processor for the source, and whether its channel order is known rather than assumed."""
+    """The image processor for the source, and whether its channel order is known rather than assumed."""
     if origin == "transformers" and (folder / "preprocessor_config.json").is_file():
-        return _adapt_processor(folder, channel_order, image_size), True
+        return _adapt_processor(folder, task, channel_order, image_size), True
     if origin == "timm":
         if not facts:
             notes.append(
@@ -329,11 +304,12 @@ def _make_processor(
             "Channel order taken as BGR, as the published official checkpoints were trained; pass --channel-order rgb "
             "if yours was not."
         )
-    preprocessing = official_preprocessing(task, channel_order or "bgr", image_size)
-    return preprocessing.make_processor(), channel_order is not None
+    return official_processor(task, channel_order or "bgr", image_size), channel_order is not None
 
 
-def _adapt_processor(folder: Path, channel_order: ChannelOrder | None, image_size: int | None) -> BaseImageProcessor:
+def _adapt_processor(
+    folder: Path, task: Task, channel_order: ChannelOrder | None, image_size: int | None
+) -> BaseImageProcessor:
     """The source's own processor, with the channel order and picture size that were asked for."""
     try:
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -342,6 +318,12 @@ def _adapt_processor(folder: Path, channel_order: ChannelOrder | None, image_siz
             f"{folder / 'preprocessor_config.json'}: not a stock image processor ({_first_line(error)}). Mend it or "
             "move it away."
         ) from error
+    if task == "object-detection" and not isinstance(processor, MobileViTSSDLiteImageProcessor):
+        raise ValueError(
+            f"{folder / 'preprocessor_config.json'}: got a {type(processor).__name__}, expected "
+            f"{MobileViTSSDLiteImageProcessor.__name__}, which the detector needs. Mend it or move it away."
+        )
+    _forget_code(vars(processor))
     if channel_order and hasattr(processor, "do_flip_channel_order"):
         processor.do_flip_channel_order = channel_order == "bgr"
     elif channel_order == "bgr":
@@ -374,7 +356,7 @@ def _make_config(
     names: list[str] | None,
     image_size: int,
     notes: list[str],
-) -> MobileViTConfig:
+) -> MobileViTConfig | MobileViTSSDLiteConfig:
     """The configuration of the variant that the (translated) parameters are of."""
     widths = find_widths(tensors)
     variant = find_variant(widths)
@@ -390,32 +372,33 @@ def _make_config(
         notes.append(
             "Output stride taken as 16 and atrous rates as 6, 12 and 18, as in the paper: weights do not tell."
         )
+    if task == "object-detection":
+        notes.append("Anchors taken as in the paper: weights do not tell.")
     num_labels = find_num_labels(tensors, task)
     if names is None and num_labels is not None:
-        names = _told_names(facts, num_labels)
+        names = told_names(facts, num_labels)
     if names is not None:
-        fields |= _name_fields(names, num_labels)
+        fields |= name_fields(names, num_labels, task)
     elif num_labels is not None:
         fields["num_labels"] = num_labels
-        hint = " or --labels imagenet-1k" if num_labels == IMAGENET_CLASSES else ""
+        suggested = SUGGESTED_LABELS.get(task)
+        hint = f" or --labels {suggested}" if suggested and num_labels == len(LABEL_SETS[suggested]) else ""
         notes.append(
             f"The labels' names are not known and became LABEL_0 to LABEL_{num_labels - 1}; pass --labels FILE{hint}."
         )
-    return MobileViTConfig.from_variant(variant, **fields)
+    return MODELS[task].config_class.from_variant(variant, **fields)
 
 
 def _adapt_config(
     tensors: StateDict, task: Task, facts: Mapping[str, Any], names: list[str] | None, image_size: int | None
-) -> MobileViTConfig:
+) -> MobileViTConfig | MobileViTSSDLiteConfig:
     """The source's own configuration, with the labels and picture size that were asked for."""
-    num_labels = find_num_labels(tensors, task)
-    overrides = {} if names is None else _name_fields(names, num_labels)
-    if image_size:
-        overrides["image_size"] = image_size
-    try:
-        config = MobileViTConfig.from_dict({**facts, **overrides})
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise ValueError(f"config.json beside the weights can't be used: {_first_line(error)}") from error
+    fields = {**facts, "image_size": image_size} if image_size else facts
+    if task == "object-detection":  # it tells the anchors too, of which weights show only how many outputs they have
+        num_labels = _read_config(task, fields).num_labels
+    else:
+        num_labels = find_num_labels(tensors, task)
+    config = _read_config(task, fields if names is None else {**fields, **name_fields(names, num_labels, task)})
     if num_labels not in (None, config.num_labels):
         raise ValueError(
             f"config.json beside the weights has {config.num_labels} labels, the classifier {num_labels}. Mend it, or "
@@ -424,64 +407,47 @@ def _adapt_config(
     return config
 
 
+def _read_config(task: Task, fields: Mapping[str, Any]) -> MobileViTConfig | MobileViTSSDLiteConfig:
+    """The configuration of the task's model with the fields that a file has."""
+    try:
+        return MODELS[task].config_class.from_dict(dict(fields))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise ValueError(f"config.json beside the weights can't be used: {_first_line(error)}") from error
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _told_names(facts: Mapping[str, Any], num_labels: int) -> list[str] | None:
-    """The names that a timm configuration gives its labels, as a list or by number."""
-    names = facts.get("label_names")
-    if not names:
-        return None
-    if isinstance(names, Mapping):
-        names = [names.get(str(i)) for i in range(len(names))]
-    if not isinstance(names, list) or len(names) != num_labels:
-        count = len(names) if isinstance(names, list) else repr(names)
-        raise ValueError(f"label_names in config.json: got {count}, expected {num_labels} names. Pass labels instead.")
-    return _check_names(names)
-
-
-def _name_fields(names: list[str], num_labels: int | None) -> dict[str, Any]:
-    """The configuration's fields for named labels."""
-    if num_labels is None:
-        raise ValueError(f"labels: got {len(names)} names for a backbone without a classifier. Leave them out.")
-    if len(names) != num_labels:
-        raise ValueError(
-            f"labels: got {len(names)} names, expected {num_labels}, one for each output of the classifier. Give one "
-            "name a line in the order the model was trained with."
-        )
-    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 
 def _fill(model: MobileViTPreTrainedModel, translation: Translation) -> None:
     """Load the parameters: each has a place of its shape, and none of the model's is left out."""
     tensors, sources = translation.tensors, translation.sources
-    prefix = "mobilevit." if isinstance(model, MobileViTModel) else ""
-    places = {prefix + name: place for name, place in model.state_dict().items()}
+    own = model.state_dict()
+    places = translate(own, "transformers").sources
     unknown = sorted({sources[name] for name in tensors if name not in places})
     if unknown:
         raise ValueError(
             f"{len(unknown)} of the checkpoint's parameters have no place in a MobileViT: {listing(unknown)}. Give a "
             "plain MobileViT (version 1), or drop them from the file if they are not part of the model."
         )
-    missing = [name for name in places if name not in tensors]
+    missing = [place for name, place in places.items() if name not in tensors]
     if missing:
         raise ValueError(
             f"The checkpoint lacks {len(missing)} of the model's parameters: {listing(missing)}. Give the whole state "
             "dict."
         )
     for name, place in places.items():
-        tensor = tensors[name]
-        if tensor.shape != place.shape:
+        tensor, expected = tensors[name], own[place]
+        if tensor.shape != expected.shape:
             raise ValueError(
-                f"{sources[name]}: got shape {tuple(tensor.shape)}, expected {tuple(place.shape)} for {name}. Give a "
-                "MobileViT (version 1) as published, or a config.json of transformers that fits beside it."
+                f"{sources[name]}: got shape {tuple(tensor.shape)}, expected {tuple(expected.shape)} for {place}. "
+                "Give a MobileViT (version 1) as published, or a config.json of transformers that fits beside it."
             )
-        if place.is_floating_point() and not tensor.is_floating_point():
+        if expected.is_floating_point() and not tensor.is_floating_point():
             raise ValueError(
                 f"{sources[name]}: got {tensor.dtype}, expected floating point. Give weights that are not quantised."
             )
-    model.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    model.load_state_dict({place: tensors[name] for name, place in places.items()})
 
 
 def _check_output(output_dir: str | Path) -> Path:

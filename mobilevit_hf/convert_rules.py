@@ -15,9 +15,12 @@ from torch import Tensor
 from transformers import BaseImageProcessor, BitImageProcessor, MobileViTImageProcessor
 
 from .modeling.configuration_mobilevit import VARIANTS
+from .modeling.configuration_mobilevit_ssdlite import ANCHOR_RATIOS, FEATURE_STRIDES, MobileViTSSDLiteConfig
+from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
+from .modeling.modeling_mobilevit_ssdlite import level_name
 
 Origin = Literal["official", "timm", "transformers"]
-Task = Literal["image-classification", "semantic-segmentation", "feature-extraction"]
+Task = Literal["image-classification", "semantic-segmentation", "object-detection", "feature-extraction"]
 ChannelOrder = Literal["bgr", "rgb"]
 StateDict = dict[str, Tensor]
 
@@ -33,11 +36,8 @@ WRAPPER_PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 SIGNATURES: dict[Origin, str] = {
     "official": r"^(encoder\.)?layer_1\.0\.block\.exp_1x1\.",
     "timm": r"^stages\.0\.0\.conv1_1x1\.",
-    "transformers": r"^(mobilevit\.)?encoder\.layer\.0\.layer\.0\.expand_1x1\.",
+    "transformers": r"^(mobilevit\.|backbone\.)?encoder\.layer\.0\.layer\.0\.expand_1x1\.",
 }
-
-# Official names of the parts of an SSDLite detector.
-DETECTOR_SIGNATURE = r"^(ssd_heads|extra_layers)\."
 
 # Every rule (pattern, replacement) is applied to every name, in this order. `qkv` stands for a fused projection, which
 # `translate` then cuts into query, key and value.
@@ -59,6 +59,15 @@ RULES: dict[Origin, tuple[tuple[str, str], ...]] = {
         (r"^seg_head\.aspp\.aspp_layer\.", "segmentation_head.aspp."),
         (r"^seg_head\.classifier\.", "segmentation_head.classifier."),
         (r"\.aspp_pool\.", "."),
+        # SSDLite: extra layers, and a head for each level
+        (r"^extra_layers\.os_-1\.1\.", "head.extra_layers.global.pointwise."),
+        (r"^extra_layers\.os_(\d+)\.", r"head.extra_layers.stride_\1."),
+        *((rf"^ssd_heads\.{i}\.", f"head.level_heads.{level_name(s)}.") for i, s in enumerate(FEATURE_STRIDES)),
+        (r"\.proj_layer\.", ".projection."),
+        (r"\.loc_cls_layer\.(?=block\.)", ".predictor."),
+        (r"\.loc_cls_layer\.pw_conv\.", ".predictor."),
+        (r"\.(loc_cls_layer\.)?dw_conv\.", ".depthwise."),
+        (r"\.pw_conv\.", ".pointwise."),
         # Inverted residual block
         (r"\.block\.exp_1x1\.", ".expand_1x1."),
         (r"\.block\.conv_3x3\.", ".conv_3x3."),
@@ -106,8 +115,8 @@ RULES: dict[Origin, tuple[tuple[str, str], ...]] = {
         (r"\.conv\.", ".convolution."),
         (r"\.bn\.", ".normalization."),
     ),
-    # A model without a head is saved without the prefix.
-    "transformers": ((r"^(?=(conv_stem|encoder|conv_1x1_exp)\.)", "mobilevit."),),
+    # A model without a head is saved without the prefix, a detector's with another.
+    "transformers": ((r"^(backbone\.)?(?=(conv_stem|encoder|conv_1x1_exp)\.)", "mobilevit."),),
 }
 
 # Counts the models in an average, see torch.optim.swa_utils.AveragedModel.
@@ -127,13 +136,29 @@ IGNORED: dict[Origin, tuple[str, ...]] = {
 
 QKV_PARTS = ("query", "key", "value")
 
+# The head by which a (translated) model's task is known; without one it is a backbone.
+HEADS: dict[str, Task] = {
+    "segmentation_head.": "semantic-segmentation",
+    "head.level_heads.": "object-detection",
+    "classifier.": "image-classification",
+}
+
+# The layer whose outputs count the labels; the detector's has some for each anchor.
+CLASSIFIERS: dict[Task, str] = {
+    "image-classification": "classifier",
+    "semantic-segmentation": "segmentation_head.classifier.convolution",
+    "object-detection": f"head.level_heads.{level_name(FEATURE_STRIDES[0])}.predictor.convolution",
+}
+ANCHORS_PER_CELL = 2 + 2 * len(ANCHOR_RATIOS[0])
+
 
 @dataclass(frozen=True)
 class Translation:
     """A state dict under our names.
 
     Attributes:
-        tensors: The parameters and buffers under our names, with the prefix `mobilevit.` also without a head.
+        tensors: The parameters and buffers under our names; the backbone's with the prefix `mobilevit.`, also without
+            a head and in a detector.
         sources: For each of these names the name in the source.
         ignored: The source's names that were left behind because they are on the ignore list.
     """
@@ -182,14 +207,9 @@ def find_origin(names: Iterable[str]) -> Origin:
     """Whose names these are.
 
     Raises:
-        ValueError: If they are an SSDLite detector's or nobody's we know.
+        ValueError: If they are nobody's we know.
     """
     names = list(names)
-    if any(re.search(DETECTOR_SIGNATURE, name) for name in names):
-        raise ValueError(
-            "This is an official SSDLite detection checkpoint: it needs the SSD detector, which this version does not "
-            "have. Classification and DeepLabv3 checkpoints can be converted."
-        )
     for origin, signature in SIGNATURES.items():
         if any(re.search(signature, name) for name in names):
             return origin
@@ -242,23 +262,33 @@ def _add(state_dict: StateDict, name: str, tensor: Tensor, source: str) -> None:
 
 def find_task(tensors: Mapping[str, Tensor]) -> Task:
     """The task, from the head that the (translated) parameters have."""
-    if any(name.startswith("segmentation_head.") for name in tensors):
-        return "semantic-segmentation"
-    if any(name.startswith("classifier.") for name in tensors):
-        return "image-classification"
+    for head, task in HEADS.items():
+        if any(name.startswith(head) for name in tensors):
+            return task
     return "feature-extraction"
 
 
 def find_num_labels(tensors: Mapping[str, Tensor], task: Task) -> int | None:
     """The number of labels, from the shape of the (translated) classifier; None without a head.
 
+    A detector is taken to have the paper's anchors, and a background that is no label.
+
     Raises:
-        ValueError: If the head has no classifier.
+        ValueError: If the head has no classifier, or a detector's can't be that of the paper's anchors.
     """
     if task == "feature-extraction":
         return None
-    prefix = "segmentation_head.classifier.convolution" if task == "semantic-segmentation" else "classifier"
-    return _out_channels(tensors, f"{prefix}.weight")
+    outputs = _out_channels(tensors, f"{CLASSIFIERS[task]}.weight")
+    if task != "object-detection":
+        return outputs
+    num_labels = outputs // ANCHORS_PER_CELL - 4 - 1
+    if outputs % ANCHORS_PER_CELL or num_labels < 1:
+        raise ValueError(
+            f"{CLASSIFIERS[task]}: got {outputs} outputs, expected a box, the background and at least one class for "
+            f"each of the paper's {ANCHORS_PER_CELL} anchors. For other anchors, put the config.json of the saved "
+            "detector beside the weights."
+        )
+    return num_labels
 
 
 def find_aspp_channels(tensors: Mapping[str, Tensor]) -> int:
@@ -366,16 +396,25 @@ class Preprocessing:
         return BitImageProcessor(do_normalize=True, **shared)
 
 
-def official_preprocessing(task: Task, channel_order: ChannelOrder, image_size: int | None) -> Preprocessing:
-    """As Apple's checkpoints are published: 288 → 256 for classification, 544 → 512 for segmentation."""
+def official_processor(task: Task, channel_order: ChannelOrder, image_size: int | None) -> BaseImageProcessor:
+    """As Apple's checkpoints are published.
+
+    288 → 256 for classification, 544 → 512 for segmentation, 320 without a crop for detection.
+    """
+    if task == "object-detection":
+        side = image_size or MobileViTSSDLiteConfig.image_size
+        return MobileViTSSDLiteImageProcessor(
+            size={"height": side, "width": side}, do_flip_channel_order=channel_order == "bgr"
+        )
     resize, crop = (544, 512) if task == "semantic-segmentation" else (288, 256)
     size = image_size or crop
-    return Preprocessing(
+    preprocessing = Preprocessing(
         crop=size,
         resize=round(resize * size / crop),
         resample=Image.Resampling.BILINEAR,
         channel_order=channel_order,
     )
+    return preprocessing.make_processor()
 
 
 def timm_preprocessing(facts: Mapping[str, Any], channel_order: ChannelOrder, image_size: int | None) -> Preprocessing:

@@ -121,13 +121,6 @@ def test_official_deeplabv3_gives_the_official_outputs(official_segmenter, out, 
     np.testing.assert_allclose(logits(model, formula_image(192, 256)), golden, atol=5e-4)
 
 
-def test_official_detector_says_what_it_needs(tmp_path, out):
-    torch.save(formula_state_dict(official_shapes("detection", 5)), tmp_path / "det.pt")
-    with pytest.raises(ValueError, match=r"SSDLite.*needs the SSD detector, which this version does not have"):
-        convert_checkpoint(tmp_path / "det.pt", out)
-    assert not out.exists()
-
-
 def test_training_leftovers_in_official_deeplabv3_are_ignored_and_named(official_segmenter, tmp_path, out):
     leftovers = {
         "seg_head.aux_head.0.block.conv.weight": torch.zeros(128, 64, 3, 3),
