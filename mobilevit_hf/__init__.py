@@ -12,6 +12,7 @@ from .modeling.modeling_mobilevit import (
     MobileViTPreTrainedModel,
 )
 from .modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
+from .modeling.ssdlite import fit_anchors
 from .pipelines import pipeline
 from .registration import register
 
@@ -32,6 +33,7 @@ __all__ = [
     "MobileViTSSDLiteForObjectDetection",
     "MobileViTSSDLiteImageProcessor",
     "convert_checkpoint",
+    "fit_anchors",
     "pipeline",
     "tune_allocator",
 ]

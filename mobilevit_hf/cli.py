@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import torch
 import transformers
 import typer
 from matplotlib.cbook import get_sample_data
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -22,14 +24,20 @@ from . import __version__
 from .allocator import tune_allocator
 from .checkpoints import DEFAULT_MODEL, resolve_model
 from .convert import convert_checkpoint
-from .data.images import UnreadableImageError, find_images, load_image
+from .data.images import UnreadableImageError, find_images, is_url, load_image
+from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from .pipelines import pipeline
+from .visualization import draw_detections, save_picture
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 output, messages = Console(), Console(stderr=True)
 
 # Enough to keep two cores busy, and few enough that decoded photos stay below half a gigabyte.
 BATCH_SIZE = 8
+
+# What `predict` runs: the task of an architecture by the ending of its name, and the options for this task alone.
+TASKS = {"ForImageClassification": "image-classification", "ForObjectDetection": "object-detection"}
+TASK_OPTIONS = {"image-classification": {"--top-k"}, "object-detection": {"--threshold", "--save"}}
 
 EXIT_UNREADABLE = 1
 EXIT_ERROR = 2
@@ -94,11 +102,20 @@ def predict(
     model: Annotated[
         str | None, typer.Option(help=f"Directory, built-in name or Hub id. Default: {DEFAULT_MODEL}.")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="How many labels to show for each picture.")] = 5,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Classifier: how many labels to show for each picture. Default: 5.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Detector: show boxes with a score above it. Default: 0.5.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Detector: draw boxes on copies of the pictures, in DIR."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line and picture.")] = False,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
 ) -> None:
-    """Say what is on pictures.
+    """Say what is on pictures; with a detector also where.
 
     A picture that can't be read is named with the reason, the others are answered, and the exit code is 1.
     """
@@ -113,28 +130,52 @@ def predict(
         _report_unreadable(source, reason, as_json)
     failures = len(missing)
     if sources:
-        classifier = _load_classifier(model or DEFAULT_MODEL, device)
-        for source, answer in _classify(classifier, sources, top_k):
-            if isinstance(answer, UnreadableImageError):
+        options = {"--top-k": top_k, "--threshold": threshold, "--save": save}
+        given = {option for option, value in options.items() if value is not None}
+        predictor = _load_predictor(model or DEFAULT_MODEL, device, given)
+        if predictor.task == "object-detection":
+            arguments = {"threshold": 0.5 if threshold is None else threshold}
+        else:
+            arguments = {"top_k": top_k or 5}
+        if save:
+            save.mkdir(parents=True, exist_ok=True)
+        for source, picture, answer in _predict(predictor, sources, arguments):
+            if isinstance(picture, UnreadableImageError):
                 failures += 1
-                _report_unreadable(source, str(answer), as_json)
-            elif as_json:
-                print(json.dumps({"image": source, "predictions": answer}), flush=True)
+                _report_unreadable(source, str(picture), as_json)
+                continue
+            saved = _save_drawing(predictor, source, picture, answer, save) if save else None
+            if as_json:
+                line = {"image": source, "predictions": answer} | ({"saved": str(saved)} if saved else {})
+                print(json.dumps(line), flush=True)
+            elif predictor.task == "object-detection":
+                _show_boxes(source, answer, arguments["threshold"], saved)
             else:
-                _show(source, answer)
+                _show_labels(source, answer)
     if failures:
         total = len(sources) + len(missing)
         messages.print(f"[yellow]{failures} of {total} could not be read.[/]", highlight=False)
         raise typer.Exit(EXIT_UNREADABLE)
 
 
-def _load_classifier(name: str, device: Device) -> Pipeline:
+def _load_predictor(name: str, device: Device, given: set[str]) -> Pipeline:
+    """The pipeline for a checkpoint's task, if it has the options that were given. Code in a checkpoint never runs."""
     folder = resolve_model(name)
-    architectures = AutoConfig.from_pretrained(folder).architectures or ["a model of unknown class"]
-    if not architectures[0].endswith("ForImageClassification"):
-        raise ValueError(f"{name} is {architectures[0]}, expected an image classifier. Pass another one with --model.")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    architecture = (config.architectures or ["a model of unknown class"])[0]
+    task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)
+    if task is None:
+        raise ValueError(
+            f"{name} is {architecture}, expected an image classifier or an object detector. "
+            "Pass another one with --model."
+        )
+    if wrong := given - TASK_OPTIONS[task]:
+        raise ValueError(
+            f"{', '.join(sorted(wrong))}: not for {task}, which is what {name} does. Leave it out, or pass another "
+            "model with --model."
+        )
     tune_allocator()
-    return pipeline("image-classification", str(folder), device=_pick_device(device))
+    return pipeline(task, str(folder), device=_pick_device(device), trust_remote_code=False)
 
 
 def _pick_device(device: Device) -> str:
@@ -150,19 +191,22 @@ def _pick_device(device: Device) -> str:
     return device
 
 
-def _classify(
-    classifier: Pipeline, sources: list[str], top_k: int
-) -> Iterator[tuple[str, list[dict[str, Any]] | UnreadableImageError]]:
-    """Each source with its predictions, best first, or with the reason why there are none."""
+def _predict(
+    predictor: Pipeline, sources: list[str], arguments: dict[str, Any]
+) -> Iterator[tuple[str, Image.Image | UnreadableImageError, list[dict[str, Any]]]]:
+    """Each source with its picture, or the reason why there is none, and with what is on it, best first."""
+    # Other detectors may take each picture in a size of its own, which makes no batch.
+    batch_size = BATCH_SIZE if isinstance(predictor.model, MobileViTPreTrainedModel) else 1
     starts = range(0, len(sources), BATCH_SIZE)
     with _progress(disable=len(starts) == 1) as progress:
         for start in progress.track(starts, description="Looking at pictures"):
             batch = sources[start : start + BATCH_SIZE]
             pictures = [_load_or_error(source) for source in batch]
             readable = [picture for picture in pictures if not isinstance(picture, UnreadableImageError)]
-            answers = iter(classifier(readable, top_k=top_k, batch_size=BATCH_SIZE) if readable else [])
+            answers = iter(predictor(readable, batch_size=batch_size, **arguments) if readable else [])
             for source, picture in zip(batch, pictures, strict=True):
-                yield source, picture if isinstance(picture, UnreadableImageError) else next(answers)
+                answer = [] if isinstance(picture, UnreadableImageError) else next(answers)
+                yield source, picture, sorted(answer, key=lambda prediction: -prediction["score"])
 
 
 def _progress(*, disable: bool) -> Progress:
@@ -177,7 +221,7 @@ def _progress(*, disable: bool) -> Progress:
     )
 
 
-def _load_or_error(source: str) -> Any:
+def _load_or_error(source: str) -> Image.Image | UnreadableImageError:
     try:
         return load_image(source)
     except UnreadableImageError as error:
@@ -192,11 +236,17 @@ def _report_unreadable(source: str, reason: str, as_json: bool) -> None:
         messages.print(line, soft_wrap=True, highlight=False)
 
 
-def _show(source: str, predictions: list[dict[str, Any]]) -> None:
+def _save_drawing(
+    detector: Pipeline, source: str, picture: Image.Image, detections: list[dict[str, Any]], folder: Path
+) -> Path:
+    names = [name for _, name in sorted(detector.model.config.id2label.items())]
+    file = urlsplit(source).path if is_url(source) else source
+    return save_picture(draw_detections(picture, detections, names), folder, Path(file).name)
+
+
+def _show_labels(source: str, predictions: list[dict[str, Any]]) -> None:
     output.print(f"[bold]{escape(printable(source))}[/]", soft_wrap=True, highlight=False)
-    table = Table(show_header=False, box=None, padding=(0, 1))
-    table.add_column(overflow="fold", min_width=20)
-    table.add_column(justify="right")
+    table = _table(show_header=False)
     table.add_column()
     for prediction in predictions:
         score = prediction["score"]
@@ -204,11 +254,35 @@ def _show(source: str, predictions: list[dict[str, Any]]) -> None:
     output.print(table)
 
 
+def _show_boxes(source: str, detections: list[dict[str, Any]], threshold: float, saved: Path | None) -> None:
+    where = f" → {escape(printable(str(saved)))}" if saved else ""
+    output.print(f"[bold]{escape(printable(source))}[/]{where}", soft_wrap=True, highlight=False)
+    if not detections:
+        output.print(f" nothing above {threshold:g}", highlight=False)
+        return
+    table = _table(show_header=True)
+    edges = ("xmin", "ymin", "xmax", "ymax")
+    for edge in edges:
+        table.add_column(edge, justify="right")
+    for found in detections:
+        box = [str(found["box"][edge]) for edge in edges]
+        table.add_row(escape(printable(found["label"])), f"{found['score']:.3f}", *box)
+    output.print(table)
+
+
+def _table(*, show_header: bool) -> Table:
+    """A table with columns for a label and its score."""
+    table = Table(show_header=show_header, box=None, padding=(0, 1))
+    table.add_column("label", overflow="fold", min_width=20)
+    table.add_column("score", justify="right")
+    return table
+
+
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Official, timm or stock checkpoint: a file or https URL.")],
+    source: Annotated[str, typer.Argument(help="Official, timm, stock or our checkpoint: a file, directory or https URL.")],
     out: Annotated[Path, typer.Argument(help="The directory to write.")],
-    labels: Annotated[str | None, typer.Option(help="A text file with one label name a line, or imagenet-1k.")] = None,
+    labels: Annotated[str | None, typer.Option(help="A text file with one label name a line, imagenet-1k or coco.")] = None,
     channel_order: Annotated[
         ChannelOrder | None, typer.Option(help="How the model takes colours. Default: as the source was trained.")
     ] = None,

@@ -1,19 +1,24 @@
-"""The mobilevit command as a person uses it: pictures in, labels out, and one line for each thing that is wrong."""
+"""The mobilevit command as a person uses it: pictures in, labels or boxes out, a line for each thing that is wrong."""
 
 import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import transformers
+from formula import formula_state_dict
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
+from PIL import Image
 from rich.console import Console
+from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
 
 import mobilevit_hf
 from mobilevit_hf import checkpoints as checkpoint_names
 from mobilevit_hf import cli
 from mobilevit_hf.data.images import load_image
+from mobilevit_hf.visualization import class_colors
 
 
 @pytest.fixture
@@ -134,24 +139,32 @@ def test_hostile_names_are_written_out(mobilevit, classifier, picture, tmp_path)
         (["--model", "no/such/model"], "can't be a Hub id"),
         (["--model", "{photo}"], "mobilevit convert"),
         (["--model", "{folder}"], "config.json"),
-        (["--model", "{segmenter}"], "expected an image classifier"),
+        (["--model", "{segmenter}"], "expected an image classifier or an object detector"),
         (["--model", "{classifier}", "--device", "cuda"], "no such device"),
         (["--model", "{classifier}", "--device", "abacus"], "abacus"),
         (["--model", "{classifier}", "--top-k", "0"], "--top-k"),
+        (["--model", "{classifier}", "--threshold", "0.5"], "--threshold: not for image-classification"),
+        (["--model", "{classifier}", "--save", "{out}"], "--save: not for image-classification"),
+        (["--model", "{detector}", "--top-k", "5"], "--top-k: not for object-detection"),
+        (["--model", "{detector}", "--threshold", "1.1"], "--threshold"),
+        (["--model", "{detector}", "--save", "{photo}"], "--save"),
     ],
 )
-def test_mistakes_get_one_line(mobilevit, checkpoints, photos, arguments, words, monkeypatch):
+def test_mistakes_get_one_line(mobilevit, checkpoints, detector, photos, arguments, words, monkeypatch):
     monkeypatch.setattr(cli.torch.cuda, "is_available", lambda: False)
     places = {
         "photo": photos / "a.jpg",
         "folder": photos,
         "segmenter": checkpoints["image-segmentation"],
         "classifier": checkpoints["image-classification"],
+        "detector": detector,
+        "out": photos / "out",
     }
     code, out, err = mobilevit("predict", photos / "a.jpg", *(a.format(**places) for a in arguments))
     assert code == 2
     assert words in " ".join(err.split())
     assert "Traceback" not in out + err
+    assert not (photos / "out").exists()
 
 
 def test_an_empty_folder_is_an_error(mobilevit, tmp_path):
@@ -188,13 +201,15 @@ def test_no_hub_is_one_line(mobilevit, photos, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_of_the_hub(checkpoints, photos, run_python, tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", ["image-classification", "object-detection"])
+def test_a_model_of_the_hub(task, checkpoints, detector, photos, run_python, tmp_path, monkeypatch):
     """In a clean process: found by its id, again once downloaded, and a clear word where there is none."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    model = detector if task == "object-detection" else checkpoints[task]
     with HubServer() as hub:
         api = HfApi(endpoint=hub.url, token=hub.token)
         api.create_repo("user/repo")
-        api.upload_folder(repo_id="user/repo", folder_path=checkpoints["image-classification"])
+        api.upload_folder(repo_id="user/repo", folder_path=model)
         code = f"""
             import sys, contextlib
             from mobilevit_hf import cli
@@ -215,13 +230,180 @@ def test_a_model_of_the_hub(checkpoints, photos, run_python, tmp_path, monkeypat
             mobilevit("predict", photo, "--model", "user/repo", "--json")
         """
         lines = run_python(code, env=hub.environment(tmp_path / "home")).splitlines()
-    stock = transformers.pipeline("image-classification", model=str(checkpoints["image-classification"]))
+    stock = transformers.pipeline(task, model=str(model))
     expected = [prediction["score"] for prediction in stock(str(photos / "a.jpg"))]
     assert lines[1] == lines[-1] == "exit 0"
     for line in (lines[0], lines[-2]):
         assert [p["score"] for p in json.loads(line)["predictions"]] == pytest.approx(expected, abs=1e-5)
     assert "There is no directory user/nothing" in lines[2]
     assert lines[3] == "exit 2"
+
+
+# --- detectors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turned(picture, photos):
+    """A photo that its EXIF data says to turn by 90°; the folder has three others."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(photos / "turned.jpg", exif=exif)
+    return photos / "turned.jpg"
+
+
+def assert_same_boxes(found, expected):
+    assert [p["label"] for p in found] == [p["label"] for p in expected]
+    assert [p["score"] for p in found] == pytest.approx([p["score"] for p in expected], abs=1e-5)
+    for one, other in zip(found, expected, strict=True):
+        assert one["box"] == pytest.approx(other["box"], abs=1)  # rounding, then cut to whole pixels
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_boxes_are_those_of_stock_pipeline(mobilevit, detector, photos, turned, monkeypatch, batch_size):
+    monkeypatch.setattr(cli, "BATCH_SIZE", batch_size)
+    code, out, err = mobilevit("predict", photos, "--model", detector, "--threshold", "0.4", "--json")
+    assert (code, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["image"] for line in lines] == sorted(map(str, photos.rglob("*.*")))
+    stock = transformers.pipeline("object-detection", model=str(detector))
+    for line in lines:
+        expected = stock(line["image"], threshold=0.4)
+        assert len(expected) > 3
+        assert_same_boxes(line["predictions"], expected)
+        assert "saved" not in line
+
+
+def test_other_detectors_and_pictures_of_several_sizes(mobilevit, photos, tmp_path):
+    """Its processor makes inputs of different sizes, and its boxes come in no order."""
+    folder = tmp_path / "yolos"
+    config = YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[64, 96],
+        num_detection_tokens=10,
+        num_labels=3,
+    )
+    model = YolosForObjectDetection(config)
+    model.load_state_dict(formula_state_dict({name: tuple(value.shape) for name, value in model.state_dict().items()}))
+    model.save_pretrained(folder)
+    YolosImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    code, out, _ = mobilevit("predict", photos, "--model", folder, "--threshold", "0", "--json")
+    assert code == 0
+    stock = transformers.pipeline("object-detection", model=str(folder))
+    for line in map(json.loads, out.splitlines()):
+        answer = stock(line["image"], threshold=0)
+        expected = sorted(answer, key=lambda found: found["score"], reverse=True)
+        assert len(expected) == 10
+        assert expected != answer
+        assert_same_boxes(line["predictions"], expected)
+
+
+def test_the_table_of_boxes(mobilevit, detector, photos):
+    photo = photos / "a.jpg"
+    code, out, _ = mobilevit("predict", photo, "--model", detector)
+    rows = [line.split() for line in out.splitlines()]
+    expected = transformers.pipeline("object-detection", model=str(detector))(str(photo))
+    assert code == 0
+    assert rows[1] == ["label", "score", "xmin", "ymin", "xmax", "ymax"]
+    assert [row[:2] for row in rows[2:]] == [[found["label"], f"{found['score']:.3f}"] for found in expected]
+    assert [float(row[1]) for row in rows[2:]] == sorted((float(row[1]) for row in rows[2:]), reverse=True)
+    for row, found in zip(rows[2:], expected, strict=True):
+        assert list(map(int, row[2:])) == pytest.approx(list(found["box"].values()), abs=1)
+
+
+def test_nothing_above_the_threshold(mobilevit, detector, photos, tmp_path):
+    arguments = ["predict", photos / "b.png", "--model", detector, "--threshold", "0.999", "--save", tmp_path / "out"]
+    assert "nothing above 0.999" in mobilevit(*arguments)[1]
+    line = json.loads(mobilevit(*arguments, "--json")[1])
+    assert line["predictions"] == []
+    assert np.array_equal(Image.open(line["saved"]), Image.open(photos / "b.png"))
+
+
+def test_saved_pictures(mobilevit, detector, photos, turned, tmp_path):
+    """Each upright, at its size, and other than before where its boxes and their labels are, and only there."""
+    (photos / "bad.jpg").write_text("no picture")
+    out_folder = tmp_path / "some" / "out"
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    code, out, _ = mobilevit(
+        "predict", photos, "--model", detector, "--threshold", "0.6", "--json", "--save", out_folder
+    )
+    assert code == 1
+    lines = [line for line in map(json.loads, out.splitlines()) if "saved" in line]
+    assert {line["saved"] for line in lines} == {str(path) for path in out_folder.iterdir()}
+    assert sorted(path.name for path in out_folder.iterdir()) == ["a.jpg", "b.png", "c.jpg", "turned.jpg"]
+    assert {path: path.read_bytes() for path in photos.rglob("*.*")} == before
+    for line in lines:
+        picture, saved = load_image(line["image"]), Image.open(line["saved"])
+        assert saved.size == picture.size
+        assert saved.format == ("PNG" if line["saved"].endswith("png") else "JPEG")
+        untouched = np.ones((picture.height, picture.width), dtype=bool)
+        for found in line["predictions"]:
+            box = found["box"]
+            untouched[max(0, box["ymin"] - 24) : box["ymax"] + 8] = False
+        difference = np.abs(np.asarray(saved).astype(int) - np.asarray(picture)).max(-1)
+        assert line["predictions"]
+        assert difference.max() > 64
+        if untouched.any():
+            assert difference[untouched].max() <= (0 if saved.format == "PNG" else 24)
+
+
+def test_colours_follow_the_models_classes(mobilevit, detector, photos, tmp_path):
+    """Whatever is on the picture: each label's colour is the one at its place among the model's four classes."""
+    arguments = ["predict", photos / "b.png", "--model", detector, "--threshold", "0.5", "--json", "--save", tmp_path]
+    line = json.loads(mobilevit(*arguments)[1])
+    pixels = np.asarray(Image.open(line["saved"]))
+    colors = class_colors(["cat", "dog", "fish", "owl"])
+    labels = {found["label"] for found in line["predictions"]}
+    assert 1 < len(labels) < 4
+    for label, color in colors.items():
+        assert ((pixels == color).all(-1).sum() > 50) == (label in labels)
+    box = line["predictions"][0]["box"]  # the best, which is drawn last
+    edge = pixels[box["ymin"] : box["ymax"] + 1, box["xmin"]]
+    assert (edge == colors[line["predictions"][0]["label"]]).all(-1).mean() > 0.5
+
+
+def test_pictures_of_one_name_and_files_that_are_there(mobilevit, detector, picture, tmp_path, served_file):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / "a.png")
+    url = served_file("a.png", (tmp_path / "one" / "a.png").read_bytes()) + "?size=1.5"
+    before = (tmp_path / "one" / "a.png").read_bytes()
+    sources = [tmp_path / "one" / "a.png", tmp_path / "two" / "a.png", url]
+    arguments = ["predict", *sources, "--model", detector, "--json", "--save", tmp_path / "one"]
+    saved = [json.loads(line)["saved"] for line in mobilevit(*arguments)[1].splitlines()]
+    assert saved == [str(tmp_path / "one" / f"a-{number}.png") for number in (2, 3, 4)]
+    assert (tmp_path / "one" / "a.png").read_bytes() == before
+    out = mobilevit("predict", sources[0], "--model", detector, "--save", tmp_path / "two")[1]
+    assert "a-2.png" in out.replace("\n", "")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_code_in_a_checkpoint_never_runs(mobilevit, detector, photos, tmp_path, monkeypatch, known):
+    """A detector brings its code along. Ours is known here; with another one nothing may even be asked."""
+    folder, mark = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(detector, folder)
+    code_files = list(folder.glob("*.py"))
+    assert code_files
+    for file in code_files:
+        file.write_text(f"open({str(mark)!r}, 'w')")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["auto_map"]
+    if not known:
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": "unknown"}))
+    monkeypatch.setattr("builtins.input", lambda *question: pytest.fail(f"asked: {question}"))
+    code, out, err = mobilevit("predict", photos / "a.jpg", "--model", folder)
+    assert not mark.exists()
+    if known:
+        assert (code, err) == (0, "")
+        assert "xmin" in out
+    else:
+        assert code == 2
+        assert "custom code" in err
+
+
+# --- the other commands ----------------------------------------------------------------------------------------------
 
 
 def test_convert(mobilevit, classifier, tmp_path):

@@ -13,7 +13,13 @@ from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from transformers import MobileViTImageProcessor
 
-from mobilevit_hf import MobileViTConfig, MobileViTForImageClassification
+from mobilevit_hf import (
+    MobileViTConfig,
+    MobileViTForImageClassification,
+    MobileViTSSDLiteConfig,
+    MobileViTSSDLiteForObjectDetection,
+    MobileViTSSDLiteImageProcessor,
+)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -59,13 +65,17 @@ def machine(tmp_path_factory, picture):
     picture.save(folder / "photo.jpg")
     picture.save(folder / "photos" / "a.jpg")
 
-    config = MobileViTConfig.from_variant("xxs", num_labels=1000)
-    model = MobileViTForImageClassification(config).eval()
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(formula_state_dict(shapes))
+    model = MobileViTForImageClassification(MobileViTConfig.from_variant("xxs", num_labels=1000))
+    detector = MobileViTSSDLiteForObjectDetection(MobileViTSSDLiteConfig.from_variant("xxs", num_labels=80))
+    for network in (model, detector):
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        network.load_state_dict(formula_state_dict(shapes))
     torch.save(model.state_dict(), folder / "mobilevit_xxs.pt")
+    torch.save(detector.state_dict(), folder / "mobilevit_ssdlite_xxs.pt")
     model.save_pretrained(folder / "published")
     MobileViTImageProcessor().save_pretrained(folder / "published")
+    detector.save_pretrained(folder / "my-detector")
+    MobileViTSSDLiteImageProcessor().save_pretrained(folder / "my-detector")
     with pytest.MonkeyPatch.context() as patch, HubServer() as hub:
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         api = HfApi(endpoint=hub.url, token=hub.token)
@@ -93,4 +103,4 @@ def test_command(machine, command):
 @pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python"))
 def test_code(machine, code):
-    assert "score" in run(machine, sys.executable, "-c", code)
+    assert ("score" in run(machine, sys.executable, "-c", code)) == ("print(" in code)
