@@ -280,9 +280,11 @@ def _table(*, show_header: bool) -> Table:
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="Official, timm, stock or our checkpoint: a file, directory or https URL.")],
+    source: Annotated[str, typer.Argument(help="Official, timm or stock checkpoint, or ours: a path or https URL.")],
     out: Annotated[Path, typer.Argument(help="The directory to write.")],
-    labels: Annotated[str | None, typer.Option(help="A text file with one label name a line, imagenet-1k or coco.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="A text file with one label name a line, imagenet-1k or coco.")
+    ] = None,
     channel_order: Annotated[
         ChannelOrder | None, typer.Option(help="How the model takes colours. Default: as the source was trained.")
     ] = None,
