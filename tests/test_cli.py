@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from formula import formula_state_dict
 from hub_server import HubServer
@@ -24,7 +25,9 @@ from mobilevit_hf.visualization import class_colors
 @pytest.fixture
 def mobilevit(monkeypatch, capsys):
     """Run the command in this process; returns exit code, standard output and standard error."""
-    monkeypatch.setattr(cli, "tune_allocator", lambda: True)  # a setting of the whole process, tested in a clean one
+    monkeypatch.setattr(
+        cli.predict, "tune_allocator", lambda: True
+    )  # a setting of the whole process, tested in a clean one
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["mobilevit", *map(str, arguments)])
@@ -65,7 +68,7 @@ def test_answers_are_those_of_stock_pipeline(mobilevit, classifier, photos):
 
 
 def test_more_pictures_than_a_batch(mobilevit, classifier, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "BATCH_SIZE", 2)
+    monkeypatch.setattr(cli.predict, "BATCH_SIZE", 2)
     for i in range(5):
         picture.rotate(72 * i).save(tmp_path / f"{i}.png")
     (tmp_path / "1.png").write_bytes(b"no picture")
@@ -83,9 +86,9 @@ def test_more_pictures_than_a_batch(mobilevit, classifier, picture, tmp_path, mo
 @pytest.mark.parametrize("terminal", ["output", "messages"])
 def test_a_progress_bar_leaves_the_other_stream_alone(mobilevit, classifier, photos, monkeypatch, terminal):
     """With only one of the two streams on a terminal, the bar is there and the other holds what it should."""
-    monkeypatch.setattr(cli, "BATCH_SIZE", 1)
+    monkeypatch.setattr(cli.predict, "BATCH_SIZE", 1)
     (photos / "z.jpg").write_text("no picture")
-    monkeypatch.setattr(cli, terminal, Console(stderr=terminal == "messages", force_terminal=True))
+    monkeypatch.setattr(cli.console, terminal, Console(stderr=terminal == "messages", force_terminal=True))
     _, out, err = mobilevit("predict", photos, "--model", classifier, "--json")
     streams = {"output": out, "messages": err}
     assert "Looking at pictures" in streams.pop(terminal)
@@ -151,7 +154,7 @@ def test_hostile_names_are_written_out(mobilevit, classifier, picture, tmp_path)
     ],
 )
 def test_mistakes_get_one_line(mobilevit, checkpoints, detector, photos, arguments, words, monkeypatch):
-    monkeypatch.setattr(cli.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     places = {
         "photo": photos / "a.jpg",
         "folder": photos,
@@ -260,7 +263,7 @@ def assert_same_boxes(found, expected):
 
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_boxes_are_those_of_stock_pipeline(mobilevit, detector, photos, turned, monkeypatch, batch_size):
-    monkeypatch.setattr(cli, "BATCH_SIZE", batch_size)
+    monkeypatch.setattr(cli.predict, "BATCH_SIZE", batch_size)
     code, out, err = mobilevit("predict", photos, "--model", detector, "--threshold", "0.4", "--json")
     assert (code, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]

@@ -1,36 +1,25 @@
-"""The `mobilevit` command."""
+"""`mobilevit predict`: what is on pictures, and where."""
 
 import json
-import os
-import sys
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import torch
-import transformers
 import typer
 from matplotlib.cbook import get_sample_data
 from PIL import Image
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 from transformers import AutoConfig, Pipeline
 
-from . import __version__
-from .allocator import tune_allocator
-from .checkpoints import DEFAULT_MODEL, resolve_model
-from .convert import convert_checkpoint
-from .data.images import UnreadableImageError, find_images, is_url, load_image
-from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
-from .pipelines import pipeline
-from .visualization import draw_detections, save_picture
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-output, messages = Console(), Console(stderr=True)
+from ..allocator import tune_allocator
+from ..checkpoints import DEFAULT_MODEL, resolve_model
+from ..data.images import UnreadableImageError, find_images, is_url, load_image
+from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
+from ..pipelines import pipeline
+from ..visualization import draw_detections, save_picture
+from . import console
 
 # Enough to keep two cores busy, and few enough that decoded photos stay below half a gigabyte.
 BATCH_SIZE = 8
@@ -39,62 +28,7 @@ BATCH_SIZE = 8
 TASKS = {"ForImageClassification": "image-classification", "ForObjectDetection": "object-detection"}
 TASK_OPTIONS = {"image-classification": {"--top-k"}, "object-detection": {"--threshold", "--save"}}
 
-EXIT_UNREADABLE = 1
-EXIT_ERROR = 2
 
-
-class Device(StrEnum):
-    """Where to run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class ChannelOrder(StrEnum):
-    """The order of colours in the model's input."""
-
-    bgr = "bgr"
-    rgb = "rgb"
-
-
-def main() -> None:
-    """Run the command line: a user's mistake is one line and exit code 2, never a traceback."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        app()
-    except (ValueError, OSError) as error:
-        if os.environ.get("MOBILEVIT_DEBUG"):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        messages.print(f"[red]error:[/] {escape(printable(reason))}", soft_wrap=True, highlight=False)
-        sys.exit(EXIT_ERROR)
-
-
-def printable(text: str) -> str:
-    """A file's name or a message as it can be shown: undecodable bytes and control characters written out."""
-    text = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _version(value: bool) -> None:
-    if value:
-        output.print(f"mobilevit_hf {__version__}", highlight=False)
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Run and convert MobileViT models. MOBILEVIT_DEBUG=1 shows the traceback of an error."""
-
-
-@app.command()
 def predict(
     images: Annotated[
         list[str] | None, typer.Argument(help="Pictures: files, folders, patterns or URLs. Default: a sample photo.")
@@ -113,7 +47,7 @@ def predict(
         typer.Option(metavar="DIR", file_okay=False, help="Detector: draw boxes on copies of the pictures, in DIR."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line and picture.")] = False,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
+    device: Annotated[console.Device, typer.Option(help="Where to run.")] = console.Device.auto,
 ) -> None:
     """Say what is on pictures; with a detector also where.
 
@@ -121,7 +55,7 @@ def predict(
     """
     if not images:
         images = [str(get_sample_data("grace_hopper.jpg", asfileobj=False))]
-        messages.print(
+        console.messages.print(
             "No picture given: here is matplotlib's sample photo. Yours: mobilevit predict photo.jpg",
             soft_wrap=True,
         )
@@ -154,11 +88,11 @@ def predict(
                 _show_labels(source, answer)
     if failures:
         total = len(sources) + len(missing)
-        messages.print(f"[yellow]{failures} of {total} could not be read.[/]", highlight=False)
-        raise typer.Exit(EXIT_UNREADABLE)
+        console.messages.print(f"[yellow]{failures} of {total} could not be read.[/]", highlight=False)
+        raise typer.Exit(console.EXIT_UNREADABLE)
 
 
-def _load_predictor(name: str, device: Device, given: set[str]) -> Pipeline:
+def _load_predictor(name: str, device: console.Device, given: set[str]) -> Pipeline:
     """The pipeline for a checkpoint's task, if it has the options that were given. Code in a checkpoint never runs."""
     folder = resolve_model(name)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -175,20 +109,7 @@ def _load_predictor(name: str, device: Device, given: set[str]) -> Pipeline:
             "model with --model."
         )
     tune_allocator()
-    return pipeline(task, str(folder), device=_pick_device(device), trust_remote_code=False)
-
-
-def _pick_device(device: Device) -> str:
-    available = {
-        Device.cuda: torch.cuda.is_available(),
-        Device.mps: torch.backends.mps.is_available(),
-        Device.cpu: True,
-    }
-    if device is Device.auto:
-        return next(name for name, is_there in available.items() if is_there)
-    if not available[device]:
-        raise ValueError(f"--device {device}: torch finds no such device here. Use --device cpu or auto.")
-    return device
+    return pipeline(task, str(folder), device=console.pick_device(device), trust_remote_code=False)
 
 
 def _predict(
@@ -198,7 +119,7 @@ def _predict(
     # Other detectors may take each picture in a size of its own, which makes no batch.
     batch_size = BATCH_SIZE if isinstance(predictor.model, MobileViTPreTrainedModel) else 1
     starts = range(0, len(sources), BATCH_SIZE)
-    with _progress(disable=len(starts) == 1) as progress:
+    with console.show_progress(disable=len(starts) == 1) as progress:
         for start in progress.track(starts, description="Looking at pictures"):
             batch = sources[start : start + BATCH_SIZE]
             pictures = [_load_or_error(source) for source in batch]
@@ -207,18 +128,6 @@ def _predict(
             for source, picture in zip(batch, pictures, strict=True):
                 answer = [] if isinstance(picture, UnreadableImageError) else next(answers)
                 yield source, picture, sorted(answer, key=lambda prediction: -prediction["score"])
-
-
-def _progress(*, disable: bool) -> Progress:
-    """A bar on the terminal, below the answers if they go there too. What goes to a file stays out of its way."""
-    console = output if output.is_terminal else messages
-    return Progress(
-        console=console,
-        transient=True,
-        disable=disable or not console.is_terminal,
-        redirect_stdout=output.is_terminal,
-        redirect_stderr=messages.is_terminal,
-    )
 
 
 def _load_or_error(source: str) -> Image.Image | UnreadableImageError:
@@ -232,8 +141,7 @@ def _report_unreadable(source: str, reason: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"image": source, "error": reason}), flush=True)
     else:
-        line = f"[red]unreadable:[/] {escape(printable(source))}: {escape(printable(reason))}"
-        messages.print(line, soft_wrap=True, highlight=False)
+        console.say("unreadable", f"{source}: {reason}", color="red")
 
 
 def _save_drawing(
@@ -245,20 +153,20 @@ def _save_drawing(
 
 
 def _show_labels(source: str, predictions: list[dict[str, Any]]) -> None:
-    output.print(f"[bold]{escape(printable(source))}[/]", soft_wrap=True, highlight=False)
+    console.output.print(f"[bold]{escape(console.printable(source))}[/]", soft_wrap=True, highlight=False)
     table = _table(show_header=False)
     table.add_column()
     for prediction in predictions:
         score = prediction["score"]
-        table.add_row(escape(printable(prediction["label"])), f"{score:.1%}", "█" * round(20 * score))
-    output.print(table)
+        table.add_row(escape(console.printable(prediction["label"])), f"{score:.1%}", "█" * round(20 * score))
+    console.output.print(table)
 
 
 def _show_boxes(source: str, detections: list[dict[str, Any]], threshold: float, saved: Path | None) -> None:
-    where = f" → {escape(printable(str(saved)))}" if saved else ""
-    output.print(f"[bold]{escape(printable(source))}[/]{where}", soft_wrap=True, highlight=False)
+    where = f" → {escape(console.printable(str(saved)))}" if saved else ""
+    console.output.print(f"[bold]{escape(console.printable(source))}[/]{where}", soft_wrap=True, highlight=False)
     if not detections:
-        output.print(f" nothing above {threshold:g}", highlight=False)
+        console.output.print(f" nothing above {threshold:g}", highlight=False)
         return
     table = _table(show_header=True)
     edges = ("xmin", "ymin", "xmax", "ymax")
@@ -266,8 +174,8 @@ def _show_boxes(source: str, detections: list[dict[str, Any]], threshold: float,
         table.add_column(edge, justify="right")
     for found in detections:
         box = [str(found["box"][edge]) for edge in edges]
-        table.add_row(escape(printable(found["label"])), f"{found['score']:.3f}", *box)
-    output.print(table)
+        table.add_row(escape(console.printable(found["label"])), f"{found['score']:.3f}", *box)
+    console.output.print(table)
 
 
 def _table(*, show_header: bool) -> Table:
@@ -276,31 +184,3 @@ def _table(*, show_header: bool) -> Table:
     table.add_column("label", overflow="fold", min_width=20)
     table.add_column("score", justify="right")
     return table
-
-
-@app.command()
-def convert(
-    source: Annotated[str, typer.Argument(help="Official, timm or stock checkpoint, or ours: a path or https URL.")],
-    out: Annotated[Path, typer.Argument(help="The directory to write.")],
-    labels: Annotated[
-        str | None, typer.Option(help="A text file with one label name a line, imagenet-1k or coco.")
-    ] = None,
-    channel_order: Annotated[
-        ChannelOrder | None, typer.Option(help="How the model takes colours. Default: as the source was trained.")
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=32, help="Side of the training pictures in pixels. Default: the source's.")
-    ] = None,
-) -> None:
-    """Turn an official, timm or stock checkpoint into a model directory."""
-    order = channel_order.value if channel_order else None
-    report = convert_checkpoint(source, out, labels=labels, channel_order=order, image_size=image_size)
-    for note in report.notes:
-        messages.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True, highlight=False)
-    size = f"MobileViT-{report.variant.upper()}" if report.variant else "MobileViT"
-    head = f", {report.num_labels} labels" if report.num_labels else ""
-    output.print(
-        f"{size} from {report.origin}: {report.task}{head}, {report.channel_order.upper()} → {escape(str(out))}",
-        soft_wrap=True,
-        highlight=False,
-    )

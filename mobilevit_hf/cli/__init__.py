@@ -1,0 +1,46 @@
+"""The `mobilevit` command: one module for each thing it does."""
+
+import os
+import sys
+from typing import Annotated
+
+import transformers
+import typer
+
+from .. import __version__
+from . import console
+from .convert import convert as convert_command
+from .predict import predict as predict_command
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("predict")(predict_command)
+app.command("convert")(convert_command)
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line and exit code 2, never a traceback."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("MOBILEVIT_DEBUG"):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        console.say("error", reason, color="red")
+        sys.exit(console.EXIT_ERROR)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.output.print(f"mobilevit_hf {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Run and convert MobileViT models. MOBILEVIT_DEBUG=1 shows the traceback of an error."""
