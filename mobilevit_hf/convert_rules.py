@@ -15,7 +15,12 @@ from torch import Tensor
 from transformers import BaseImageProcessor, BitImageProcessor, MobileViTImageProcessor
 
 from .modeling.configuration_mobilevit import VARIANTS
-from .modeling.configuration_mobilevit_ssdlite import ANCHOR_RATIOS, FEATURE_STRIDES, MobileViTSSDLiteConfig
+from .modeling.configuration_mobilevit_ssdlite import (
+    ANCHOR_RATIOS,
+    FEATURE_STRIDES,
+    GLOBAL_STRIDE,
+    MobileViTSSDLiteConfig,
+)
 from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from .modeling.modeling_mobilevit_ssdlite import level_name
 
@@ -60,7 +65,7 @@ RULES: dict[Origin, tuple[tuple[str, str], ...]] = {
         (r"^seg_head\.classifier\.", "segmentation_head.classifier."),
         (r"\.aspp_pool\.", "."),
         # SSDLite: extra layers, and a head for each level
-        (r"^extra_layers\.os_-1\.1\.", "head.extra_layers.global.pointwise."),
+        (r"^extra_layers\.os_-1\.1\.", f"head.extra_layers.{level_name(GLOBAL_STRIDE)}.pointwise."),
         (r"^extra_layers\.os_(\d+)\.", r"head.extra_layers.stride_\1."),
         *((rf"^ssd_heads\.{i}\.", f"head.level_heads.{level_name(s)}.") for i, s in enumerate(FEATURE_STRIDES)),
         (r"\.proj_layer\.", ".projection."),

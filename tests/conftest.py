@@ -142,6 +142,23 @@ def checkpoints(tiny_model, tmp_path_factory):
     return {task: folder / task for task in models}
 
 
+@pytest.fixture(scope="session")
+def detector(tiny_fields, tmp_path_factory):
+    """A folder with a tiny detector of four classes and its image processor, whose boxes and scores differ."""
+    fields = dict(tiny_fields)
+    names = {name: fields.pop(name) for name in ("id2label", "label2id")}
+    config = mobilevit_hf.MobileViTSSDLiteConfig(backbone_config=fields, image_size=64, **names)
+    model = mobilevit_hf.MobileViTSSDLiteForObjectDetection(config)
+    model.load_state_dict(formula_state_dict({name: tuple(value.shape) for name, value in model.state_dict().items()}))
+    processor = mobilevit_hf.MobileViTSSDLiteImageProcessor(
+        size={"height": 64, "width": 64}, do_flip_channel_order=True
+    )
+    folder = tmp_path_factory.mktemp("detector")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def served_file(tmp_path):
     """A function that serves one file by HTTP on the loopback interface and returns its URL."""

@@ -67,11 +67,14 @@ class ModelSuite:
         model_class: The class under test.
         output_names: The outputs to compare; each a tensor or a tuple of tensors.
         first_stage: Which of stem (0) and encoder layers (1 to 5) is the first of the hidden states.
+        smallest_exported_side: From how many pixels up a program serves all pictures. One cell or patch in the
+            coarsest feature map is a case of its own, so that it has to have more.
     """
 
     model_class: ClassVar[type]
     output_names: ClassVar[tuple[str, ...]]
     first_stage: ClassVar[int] = 1
+    smallest_exported_side: ClassVar[int] = 65
 
     # --- to override -------------------------------------------------------------------------------------------------
 
@@ -358,19 +361,18 @@ class ModelSuite:
 
     @pytest.mark.slow
     def test_export_once_for_all_sizes(self):
-        model = self.make_model()
-        # From 65 pixels a side up: a program counts on more than one patch in the coarsest feature map.
+        model, smallest = self.make_model(), self.smallest_exported_side
         batch = torch.export.Dim("batch", min=1, max=64)
-        height, width = (torch.export.Dim(name, min=65, max=2048) for name in ("height", "width"))
+        height, width = (torch.export.Dim(name, min=smallest, max=2048) for name in ("height", "width"))
         program = torch.export.export(
             model,
             (),
-            kwargs={"pixel_values": make_pixels(2, 256, 256)},
+            kwargs={"pixel_values": make_pixels(2, smallest + 191, smallest + 191)},
             dynamic_shapes={"pixel_values": {0: batch, 2: height, 3: width}},
             strict=False,
         ).module()
-        for shape in ((2, 256, 256), (1, 192, 320), (1, 225, 257), (3, 65, 96)):
-            pixels = make_pixels(*shape)
+        for batch_size, *extra in ((2, 191, 191), (1, 127, 255), (1, 160, 192), (3, 0, 31)):
+            pixels = make_pixels(batch_size, *(smallest + pixels for pixels in extra))
             assert_close(self.run(program, pixels), self.run(model, pixels), 1e-4)
 
 

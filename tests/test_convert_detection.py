@@ -23,7 +23,7 @@ from mobilevit_hf import (
 from mobilevit_hf.convert_rules import translate
 
 GOLDEN = np.load(DATA / "formula_golden.npz")
-STRIDES = ["stride_16", "stride_32", "stride_64", "stride_128", "stride_256", "global"]
+STRIDES = ["stride_16", "stride_32", "stride_64", "stride_128", "stride_256", "pooled"]
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_names_of_the_head(official_weights):
     """Spelt out, as the state dict's names in both codes are an interface."""
     sources = translate(official_weights, "official").sources
     found = {source.removesuffix(".weight"): name.removesuffix(".weight") for name, source in sources.items()}
-    expected = {"extra_layers.os_-1.1.block.conv": "head.extra_layers.global.pointwise.convolution"}
+    expected = {"extra_layers.os_-1.1.block.conv": "head.extra_layers.pooled.pointwise.convolution"}
     for stride in (64, 128, 256):
         for short, name in (("dw_conv", "depthwise"), ("pw_conv", "pointwise")):
             layer = f"head.extra_layers.stride_{stride}.{name}"
@@ -406,7 +406,7 @@ PREDICTOR = "ssd_heads.0.loc_cls_layer.pw_conv.block.conv"
     [
         (
             lambda w: w.pop("extra_layers.os_-1.1.block.conv.weight"),
-            r"lacks 1 of .*: head\.extra_layers\.global\.pointwise\.convolution\.weight",
+            r"lacks 1 of .*: head\.extra_layers\.pooled\.pointwise\.convolution\.weight",
         ),
         (
             lambda w: w.pop("encoder.layer_5.1.conv_proj.block.norm.running_var"),
@@ -434,8 +434,8 @@ PREDICTOR = "ssd_heads.0.loc_cls_layer.pw_conv.block.conv"
         (lambda w: w.update({f"{PREDICTOR}.weight": torch.ones(30, 512, 1, 1)}), "got 30 outputs, expected"),
         (lambda w: w.update({f"{PREDICTOR}.weight": torch.tensor(1.0)}), "no usable head"),
         (
-            lambda w: w.update({"head.level_heads.global.predictor.convolution.bias": torch.ones(36)}),
-            r"a second tensor for head\.level_heads\.global\.predictor\.convolution\.bias",
+            lambda w: w.update({"head.level_heads.pooled.predictor.convolution.bias": torch.ones(36)}),
+            r"a second tensor for head\.level_heads\.pooled\.predictor\.convolution\.bias",
         ),
     ],
 )

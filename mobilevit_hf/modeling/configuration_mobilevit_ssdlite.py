@@ -101,7 +101,7 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
             )
         for name in ("architectures", "dtype", "id2label", "label2id", "num_labels", "out_indices", "stage_names"):
             fields.pop(name, None)  # the head's that the backbone had before, or what follows from others
-        fields["out_features"] = [BACKBONE_STAGES[s] for s in self.feature_strides if s in BACKBONE_STAGES]
+        fields["out_features"] = [name for s, name in BACKBONE_STAGES.items() if s in self.feature_strides]
         return MobileViTBackboneConfig(**{**fields, "image_size": self.image_size})
 
     @classmethod

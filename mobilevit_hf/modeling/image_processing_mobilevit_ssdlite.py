@@ -1,5 +1,6 @@
 """Pictures into a MobileViT SSDLite detector, and boxes out of it."""
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -207,7 +208,9 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
             nms_iou_threshold=self.nms_iou_threshold,
             max_detections=self.max_detections,
         )
-        sizes = [(1, 1)] * len(detections) if target_sizes is None else torch.as_tensor(target_sizes).tolist()
+        sizes = (
+            [(1.0, 1.0)] * len(detections) if target_sizes is None else [tuple(map(float, s)) for s in target_sizes]
+        )
         for found, (height, width) in zip(detections, sizes, strict=True):
             found["boxes"] = found["boxes"].clamp(0, 1) * boxes.new_tensor([width, height, width, height])
         return detections
@@ -218,8 +221,8 @@ def _make_label(index: int, annotation: Mapping[str, Any], picture_size: tuple[i
     height, width = picture_size
     try:
         objects = annotation["annotations"]
-        bboxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(-1, 4)
-        class_labels = torch.tensor([o["category_id"] for o in objects], dtype=torch.int64)
+        bboxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(len(objects), 4)
+        class_labels = torch.tensor([operator.index(o["category_id"]) for o in objects], dtype=torch.int64)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"annotations: picture {index}: {type(error).__name__}: {error}. Expected a dict with a list "

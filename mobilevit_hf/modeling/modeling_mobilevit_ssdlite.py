@@ -46,7 +46,7 @@ class MobileViTSSDLiteObjectDetectionOutput(ModelOutput):
 
 def level_name(stride: int) -> str:
     """The name of a level in the model's parameters."""
-    return "global" if stride == GLOBAL_STRIDE else f"stride_{stride}"
+    return "pooled" if stride == GLOBAL_STRIDE else f"stride_{stride}"
 
 
 class MobileViTSSDLiteExtraLayer(nn.Module):
@@ -235,6 +235,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             output_hidden_states=default_to(output_hidden_states, self.config.output_hidden_states),
             output_attentions=default_to(output_attentions, self.config.output_attentions),
         )
+        self._check_batch(pixel_values)
         logits, locations, sizes = self.head(outputs.feature_maps)
         anchors = make_anchors(sizes, self.config.anchor_scales, self.config.anchor_ratios, logits.device)
         loss_dict = None
@@ -250,6 +251,19 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             attentions=outputs.attentions,
         )
 
+    def _check_batch(self, pixel_values: Tensor) -> None:
+        """Raise a ValueError where batch normalisation would have a single value of each channel to train on."""
+        if not self.training or len(pixel_values) > 1:
+            return
+        coarsest = max(self.config.feature_strides)
+        height, width = pixel_values.shape[-2:]
+        if max(height, width) <= coarsest:
+            raise ValueError(
+                f"pixel_values: got a batch of one picture of {height}x{width} pixels to train on, expected more "
+                f"pictures or a side above {coarsest}. Drop the last incomplete batch (dataloader_drop_last=True), or "
+                "change the batch size."
+            )
+
     @property
     def _variances(self) -> tuple[float, float]:
         return self.config.center_variance, self.config.size_variance
@@ -258,12 +272,12 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         self, logits: Tensor, locations: Tensor, anchors: Tensor, labels: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Match the objects of each picture to the anchors and compare: the parts of the loss."""
-        labels = [
-            {name: torch.as_tensor(label[name]).to(anchors.device) for name in LABEL_NAMES if name in label}
-            for label in labels
-        ]
         if not torch.compiler.is_compiling():  # a graph can't look at values
             check_labels(labels, len(logits), self.num_labels)
+        labels = [
+            {name: label[name].to(anchors.device) for name in LABEL_NAMES if label.get(name) is not None}
+            for label in labels
+        ]
         config = self.config
         matches = []
         for label in labels:

@@ -267,10 +267,13 @@ def select_detections(
 
 
 def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """The indices of the boxes of one picture that remain, best first."""
+    """The indices of the boxes of one picture that remain; best first, as the boxes come."""
     # The operator moves each class to a place of its own, which would cost single precision the last digits.
     dtype = torch.float32 if boxes.device.type == "mps" else torch.float64
-    return batched_nms(boxes.to(dtype), scores.to(dtype), labels, iou_threshold)
+    corners = boxes.to(dtype)
+    if len(corners) > 0:  # a place begins at 0
+        corners = corners - corners.min()
+    return batched_nms(corners, scores.to(dtype), labels, iou_threshold).sort().values
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -291,6 +294,8 @@ def check_labels(labels: Sequence[Mapping[str, Tensor]], num_pictures: int, num_
     Raises:
         ValueError: If they are anything else; it names the picture by its place in the batch, and the box.
     """
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, Mapping) for label in labels):
+        raise ValueError(f"labels: got {type(labels).__name__}, expected a list with one dict for each picture.")
     if len(labels) != num_pictures:
         raise ValueError(
             f"labels: got {len(labels)} for a batch of {num_pictures} pictures. Give one dict with class_labels and "
@@ -305,6 +310,8 @@ def check_labels(labels: Sequence[Mapping[str, Tensor]], num_pictures: int, num_
                 f"labels: picture {i} has boxes {tuple(boxes.shape)} and class_labels {tuple(class_labels.shape)}, "
                 "expected (n, 4) and (n,)."
             )
+        if (iscrowd := label.get("iscrowd")) is not None and getattr(iscrowd, "shape", None) != class_labels.shape:
+            raise ValueError(f"labels: picture {i}: iscrowd is not a tensor with a number for each box.")
         if not boxes.is_floating_point() or class_labels.is_floating_point():
             raise ValueError(
                 f"labels: picture {i} has boxes of {boxes.dtype} and class_labels of {class_labels.dtype}, expected "
