@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-CANDIDATES = ["stock", "timm contiguous", "timm channels_last", "ours"]
+CLASSIFIERS = ["stock", "timm contiguous", "timm channels_last", "ours"]
+DETECTORS = ["torchvision", "torchvision channels_last", "ours, pipeline", "ours"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "allocator"), [("inference.py", "users"), ("training_step.py", "same")])
-def test_every_candidate_is_reported(script: str, allocator: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "allocator", "candidates"),
+    [
+        ("inference.py", "users", CLASSIFIERS),
+        ("training_step.py", "same", CLASSIFIERS),
+        ("detection.py", "same", DETECTORS),
+    ],
+)
+def test_every_candidate_is_reported(script: str, allocator: str, candidates: list[str], tmp_path: Path) -> None:
     pytest.importorskip("timm")
     file = tmp_path / "figures.json"
     setting = "--variants xxs --batches 1 --rounds 1 --size 64 --threads 1 --allocator"
@@ -23,7 +31,7 @@ def test_every_candidate_is_reported(script: str, allocator: str, tmp_path: Path
     report = json.loads(file.read_text())
     (result,) = report["results"]
     assert (result["variant"], result["batch"], result["allocator"], result["threads"]) == ("xxs", 1, allocator, 1)
-    assert list(result["candidates"]) == CANDIDATES
+    assert list(result["candidates"]) == candidates
     for name, row in result["candidates"].items():
         assert 0 < row["min_ms"] <= row["median_ms"]
         assert row["times_ours"] > 0
