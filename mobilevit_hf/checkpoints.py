@@ -46,7 +46,7 @@ def resolve_model(name: str) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    offline = constants.HF_HUB_OFFLINE or not _hub_answers()
+    offline = constants.HF_HUB_OFFLINE or not hub_answers()
     try:
         return _download(name, local_files_only=offline)
     except HFValidationError:
@@ -69,7 +69,7 @@ def _from_hub(name: str) -> Path:
     raise ValueError(reason)
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the Hub can be reached; the client's own retries would take half a minute to find out."""
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:

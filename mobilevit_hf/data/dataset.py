@@ -64,7 +64,7 @@ class Sample:
 
     Attributes:
         name: How the user knows it: the file's path below the data set's folder, or `train[17]`.
-        image: What `load_image` reads: a path, the bytes of a file, or a decoded picture.
+        image: What `Picture` reads: a path, a URL, the bytes of a file, or a decoded picture.
         label: Its class 0..K-1 in classification, else None.
         objects: What is on it in detection, else None.
     """
