@@ -61,11 +61,11 @@ def _from_hub(name: str) -> Path:
     except LocalEntryNotFoundError:
         reason = (
             f"{name} is not on this machine and the Hub can't be reached. "
-            "Check the connection, or pass a local directory: --model DIR"
+            "Check the connection, or pass a local directory."
         )
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no status")
-        reason = f"The Hub could not deliver {name} (HTTP {status}). Try again later, or pass --model DIR."
+        reason = f"The Hub could not deliver {name} (HTTP {status}). Try again later, or pass a local directory."
     raise ValueError(reason)
 
 

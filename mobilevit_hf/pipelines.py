@@ -82,6 +82,11 @@ def _load(
         return name, kwargs
     load_kwargs = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     load_kwargs |= kwargs.pop("model_kwargs", None) or {}
-    model = model_class.from_pretrained(name, **hub_kwargs, **load_kwargs)
+    model, report = model_class.from_pretrained(name, output_loading_info=True, **hub_kwargs, **load_kwargs)
+    if missing := sorted(report["missing_keys"]):  # transformers would answer with random weights there
+        raise ValueError(
+            f"{name}: {len(missing)} of the model's parameters are not in the checkpoint, such as {missing[0]}. Give "
+            "a checkpoint saved for this task."
+        )
     kwargs.setdefault("image_processor", name)
     return model, kwargs

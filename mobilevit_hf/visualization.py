@@ -1,8 +1,10 @@
 """Draw what a detector found on a copy of the picture, and write such copies beside what is there."""
 
 import math
+import os
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain, count
 from pathlib import Path
@@ -12,15 +14,22 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_bounding_boxes
+from torchvision.utils import draw_bounding_boxes, make_grid
 
 # Hues that neighbour each other differ in brightness, so that many classes can be told apart.
 BRIGHTNESS = np.array([1.0, 0.7, 0.45])
 
 # Pixels that draw_bounding_boxes leaves between a label's letters and the end of its background.
 LABEL_MARGIN = 1
+
+# Pixels beside the names below the pictures of a sheet.
+LABEL_PADDING = 3
+
+# File systems take names of 255 bytes; a number and a suffix are added.
+MAX_STEM_BYTES = 200
 
 # What a file's name may end with; Pillow writes the format it stands for.
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -137,11 +146,54 @@ def save_picture(image: Image.Image, folder: Path, name: str) -> Path:
         The file.
     """
     stem, suffix = Path(name).stem or "picture", Path(name).suffix
+    stem = os.fsdecode(os.fsencode(stem)[:MAX_STEM_BYTES])
     suffix = suffix if suffix.lower() in PICTURE_SUFFIXES else ".png"
     numbered = chain([stem], (f"{stem}-{number}" for number in count(2)))
     path = next(path for name in numbered if not (path := folder / f"{name}{suffix}").exists())
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
         finished = Path(scratch) / path.name
-        image.save(finished, quality=95, subsampling=0)  # as JPEG: thin lines keep their colours
+        file_format = "PNG" if suffix.lower() == ".png" else "JPEG"
+        image.save(finished, file_format, quality=95, subsampling=0)  # as JPEG: thin lines keep their colours
         finished.rename(path)
     return path
+
+
+def draw_sheet(
+    pictures: Iterable[tuple[Image.Image, Sequence[str], Tensor | None]],
+    names: Sequence[str],
+    *,
+    side: int = 240,
+    columns: int = 6,
+) -> Image.Image:
+    """Annotated pictures side by side, each with the names of its classes below, and its boxes in their colours.
+
+    Args:
+        pictures: RGB pictures with their labels and, where a label is a box and not the whole picture, the boxes:
+            (N, 4) float32 (x1, y1, x2, y2) in pixels of the picture. At least one picture.
+        names: All classes, among them all labels, in their order: so a class has the same colour on each sheet.
+        side: Of the square that each picture is fitted into, in pixels.
+        columns: How many pictures a row has.
+    """
+    colors = class_colors(names)
+    font = ImageFont.truetype(_font_file("".join(names)), side // 16)
+    tiles = []
+    for picture, labels, boxes in pictures:
+        tile = Image.new("RGB", (side, side + 2 * font.size), "white")
+        shrink = side / max(picture.size)
+        fitted = picture.resize([max(1, round(shrink * length)) for length in picture.size])
+        if boxes is not None and len(boxes):
+            scale = torch.tensor([fitted.width / picture.width, fitted.height / picture.height] * 2)
+            last = torch.tensor([fitted.width, fitted.height] * 2) - 1
+            corners = (boxes * scale).round().clamp(torch.zeros_like(last), last)
+            box_colors = [colors[label] for label in labels]
+            fitted = to_pil_image(draw_bounding_boxes(pil_to_tensor(fitted), corners, colors=box_colors, width=2))
+        tile.paste(fitted, ((side - fitted.width) // 2, side - fitted.height))
+        pen, x = ImageDraw.Draw(tile), 0
+        for label, number in Counter(labels).most_common():
+            text = " ".join(label.split()) + (f": {number}" if boxes is not None else "")
+            width = font.getlength(text) + 2 * LABEL_PADDING
+            pen.rectangle((x, side, x + width, side + 1.4 * font.size), fill=colors[label])
+            pen.text((x + LABEL_PADDING, side), text, fill=_text_color(colors[label]), font=font)
+            x += width + LABEL_PADDING
+        tiles.append(pil_to_tensor(tile))
+    return to_pil_image(make_grid(tiles, nrow=columns, padding=side // 20, pad_value=255))

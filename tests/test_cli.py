@@ -199,7 +199,7 @@ def test_no_hub_is_one_line(mobilevit, photos, monkeypatch, tmp_path):
     code, _, err = mobilevit("predict", photos / "a.jpg")
     assert code == 2
     assert "apple/mobilevit-xx-small" in err
-    assert "--model DIR" in err
+    assert "pass a local directory" in err
     assert len(err.strip().splitlines()) == 1
 
 

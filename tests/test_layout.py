@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "backends*": TOOLS,
     "assets*": TOOLS,
     "data*": [*CORE, "data", "data.*"],
+    "evaluation": [*CORE, "metrics", "metrics.*", "data", "data.*"],
     "training*": [*TOOLS, "data", "data.*", "training", "training.*"],
     "cli*": ["*"],
     "__main__": ["*"],

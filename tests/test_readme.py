@@ -70,6 +70,14 @@ def machine(tmp_path_factory, picture):
     for network in (model, detector):
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         network.load_state_dict(formula_state_dict(shapes))
+    for angle, name in ((0, "cat"), (5, "dog")):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(3):
+            picture.rotate(10 * number + angle).save(folder / "pictures" / name / f"{name}-{number}.png")
+    MobileViTForImageClassification(
+        MobileViTConfig.from_variant("xxs", id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1})
+    ).save_pretrained(folder / "my-model")
+    MobileViTImageProcessor().save_pretrained(folder / "my-model")
     torch.save(model.state_dict(), folder / "mobilevit_xxs.pt")
     torch.save(detector.state_dict(), folder / "mobilevit_ssdlite_xxs.pt")
     model.save_pretrained(folder / "published")

@@ -9,12 +9,16 @@ import typer
 
 from .. import __version__
 from . import console
+from .check_data import check_data as check_data_command
 from .convert import convert as convert_command
+from .evaluate import evaluate as evaluate_command
 from .predict import predict as predict_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("predict")(predict_command)
 app.command("convert")(convert_command)
+app.command("evaluate")(evaluate_command)
+app.command("check-data")(check_data_command)
 
 
 def main() -> None:

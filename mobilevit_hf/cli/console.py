@@ -1,6 +1,5 @@
 """What the commands share: the two streams, exit codes, where to run, and how names are shown."""
 
-import os
 from enum import StrEnum
 
 import torch
@@ -8,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-output, messages = Console(), Console(stderr=True)
+output, messages = Console(emoji=False), Console(stderr=True, emoji=False)
 
 # Something was wrong with the data, and the rest was done.
 EXIT_UNREADABLE = 1
@@ -26,8 +25,13 @@ class Device(StrEnum):
 
 def printable(text: str) -> str:
     """A file's name or a message as it can be shown: undecodable bytes and control characters written out."""
-    text = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else _written_out(c) for c in text)
+
+
+def _written_out(character: str) -> str:
+    """A byte that is no text, which Python keeps as a surrogate, as that byte; anything else as in Python's source."""
+    byte = ord(character) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 def say(kind: str, text: str, color: str = "yellow") -> None:

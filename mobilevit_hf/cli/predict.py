@@ -92,17 +92,26 @@ def predict(
         raise typer.Exit(console.EXIT_UNREADABLE)
 
 
-def _load_predictor(name: str, device: console.Device, given: set[str]) -> Pipeline:
-    """The pipeline for a checkpoint's task, if it has the options that were given. Code in a checkpoint never runs."""
-    folder = resolve_model(name)
+def find_task(name: str, folder: Path) -> str:
+    """What the checkpoint in a folder does.
+
+    Raises:
+        ValueError: If it is neither a classifier nor a detector.
+    """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     architecture = (config.architectures or ["a model of unknown class"])[0]
     task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)
     if task is None:
         raise ValueError(
-            f"{name} is {architecture}, expected an image classifier or an object detector. "
-            "Pass another one with --model."
+            f"{name} is {architecture}, expected an image classifier or an object detector. Pass another model."
         )
+    return task
+
+
+def _load_predictor(name: str, device: console.Device, given: set[str]) -> Pipeline:
+    """The pipeline for a checkpoint's task, if it has the options that were given. Code in a checkpoint never runs."""
+    folder = resolve_model(name)
+    task = find_task(name, folder)
     if wrong := given - TASK_OPTIONS[task]:
         raise ValueError(
             f"{', '.join(sorted(wrong))}: not for {task}, which is what {name} does. Leave it out, or pass another "

@@ -89,6 +89,11 @@ class Problem:
     kind: ProblemKind
     reason: str
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether anything was left out for it; a picture with an empty label file is kept as background."""
+        return self.kind != "empty label file"
+
 
 @dataclass
 class Dataset:

@@ -9,11 +9,15 @@ import warnings
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
+
+# What Pillow may take a file for. Others are left out: for PostScript it would start another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 
 # A file of a few kB can ask for gigabytes of pixels. 100 megapixels need 300 MB as RGB.
 MAX_PIXELS = 100_000_000
@@ -76,14 +80,14 @@ def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     return list(found), missing
 
 
-def load_image(source: str | Path) -> Image.Image:
+def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """Decode a picture to upright 8-bit RGB.
 
     EXIF rotation is applied, transparency laid over white, 16-bit grey scaled to 8, CMYK and palettes converted; of an
     animation it is the first frame.
 
     Args:
-        source: A path or an http(s) URL.
+        source: A path, an http(s) URL, the bytes of a file, or a picture that is decoded already.
 
     Raises:
         UnreadableImageError: If it can't be fetched or decoded, or is larger than `MAX_PIXELS`.
@@ -91,8 +95,7 @@ def load_image(source: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about files it then decodes, and of sizes checked here
-            data = io.BytesIO(_download(str(source))) if is_url(str(source)) else source
-            with Image.open(data) as image:
+            with source if isinstance(source, Image.Image) else Image.open(_file(source), formats=FORMATS) as image:
                 _check_size(image)
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
@@ -100,6 +103,13 @@ def load_image(source: str | Path) -> Image.Image:
         raise
     except DECODER_ERRORS as error:
         raise UnreadableImageError(_reason(source, error)) from error
+
+
+def _file(source: str | Path | bytes) -> Any:
+    """What Pillow opens."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return io.BytesIO(_download(str(source))) if is_url(str(source)) else source
 
 
 def _check_size(image: Image.Image) -> None:
@@ -131,14 +141,14 @@ def _download(url: str) -> bytes:
     return data
 
 
-def _reason(source: str | Path, error: Exception) -> str:
+def _reason(source: Any, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture in a format Pillow reads"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
-    if is_url(str(source)):
+    if isinstance(source, str | Path) and is_url(str(source)):
         return f"can't be fetched: {getattr(error, 'reason', None) or error}"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())

@@ -12,6 +12,8 @@ from .splitting import cut_validation
 # Modules with `recognises(folder)` and `read(folder)`, by the format's name.
 DATA_FORMATS = {"datasets": hub, "coco": coco, "voc": voc, "yolo": yolo, "imagefolder": imagefolder}
 FORMATS_OF_FILES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
+# Data sets that papers call by a shorter name than the Hub.
+HUB_NAMES = {"imagenet-1k": "ILSVRC/imagenet-1k"}
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 
 
@@ -54,7 +56,8 @@ def load_dataset(
             raise ValueError(f"{source} is on this machine; revision={revision!r} is for data sets on the Hub.")
         dataset = _read_path(path, data_format, streaming)
     elif data_format in (None, "datasets") and HUB_ID.fullmatch(str(source)):
-        dataset = hub.read_hub(str(source), revision=revision, token=token, streaming=streaming)
+        name = HUB_NAMES.get(str(source), str(source))
+        dataset = hub.read_hub(name, revision=revision, token=token, streaming=streaming)
     else:
         raise ValueError(f"There is no file or folder {source}. Pass a folder of pictures, or a Hub name (user/name).")
     _drop_empty_splits(dataset, str(source))

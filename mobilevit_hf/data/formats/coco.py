@@ -18,6 +18,9 @@ ROBOFLOW_NAME = "_annotations.coco.json"
 STEM = re.compile(r"(?:instances_)?(.*?)[_-]?\d*")
 
 
+MAX_SIDE = 2**31  # a stated size beyond it is none
+
+
 def recognises(folder: DataFolder) -> bool:
     """Whether there are files where this format has them, the first of which starts like it."""
     names = list(find_files(folder).values())
@@ -134,8 +137,8 @@ def _classes(folder: DataFolder, contents: dict[str, dict], files: dict[str, str
                 raise ValueError(
                     f"{path} names category {category} {name!r}, another file {names[category]!r}. Give them one list."
                 )
-            if entry.get("supercategory") != name:
-                parents.add(entry.get("supercategory"))
+            if isinstance(entry.get("supercategory"), str) and entry["supercategory"] != name:
+                parents.add(entry["supercategory"])
     dropped = [category for category, name in names.items() if name in parents and category not in used]
     for category in dropped:
         folder.notes.append(
@@ -159,7 +162,7 @@ def _read_file(folder: DataFolder, split: str, file: str, content: dict[str, Any
         if name is None:
             folder.report(file_name, "missing picture", f"image {image_id} of {file}: {reason}")
         size = (entry.get("width"), entry.get("height"))
-        is_stated = all(isinstance(side, int | float) and side > 0 for side in size)
+        is_stated = all(isinstance(side, int | float) and 0 < side < MAX_SIDE for side in size)
         pictures[image_id] = Annotated(name, size if is_stated else None) if name else None
     for annotation in content["annotations"]:
         image_id = annotation.get("image_id")

@@ -109,7 +109,10 @@ def add_box(picture: Annotated, bbox: Any, key: Any, area: Any = None, iscrowd: 
     except (TypeError, ValueError, OverflowError):
         picture.boxes.append(NO_BOX)
     picture.keys.append(key if isinstance(key, str | int) else None)
-    picture.areas.append(float(area) if isinstance(area, int | float) else float("nan"))
+    try:
+        picture.areas.append(float(area) if isinstance(area, int | float) else float("nan"))
+    except OverflowError:
+        picture.areas.append(float("nan"))
     picture.iscrowd.append(int(bool(iscrowd)))
 
 
@@ -125,7 +128,7 @@ def _rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
                     raise ValueError(f"line {number} is no JSON object")
                 if row:
                     yield row
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"{folder.root / name} can't be read: {error}") from error
 
 
@@ -136,7 +139,7 @@ def _with_objects(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotat
         objects = json.loads(objects) if isinstance(objects, str) else objects
         for entry in read_objects(objects):
             add_box(picture, *entry)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         folder.report(name, "unreadable annotation", str(error))
         return None
     return picture

@@ -1,6 +1,7 @@
 """YOLO's text files: `images/` beside `labels/`, a line an object; the classes in `data.yaml` or `classes.txt`."""
 
 import posixpath
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -97,6 +98,9 @@ def _classes(folder: DataFolder, file: str | None, content: dict[str, Any]) -> t
             )
         with open(folder.path(file), encoding="utf-8-sig", errors="replace") as opened:
             names = [line.strip() for line in opened if line.strip()]
+    values = names.values() if isinstance(names, dict) else names
+    if not isinstance(values, Iterable) or not all(isinstance(name, str | int) for name in values):
+        names = None  # nested lists: a few aliases of them would print as gigabytes
     if isinstance(names, dict):
         numbers = sorted(names, key=lambda number: (not isinstance(number, int), str(number).zfill(9)))
         names = [names[number] for number in numbers] if numbers == list(range(len(numbers))) else None
@@ -110,9 +114,11 @@ def _classes(folder: DataFolder, file: str | None, content: dict[str, Any]) -> t
 def _pictures_of_entry(folder: DataFolder, file: str, content: dict[str, Any], key: str) -> list[str]:
     """The pictures of `train`, `val` or `test` of a YAML file: one or more folders, or lists of files."""
     entries = content[key] if isinstance(content[key], list) else [content[key]]
+    if not all(isinstance(entry, str) for entry in [*entries, content.get("path") or ""]):
+        raise ValueError(f"{folder.root / file}: expected `path` and `{key}` as names of folders or files.")
     found: dict[str, None] = {}
     for entry in entries:
-        place = _place_of_entry(folder, content.get("path"), str(entry))
+        place = _place_of_entry(folder, content.get("path"), entry)
         if place is None:
             raise ValueError(
                 f"{folder.root / file}: `{key}: {entry}` is not in the data set's folder {folder.root}. "
