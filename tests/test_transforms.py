@@ -273,7 +273,7 @@ def jpeg(image, **options):
 
 
 def turned(image, orientation):
-    exif = image.getexif()
+    exif = Image.Exif()
     exif[0x0112] = orientation
     return jpeg(image, exif=exif)
 

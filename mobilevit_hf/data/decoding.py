@@ -1,6 +1,8 @@
 """Decode of a picture what training takes, no finer than needed: the fast way for most, else `load_image`'s."""
 
 import io
+import math
+import struct
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,10 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from .images import DECODER_ERRORS, MAX_PIXELS, is_url, load_image
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+# Markers in a JPEG's header: frames (baseline, extended, progressive), and segments that tell no colours and no EXIF:
+# JFIF, ICC profile, comment, quantisation and Huffman tables, restart interval.
+PLAIN_FRAMES = {0xC0, 0xC1, 0xC2}
+HARMLESS_SEGMENTS = {0xE0, 0xE2, 0xFE, 0xDB, 0xC4, 0xDD}
 MAX_REDUCTION = 8  # a JPEG's blocks have 8x8 pixels
 
 
@@ -76,11 +82,32 @@ def _plain_jpeg(source: Any) -> tuple[bytes, tuple[int, int]] | None:
         return None
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if size := _simple_jpeg_size(data):
+            return (data, size) if math.prod(size) <= MAX_PIXELS else None
         image = _open_jpeg(data)
     except DECODER_ERRORS:
         return None
     is_plain = image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) == 1
     return (data, image.size) if is_plain and image.width * image.height <= MAX_PIXELS else None
+
+
+def _simple_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height if the header says all there is to know: 8-bit grey or YCbCr and no EXIF, which may turn it.
+
+    Pillow finds out the same, but reads the tables too: a third of the time that decoding a small picture takes.
+    """
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    place = 2
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker in PLAIN_FRAMES:
+            bits, height, width, components = struct.unpack_from(">BHHB", data, place + 4)
+            return (width, height) if bits == 8 and components in (1, 3) and width and height else None
+        if marker not in HARMLESS_SEGMENTS or length < 2:
+            return None
+        place += 2 + length
+    return None
 
 
 def _open_jpeg(data: bytes) -> Image.Image:

@@ -3,6 +3,7 @@
 Training chooses a region of the picture first and decodes and resizes only that, once.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, TypeAlias
@@ -27,6 +28,7 @@ MIN_SIDE = 1.0  # a box of which a crop leaves less, in pixels of the result, is
 CROP_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 CROP_SCALE = (0.3, 1.0)
 CROP_RATIO = (0.5, 2.0)
+REGION_TRIES = 10  # of a random resized crop
 CROP_TRIES = 40
 
 Transform: TypeAlias = Callable[..., dict[str, Any]]
@@ -183,14 +185,13 @@ class ClassificationTraining(_Training):
             raise ValueError(f"crop_ratio: got {self.crop_ratio}, expected two ratios, the smaller one first.")
         if self.rand_augment is not None and not 0 <= self.rand_augment <= 30:
             raise ValueError(f"rand_augment: got {self.rand_augment}, expected a magnitude in 0..30.")
-        self._crop = v2.RandomResizedCrop(1, tuple(self.crop_scale), tuple(self.crop_ratio))
         augment = [] if self.rand_augment is None else [v2.RandAugment(magnitude=self.rand_augment, fill=list(FILL))]
         augment += [v2.RandomErasing(self.random_erasing, value=list(FILL))] if self.random_erasing else []
         self._augment = v2.Compose(augment) if augment else None
 
     def augment(self, picture: Picture, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
         """(3, H, W) uint8 RGB and the class."""
-        region = Region(**self._crop.make_params([_empty_canvas(picture)]))
+        region = choose_region(picture.height, picture.width, self.crop_scale, self.crop_ratio)
         pixels = self._resize(picture.read(region, size), size)
         for dim, probability in ((-1, self.horizontal_flip), (-2, self.vertical_flip)):
             if _happens(probability):
@@ -198,6 +199,31 @@ class ClassificationTraining(_Training):
         if self._augment:
             pixels = self._augment(pixels)
         return pixels, sample.label
+
+
+def choose_region(height: int, width: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:
+    """The part of a picture that a random resized crop takes (Inception's, arXiv 1409.4842).
+
+    As torchvision's, whose own choice takes as long as decoding a small picture.
+
+    Args:
+        height, width: Of the picture in pixels.
+        scale: The least and the greatest share of its area.
+        ratio: The least and the greatest width over height, drawn evenly by its logarithm.
+
+    Returns:
+        A region with both, or where ten tries find none the middle of the picture, as near to the ratio as possible.
+    """
+    least, greatest = math.log(ratio[0]), math.log(ratio[1])
+    for share, shape, down, right in torch.rand(REGION_TRIES, 4).tolist():
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+        aspect = math.exp(least + (greatest - least) * shape)
+        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < rows <= height and 0 < columns <= width:
+            return Region(int(down * (height - rows + 1)), int(right * (width - columns + 1)), rows, columns)
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    rows, columns = min(height, round(width / aspect)), min(width, round(height * aspect))
+    return Region((height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
 @dataclass(kw_only=True)
