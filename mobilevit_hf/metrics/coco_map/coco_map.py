@@ -3,7 +3,6 @@
 This file stands alone: `evaluate.load` copies it out of the package.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ import datasets
 import evaluate
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+
+from mobilevit_hf.metrics.naming import class_names
 
 _DESCRIPTION = """\
 Average precision and recall of detected boxes as the COCO challenge defines them, averaged over classes and over
@@ -106,7 +107,7 @@ class CocoMap(evaluate.Metric):
         id2label: Mapping[int, str] | None = None,
     ) -> dict[str, Any]:
         classes = sorted({label for picture in [*predictions, *references] for label in picture["labels"]})
-        names = _class_names(classes, id2label)
+        names = class_names(classes, id2label)
         evaluation = COCOeval_faster(_to_coco(references, classes), _to_coco(predictions, classes), iouType="bbox")
         evaluation.evaluate()
         evaluation.accumulate()
@@ -201,15 +202,3 @@ def _to_coco(pictures: Sequence[Mapping[str, Any]], classes: Sequence[int]) -> C
             "categories": [{"id": label} for label in classes],
         }
     )
-
-
-def _class_names(classes: Sequence[int], id2label: Mapping[int, str] | None) -> list[Any]:
-    """What the classes are called in `per_class`: their names, made distinct, or without names their indices."""
-    if id2label is None:
-        return list(classes)
-    names = {int(index): name for index, name in id2label.items()}  # in a JSON file the keys are strings
-    missing = [index for index in classes if index not in names]
-    if missing:
-        raise ValueError(f"id2label: got names for {len(names)} classes, and none for {missing}.")
-    uses = Counter(names.values())
-    return [names[i] if uses[names[i]] == 1 else f"{names[i]} ({i})" for i in classes]

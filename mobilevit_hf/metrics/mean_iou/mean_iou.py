@@ -3,13 +3,14 @@
 This file stands alone: `evaluate.load` copies it out of the package.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+
+from mobilevit_hf.metrics.naming import class_names
 
 _DESCRIPTION = """\
 How well predicted label maps cover the right ones: for each class the pixels that both give it, divided by those that
@@ -125,7 +126,7 @@ class MeanIoU(evaluate.Metric):
             "accuracy": right / np.maximum(pixels, 1),
             "pixels": pixels,
         }
-        names = _class_names(classes.tolist(), id2label)
+        names = class_names(classes.tolist(), id2label)
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return {
             "mean_iou": float(columns["iou"].mean()),
@@ -160,15 +161,3 @@ def _to_label_map(where: str, values: Any) -> np.ndarray:
             f"{where}: got shape {values.shape} of {values.dtype}, expected an (H, W) label map of integers."
         )
     return values.astype(np.int64)
-
-
-def _class_names(classes: Sequence[int], id2label: Mapping[int, str] | None) -> list[Any]:
-    """What the classes are called in `per_class`: their names, made distinct, or without names their indices."""
-    if id2label is None:
-        return list(classes)
-    names = {int(index): name for index, name in id2label.items()}  # in a JSON file the keys are strings
-    missing = [index for index in classes if index not in names]
-    if missing:
-        raise ValueError(f"id2label: got names for {len(names)} classes, and none for {missing}.")
-    uses = Counter(names.values())
-    return [names[i] if uses[names[i]] == 1 else f"{names[i]} ({i})" for i in classes]

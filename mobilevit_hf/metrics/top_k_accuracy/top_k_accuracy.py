@@ -3,13 +3,14 @@
 This file stands alone: `evaluate.load` copies it out of the package.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+
+from mobilevit_hf.metrics.naming import class_names
 
 _DESCRIPTION = """\
 How often the right class is the first, or among the first k, of those a classifier names; and precision, recall and
@@ -124,7 +125,7 @@ class TopKAccuracy(evaluate.Metric):
             "f1": 2 * right / (predicted + support),
             "support": support,
         }
-        names = _class_names(classes.tolist(), id2label)
+        names = class_names(classes.tolist(), id2label)
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return {
             "accuracy": float(hits.mean()),
@@ -173,15 +174,3 @@ def _to_array(name: str, values: Any) -> np.ndarray:
 def _from_tensor(value: Any) -> Any:
     """A tensor, which may be on another device or in bfloat16, in a form that numpy takes; the rest as it is."""
     return value.detach().cpu().double() if hasattr(value, "detach") else value
-
-
-def _class_names(classes: Sequence[int], id2label: Mapping[int, str] | None) -> list[Any]:
-    """What the classes are called in `per_class`: their names, made distinct, or without names their indices."""
-    if id2label is None:
-        return list(classes)
-    names = {int(index): name for index, name in id2label.items()}  # in a JSON file the keys are strings
-    missing = [index for index in classes if index not in names]
-    if missing:
-        raise ValueError(f"id2label: got names for {len(names)} classes, and none for {missing}.")
-    uses = Counter(names.values())
-    return [names[i] if uses[names[i]] == 1 else f"{names[i]} ({i})" for i in classes]
