@@ -8,6 +8,7 @@ import urllib.request
 import warnings
 import zlib
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,11 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about files it then decodes, and of sizes checked here
-            with source if isinstance(source, Image.Image) else Image.open(_file(source), formats=FORMATS) as image:
+            with (
+                nullcontext(source)
+                if isinstance(source, Image.Image)
+                else Image.open(_file(source), formats=FORMATS) as image
+            ):
                 _check_size(image)
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
