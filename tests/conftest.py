@@ -22,6 +22,7 @@ from PIL import Image
 from transformers import MobileViTImageProcessor
 
 import mobilevit_hf
+from mobilevit_hf import cli
 
 PACKAGE_PARENT = Path(mobilevit_hf.__file__).parents[1]
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -157,6 +158,23 @@ def detector(tiny_fields, tmp_path_factory):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def mobilevit(monkeypatch, capfd):
+    """Run the command in this process; returns exit code, standard output and standard error."""
+    for command in (cli.predict, cli.evaluate):  # a setting of the whole process, tested in a clean one
+        monkeypatch.setattr(command, "tune_allocator", lambda: True)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mobilevit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return end.value.code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

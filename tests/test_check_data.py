@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 import threading
 import warnings
 from collections import Counter
@@ -13,26 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit_hf import cli
 from mobilevit_hf.data import checks
 from mobilevit_hf.data.checks import check_dataset, drop_bad
 from mobilevit_hf.data.dataset import Dataset, Objects, Problem, Sample
 from mobilevit_hf.data.images import UnreadableImageError, load_image
 from mobilevit_hf.visualization import class_colors, draw_sheet
-
-
-@pytest.fixture
-def mobilevit(monkeypatch, capsys):
-    """Run the command in this process; returns exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mobilevit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code, captured.out, captured.err
-
-    return run
 
 
 def noise(seed, width=24, height=16):

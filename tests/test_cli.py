@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -20,23 +19,6 @@ from mobilevit_hf import checkpoints as checkpoint_names
 from mobilevit_hf import cli
 from mobilevit_hf.data.images import load_image
 from mobilevit_hf.visualization import class_colors
-
-
-@pytest.fixture
-def mobilevit(monkeypatch, capsys):
-    """Run the command in this process; returns exit code, standard output and standard error."""
-    monkeypatch.setattr(
-        cli.predict, "tune_allocator", lambda: True
-    )  # a setting of the whole process, tested in a clean one
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mobilevit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

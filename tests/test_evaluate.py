@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import re
-import sys
 
 import datasets
 import numpy as np
@@ -21,29 +20,12 @@ from pycocotools.cocoeval import COCOeval
 from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
 
 import mobilevit_hf
-from mobilevit_hf import cli, evaluation
+from mobilevit_hf import evaluation
 from mobilevit_hf.convert_labels import LABEL_SETS
 from mobilevit_hf.data.dataset import Objects, Sample
 from mobilevit_hf.evaluation import evaluate_model, match_classes
 
 NAMES = ["cat", "dog", "fish", "owl"]
-
-
-@pytest.fixture
-def mobilevit(monkeypatch, capfd):
-    """Run the command in this process; returns exit code, standard output and standard error."""
-    # Of the whole process, and tested in a clean one.
-    for command in (cli.evaluate, cli.predict):
-        monkeypatch.setattr(command, "tune_allocator", lambda: True)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mobilevit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capfd.readouterr()
-        return end.value.code, captured.out, captured.err
-
-    return run
 
 
 def make_pictures(count, size=(96, 80), seed=0):

@@ -4,14 +4,12 @@ import io
 import json
 import os
 import struct
-import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from mobilevit_hf import cli
 from mobilevit_hf.data.formats.folder import DataFolder
 
 PACKER = zlib.compressobj(1)
@@ -35,22 +33,6 @@ NAMES = [
     "100%s {0}",
     "\x7f\x9b",
 ]
-
-
-@pytest.fixture
-def mobilevit(monkeypatch, capfd):
-    """Run the command in this process; returns exit code, and all that it or a library wrote."""
-    monkeypatch.setattr(cli.predict, "tune_allocator", lambda: True)  # a setting of the whole process
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mobilevit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return end.value.code, captured.out, captured.err
-
-    return run
 
 
 def noise(rng, width=48, height=40):
