@@ -20,10 +20,12 @@ from pycocotools.cocoeval import COCOeval
 from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
 
 import mobilevit_hf
-from mobilevit_hf import evaluation
+from mobilevit_hf import cli
 from mobilevit_hf.convert_labels import LABEL_SETS
 from mobilevit_hf.data.dataset import Objects, Sample
-from mobilevit_hf.evaluation import evaluate_model, match_classes
+from mobilevit_hf.evaluation import evaluate_model, evaluating, match_classes
+from mobilevit_hf.evaluation.average_precision import average_precision, by_class
+from mobilevit_hf.evaluation.matching import match
 
 NAMES = ["cat", "dog", "fish", "owl"]
 
@@ -96,6 +98,20 @@ def test_accuracy_is_that_of_stock_pipeline(mobilevit, classifier, labelled, sto
         assert (row["support"], row["recall"]) == (len(mine), sum(mine) / len(mine))
 
 
+def test_confusion_and_mistakes_in_json(mobilevit, monkeypatch, classifier, labelled, stock_answers):
+    _, out, _ = mobilevit("evaluate", classifier, labelled, "--split", "all", "--json")
+    found = json.loads(out)
+    pairs = [tuple(pair) for pair in stock_answers]
+    assert found["confusion"] == [[pairs.count((right, named)) for named in NAMES] for right in NAMES]
+    mistakes = found["mistakes"]
+    assert sorted((m["right"], m["named"]) for m in mistakes) == sorted(pair for pair in pairs if len(set(pair)) == 2)
+    assert all(m["name"].startswith(m["right"]) for m in mistakes)
+    assert [m["score"] for m in mistakes] == sorted((m["score"] for m in mistakes), reverse=True)
+    monkeypatch.setattr(cli.evaluate, "MAX_CONFUSION", 3)
+    _, out, _ = mobilevit("evaluate", classifier, labelled, "--split", "all", "--json")
+    assert "confusion" not in json.loads(out)
+
+
 def test_the_intervals_are_those_of_drawing_pictures_anew(mobilevit, classifier, labelled, stock_answers):
     _, out, _ = mobilevit("evaluate", classifier, labelled, "--split", "all", "--json")
     found = json.loads(out)["intervals"]
@@ -155,7 +171,7 @@ def test_the_model_is_left_as_it_is(loaded):
 
 def test_memory_is_bounded(loaded, monkeypatch):
     """When the model gets its first pictures, few more than it gets have been asked for: the rest waits."""
-    asked, forward = [], evaluation._forward
+    asked, forward = [], evaluating.forward
     seen = []
     picture = picture_file(next(make_pictures(1)))
 
@@ -164,7 +180,7 @@ def test_memory_is_bounded(loaded, monkeypatch):
             asked.append(i)
             yield Sample(str(i), picture, label=0)
 
-    monkeypatch.setattr(evaluation, "_forward", lambda *args: (seen.append(len(asked)), forward(*args))[1])
+    monkeypatch.setattr(evaluating, "forward", lambda *args: (seen.append(len(asked)), forward(*args))[1])
     result = evaluate_model(*loaded, stream(), NAMES, batch_size=4)
     assert result.num_pictures == 60
     assert seen[0] <= 16
@@ -329,8 +345,8 @@ def test_precision_of_drawn_pictures_is_pycocotools(crowds):
     found, references = random_case(20, seed=3, crowds=crowds)
     draws = np.random.default_rng(0).multinomial(20, np.full(20, 1 / 20), size=4).T
     draws = np.concatenate([np.ones((20, 1), dtype=draws.dtype), draws], axis=1)
-    matches = evaluation._by_class([evaluation._match(*pair) for pair in zip(found, references, strict=True)])
-    precision = evaluation._average_precision(matches, draws)
+    matches = by_class([match(*pair) for pair in zip(found, references, strict=True)])
+    precision = average_precision(matches, draws)
     for of_draw, times in zip(np.moveaxis(precision, -1, 0), draws.T, strict=True):
         expected = pycocotools_of(found, references, np.repeat(np.arange(20), times))
         assert [np.nanmean(of_draw), np.nanmean(of_draw[:, 0])] == pytest.approx(expected, abs=1e-9)
@@ -340,8 +356,8 @@ def test_a_class_that_was_not_drawn_does_not_count():
     found, references = random_case(6, seed=1, crowds=0)
     rare = next(i for i, reference in enumerate(references) if len(reference["labels"]))
     references[rare]["labels"][0] = 4  # of this class alone
-    matches = evaluation._by_class([evaluation._match(*pair) for pair in zip(found, references, strict=True)])
-    precision = evaluation._average_precision(matches, np.array([[int(i != rare)] for i in range(6)]))
+    matches = by_class([match(*pair) for pair in zip(found, references, strict=True)])
+    precision = average_precision(matches, np.array([[int(i != rare)] for i in range(6)]))
     assert np.isnan(precision[-1]).all()
     others = [i for i in range(6) if i != rare]
     assert np.nanmean(precision) == pytest.approx(pycocotools_of(found, references, others)[0], abs=1e-9)
@@ -352,18 +368,28 @@ def test_the_best_threshold(detector, boxed):
     folder, content = boxed
     detect = mobilevit_hf.pipeline("object-detection", str(detector))
     samples = coco_samples(folder, content)
-    best = evaluate_model(detect.model, detect.image_processor, samples, ["owl", "cat", "fish", "dog"]).best_threshold
+    names = ["owl", "cat", "fish", "dog"]
+    result = evaluate_model(detect.model, detect.image_processor, samples, names)
+    best = result.best_threshold
     detect._get_bounding_box = lambda box: box.tolist()
     answers = [sorted(detect(str(s.image), threshold=0.01), key=lambda a: -a["score"]) for s in samples]
     scores = sorted({answer["score"] for picture in answers for answer in picture})
     counts = {
-        threshold: count_matches(samples, answers, ["owl", "cat", "fish", "dog"], threshold)
+        threshold: count_matches(samples, answers, names, threshold)
         for threshold in (best.value, *scores[:: len(scores) // 60])
     }
     f1 = {threshold: 2 * hits / (found + present) for threshold, (hits, found, present) in counts.items()}
     assert max(f1.values()) == f1[best.value] == pytest.approx(best.f1, abs=1e-9)
     hits, found, present = counts[best.value]
     assert (best.precision, best.recall) == pytest.approx((hits / found, hits / present))
+    mistakes = []
+    for place, (sample, picture) in enumerate(zip(samples, answers, strict=True)):
+        hits, found, present = count_matches([sample], [picture], names, best.value)
+        if errors := present - hits + found - hits:
+            objects = f"{present} object{'s' * (present != 1)}"
+            mistakes.append((-errors, place, sample.name, objects, f"{present - hits} missed, {found - hits} wrong"))
+    assert len({errors for errors, *_ in mistakes}) > 3
+    assert [(-m.score, m.place, m.name, m.right, m.named) for m in result.mistakes] == sorted(mistakes)
 
 
 def coco_samples(folder, content):

@@ -28,6 +28,9 @@ ALL = "all"
 # How many classes the table has room for.
 SHOWN_CLASSES = 20
 
+# Of how many classes --json has the confusion matrix.
+MAX_CONFUSION = 100
+
 TITLES = {
     "accuracy": "accuracy",
     "top_5_accuracy": "top-5 accuracy",
@@ -96,7 +99,7 @@ def evaluate(
         console.say("note", note)
     if as_json:
         heading = {"model": model, "data": data, "split": name}
-        print(json.dumps(heading | dataclasses.asdict(dataclasses.replace(result, problems=problems))))
+        print(json.dumps(heading | _to_json(dataclasses.replace(result, problems=problems))))
     else:
         for problem in problems:
             console.say(problem.kind, f"{problem.name}: {problem.reason}", color="red")
@@ -170,6 +173,15 @@ def _load_predictor(task: str, folder: Path, device: console.Device) -> Pipeline
     """Code in a checkpoint never runs."""
     tune_allocator()
     return pipeline(task, str(folder), device=console.pick_device(device), trust_remote_code=False)
+
+
+def _to_json(result: EvaluationResult) -> dict[str, Any]:
+    """The confusion matrix of many classes is left out."""
+    content = dataclasses.asdict(result)
+    confusion = content.pop("confusion")
+    if confusion is not None and len(confusion) <= MAX_CONFUSION:
+        content["confusion"] = confusion.tolist()
+    return content
 
 
 def _show(result: EvaluationResult, heading: str) -> None:
