@@ -2,11 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from mobilevit_hf.visualization import class_colors, draw_detections, save_picture
+from mobilevit_hf.visualization import (
+    class_colors,
+    draw_detection_mistakes,
+    draw_detections,
+    draw_mistakes,
+    draw_sheet,
+    save_picture,
+)
 
 NAMES = ["cat", "dog", "fish"]
+# Undecodable bytes, control characters, a tower of accents, and more text than Pillow takes.
+HOSTILE = ["\udc80", "\x00\x07", "\x1b[31m", "\u202eabc", "z" + "\u0301" * 500, "x" * 3_000_000, " " * 3_000_000]
 GREY = (128, 128, 128)
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
@@ -159,6 +169,20 @@ def test_names_of_all_kinds(name):
     assert 8 < height < 20  # one line
 
 
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_names_that_mean_harm(name):
+    pixels = draw((200, 160), detection(name, 40, 60, 120, 140), names=[name])
+    assert 8 < 60 - changed(pixels)[1] < 20
+
+
+def test_a_name_does_not_turn_the_score_around():
+    turned, unknown = (
+        draw((200, 160), detection(f"dog{c}", 40, 60, 120, 140, score=0.12), names=[f"dog{c}"])
+        for c in ("\N{RIGHT-TO-LEFT OVERRIDE}", "\N{REPLACEMENT CHARACTER}")
+    )
+    assert (turned == unknown).all()
+
+
 def test_characters_that_the_default_font_lacks():
     """They are in STIX, which comes with matplotlib too. In a font that lacks both they would look the same."""
     first, second = (draw((200, 160), detection(name, 40, 60, 120, 140), names=[name]) for name in "ⒶⒷ")
@@ -168,6 +192,168 @@ def test_characters_that_the_default_font_lacks():
 def test_a_label_that_is_no_class_is_refused():
     with pytest.raises(ValueError, match="'bird'"):
         draw((200, 160), detection("bird", 40, 60, 120, 140))
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+BLUE = (0, 0, 255)
+
+
+def rows_where(pixels, is_color):
+    """First and last row in which some pixel is of a colour."""
+    rows = np.flatnonzero(is_color(*np.moveaxis(pixels.astype(int), -1, 0)).any(axis=1))
+    return rows.min(), rows.max()
+
+
+def is_blue(r, g, b):
+    return (r == 0) & (g == 0) & (b == 255)
+
+
+def is_greenish(r, g, b):
+    return (g > 1.5 * r) & (g > 1.5 * b)
+
+
+def is_reddish(r, g, b):
+    return (r > 1.5 * g) & (r > 1.5 * b)
+
+
+def mistake(right="shirt", named="dress", score=0.93, size=(30, 20)):
+    return Image.new("RGB", size, BLUE), right, named, score
+
+
+def mistakes(*entries, names=("shirt", "dress"), **options):
+    return np.asarray(draw_mistakes(entries, names, **options))
+
+
+def test_below_a_mistake_is_what_it_is_and_below_that_what_was_named():
+    pixels = mistakes(mistake(), side=240)
+    picture, right, wrong = (rows_where(pixels, color) for color in (is_blue, is_greenish, is_reddish))
+    assert picture == (80, 239)  # 3 : 2
+    assert 239 < right[0] < right[1] < wrong[0] < wrong[1] < len(pixels)
+    assert abs((right[1] - right[0]) - (wrong[1] - wrong[0])) <= 2
+
+
+def test_names_and_probability_of_a_mistake_are_in_their_lines():
+    pixels = mistakes(mistake(), side=240)
+    top = rows_where(pixels, is_reddish)[0]
+    for other, first, last in [
+        (mistake(right="dress"), 240, top),
+        (mistake(named="shirt"), top, 300),
+        (mistake(score=0.13), top, 300),
+    ]:
+        rows = np.flatnonzero((mistakes(other, side=240) != pixels).any(axis=(1, 2)))
+        assert first <= rows.min() <= rows.max() < last
+
+
+def test_colours_below_a_mistake_are_legible():
+    pixels = mistakes(mistake())
+    for color in (is_greenish, is_reddish):
+        first, last = rows_where(pixels, color)
+        background = pixels[last - 1, 1]
+        assert (pixels[first + 2 : last - 2] == WHITE).all(-1).any()  # the letters
+        assert (luminance(WHITE) + 0.05) / (luminance(background) + 0.05) >= 4.5
+
+
+def test_mistakes_are_on_a_sheet_in_their_order():
+    shades = range(0, 250, 50)
+    entries = [(Image.new("RGB", (8, 8), (shade, 0, 255)), "shirt", "dress", 0.5) for shade in shades]
+    sheet = mistakes(*entries, side=80, columns=3)
+    padding, row = 4, len(sheet) // 2
+    assert sheet.shape[1] == 3 * 80 + 4 * padding
+    for place, shade in enumerate(shades):
+        x, y = place % 3 * (80 + padding), place // 3 * row
+        assert tuple(sheet[y + 40, x + 40]) == (shade, 0, 255)
+
+
+@pytest.mark.parametrize("draw_again", [0.1, 0.9])
+def test_a_long_name_of_a_mistake_is_cut_and_its_probability_stays(draw_again):
+    drawn = [mistakes(mistake("x" * 300, "x" * 300, score), names=["x" * 300]) for score in (0.5, draw_again)]
+    columns = np.flatnonzero((drawn[0] != drawn[1]).any(axis=(0, 2)))
+    assert 150 < columns.min() <= columns.max() < 240
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000)])
+def test_sheets_of_hostile_names(name, size):
+    plain = mistakes(mistake("a", "b", size=size), names="ab", side=64)
+    assert mistakes(mistake(name, name, size=size), names=[name], side=64).shape == plain.shape
+    picture, box = Image.new("RGB", size, BLUE), torch.tensor([[0.0, 0.0, *size]])
+    assert draw_sheet([(picture, [name], box)], [name], side=64).size == (64, 72)
+    both = draw_detection_mistakes([(picture, box, [name], [detection(name, 0, 0, *size)])], [name], side=64)
+    assert both.width == 2 * 64 + 3 * 3
+
+
+def test_mistakes_in_letters_that_the_default_font_lacks():
+    first, second = (mistakes(mistake(name), names="ⒶⒷ") for name in "ⒶⒷ")
+    assert (first != second).any()
+
+
+def edges(pixels, color):
+    """Columns and rows (x1, y1, x2, y2), all inclusive, of the longest lines of a colour."""
+    match = (pixels == color).all(-1)
+    columns = np.flatnonzero(match.sum(axis=0) > 0.8 * match.sum(axis=0).max())
+    rows = np.flatnonzero(match.sum(axis=1) > 0.8 * match.sum(axis=1).max())
+    return columns.min(), rows.min(), columns.max(), rows.max()
+
+
+def test_what_is_there_is_left_of_what_was_found():
+    """On a picture of 400 x 200 at half its size, below one that is 100 high there."""
+    empty = (Image.new("RGB", (400, 200), BLUE), torch.zeros(0, 4), [], [])
+    entry = (
+        Image.new("RGB", (400, 200), GREY),
+        torch.tensor([[40.0, 60.0, 240.0, 180.0]]),
+        ["dog"],
+        [detection("fish", 80, 80, 360, 190)],
+    )
+    sheet = np.asarray(draw_detection_mistakes([empty, entry], NAMES, side=200))
+    assert sheet.shape[1] == 2 * 200 + 3 * 10
+    rows, columns = np.nonzero((sheet == BLUE).all(-1))
+    assert (rows.min(), rows.max()) == (10, 109)
+    assert set(columns) == {*range(10, 210), *range(220, 420)}
+    top = np.nonzero((sheet == GREY).all(-1))[0].min()
+    assert top > 110
+    colors = class_colors(NAMES)
+    left, right = sheet[top : top + 100, 10:210], sheet[top : top + 100, 220:420]
+    np.testing.assert_allclose(edges(left, colors["dog"]), (20, 30, 120, 90), atol=1)
+    np.testing.assert_allclose(edges(right, colors["fish"]), (40, 40, 180, 95), atol=1)
+    assert not (left == colors["fish"]).all(-1).any()
+    assert not (right == colors["dog"]).all(-1).any()
+
+
+def test_rows_are_as_high_as_their_pictures():
+    heights = {}
+    for size in [(100, 100), (100, 50), (50, 100)]:
+        entries = [(Image.new("RGB", size, BLUE), torch.zeros(0, 4), [], [])]
+        sheet = np.asarray(draw_detection_mistakes(entries, NAMES, side=200))
+        heights[size] = len(sheet)
+        assert sheet.shape[1] == 430
+        assert (sheet == BLUE).all(-1).sum() == 2 * size[0] * size[1] * (200 / max(size)) ** 2
+    assert heights[100, 100] == heights[50, 100] == heights[100, 50] + 100
+
+
+def test_a_score_is_written_on_what_was_found_only():
+    def sheet(score):
+        entry = (
+            Image.new("RGB", (200, 160), GREY),
+            torch.tensor([[40.0, 60.0, 120.0, 140.0]]),
+            ["dog"],
+            [detection("dog", 40, 60, 120, 140, score=score)],
+        )
+        return np.asarray(draw_detection_mistakes([entry], NAMES, side=200))
+
+    columns = np.flatnonzero((sheet(0.1) != sheet(0.9)).any(axis=(0, 2)))
+    assert columns.min() > 220
+    left, right = sheet(0.5)[10:170, 10:210], sheet(0.5)[10:170, 220:420]
+    assert (left[66:] == right[66:]).all()
+    width = [np.ptp(np.nonzero((half[:58] != GREY).any(-1))[1]) for half in (left, right)]
+    assert 10 < width[0] < width[1]  # "dog" and "dog 0.50"
+
+
+@pytest.mark.parametrize(("there", "found"), [(["bird"], []), ([], [detection("bird", 1, 1, 5, 5)])])
+def test_a_mistake_with_a_label_that_is_no_class_is_refused(there, found):
+    boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0]])[: len(there)]
+    with pytest.raises(ValueError, match="'bird'"):
+        draw_detection_mistakes([(Image.new("RGB", (9, 9)), boxes, there, found)], NAMES)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

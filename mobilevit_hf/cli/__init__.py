@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import transformers
@@ -13,20 +14,34 @@ from .check_data import check_data as check_data_command
 from .convert import convert as convert_command
 from .evaluate import evaluate as evaluate_command
 from .predict import predict as predict_command
+from .train import make_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("predict")(predict_command)
 app.command("convert")(convert_command)
+app.command("train")(make_command())
 app.command("evaluate")(evaluate_command)
 app.command("check-data")(check_data_command)
 
 
 def main() -> None:
-    """Run the command line: a user's mistake is one line and exit code 2, never a traceback."""
+    """Run the command line."""
+    _run(app)
+
+
+def run(command: Callable[..., None]) -> None:
+    """Run one command by itself, as a script does."""
+    script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    script.command()(command)
+    _run(script)
+
+
+def _run(program: typer.Typer) -> None:
+    """A user's mistake is one line and exit code 2, never a traceback."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        app()
+        program()
     except (ValueError, OSError) as error:
         if os.environ.get("MOBILEVIT_DEBUG"):
             raise

@@ -24,6 +24,9 @@ from . import console
 # Enough to keep two cores busy, and few enough that decoded photos stay below half a gigabyte.
 BATCH_SIZE = 8
 
+# Where neither the user nor the model says one: that of transformers' pipeline.
+DEFAULT_THRESHOLD = 0.5
+
 # What `predict` runs: the task of an architecture by the ending of its name, and the options for this task alone.
 TASKS = {"ForImageClassification": "image-classification", "ForObjectDetection": "object-detection"}
 TASK_OPTIONS = {"image-classification": {"--top-k"}, "object-detection": {"--threshold", "--save"}}
@@ -40,7 +43,8 @@ def predict(
         int | None, typer.Option(min=1, help="Classifier: how many labels to show for each picture. Default: 5.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Detector: show boxes with a score above it. Default: 0.5.")
+        float | None,
+        typer.Option(min=0, max=1, help="Detector: show boxes with a score above it. Default: the model's, or 0.5."),
     ] = None,
     save: Annotated[
         Path | None,
@@ -68,7 +72,8 @@ def predict(
         given = {option for option, value in options.items() if value is not None}
         predictor = _load_predictor(model or DEFAULT_MODEL, device, given)
         if predictor.task == "object-detection":
-            arguments = {"threshold": 0.5 if threshold is None else threshold}
+            recommended = getattr(predictor.model.config, "recommended_threshold", None) or DEFAULT_THRESHOLD
+            arguments = {"threshold": recommended if threshold is None else threshold}
         else:
             arguments = {"top_k": top_k or 5}
         if save:

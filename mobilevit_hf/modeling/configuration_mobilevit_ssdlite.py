@@ -52,6 +52,8 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
         negatives_per_positive: How many of the worst background anchors count for each matched one (hard negatives).
         smooth_l1_beta: Where the localisation loss turns from quadratic to linear.
         localization_loss_weight: Factor on the localisation loss.
+        recommended_threshold: The score above which a trained detector's answers are best taken for objects (highest
+            F1 on its validation pictures); None if it was not measured.
 
     Raises:
         ValueError: If no detector can be built from the values.
@@ -80,6 +82,7 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
     negatives_per_positive: int = 3
     smooth_l1_beta: float | int = 1.0
     localization_loss_weight: float | int = 1.0
+    recommended_threshold: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in ("feature_strides", "level_channels", "anchor_scales"):

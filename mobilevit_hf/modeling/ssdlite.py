@@ -431,6 +431,25 @@ def fit_anchors(
     return fine if gain >= WORTHWHILE_GAIN else coarse
 
 
+def anchor_recall(
+    boxes: Sequence[Tensor | Sequence[Sequence[float]]],
+    image_sizes: Tensor | Sequence[tuple[int, int]],
+    fields: Mapping[str, Any],
+    image_size: int = 320,
+    iou_threshold: float = 0.5,
+) -> float:
+    """The share of boxes that meet an anchor, 0..1.
+
+    Args:
+        boxes, image_sizes, image_size, iou_threshold: See `fit_anchors`.
+        fields: `feature_strides`, `anchor_scales` and `anchor_ratios` of a `MobileViTSSDLiteConfig`.
+
+    Raises:
+        ValueError: As `fit_anchors`.
+    """
+    return _recall(_normalize_boxes(boxes, image_sizes), fields, image_size, iou_threshold)
+
+
 def _normalize_boxes(boxes: Sequence[Any], image_sizes: Any) -> Tensor:
     """Boxes (x1, y1, x2, y2) in pixels → one float64 (N, 4) (cx, cy, w, h) in 0..1 for all pictures."""
     if len(boxes) != len(image_sizes):

@@ -1,0 +1,47 @@
+"""Pictures as files, written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, count
+from pathlib import Path
+
+from PIL import Image
+
+# File systems take names of 255 bytes; a number and a suffix are added.
+MAX_STEM_BYTES = 200
+
+# What a file's name may end with; Pillow writes the format it stands for.
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def save_picture(image: Image.Image, folder: Path, name: str) -> Path:
+    """Write a picture whole or not at all, and never over another file: a name that is taken gets a number.
+
+    Args:
+        image: RGB.
+        folder: An existing directory.
+        name: With the ending .jpg, .jpeg or .png; anything else becomes .png.
+
+    Returns:
+        The file.
+    """
+    stem, suffix = Path(name).stem or "picture", Path(name).suffix
+    stem = os.fsdecode(os.fsencode(stem)[:MAX_STEM_BYTES])
+    suffix = suffix if suffix.lower() in PICTURE_SUFFIXES else ".png"
+    numbered = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    path = next(path for name in numbered if not (path := folder / f"{name}{suffix}").exists())
+    file_format = "PNG" if suffix.lower() == ".png" else "JPEG"
+    with put_in_place(path) as file:
+        image.save(file, file_format, quality=95, subsampling=0)  # as JPEG: thin lines keep their colours
+    return path
+
+
+@contextmanager
+def put_in_place(path: Path) -> Iterator[Path]:
+    """A file to write, which is moved to the path once that has succeeded, and is gone if it has not."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
+        file = Path(scratch) / path.name
+        yield file
+        file.replace(path)

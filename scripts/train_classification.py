@@ -1,0 +1,12 @@
+"""Train a classifier, by one process or several.
+
+accelerate launch scripts/train_classification.py DATA [--recipe scripts/recipes/imagenet1k-s.yaml] [OPTIONS]
+
+The options are those of `mobilevit train`.
+"""
+
+from mobilevit_hf.cli import run
+from mobilevit_hf.cli.train import make_command
+
+if __name__ == "__main__":
+    run(make_command("image-classification"))

@@ -1,0 +1,12 @@
+"""Train a detector, by one process or several.
+
+accelerate launch scripts/train_detection.py DATA [--recipe scripts/recipes/coco-s.yaml] [OPTIONS]
+
+The options are those of `mobilevit train`.
+"""
+
+from mobilevit_hf.cli import run
+from mobilevit_hf.cli.train import make_command
+
+if __name__ == "__main__":
+    run(make_command("object-detection"))
