@@ -155,19 +155,44 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
 
 
-def seconds_per_call(call: Call, calls: int) -> float:
-    """The mean time of `calls` calls, after one that isn't timed."""
-    call()
-    start = time.perf_counter()
-    for _ in range(calls):
+def take_turns(answer: Callable[..., None]) -> Iterator[None]:
+    """Ask for one call after the other: for each number on stdin one that isn't timed, and as many that are.
+
+    Each number is answered with the mean time of its calls. Ends when stdin does.
+    """
+    for line in sys.stdin:
+        calls = int(line)
+        yield
+        start = time.perf_counter()
+        for _ in range(calls):
+            yield
+        answer(seconds=(time.perf_counter() - start) / calls, peak_mib=peak_memory())
+
+
+def call_in_turns(call: Call, turns: Iterator[None]) -> None:
+    """Make each call that is asked for."""
+    for _ in turns:
         call()
-    return (time.perf_counter() - start) / calls
 
 
-def serve(build: Build, module: str, candidate: str, case: Case) -> None:
+def serve(
+    build: Build,
+    module: str,
+    candidate: str,
+    case: Case,
+    run: Callable[[Any, Iterator[None]], None] = call_in_turns,
+) -> None:
     """Be a candidate's process: build, then answer each number of calls on stdin with their time on stdout.
 
     Every answer is a line of JSON; what else the libraries print goes to stderr. Ends when stdin does.
+
+    Args:
+        build: Makes what is run, given the candidate's name and the case.
+        module: To be imported before memory is first looked at.
+        candidate: The candidate's name.
+        case: The setting.
+        run: Makes the calls that `take_turns` asks for with what `build` made. What can't be called again and again,
+            such as a loop in a library, asks for the next turn by itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
@@ -188,9 +213,7 @@ def serve(build: Build, module: str, candidate: str, case: Case) -> None:
         torch.manual_seed(0)
         call = build(candidate, case)
         answer(imported_mib=imported_mib, threads=torch.get_num_threads())
-        for line in sys.stdin:
-            seconds = seconds_per_call(call, int(line))
-            answer(seconds=seconds, peak_mib=peak_memory())
+        run(call, take_turns(answer))
     except Exception:
         answer(error=traceback.format_exc())
 
@@ -235,10 +258,11 @@ class Worker:
         self.seconds.append(self._run(self.calls))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, by the end of its stdin if it catches the signal."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.terminate()
         self.process.wait()
-        self.process.stdin.close()
         self.process.stdout.close()
 
     def _run(self, calls: int) -> float:

@@ -2,7 +2,8 @@
 
     python examples/finetune_detector.py DATA_DIR BACKBONE OUTPUT_DIR [EPOCHS]
 
-DATA_DIR has two folders, `train` and `validation`, with pictures and a `metadata.jsonl` that says what is on each:
+DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has two folders, `train` and `validation`, with pictures and a
+`metadata.jsonl` that says what is on each:
 
     {"file_name": "1.jpg", "objects": {"bbox": [[14, 20, 90, 45]], "category": ["cat"]}}
 
@@ -11,52 +12,47 @@ classifier, such as apple/mobilevit-x-small. `pipeline("object-detection", model
 """
 
 import sys
-from typing import Any
 
 import evaluate
 import torch
-from datasets import load_dataset
-from torchvision.ops import box_convert
-from transformers import BatchFeature, EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
 from transformers.utils import ModelOutput
 
 from mobilevit_hf import MobileViTSSDLiteForObjectDetection, MobileViTSSDLiteImageProcessor, metrics
+from mobilevit_hf.data.loading import Pictures
+from mobilevit_hf.data.reading import load_dataset
+from mobilevit_hf.data.transforms import make_transform
 
-data_dir, backbone, output_dir = sys.argv[1:4]
+data_dir, backbone, output_dir, epochs = (*sys.argv[1:], 30)[:4]
 set_seed(0)
-data = load_dataset("imagefolder", data_dir=data_dir)
-names = sorted({name for split in data.values() for objects in split["objects"] for name in objects["category"]})
-model = MobileViTSSDLiteForObjectDetection.from_backbone(backbone, id2label=dict(enumerate(names)))
+data = load_dataset(data_dir)
+print(*data.notes, *data.problems, sep="\n")
+model = MobileViTSSDLiteForObjectDetection.from_backbone(backbone, id2label=dict(enumerate(data.classes)))
 processor = MobileViTSSDLiteImageProcessor.from_backbone(backbone)
+augment = make_transform("object-detection", processor, training=True, zoom_out=0.0, crop=0.5)
+train = Pictures(data.splits["train"], augment)
+validation = Pictures(data.splits["validation"], make_transform("object-detection", processor, training=False))
 coco_map = evaluate.load(metrics.path("coco_map"))
-
-
-def collate(examples: list[dict[str, Any]]) -> BatchFeature:
-    """Pictures and what is on them → the model's inputs."""
-    pairs = [zip(example["objects"]["bbox"], example["objects"]["category"], strict=True) for example in examples]
-    annotations = [{"annotations": [{"bbox": b, "category_id": names.index(n)} for b, n in pair]} for pair in pairs]
-    return processor([example["image"] for example in examples], annotations=annotations, return_tensors="pt")
 
 
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     """COCO's average precision, of predictions and labels that come in batches."""
     for (logits, boxes), labels in zip(evaluation.predictions, evaluation.label_ids, strict=True):
         outputs = ModelOutput(logits=torch.tensor(logits), pred_boxes=torch.tensor(boxes))
-        sizes = [label["orig_size"].tolist() for label in labels]
-        found = processor.post_process_object_detection(outputs, target_sizes=sizes)
-        for detections, label, (height, width) in zip(found, labels, sizes, strict=True):
-            boxes = box_convert(torch.tensor(label["boxes"]), "cxcywh", "xyxy") * torch.tensor([width, height] * 2)
-            coco_map.add(prediction=detections, reference={"boxes": boxes, "labels": label["class_labels"]})
+        found = processor.post_process_object_detection(outputs, target_sizes=[label["orig_size"] for label in labels])
+        objects = [validation.samples[int(label["image_id"][0])].objects for label in labels]
+        references = [{"boxes": o.boxes, "labels": o.labels, "iscrowd": o.iscrowd, "area": o.areas} for o in objects]
+        coco_map.add_batch(predictions=found, references=references)
     return {name: value for name, value in coco_map.compute().items() if name in ("map", "map_50")}
 
 
 training = TrainingArguments(
-    output_dir, num_train_epochs=float(sys.argv[4]) if len(sys.argv) > 4 else 30, per_device_train_batch_size=16,
-    learning_rate=5e-4, logging_strategy="epoch", eval_strategy="epoch", save_strategy="epoch", save_total_limit=1,
-    load_best_model_at_end=True, metric_for_best_model="map", remove_unused_columns=False, eval_do_concat_batches=False
+    output_dir, num_train_epochs=float(epochs), per_device_train_batch_size=8, learning_rate=2e-3, weight_decay=0.01,
+    max_grad_norm=10, lr_scheduler_type="cosine", warmup_steps=0.1, logging_strategy="epoch", eval_strategy="epoch",
+    save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True, metric_for_best_model="map",
+    remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
-trainer = Trainer(
-    model, training, collate, data["train"], data["validation"], processor, compute_metrics=compute_metrics
-)
+# The collator is `dict`, as `Pictures` makes whole batches.
+trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
 trainer.train()
 trainer.save_model()

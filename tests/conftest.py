@@ -163,7 +163,7 @@ def detector(tiny_fields, tmp_path_factory):
 @pytest.fixture
 def mobilevit(monkeypatch, capfd):
     """Run the command in this process; returns exit code, standard output and standard error."""
-    for command in (cli.predict, cli.evaluate):  # a setting of the whole process, tested in a clean one
+    for command in (cli.predict, cli.evaluate, cli.train):  # a setting of the whole process, tested in a clean one
         monkeypatch.setattr(command, "tune_allocator", lambda: True)
 
     def run(*arguments):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from training_data import draw_classification
 
 REPOSITORY = Path(__file__).parent.parent
 CLASSIFIERS = ["stock", "timm contiguous", "timm channels_last", "ours"]
@@ -39,3 +40,55 @@ def test_every_candidate_is_reported(script: str, allocator: str, candidates: li
         assert name in finished.stdout
     assert result["candidates"]["ours"]["times_ours"] == 1
     assert report["facts"]["torch"] in finished.stdout
+
+
+@pytest.mark.slow
+def test_trainings_from_files_are_reported(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    data, file = draw_classification(tmp_path / "data", train=10, validation=0), tmp_path / "figures.json"
+    setting = "--batches 2 --batch 4 --sizes 64 --workers own --rounds 1 --threads 1 --allocator users --json"
+    command = [sys.executable, REPOSITORY / "benchmarks/training.py", data, *setting.split(), file]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(file.read_text())
+    (result,) = report["results"]
+    assert (result["variant"], result["batch"], result["classes"], result["threads"]) == ("xxs", 4, 2, 1)
+    assert 0 <= result["waiting_for_data"] <= 1
+    assert list(result["candidates"]) == ["timm", "Trainer", "ours"]
+    for name, row in result["candidates"].items():
+        (line,) = [line for line in finished.stdout.splitlines() if line.startswith("xxs, ") and f" {name} " in line]
+        assert f" {2 * 4 / row['median_ms'] * 1000:.1f} " in line
+        assert f" {row['times_ours']:.2f}x" in line
+    assert result["candidates"]["ours"]["times_ours"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("candidate", ["timm", "Trainer", "ours"])
+def test_an_epoch_of_a_training_reads_every_picture(candidate: str, run_python, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    data = draw_classification(tmp_path / "data", train=8, validation=0) / "train"
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(REPOSITORY / "benchmarks")!r})
+        import training
+        from mobilevit_hf import MobileViTConfig
+        config = MobileViTConfig.from_variant("xxs")
+        fields = {{name: getattr(config, name) for name in ("hidden_sizes", "neck_hidden_sizes", "expand_ratio")}}
+        opened = []
+        sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
+
+        def turns():
+            yield
+            for _ in range(2):
+                opened.clear()
+                yield
+                print(*sorted({{name for name in opened if name.endswith(".png")}}), sep=",")
+
+        case = training.Case(
+            data={str(data)!r}, runs={str(tmp_path / "runs")!r}, classes=2, batches=2, variant="xxs", size=64,
+            workers=0, batch=4, allocator="users", threads=1, fields=fields,
+        )
+        training.train_in_turns(training.build({candidate!r}, case), turns(), case.batches)
+    """
+    pictures = ",".join(sorted(map(str, data.rglob("*.png"))))
+    assert run_python(code).splitlines() == [pictures, pictures]

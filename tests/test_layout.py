@@ -21,7 +21,7 @@ CONFIGURATIONS = ["modeling.configuration_*"]
 LAYERS = [*CONFIGURATIONS, "modeling.layers_*"]
 SSDLITE = [*LAYERS, "modeling.ssdlite*"]
 MODELING = ["modeling", "modeling.*"]
-CORE = [*MODELING, "configuration", "registration", "pipelines", "convert*", "checkpoints", "allocator"]
+CORE = [*MODELING, "configuration", "registration", "pipelines", "convert*", "checkpoints", "allocator", "files"]
 TOOLS = [
     *CORE,
     "metrics",
@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "configuration": CONFIGURATIONS,
     "registration": MODELING,
     "allocator": [],
+    "files": [],
     "checkpoints": CORE,
     "pipelines": [*CORE, "backends", "backends.*"],
     "convert*": CORE,

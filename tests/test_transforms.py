@@ -242,7 +242,7 @@ def test_options_of_classification(picture):
     calm = CALM["image-classification"]
     plain = make_transform("image-classification", processor, training=True, **calm)(picture, sample)["pixel_values"]
     torch.manual_seed(0)
-    for options in ({"rand_augment": 9}, {"random_erasing": 1.0}):
+    for options in ({"rand_augment": 9}, {"random_erasing": 1.0}, {"colour": 1.0}):
         transform = make_transform("image-classification", processor, training=True, **calm, **options)
         results = torch.stack([transform(picture, sample)["pixel_values"] for _ in range(8)])
         assert results.min() >= 0

@@ -390,7 +390,7 @@ def test_what_is_there_is_never_written_over(picture, tmp_path):
 
 def test_a_picture_is_written_whole_or_not_at_all(picture, tmp_path, monkeypatch):
     def break_off(self, file, *args, **options):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", break_off)

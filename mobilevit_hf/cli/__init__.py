@@ -13,6 +13,7 @@ from . import console
 from .check_data import check_data as check_data_command
 from .convert import convert as convert_command
 from .evaluate import evaluate as evaluate_command
+from .launch import start_processes
 from .predict import predict as predict_command
 from .train import make_command
 
@@ -30,13 +31,18 @@ def main() -> None:
 
 
 def run(command: Callable[..., None]) -> None:
-    """Run one command by itself, as a script does."""
+    """Run one command by itself, as a script does, by as many processes as its launcher was asked for."""
     script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     script.command()(command)
-    _run(script)
+
+    def start() -> None:
+        start_processes()
+        script()
+
+    _run(start)
 
 
-def _run(program: typer.Typer) -> None:
+def _run(program: Callable[[], None]) -> None:
     """A user's mistake is one line and exit code 2, never a traceback."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -1,6 +1,7 @@
 """Batches of decoded and augmented pictures, made by worker processes while the model computes."""
 
 import random
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -240,8 +241,15 @@ def make_loader(
         persistent_workers=num_workers > 0 and batches is not None,  # a stream's learn the epoch when they start
         pin_memory=pin_memory,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_alone,
         generator=torch.Generator(),  # else each epoch would draw a random number from the training's
     )
+
+
+def _leave_signals_alone(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach all processes of a command; the one that loads for decides, and workers end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:

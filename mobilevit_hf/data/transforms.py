@@ -120,15 +120,19 @@ class _Training:
         processor: The image processor that the trained model is saved with.
         horizontal_flip: How often a picture is mirrored, 0..1.
         vertical_flip: How often it is turned upside down, 0..1.
+        colour: How often brightness, contrast, saturation, hue and the channels' order are varied (each of them half
+            the time), 0..1.
     """
 
     processor: BaseImageProcessor
     _: KW_ONLY
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
+    colour: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check_probabilities("horizontal_flip", "vertical_flip")
+        self._check_probabilities("horizontal_flip", "vertical_flip", "colour")
+        self._distort = v2.RandomPhotometricDistort()
         if not isinstance(self.processor, TorchvisionBackend):
             raise ValueError(
                 f"processor: got {type(self.processor).__name__}, expected one on torchvision. Load it with "
@@ -158,6 +162,9 @@ class _Training:
         if pixels.shape[-2:] == size:
             return pixels
         return self.processor.resize(pixels, SizeDict(height=size[0], width=size[1]), self.processor.resample)
+
+    def _recolour(self, pixels: Tensor) -> Tensor:
+        return self._distort(pixels) if _happens(self.colour) else pixels
 
 
 @dataclass(kw_only=True)
@@ -192,7 +199,7 @@ class ClassificationTraining(_Training):
     def augment(self, picture: Picture, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
         """(3, H, W) uint8 RGB and the class."""
         region = choose_region(picture.height, picture.width, self.crop_scale, self.crop_ratio)
-        pixels = self._resize(picture.read(region, size), size)
+        pixels = self._recolour(self._resize(picture.read(region, size), size))
         for dim, probability in ((-1, self.horizontal_flip), (-2, self.vertical_flip)):
             if _happens(probability):
                 pixels = pixels.flip(dim)
@@ -231,8 +238,6 @@ class DetectionTraining(_Training):
     """SSD's augmentation: other colours, a larger canvas around the picture, a crop around some box, flips.
 
     Args:
-        colour: How often brightness, contrast, saturation, hue and the channels' order are varied (each of them half
-            the time), 0..1.
         zoom_out: How often the picture lies in a canvas of up to four times its sides, 0..1.
         crop: How often a crop is chosen by its overlap with the boxes (one time in seven that is no crop), 0..1.
     """
@@ -243,9 +248,8 @@ class DetectionTraining(_Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_probabilities("colour", "zoom_out", "crop")
+        self._check_probabilities("zoom_out", "crop")
         self._zoom_out = v2.RandomZoomOut()
-        self._distort = v2.RandomPhotometricDistort()
 
     def augment(self, picture: Picture, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
         """(3, H, W) uint8 RGB and a dict."""
@@ -277,9 +281,7 @@ class DetectionTraining(_Training):
             places.append(slice(begin, max(begin + 1, round((last - start) * side / length))))
         (top, height), (left, width) = sides
         shown = (places[0].stop - places[0].start, places[1].stop - places[1].start)
-        pixels = self._resize(picture.read(Region(top, left, height, width), shown), shown)
-        if _happens(self.colour):
-            pixels = self._distort(pixels)
+        pixels = self._recolour(self._resize(picture.read(Region(top, left, height, width), shown), shown))
         if shown == size:
             return pixels
         canvas = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).repeat(1, *size)

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from ..data.dataset import Task
+from ..modeling.configuration_mobilevit import VARIANTS
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
@@ -20,16 +21,32 @@ DEFAULTS: dict[Task, dict[str, Any]] = {
         "hidden_dropout_prob": 0.0,
         "per_device_train_batch_size": 32,
         "learning_rate": 1e-3,
+        "weight_decay": 0.01,
         "label_smoothing_factor": 0.1,
+        "multi_scale": "progressive",
+        "colour": 0.0,
         "metric_for_best_model": "accuracy",
     },
     "object-detection": {
         "hidden_dropout_prob": 0.0,
-        "per_device_train_batch_size": 16,
+        "per_device_train_batch_size": 8,
         "learning_rate": 2e-3,
+        "weight_decay": 0.01,
         "label_smoothing_factor": 0.0,
+        "multi_scale": "progressive",
+        "colour": 1.0,
         "metric_for_best_model": "map",
     },
+}
+# And what differs where it starts with new weights, which are far from anything useful.
+NEW_WEIGHTS: dict[Task, dict[str, Any]] = {
+    "image-classification": {
+        "per_device_train_batch_size": 16,
+        "learning_rate": 2e-3,
+        "weight_decay": 0.1,
+        "multi_scale": "on",
+    },
+    "object-detection": {},
 }
 METRICS: dict[Task, tuple[str, ...]] = {
     "image-classification": ("accuracy", "macro_f1", "top_5_accuracy"),
@@ -37,8 +54,16 @@ METRICS: dict[Task, tuple[str, ...]] = {
 }
 # Options that mean something for one task only.
 ONLY_FOR: dict[Task, tuple[str, ...]] = {
-    "image-classification": ("class_weights", "crop_scale", "rand_augment", "random_erasing", "mixup", "cutmix"),
-    "object-detection": ("anchors", "colour", "zoom_out", "crop"),
+    "image-classification": (
+        "center_crop",
+        "class_weights",
+        "crop_scale",
+        "rand_augment",
+        "random_erasing",
+        "mixup",
+        "cutmix",
+    ),
+    "object-detection": ("anchors", "zoom_out", "crop"),
 }
 
 
@@ -62,7 +87,7 @@ DATA, START, LENGTH, STEP, AUGMENT, MEASURE, MACHINE = (
 class TrainArguments:
     """What to train, on what and how; names as in transformers' `TrainingArguments` where it has the same.
 
-    `None` is found out: from the data, the model that it starts with, or `DEFAULTS` of the task.
+    `None` is found out: from the data, the model that it starts with, or `DEFAULTS` of the task and `NEW_WEIGHTS`.
 
     Raises:
         ValueError: If a value can't be used.
@@ -83,10 +108,15 @@ class TrainArguments:
     )
     output_dir: str | None = option(None, "Where the result goes. Default: runs/NAME OF DATA.", START)
     image_size: int | None = option(
-        None, "Side of the pictures the model sees. Default: its own, or less if the pictures are smaller.", START
+        None,
+        "Side of the pictures the model sees. Default: its own (96 for new weights), or less if they are smaller.",
+        START,
     )
     anchors: str = option(
         "auto", "Detector: anchors fitted to the boxes, or the paper's.", START, choices=("auto", "paper")
+    )
+    center_crop: float = option(
+        1.0, "Classifier: the share of a picture's shorter side that it sees when it is used.", START
     )
     hidden_dropout_prob: float | None = option(None, "Dropout in the transformers.", START)
     freeze_backbone: bool = option(False, "Train the head alone.", START)
@@ -104,7 +134,7 @@ class TrainArguments:
     min_lr_rate: float = option(0.0, "The share of it that is left at the end.", STEP)
     warmup_steps: float = option(0.1, "Steps until it is reached; below 1 the share of all.", STEP)
     warmup_lr_rate: float = option(0.0, "The share of it to begin with.", STEP)
-    weight_decay: float = option(0.01, "AdamW's.", STEP)
+    weight_decay: float | None = option(None, "AdamW's.", STEP)
     decay_norms_and_biases: bool = option(True, "Whether normalisations and biases decay too.", STEP)
     adam_beta1: float = option(0.9, "AdamW's.", STEP)
     adam_beta2: float = option(0.999, "AdamW's.", STEP)
@@ -117,8 +147,8 @@ class TrainArguments:
     ema_warmup: bool = option(True, "Whether the average forgets faster at first.", STEP)
     seed: int = option(0, "Of all that is drawn at random.", STEP)
 
-    multi_scale: str = option(
-        "progressive",
+    multi_scale: str | None = option(
+        None,
         "Sizes of training pictures: one, growing, or the paper's five at random.",
         AUGMENT,
         choices=("off", "progressive", "on"),
@@ -130,9 +160,9 @@ class TrainArguments:
     random_erasing: float = option(0.0, "Classifier: how often a rectangle is painted over.", AUGMENT)
     mixup: float = option(0.0, "Classifier: alpha of mixup.", AUGMENT)
     cutmix: float = option(0.0, "Classifier: alpha of cutmix.", AUGMENT)
-    colour: float = option(1.0, "Detector: how often colours are varied.", AUGMENT)
-    zoom_out: float = option(0.5, "Detector: how often pictures are put on a larger canvas.", AUGMENT)
-    crop: float = option(1.0, "Detector: how often pictures are cropped.", AUGMENT)
+    colour: float | None = option(None, "How often colours are varied.", AUGMENT)
+    zoom_out: float = option(0.0, "Detector: how often pictures are put on a larger canvas.", AUGMENT)
+    crop: float = option(0.5, "Detector: how often pictures are cropped.", AUGMENT)
 
     eval_steps: float = option(0.1, "Steps between evaluations; below 1 the share of all.", MEASURE)
     save_steps: float = option(0.1, "Steps between checkpoints; below 1 the share of all.", MEASURE)
@@ -162,6 +192,8 @@ class TrainArguments:
             self._check(name, lambda value: value > 0, "more than 0")
         for name in ("eval_steps", "save_steps", "gradient_accumulation_steps", "per_device_eval_batch_size"):
             self._check(name, lambda value: value > 0, "more than 0")
+        for name in ("center_crop", "crop_scale"):
+            self._check(name, lambda value: 0 < value <= 1, "more than 0 and at most 1")
         for name in ("image_size",):
             self._check(name, lambda value: value >= 32, "32 pixels or more")
         for name in ("max_steps", "per_device_train_batch_size", "early_stopping_patience"):
@@ -213,7 +245,7 @@ class TrainArguments:
         return cls(**values)
 
     def for_task(self, task: Task) -> "TrainArguments":
-        """These with the task's `DEFAULTS` for what was not said.
+        """These with the task's `DEFAULTS` for what was not said; `model` has to be said.
 
         Raises:
             ValueError: If the data is not for the task asked for, or something was said that is for the other one.
@@ -225,7 +257,8 @@ class TrainArguments:
             wrong = [name for name in names if other != task and getattr(self, name) != fields[name]]
             if wrong:
                 raise ValueError(f"{', '.join(wrong)}: for {other}, and this is {task}. Leave it out.")
-        missing = {name: value for name, value in DEFAULTS[task].items() if getattr(self, name) is None}
+        defaults = DEFAULTS[task] | (NEW_WEIGHTS[task] if self.model in VARIANTS else {})
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         arguments = dataclasses.replace(self, task=task, **missing)
         if arguments.metric_for_best_model not in METRICS[task]:
             raise ValueError(

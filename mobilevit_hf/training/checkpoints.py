@@ -1,18 +1,18 @@
 """What a training keeps on disk: files that are whole or not there, whatever happens while they are written."""
 
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PreTrainedModel
+
+from ..files import SCRATCH, put_in_place, write_text, write_whole
 
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"step-(\d+)\.pt")
@@ -34,11 +34,8 @@ def save_checkpoint(run: Path, step: int, state: Mapping[str, Any], keep: int) -
     path = folder / f"step-{step:08}.pt"
     with explain_full_disk(run):
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*"):  # of a process that was killed
-            leftover.unlink()
         write_whole(path, lambda file: torch.save(dict(state), file))
-    for old in find_checkpoints(run)[:-keep]:
-        old.unlink()
+    _remove_old(run, keep)
     return path
 
 
@@ -68,43 +65,26 @@ def save_model(run: Path, model: PreTrainedModel, processor: BaseImageProcessor)
     Raises:
         ValueError: If it can't be written; what was there before still is.
     """
-    with explain_full_disk(run), tempfile.TemporaryDirectory(prefix=".model-", dir=run) as name:
-        scratch = Path(name)
+    with explain_full_disk(run), put_in_place(run) as scratch:
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)
-        for file in sorted(scratch.iterdir()):
-            if file.is_file():
-                _sync(file)
-                file.replace(run / file.name)
-    _sync(run)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode()))
+def tidy(run: Path, keep: int) -> None:
+    """Delete what a process that was killed had begun to write, or had not yet deleted.
+
+    Args:
+        run: The folder of the training.
+        keep: How many checkpoints to keep.
+    """
+    _remove_old(run, keep)
+    for path in run.rglob(f"{SCRATCH}*"):
+        shutil.rmtree(path)
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file whole or not at all: beside it, down to the disk, then moved to its place."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove_old(run: Path, keep: int) -> None:
+    for path in find_checkpoints(run)[:-keep]:
+        path.unlink()
 
 
 @contextmanager
@@ -121,9 +101,11 @@ def explain_full_disk(run: Path) -> Iterator[None]:
             raise
         whole = find_checkpoints(run)
         kept = f"{whole[-1]} is whole" if whole else "there is no checkpoint yet"
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides it
         free = shutil.disk_usage(run).free // 2**20 if run.exists() else 0
         raise ValueError(
-            f"{run} can't be written ({error}; {free} MiB are free): {kept}. Make room, then go on with --resume auto."
+            f"{run} can't be written ({reason}; {free} MiB are free): {kept}. Make room, then go on with "
+            "--resume auto."
         ) from error
 
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from accelerate.utils import broadcast, gather_object, set_seed
 from huggingface_hub import HfApi
 from torch import Tensor, nn
 
+from ..data.dataset import Task
 from ..evaluation import EvaluationResult, evaluate_model
+from ..files import write_text
+from ..modeling.configuration_mobilevit import VARIANTS
 from .arguments import METRICS, TrainArguments
 from .checkpoints import (
     CHECKPOINT_FOLDER,
@@ -26,13 +30,14 @@ from .checkpoints import (
     load_checkpoint,
     save_checkpoint,
     save_model,
-    write_text,
+    tidy,
 )
 from .ema import EMA
 from .inputs import TrainingInputs, read_data
 from .optimization import Schedule, make_optimizer
-from .reports import write_reports
+from .reports import RESULTS_FILE, write_reports
 from .signals import StoppedError, catch_signals
+from .starting import choose_start
 from .status import Listener, State, Status, TrainingResult, Window
 from .tasks import TASKS, LossFunction
 
@@ -40,8 +45,9 @@ ARGUMENTS_FILE, METRICS_FILE = "recipe.yaml", "metrics.jsonl"
 
 # A checkpoint is written when `save_steps` says so, and at the latest after so long.
 SAVE_SECONDS = 600
-# How long a default training is: so many times through the data, and so many steps at least.
-DEFAULT_EPOCHS, LEAST_STEPS = 12, 300
+# How long a default training is: so many times through the data, and so many steps at least; longer with new weights.
+LENGTH: dict[Task, tuple[int, int]] = {"image-classification": (12, 300), "object-detection": (30, 1000)}
+NEW_WEIGHTS_FACTOR = 3
 # The time set aside at the end of a training with `max_minutes`: evaluations take so many times the last one, and so
 # many seconds are for what is drawn and written.
 EVALUATION_RESERVE, CLOSING_SECONDS = 1.25, 4.0
@@ -84,7 +90,8 @@ class Engine:
         self.accelerator = make_accelerator(arguments)
         self.listener = listener if self.accelerator.is_main_process else Listener()
         dataset, report = read_data(arguments, self.accelerator)
-        self.arguments = arguments = arguments.for_task(dataset.task)
+        name, notes = (arguments.model, []) if arguments.model else choose_start()
+        self.arguments = arguments = dataclasses.replace(arguments, model=name).for_task(dataset.task)
         for note in report.notes:
             self.listener.say(note)
         for problem in report.problems:
@@ -96,7 +103,7 @@ class Engine:
         self.dataset, self.task = dataset, TASKS[dataset.task](arguments, dataset)
         start = self.task.start(report)
         self.processor = start.processor
-        for note in start.notes:
+        for note in (*notes, *start.notes):
             self.listener.say(note)
         self.inputs = TrainingInputs(arguments, self.task, start, self.accelerator)
         self._prepare_model(start.model, self.task.loss_function(report, self.accelerator.device))
@@ -108,8 +115,11 @@ class Engine:
             self._load(checkpoint)
         self.history = None
         if self.accelerator.is_main_process:
-            self.history = History(self.output_dir / METRICS_FILE, self.state.step)
-            write_text(self.output_dir / ARGUMENTS_FILE, arguments.to_yaml())
+            self.output_dir.mkdir(parents=True, exist_ok=True)  # not before all is known to be right
+            tidy(self.output_dir, arguments.save_total_limit)
+            with explain_full_disk(self.output_dir):
+                self.history = History(self.output_dir / METRICS_FILE, self.state.step)
+                write_text(self.output_dir / ARGUMENTS_FILE, arguments.to_yaml())
         if arguments.report_to != "none":
             config = {name: value for name, value in dataclasses.asdict(arguments).items() if value is not None}
             self.accelerator.init_trackers("mobilevit_hf", config)
@@ -128,7 +138,6 @@ class Engine:
                 f"{folder} is not empty. Go on with the training in it (--resume auto), or choose another "
                 "--output-dir."
             )
-        folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
         return found[-1] if found else None
 
@@ -162,7 +171,11 @@ class Engine:
             return None
         if arguments.num_train_epochs:
             return max(1, math.ceil(arguments.num_train_epochs * per_epoch))
-        return None if arguments.max_minutes else max(DEFAULT_EPOCHS * per_epoch, LEAST_STEPS)
+        if arguments.max_minutes:
+            return None
+        epochs, least_steps = LENGTH[self.dataset.task]
+        factor = NEW_WEIGHTS_FACTOR if arguments.model in VARIANTS else 1
+        return factor * max(epochs * per_epoch, least_steps)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -170,11 +183,15 @@ class Engine:
         """Train to the end."""
         self.seconds_before = self.state.seconds
         self.progress = self._measure_progress(stop=False)[0]
-        if self.progress >= 1:
+        results = self.output_dir / RESULTS_FILE
+        if self.progress >= 1 and results.exists():  # else it was ended before they were written
             raise ValueError(
                 f"{self.output_dir}: this training is at its end ({self.state.step} steps). Give it more "
-                "(--num-train-epochs, --max-steps or --max-minutes), or choose another --output-dir."
+                "(--num-train-epochs, --max-steps, --max-minutes, --early-stopping-patience), or choose another "
+                "--output-dir."
             )
+        if self.accelerator.is_main_process:
+            results.unlink(missing_ok=True)
         with catch_signals() as signals:
             while self.progress < 1:
                 self._run_epoch(signals)
@@ -187,7 +204,7 @@ class Engine:
         for draws, batch in self._window.watch(batches):
             loss = self._train_batch(batch)
             state.batch += 1
-            self._window.add(loss, len(batch["pixel_values"]), lambda draws=draws: self._fail(draws))
+            self._window.add(loss, len(batch["pixel_values"]), partial(self._fail, state.step + 1, draws))
             if not self.accelerator.sync_gradients:
                 continue
             state.step += 1
@@ -258,6 +275,8 @@ class Engine:
         if arguments.max_minutes:
             reserve = CLOSING_SECONDS + EVALUATION_RESERVE * state.evaluation_seconds
             shares.append(state.seconds / max(60 * arguments.max_minutes - reserve, 1e-3))
+        if arguments.early_stopping_patience and state.misses >= arguments.early_stopping_patience:
+            shares.append(1.0)  # it was stopped early, and goes on
         progress = min(1.0, max(shares))
         if self.accelerator.num_processes == 1:
             return progress, stop
@@ -272,12 +291,12 @@ class Engine:
         if self._frozen is not None:  # its statistics too
             self._frozen.eval()
 
-    def _fail(self, draws: list[Any]) -> None:
+    def _fail(self, step: int, draws: list[Any]) -> None:
         """The loss is not a number."""
         names = ", ".join(self.inputs.names(draws)) or "pictures of a stream"
         raise ValueError(
-            f"The loss is not a finite number at step {self.state.step + 1}, on these pictures: {names}. What "
-            "was saved before is whole. Try a lower --learning-rate, a longer warm-up (--warmup-steps) or a lower "
+            f"The loss is not a finite number at step {step}, on these pictures: {names}. What was "
+            "saved before is whole. Try a lower --learning-rate, a longer warm-up (--warmup-steps) or a lower "
             "--max-grad-norm; without --fp16, if that was on."
         )
 

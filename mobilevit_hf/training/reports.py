@@ -10,9 +10,9 @@ from PIL import Image
 from ..data.dataset import Sample
 from ..data.decoding import Picture
 from ..evaluation import EvaluationResult, Mistake
+from ..files import put_in_place, write_text
 from ..pipelines import pipeline
 from ..visualization import draw_detection_mistakes, draw_mistakes
-from .checkpoints import write_text, write_whole
 from .status import TrainingResult
 
 RESULTS_FILE = "results.json"
@@ -38,21 +38,19 @@ def write_reports(result: TrainingResult, samples: Sequence[Sample] | None, clas
     from ..visualization import plots  # which takes longer to import than most commands need
 
     folder, evaluation = result.output_dir, result.evaluation
-    written = [folder / RESULTS_FILE]
-    write_text(written[0], json.dumps(_facts(result), indent=2) + "\n")
     figures = {"curves.png": plots.plot_curves(result.history, f"eval_{result.metric}")} if result.history else {}
     if evaluation and evaluation.confusion is not None:
         figures["confusion_matrix.png"] = plots.plot_confusion_matrix(evaluation.confusion, classes)
     elif evaluation:
         figures["average_precision.png"] = plots.plot_average_precision(evaluation.metrics["per_class"])
-    for name, figure in figures.items():
-        plots.save_plot(figure, folder / name)
-        written.append(folder / name)
-    if evaluation and evaluation.mistakes and samples is not None:
-        sheet = _draw(folder, evaluation, samples, classes)
-        write_whole(folder / "mistakes.png", lambda file: sheet.save(file, "PNG"))
-        written.append(folder / "mistakes.png")
-    return written
+    with put_in_place(folder) as scratch:
+        for name, figure in figures.items():
+            plots.save_plot(figure, scratch / name)
+        if evaluation and evaluation.mistakes and samples is not None:
+            _draw(folder, evaluation, samples, classes).save(scratch / "mistakes.png")
+        written = [folder / file.name for file in sorted(scratch.iterdir())]
+    write_text(folder / RESULTS_FILE, json.dumps(_facts(result), indent=2) + "\n")  # last: now all is done
+    return [folder / RESULTS_FILE, *written]
 
 
 def _facts(result: TrainingResult) -> dict[str, Any]:

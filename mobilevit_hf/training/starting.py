@@ -32,11 +32,11 @@ from .arguments import TrainArguments
 # The size of new weights where no checkpoint can be had.
 FALLBACK_VARIANT = "xxs"
 CLASSIFIER_TYPES = ("mobilevit", "mobilevit_backbone")
-# The shorter side that a picture is resized to, over that of the crop in its middle; the paper's.
-RESIZE_RATIO = 288 / 256
 # Sides of pictures are multiples of this, the model's stride.
 STRIDE = 32
 MIN_IMAGE_SIZE = 96
+# With new weights a classifier learns more from many small pictures than from few large ones in the same time.
+NEW_IMAGE_SIZE = 96
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,25 @@ class Start:
     notes: tuple[str, ...]
 
 
-def find_start(name: str | None) -> tuple[str | Path, list[str]]:
-    """A variant for new weights, or the folder of a checkpoint; and notes for the user.
-
-    Raises:
-        ValueError: If there is no such checkpoint.
-    """
-    if name is not None:
-        return (name, []) if name in VARIANTS else (resolve_model(name), [])
+def choose_start() -> tuple[str, list[str]]:
+    """The model to start with where none was said, and notes for the user."""
     try:
-        return resolve_model(DEFAULT_MODEL), []
+        resolve_model(DEFAULT_MODEL)
     except ValueError as error:
         return FALLBACK_VARIANT, [
             f"{error} Training starts with new weights ({FALLBACK_VARIANT}); with pretrained ones (--model) fewer "
             "pictures do."
         ]
+    return DEFAULT_MODEL, []
+
+
+def _find_start(name: str) -> str | Path:
+    """A variant for new weights, or the folder of a checkpoint.
+
+    Raises:
+        ValueError: If there is no such checkpoint.
+    """
+    return name if name in VARIANTS else resolve_model(name)
 
 
 def start_classifier(arguments: TrainArguments, classes: Sequence[str], picture_side: float | None) -> Start:
@@ -84,12 +88,12 @@ def start_classifier(arguments: TrainArguments, classes: Sequence[str], picture_
     Raises:
         ValueError: If the model to start with is something else.
     """
-    source, notes = find_start(arguments.model)
+    source = _find_start(arguments.model)
     if isinstance(source, str):
         config = MobileViTConfig.from_variant(source, **_names(classes))
         model = MobileViTForImageClassification(config)
         processor = MobileViTImageProcessor(resample=PILImageResampling.BILINEAR, do_flip_channel_order=False)
-        own_size, ratio = config.image_size, RESIZE_RATIO
+        own_size = NEW_IMAGE_SIZE
     else:
         config = _read_config(source, CLASSIFIER_TYPES)
         model = _load(MobileViTForImageClassification, source, _names(classes))
@@ -98,12 +102,11 @@ def start_classifier(arguments: TrainArguments, classes: Sequence[str], picture_
             nn.init.zeros_(model.classifier.bias)
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
         own_size = processor.crop_size["height"]
-        ratio = processor.size["shortest_edge"] / own_size if "shortest_edge" in processor.size else 1.0
     size = arguments.image_size or _fit_size(own_size, picture_side)
-    processor.size = {"shortest_edge": round(size * ratio)}
+    processor.size = {"shortest_edge": round(size / arguments.center_crop)}
     processor.crop_size = {"height": size, "width": size}
     model.config.image_size = size
-    return _start(arguments, model, processor, size, notes)
+    return _start(arguments, model, processor, size)
 
 
 def start_detector(arguments: TrainArguments, classes: Sequence[str], samples: Sequence[Sample] | None) -> Start:
@@ -117,11 +120,11 @@ def start_detector(arguments: TrainArguments, classes: Sequence[str], samples: S
     Raises:
         ValueError: If the model to start with is something else.
     """
-    source, notes = find_start(arguments.model)
+    source, notes = _find_start(arguments.model), []
     if not isinstance(source, str):
         config = _read_config(source, (*CLASSIFIER_TYPES, MobileViTSSDLiteConfig.model_type))
         if config.model_type == MobileViTSSDLiteConfig.model_type:
-            return _continue_detector(arguments, classes, source, config, notes)
+            return _continue_detector(arguments, classes, source, config)
     size = arguments.image_size or MobileViTSSDLiteConfig().image_size
     fields = {"id2label": _names(classes)["id2label"], "image_size": size}
     if arguments.anchors == "auto" and samples:
@@ -135,11 +138,11 @@ def start_detector(arguments: TrainArguments, classes: Sequence[str], samples: S
         model = MobileViTSSDLiteForObjectDetection.from_backbone(source, **fields)
         processor = MobileViTSSDLiteImageProcessor.from_backbone(source)
     processor.size = {"height": size, "width": size}
-    return _start(arguments, model, processor, size, notes)
+    return _start(arguments, model, processor, size, *notes)
 
 
 def _continue_detector(
-    arguments: TrainArguments, classes: Sequence[str], source: Path, config: PreTrainedConfig, notes: list[str]
+    arguments: TrainArguments, classes: Sequence[str], source: Path, config: PreTrainedConfig
 ) -> Start:
     """A detector again: its anchors stay."""
     processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
@@ -151,19 +154,20 @@ def _continue_detector(
             nn.init.zeros_(head.predictor.convolution.bias)
     model.config.recommended_threshold = None
     processor.size = {"height": size, "width": size}
-    notes.append("The anchors are those of the detector that training starts with.")
-    return _start(arguments, model, processor, size, notes)
+    return _start(
+        arguments, model, processor, size, "The anchors are those of the detector that training starts with."
+    )
 
 
 def _start(
-    arguments: TrainArguments, model: PreTrainedModel, processor: BaseImageProcessor, size: int, notes: list[str]
+    arguments: TrainArguments, model: PreTrainedModel, processor: BaseImageProcessor, size: int, *notes: str
 ) -> Start:
     if arguments.hidden_dropout_prob is not None:
         for module in model.modules():
             if isinstance(module, FastDropout):
                 module.p = arguments.hidden_dropout_prob
         getattr(model.config, "backbone_config", model.config).hidden_dropout_prob = arguments.hidden_dropout_prob
-    return Start(model, processor, size, tuple(notes))
+    return Start(model, processor, size, notes)
 
 
 def _names(classes: Sequence[str]) -> dict[str, Any]:

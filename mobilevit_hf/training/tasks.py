@@ -50,8 +50,8 @@ class TrainingTask(ABC):
         """Write into the model's configuration what was found out about it."""
         return
 
-    def _flips(self) -> dict[str, float]:
-        return {name: getattr(self.arguments, name) for name in ("horizontal_flip", "vertical_flip")}
+    def _augmentation_of_both(self) -> dict[str, float]:
+        return {name: getattr(self.arguments, name) for name in ("horizontal_flip", "vertical_flip", "colour")}
 
 
 class ClassificationTask(TrainingTask):
@@ -65,7 +65,7 @@ class ClassificationTask(TrainingTask):
     def augmentation(self) -> dict[str, Any]:
         """Crops, flips, and what was asked for beside."""
         a = self.arguments
-        return self._flips() | {
+        return self._augmentation_of_both() | {
             "crop_scale": (a.crop_scale, 1.0),
             "rand_augment": a.rand_augment,
             "random_erasing": a.random_erasing,
@@ -99,7 +99,7 @@ class DetectionTask(TrainingTask):
 
     def augmentation(self) -> dict[str, Any]:
         """SSD's."""
-        return self._flips() | {name: getattr(self.arguments, name) for name in ("colour", "zoom_out", "crop")}
+        return self._augmentation_of_both() | {name: getattr(self.arguments, name) for name in ("zoom_out", "crop")}
 
     def loss_function(self, report: DatasetReport, device: torch.device) -> LossFunction:
         """The model's own."""

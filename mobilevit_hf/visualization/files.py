@@ -1,13 +1,12 @@
 """Pictures as files, written whole or not at all."""
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 
 from PIL import Image
+
+from ..files import write_whole
 
 # File systems take names of 255 bytes; a number and a suffix are added.
 MAX_STEM_BYTES = 200
@@ -33,15 +32,6 @@ def save_picture(image: Image.Image, folder: Path, name: str) -> Path:
     numbered = chain([stem], (f"{stem}-{number}" for number in count(2)))
     path = next(path for name in numbered if not (path := folder / f"{name}{suffix}").exists())
     file_format = "PNG" if suffix.lower() == ".png" else "JPEG"
-    with put_in_place(path) as file:
-        image.save(file, file_format, quality=95, subsampling=0)  # as JPEG: thin lines keep their colours
+    # As JPEG without subsampling: thin lines keep their colours.
+    write_whole(path, lambda file: image.save(file, file_format, quality=95, subsampling=0))
     return path
-
-
-@contextmanager
-def put_in_place(path: Path) -> Iterator[Path]:
-    """A file to write, which is moved to the path once that has succeeded, and is gone if it has not."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
-        file = Path(scratch) / path.name
-        yield file
-        file.replace(path)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from PIL import ImageFont
 
-from .files import put_in_place
+from ..files import write_whole
 from .lettering import fit_label, font_file
 
 # Pixels an inch, of which a point of a font's size is 1/72.
@@ -51,8 +51,7 @@ def save_plot(figure: Figure, path: Path) -> None:
         figure: Its own resolution counts.
         path: A file in an existing directory.
     """
-    with put_in_place(path) as file:
-        figure.savefig(file, format="png", dpi=figure.dpi)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=figure.dpi))
 
 
 # --- a training over time --------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""Fine-tune a classifier on your own pictures in a loop of your own, on one device or on many.
+
+    accelerate launch examples/accelerate_loop.py DATA_DIR START OUTPUT_DIR [EPOCHS]
+
+(For several processes on a CPU `torchrun --nproc-per-node 2`: `accelerate launch --cpu` starts one without MPI.)
+
+DATA_DIR has a folder of pictures for each class, or `train` and `validation` with such folders, or any other format
+that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small.
+`pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
+"""
+
+import sys
+
+import evaluate
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, set_seed
+from torch.nn.functional import cross_entropy
+from transformers import AutoImageProcessor, get_cosine_schedule_with_warmup
+
+from mobilevit_hf import MobileViTForImageClassification, metrics
+from mobilevit_hf.data.batches import BatchShape, TrainingBatches
+from mobilevit_hf.data.loading import Pictures, make_loader
+from mobilevit_hf.data.reading import load_dataset
+from mobilevit_hf.data.transforms import make_transform
+
+data_dir, start, output_dir, epochs = (*sys.argv[1:], 20)[:4]
+accelerator = Accelerator()
+rank, num_processes = accelerator.process_index, accelerator.num_processes
+set_seed(0, device_specific=True)
+data = load_dataset(data_dir)
+accelerator.print(accelerator.state, *data.notes, *data.problems, sep="\n")
+names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
+model = MobileViTForImageClassification.from_pretrained(start, **names, ignore_mismatched_sizes=True)
+processor = AutoImageProcessor.from_pretrained(start)
+accuracy = evaluate.load(metrics.path("top_k_accuracy"), keep_in_memory=True)
+
+# Each process loads its own share, so the loaders don't go through `accelerator.prepare`.
+augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
+process = make_transform("image-classification", processor, training=False)
+shape = BatchShape(*augment.finish.size, 32)
+batches = TrainingBatches(len(data.splits["train"]), [shape], rank=rank, num_replicas=num_processes)
+train = make_loader(Pictures(data.splits["train"], augment), batches)
+validation = make_loader(Pictures(data.splits["validation"][rank::num_processes], process), shape.size)
+
+num_steps = int(epochs) * len(batches)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+schedule = get_cosine_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
+parallel_model, optimizer = accelerator.prepare(model, optimizer)
+
+for epoch in range(int(epochs)):
+    batches.set_epoch(epoch)
+    model.train()
+    for batch in train:
+        pixels, labels = (value.to(accelerator.device) for value in batch.values())
+        loss = cross_entropy(parallel_model(pixels).logits, labels, label_smoothing=0.1)
+        accelerator.backward(loss)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+    broadcast(list(model.buffers()))  # batch normalisation: what is measured is what the first process saves
+    with torch.inference_mode():
+        answers = [(model(b["pixel_values"].to(accelerator.device)).logits.cpu(), b["labels"]) for b in validation]
+    for logits, labels in gather_object(answers):
+        accuracy.add_batch(predictions=logits, references=labels)
+    accelerator.print(f"epoch {epoch + 1}: accuracy {accuracy.compute(k=1)['accuracy']:.3f}")
+
+if accelerator.is_main_process:
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)

@@ -1,0 +1,48 @@
+"""Fine-tune a classifier on your own pictures.
+
+    python examples/finetune_classifier.py DATA_DIR START OUTPUT_DIR [EPOCHS]
+
+DATA_DIR has a folder of pictures for each class, or `train` and `validation` with such folders, or any other format
+that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small.
+`pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
+"""
+
+import sys
+
+import evaluate
+from transformers import AutoImageProcessor, EvalPrediction, Trainer, TrainingArguments, set_seed
+
+from mobilevit_hf import MobileViTForImageClassification, metrics
+from mobilevit_hf.data.loading import Pictures
+from mobilevit_hf.data.reading import load_dataset
+from mobilevit_hf.data.transforms import make_transform
+
+data_dir, start, output_dir, epochs = (*sys.argv[1:], 20)[:4]
+set_seed(0)
+data = load_dataset(data_dir)
+print(*data.notes, *data.problems, sep="\n")
+names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
+model = MobileViTForImageClassification.from_pretrained(start, **names, ignore_mismatched_sizes=True)
+processor = AutoImageProcessor.from_pretrained(start)
+augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
+train = Pictures(data.splits["train"], augment)
+validation = Pictures(data.splits["validation"], make_transform("image-classification", processor, training=False))
+accuracy = evaluate.load(metrics.path("top_k_accuracy"))
+
+
+def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
+    """How often the first class named is right, over all pictures and as the mean of the classes' F1."""
+    scores = accuracy.compute(predictions=evaluation.predictions, references=evaluation.label_ids, k=1)
+    return {name: scores[name] for name in ("accuracy", "macro_f1")}
+
+
+training = TrainingArguments(
+    output_dir, num_train_epochs=float(epochs), per_device_train_batch_size=32, learning_rate=1e-3, weight_decay=0.01,
+    lr_scheduler_type="cosine", warmup_steps=0.1, label_smoothing_factor=0.1, logging_strategy="epoch",
+    eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
+    metric_for_best_model="accuracy", remove_unused_columns=False
+)  # fmt: skip
+# The collator is `dict`, as `Pictures` makes whole batches.
+trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
+trainer.train()
+trainer.save_model()

@@ -1,0 +1,254 @@
+"""The examples, run as a user runs them: they learn, and what they save runs in stock pipelines."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PACKAGE_PARENT
+from PIL import Image, ImageDraw
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from transformers import MobileViTImageProcessor
+
+from mobilevit_hf import (
+    MobileViTConfig,
+    MobileViTForImageClassification,
+    MobileViTSSDLiteForObjectDetection,
+    MobileViTSSDLiteImageProcessor,
+)
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run_example(tmp_path_factory):
+    """A function that runs an example with a command line and returns what it prints."""
+
+    def run(name, *arguments, launcher=()):
+        folder = tmp_path_factory.mktemp("process")
+        process = subprocess.run(
+            [sys.executable, *launcher, str(EXAMPLES / name), *map(str, arguments)],
+            env=os.environ
+            | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "huggingface"), "PYTHONPATH": str(PACKAGE_PARENT)}
+            | {"TQDM_DISABLE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def start(tiny_fields, tmp_path_factory):
+    """A folder with a small classifier of four classes that has not learned anything, and takes colours as BGR."""
+    sizes = {"hidden_sizes": [24, 32, 40], "neck_hidden_sizes": [16, 16, 24, 24, 32, 40, 64], "expand_ratio": 2.0}
+    torch.manual_seed(0)
+    model = MobileViTForImageClassification(MobileViTConfig(**tiny_fields | sizes, hidden_dropout_prob=0.0))
+    folder = tmp_path_factory.mktemp("start")
+    model.save_pretrained(folder)
+    MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def logs_of(output):
+    """What Trainer prints, by numbers; its times left out."""
+    logs = [ast.literal_eval(line) for line in output.splitlines() if line.startswith("{")]
+    return [{name: float(value) for name, value in log.items() if "per_second" not in name} for log in logs]
+
+
+# --- classification --------------------------------------------------------------------------------------------------
+
+
+def draw_flowers(name, seed):
+    """Red discs (poppies) or blue ones (irises) on grey noise."""
+    generator = np.random.default_rng(seed)
+    width, height = [(96, 72), (72, 96)][seed % 2]
+    picture = Image.fromarray(generator.integers(60, 140, (height, width, 3), dtype=np.uint8))
+    canvas = ImageDraw.Draw(picture)
+    for _ in range(12):
+        x, y, radius = (int(generator.integers(*ends)) for ends in ((0, width), (0, height), (5, 12)))
+        strong, *weak = (int(generator.integers(*ends)) for ends in ((170, 256), (0, 100), (0, 100)))
+        colour = (strong, *weak) if name == "poppy" else (*weak, strong)
+        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    """A folder with pictures by split and class: 100 to learn from, and 31 others, of which four are misnamed.
+
+    These are among every other one: two processes that share them have unequal shares to get right.
+    """
+    root, seed = tmp_path_factory.mktemp("flowers"), 0
+    for split, counts in {"train": (50, 50), "validation": (16, 15)}.items():
+        for name, count in zip(("iris", "poppy"), counts, strict=True):
+            (root / split / name).mkdir(parents=True)
+            for place in range(count):
+                seed += 1
+                is_misnamed = split == "validation" and name == "iris" and place in (0, 2, 4, 6)
+                picture = draw_flowers("poppy" if is_misnamed else name, seed)
+                picture.save(root / split / name / f"{seed:03}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def stock_accuracy(flowers, run_python):
+    """A function of a saved model: how often stock transformers, in a clean process, names the right flower."""
+
+    def measure(folder):
+        paths = [str(path) for path in sorted((flowers / "validation").glob("*/*.png"))]
+        code = f"""
+            import json
+            from transformers import pipeline
+
+            classify = pipeline("image-classification", model={str(folder)!r})
+            print(json.dumps([answers[0]["label"] for answers in classify({paths!r}, top_k=1)]))
+            """
+        answers = json.loads(run_python(code, without_package=True))
+        return np.mean([Path(path).parent.name == answer for path, answer in zip(paths, answers, strict=True)])
+
+    return measure
+
+
+def test_finetune_classifier(flowers, start, run_example, stock_accuracy, tmp_path):
+    output = run_example("finetune_classifier.py", flowers / "train", start, tmp_path / "model", 20)
+    assert "There was no validation split: it is 10 of 100 training pictures" in output
+    logs = logs_of(output)
+    losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_accuracy"))
+    assert len(losses) == len(found) == 20
+    assert losses[-1] < 0.8 * losses[0]
+    assert stock_accuracy(tmp_path / "model") >= 0.8  # of 0.87
+
+
+@pytest.mark.parametrize(("launcher", "num_processes", "epochs"), [((), 1, 20), (TWO_PROCESSES, 2, 40)])
+def test_accelerate_loop(launcher, num_processes, epochs, flowers, start, run_example, stock_accuracy, tmp_path):
+    """What all processes together measured is what stock transformers answers."""
+    output = run_example("accelerate_loop.py", flowers, start, tmp_path / "model", epochs, launcher=launcher)
+    assert f"Num processes: {num_processes}\n" in output
+    found = [float(accuracy) for accuracy in re.findall(r"^epoch \d+: accuracy (.*)$", output, re.MULTILINE)]
+    assert len(found) == epochs
+    assert found[-1] >= 0.8
+    assert stock_accuracy(tmp_path / "model") == pytest.approx(found[-1], abs=5e-4)
+
+
+# --- detection -------------------------------------------------------------------------------------------------------
+
+CATEGORIES = {3: "ball", 7: "cube"}
+
+
+def draw_objects(seed):
+    """A picture of noise with a white ball, a white cube or both; COCO's annotations of it, one a crowd."""
+    generator = np.random.default_rng(seed)
+    width, height = [(128, 96), (96, 128), (112, 112)][seed % 3]
+    picture = Image.fromarray(generator.integers(0, 90, (height, width, 3), dtype=np.uint8))
+    canvas, annotations = ImageDraw.Draw(picture), []
+    for place, category in enumerate([[3, 7], [7], [3], [7, 3]][seed % 4]):
+        w, h = (int(generator.integers(30, 46)) for _ in range(2))
+        x = place * width // 2 + int(generator.integers(0, width // 2 - w + 1)) if w <= width // 2 else 0
+        y = int(generator.integers(0, height - h))
+        shape = canvas.ellipse if category == 3 else canvas.rectangle
+        shape((x, y, x + w - 1, y + h - 1), fill="white")
+        crowd = {"iscrowd": int(seed == 0 and place == 1), "area": w * h * 0.8}
+        annotations.append({"bbox": [x, y, w, h], "category_id": category, **crowd})
+    return picture, annotations
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """A folder in COCO's format, whose validation pictures are among those to learn from."""
+    root = tmp_path_factory.mktemp("coco")
+    for split, count in {"train": 8, "validation": 3}.items():
+        (root / split).mkdir()
+        content = {"images": [], "annotations": []}
+        content["categories"] = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
+        for seed in range(count):
+            picture, annotations = draw_objects(seed)
+            picture.save(root / split / f"{seed}.png")
+            size = {"width": picture.width, "height": picture.height}
+            content["images"].append({"id": seed, "file_name": f"{seed}.png", **size})
+            for annotation in annotations:
+                place = {"id": len(content["annotations"]) + 1, "image_id": seed}
+                content["annotations"].append({**place, **annotation})
+        (root / split / "_annotations.coco.json").write_text(json.dumps(content))
+    return root
+
+
+def average_precision(folder, coco):
+    """What pycocotools finds of a saved detector's answers: mAP and that at an overlap of 0.5."""
+    model = MobileViTSSDLiteForObjectDetection.from_pretrained(folder)
+    processor = MobileViTSSDLiteImageProcessor.from_pretrained(folder)
+    truth, answers = COCO(str(coco / "_annotations.coco.json")), []
+    ids = {name: number for number, name in CATEGORIES.items()}
+    for image in truth.dataset["images"]:
+        inputs = processor(Image.open(coco / image["file_name"]), return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**inputs)
+        (found,) = processor.post_process_object_detection(outputs, target_sizes=[(image["height"], image["width"])])
+        for (x1, y1, x2, y2), score, label in zip(
+            found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
+        ):
+            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "category_id": ids[model.config.id2label[label]]}
+            answers.append({"image_id": image["id"], "score": score, **box})
+    evaluation = COCOeval(truth, truth.loadRes(answers), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[:2]
+
+
+def test_finetune_detector(coco, start, run_example, run_python, tmp_path):
+    logs = logs_of(run_example("finetune_detector.py", coco, start, tmp_path / "model", 20))
+    losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_map"))
+    assert len(losses) == len(found) == 20
+    assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
+    best = next(log for log in logs if log.get("eval_map") == max(found))
+    assert best["eval_map"] > 0
+    expected = average_precision(tmp_path / "model", coco / "validation")
+    assert [best["eval_map"], best["eval_map_50"]] == pytest.approx(expected.tolist(), rel=0.02)
+    code = f"""
+        import json
+        from transformers import pipeline
+
+        detect = pipeline("object-detection", model={str(tmp_path / "model")!r}, trust_remote_code=True)
+        print(json.dumps([answer["label"] for answer in detect({str(coco / "train" / "0.png")!r}, threshold=0.0)]))
+        """
+    assert set(json.loads(run_python(code, without_package=True))) == set(CATEGORIES.values())
+
+
+def test_finetune_detector_is_decided_by_its_seed(start, run_example, tmp_path):
+    """On a folder as the example describes it, one picture without objects."""
+    for split, seeds in {"train": range(4), "validation": range(4, 8)}.items():
+        folder = tmp_path / "data" / split
+        folder.mkdir(parents=True)
+        lines = []
+        for seed in seeds:
+            picture, annotations = draw_objects(seed)
+            picture.save(folder / f"{seed}.png")
+            annotations = [] if seed == 1 else annotations
+            boxes, names = [a["bbox"] for a in annotations], [CATEGORIES[a["category_id"]] for a in annotations]
+            lines.append(json.dumps({"file_name": f"{seed}.png", "objects": {"bbox": boxes, "category": names}}))
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+    first, second = (
+        logs_of(run_example("finetune_detector.py", tmp_path / "data", start, tmp_path / name, 2))
+        for name in ("first", "second")
+    )
+    kept = {"loss", "eval_loss", "eval_map", "eval_map_50"}
+    assert [{name: log[name] for name in log.keys() & kept} for log in first] == [
+        {name: log[name] for name in log.keys() & kept} for log in second
+    ]
+    assert sum("eval_map" in log for log in first) == 2
+    config = MobileViTSSDLiteForObjectDetection.from_pretrained(tmp_path / "first").config
+    assert config.id2label == {0: "ball", 1: "cube"}
