@@ -54,15 +54,7 @@ METRICS: dict[Task, tuple[str, ...]] = {
 }
 # Options that mean something for one task only.
 ONLY_FOR: dict[Task, tuple[str, ...]] = {
-    "image-classification": (
-        "center_crop",
-        "class_weights",
-        "crop_scale",
-        "rand_augment",
-        "random_erasing",
-        "mixup",
-        "cutmix",
-    ),
+    "image-classification": ("class_weights", "crop_scale", "rand_augment", "random_erasing", "mixup", "cutmix"),
     "object-detection": ("anchors", "zoom_out", "crop"),
 }
 
@@ -114,9 +106,6 @@ class TrainArguments:
     )
     anchors: str = option(
         "auto", "Detector: anchors fitted to the boxes, or the paper's.", START, choices=("auto", "paper")
-    )
-    center_crop: float = option(
-        1.0, "Classifier: the share of a picture's shorter side that it sees when it is used.", START
     )
     hidden_dropout_prob: float | None = option(None, "Dropout in the transformers.", START)
     freeze_backbone: bool = option(False, "Train the head alone.", START)
@@ -192,10 +181,8 @@ class TrainArguments:
             self._check(name, lambda value: value > 0, "more than 0")
         for name in ("eval_steps", "save_steps", "gradient_accumulation_steps", "per_device_eval_batch_size"):
             self._check(name, lambda value: value > 0, "more than 0")
-        for name in ("center_crop", "crop_scale"):
-            self._check(name, lambda value: 0 < value <= 1, "more than 0 and at most 1")
-        for name in ("image_size",):
-            self._check(name, lambda value: value >= 32, "32 pixels or more")
+        self._check("crop_scale", lambda value: 0 < value <= 1, "more than 0 and at most 1")
+        self._check("image_size", lambda value: value >= 32, "32 pixels or more")
         for name in ("max_steps", "per_device_train_batch_size", "early_stopping_patience"):
             self._check(name, lambda value: value >= 1, "1 or more")
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "dataloader_num_workers", "seed"):

@@ -1,5 +1,6 @@
 """The data of a training: read, checked, and in batches."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..data.batches import BatchShape, Draw, TrainingBatches, scale_batches
 from ..data.checks import DatasetReport, check_dataset, drop_bad
-from ..data.dataset import Dataset, Task
+from ..data.dataset import Dataset
 from ..data.loading import Pictures, PictureStream, make_loader
 from ..data.reading import load_dataset
 from ..data.transforms import make_transform
@@ -19,12 +20,8 @@ from .tasks import TrainingTask
 
 # The paper's sizes of training pictures, over the size that the model is tested with.
 LEAST_SCALE, GREATEST_SCALE, NUM_SCALES = 160 / 256, 320 / 256, 5
-# Growing pictures: from which share of the training on, and how large over the size that the model is tested with. A
-# classifier's stay smaller than that: random crops make objects larger than they are in tests (arXiv 1906.06423).
-GROWTH: dict[Task, tuple[tuple[float, float], ...]] = {
-    "image-classification": ((0.0, 0.625), (0.25, 0.8)),
-    "object-detection": ((0.0, 0.625), (0.25, 0.8), (0.5, 1.0)),
-}
+# Growing pictures: from which share of the training on, and how large over the size that the model is tested with.
+GROWTH = ((0.0, 0.625), (0.25, 0.8), (0.5, 1.0))
 
 MAX_WORKERS = 8
 
@@ -56,11 +53,10 @@ def read_data(arguments: TrainArguments, accelerator: Accelerator) -> tuple[Data
     return drop_bad(dataset, reports[0], arguments.max_bad), reports[0]
 
 
-def batch_shapes(task: Task, multi_scale: str, image_size: int, batch_size: int, progress: float) -> list[BatchShape]:
+def batch_shapes(multi_scale: str, image_size: int, batch_size: int, progress: float) -> list[BatchShape]:
     """The shapes that the batches of an epoch can have.
 
     Args:
-        task: What is trained.
         multi_scale: "off": one; "on": the paper's five sizes around the model's (section 3.3), with as many pixels in
             a batch; "progressive": pictures grow (arXiv 2104.00298, section 4), and a batch stays one of `batch_size`.
         image_size: Side of the pictures the model is tested with, in pixels.
@@ -73,8 +69,8 @@ def batch_shapes(task: Task, multi_scale: str, image_size: int, batch_size: int,
     if multi_scale == "on":
         sides = (round(LEAST_SCALE * image_size), round(GREATEST_SCALE * image_size))
         return scale_batches(base, heights=sides, widths=sides, num_scales=NUM_SCALES, divisor=STRIDE)
-    share = [share for start, share in GROWTH[task] if progress >= start][-1]
-    side = image_size if share == 1 else min(image_size, max(2 * STRIDE, round(share * image_size / STRIDE) * STRIDE))
+    share = [share for start, share in GROWTH if progress >= start][-1]
+    side = min(image_size, max(2 * STRIDE, math.ceil(share * image_size / STRIDE) * STRIDE))
     return [BatchShape(side, side, batch_size)]
 
 
@@ -146,7 +142,7 @@ class TrainingInputs:
 
     def _shapes(self, progress: float) -> list[BatchShape]:
         a = self.arguments
-        return batch_shapes(a.task, a.multi_scale, self.image_size, a.per_device_train_batch_size, progress)
+        return batch_shapes(a.multi_scale, self.image_size, a.per_device_train_batch_size, progress)
 
     def _num_workers(self) -> int:
         """As asked for, or so many that loading keeps up: on a CPU one, which works while the model computes."""

@@ -32,6 +32,8 @@ from .arguments import TrainArguments
 # The size of new weights where no checkpoint can be had.
 FALLBACK_VARIANT = "xxs"
 CLASSIFIER_TYPES = ("mobilevit", "mobilevit_backbone")
+# The shorter side that a picture is resized to, over that of the crop in its middle; the paper's.
+RESIZE_RATIO = 288 / 256
 # Sides of pictures are multiples of this, the model's stride.
 STRIDE = 32
 MIN_IMAGE_SIZE = 96
@@ -93,7 +95,7 @@ def start_classifier(arguments: TrainArguments, classes: Sequence[str], picture_
         config = MobileViTConfig.from_variant(source, **_names(classes))
         model = MobileViTForImageClassification(config)
         processor = MobileViTImageProcessor(resample=PILImageResampling.BILINEAR, do_flip_channel_order=False)
-        own_size = NEW_IMAGE_SIZE
+        own_size, ratio = NEW_IMAGE_SIZE, RESIZE_RATIO
     else:
         config = _read_config(source, CLASSIFIER_TYPES)
         model = _load(MobileViTForImageClassification, source, _names(classes))
@@ -102,8 +104,9 @@ def start_classifier(arguments: TrainArguments, classes: Sequence[str], picture_
             nn.init.zeros_(model.classifier.bias)
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
         own_size = processor.crop_size["height"]
+        ratio = processor.size["shortest_edge"] / own_size if "shortest_edge" in processor.size else 1.0
     size = arguments.image_size or _fit_size(own_size, picture_side)
-    processor.size = {"shortest_edge": round(size / arguments.center_crop)}
+    processor.size = {"shortest_edge": round(size * ratio)}
     processor.crop_size = {"height": size, "width": size}
     model.config.image_size = size
     return _start(arguments, model, processor, size)
