@@ -377,8 +377,8 @@ def test_a_plot_is_written_whole_or_not_at_all(before, tmp_path, monkeypatch):
     if before:
         file.write_text(before)
 
-    def break_off(self, path, **options):
-        path.write_bytes(b"half")
+    def break_off(self, file, **options):
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", break_off)
