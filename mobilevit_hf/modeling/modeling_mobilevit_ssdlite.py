@@ -124,11 +124,20 @@ class MobileViTSSDLiteHead(nn.Module):
     def forward(self, feature_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         features = list(feature_maps)
         for layer in self.extra_layers.values():
-            features.append(layer(features[-1]))
+            features.append(self._shrink(layer, features[-1]))
         predictions = [head(level) for head, level in zip(self.level_heads.values(), features, strict=True)]
         locations = torch.cat([p[..., :4] for p in predictions], dim=1)
         logits = torch.cat([p[..., 4:] for p in predictions], dim=1)
         return logits, locations, [(level.shape[-2], level.shape[-1]) for level in features]
+
+    @staticmethod
+    def _shrink(layer: nn.Module, features: Tensor) -> Tensor:
+        # In bfloat16 on a CPU the gradient of a depthwise convolution's weights holds what happened to be in memory
+        # where the map is smaller than the kernel: a fault of oneDNN.
+        if features.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return layer(features.float())
+        return layer(features)
 
 
 class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
