@@ -124,11 +124,11 @@ def stock_accuracy(flowers, run_python):
 
 
 def test_finetune_classifier(flowers, start, run_example, stock_accuracy, tmp_path):
-    output = run_example("finetune_classifier.py", flowers / "train", start, tmp_path / "model", 20)
+    output = run_example("finetune_classifier.py", flowers / "train", start, tmp_path / "model", 40)
     assert "There was no validation split: it is 10 of 100 training pictures" in output
     logs = logs_of(output)
     losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_accuracy"))
-    assert len(losses) == len(found) == 20
+    assert len(losses) == len(found) == 40
     assert losses[-1] < 0.8 * losses[0]
     assert stock_accuracy(tmp_path / "model") >= 0.8  # of 0.87
 
@@ -210,9 +210,9 @@ def average_precision(folder, coco):
 
 
 def test_finetune_detector(coco, start, run_example, run_python, tmp_path):
-    logs = logs_of(run_example("finetune_detector.py", coco, start, tmp_path / "model", 20))
+    logs = logs_of(run_example("finetune_detector.py", coco, start, tmp_path / "model", 40))
     losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_map"))
-    assert len(losses) == len(found) == 20
+    assert len(losses) == len(found) == 40
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
     best = next(log for log in logs if log.get("eval_map") == max(found))
     assert best["eval_map"] > 0

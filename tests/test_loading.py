@@ -138,6 +138,26 @@ def test_a_detector_trains_on_the_batches(samples, detector):
     assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
 
 
+@pytest.mark.slow
+def test_a_program_ends_whoever_still_holds_its_loader(samples, run_python):
+    paths = [sample.image for sample in samples]
+    output = run_python(f"""
+        import signal
+        from mobilevit_hf.data.batches import BatchShape, TrainingBatches
+        from mobilevit_hf.data.dataset import Sample
+        from mobilevit_hf.data.loading import Pictures, make_loader
+        from mobilevit_hf.data.transforms import make_transform
+        from transformers import MobileViTImageProcessor
+
+        signal.alarm(60)  # else a worker that does not end would be waited for without end
+        samples = [Sample(path, path, label=0) for path in {paths!r}]
+        transform = make_transform("image-classification", MobileViTImageProcessor(), training=True)
+        loader = make_loader(Pictures(samples, transform), TrainingBatches(14, [BatchShape(32, 32, 7)]), num_workers=1)
+        print(len(next(iter(loader))["labels"]))
+        """)
+    assert output == "7\n"
+
+
 def test_mixed_labels_are_soft(classes):
     data = Pictures(classes, training(classes), make_mix(4, cutmix=1.0))
     (batch, *_) = make_loader(data, TrainingBatches(14, SHAPES[:1]))

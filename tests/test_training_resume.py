@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import math
 import multiprocessing
 import os
@@ -471,8 +472,10 @@ def names_of_others(path):
 
 
 def test_a_learning_rate_that_is_far_too_high_is_told(arguments, tmp_path):
+    options = {"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0.0, "dataloader_num_workers": 1}
     with pytest.raises(ValueError, match=r"not a finite number at step [2-4], .*Try a lower --learning-rate"):
-        train(arguments(tmp_path / "run", learning_rate=1e30, max_grad_norm=0.0, warmup_steps=0.0))
+        train(arguments(tmp_path / "run", **options))
+    assert not multiprocessing.active_children()
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------

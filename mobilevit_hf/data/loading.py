@@ -19,6 +19,8 @@ from .decoding import Picture
 from .images import UnreadableImageError
 from .transforms import Finish, Mix, Transform
 
+GRACE_SECONDS = 5  # that a worker lives on after SIGTERM: a step's time, and more
+
 
 class UnreadableSampleError(UnreadableImageError):
     """A sample's picture can't be decoded; the message names it, in one line."""
@@ -247,9 +249,13 @@ def make_loader(
 
 
 def _leave_signals_alone(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach all processes of a command; the one that loads for decides, and workers end with it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C and SIGTERM reach all processes of a command; the one that loads for decides, and workers end with it.
+
+    SIGTERM is also how Python ends workers at its exit, and waits for them: they stay for a while only.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
 
 
 def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:

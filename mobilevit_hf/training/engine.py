@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,28 +192,28 @@ class Engine:
             )
         if self.accelerator.is_main_process:
             results.unlink(missing_ok=True)
-        with catch_signals() as signals:
+        with catch_signals() as signals, closing(self.inputs):
             while self.progress < 1:
                 self._run_epoch(signals)
         return self._finish()
 
     def _run_epoch(self, signals: list[int]) -> None:
         state = self.state
-        batches = self.inputs.epoch(state.epoch, state.batch, state.epoch_progress)
         self._set_training()
-        for draws, batch in self._window.watch(batches):
-            loss = self._train_batch(batch)
-            state.batch += 1
-            self._window.add(loss, len(batch["pixel_values"]), partial(self._fail, state.step + 1, draws))
-            if not self.accelerator.sync_gradients:
-                continue
-            state.step += 1
-            if self.ema:
-                self.ema.update()
-            self.progress, stopped = self._measure_progress(stop=bool(signals))
-            self._after_step(stopped, signals)
-            if self.progress >= 1:
-                return
+        with closing(self.inputs.epoch(state.epoch, state.batch, state.epoch_progress)) as batches:
+            for draws, batch in self._window.watch(batches):
+                loss = self._train_batch(batch)
+                state.batch += 1
+                self._window.add(loss, len(batch["pixel_values"]), partial(self._fail, state.step + 1, draws))
+                if not self.accelerator.sync_gradients:
+                    continue
+                state.step += 1
+                if self.ema:
+                    self.ema.update()
+                self.progress, stopped = self._measure_progress(stop=bool(signals))
+                self._after_step(stopped, signals)
+                if self.progress >= 1:
+                    return
         state.epoch, state.batch, state.epoch_progress = state.epoch + 1, 0, self.progress
 
     def _train_batch(self, batch: dict[str, Any]) -> Tensor:

@@ -136,6 +136,10 @@ class TrainingInputs:
         for draws, batch in zip(self.batches, self.loader, strict=True):
             yield draws, self._to_device(batch)
 
+    def close(self) -> None:
+        """End the processes that load, which else would wait for Python's exit; there are no more epochs."""
+        self.loader = None
+
     def names(self, draws: Sequence[Draw]) -> list[str]:
         """The names of the pictures of a batch."""
         return [self.samples[draw.index].name for draw in draws]
