@@ -1,5 +1,10 @@
 """MobileViT at home in Hugging Face: fine-tune, publish and run a light vision model."""
 
+import logging
+
+# With torchao installed, which ExecuTorch needs, importing transformers makes torch warn of torchao's own code.
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+
 from .allocator import tune_allocator
 from .configuration import MobileViTBackboneConfig, MobileViTConfig, MobileViTSSDLiteConfig
 from .convert import ConversionReport, convert_checkpoint

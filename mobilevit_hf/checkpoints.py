@@ -23,12 +23,13 @@ def builtin_models() -> list[str]:
     return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, *, folder: str | None = None) -> Path:
     """The local directory of a checkpoint, downloaded if need be.
 
     Args:
         name: A directory, the name of a built-in model, or a Hub id such as `"apple/mobilevit-small"`; looked up in
             this order. Without a connection to the Hub, what was downloaded before is used.
+        folder: One in a repository to download too, such as `"onnx"`, if it is there.
 
     Raises:
         ValueError: If there is no such checkpoint or it can't be fetched; one line that says what to do.
@@ -42,13 +43,13 @@ def resolve_model(name: str) -> Path:
         raise ValueError(f"{name} is a file, expected a directory. Turn it into one: mobilevit convert {name} OUT")
     if name in builtin_models():
         return ASSETS / name
-    return _from_hub(name)
+    return _from_hub(name, folder)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, folder: str | None) -> Path:
     offline = constants.HF_HUB_OFFLINE or not hub_answers()
     try:
-        return _download(name, local_files_only=offline)
+        return _download(name, folder, local_files_only=offline)
     except HFValidationError:
         reason = f"There is no directory {name}, no built-in model of this name, and it can't be a Hub id (user/name)."
     except GatedRepoError:
@@ -81,8 +82,8 @@ def hub_answers() -> bool:
     return True
 
 
-def _download(name: str, *, local_files_only: bool) -> Path:
-    patterns = ["*.json", "*.safetensors"]
+def _download(name: str, beside: str | None, *, local_files_only: bool) -> Path:
+    patterns = ["*.json", "*.safetensors", *([f"{beside}/*"] if beside else [])]
     folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local_files_only))
     if not list(folder.glob("*.safetensors")):  # older repositories; loaded with weights_only=True
         snapshot_download(name, allow_patterns=[*patterns, "pytorch_model.bin"], local_files_only=local_files_only)

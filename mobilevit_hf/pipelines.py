@@ -1,16 +1,14 @@
 """transformers' pipelines on this package's faster models."""
 
-import copy
 import os
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from transformers import AutoConfig, Pipeline, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, Pipeline, PreTrainedModel
 
-from .modeling.layers_mobilevit import MobileViTConvLayer
+from .backends.formats import BACKENDS, check_request, dtype_name
+from .backends.lean import fold_batch_norm
 from .modeling.modeling_mobilevit import (
     MobileViTForImageClassification,
     MobileViTForSemanticSegmentation,
@@ -26,43 +24,49 @@ MODEL_CLASSES: dict[str, type[MobileViTPreTrainedModel]] = {
     "object-detection": MobileViTSSDLiteForObjectDetection,
 }
 
-
-def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy of a model for inference: each batch normalisation folded into its convolution, in channels_last.
-
-    Outputs are equal up to rounding. The copy has other parameters than a checkpoint and refuses to be saved.
-    """
-    folded = copy.deepcopy(model).eval().requires_grad_(False)
-    for layer in folded.modules():
-        if isinstance(layer, MobileViTConvLayer) and isinstance(layer.normalization, nn.BatchNorm2d):
-            layer.convolution = fuse_conv_bn_eval(layer.convolution, layer.normalization)
-            layer.normalization = None
-    folded.save_pretrained = _refuse_to_save
-    return folded.to(memory_format=torch.channels_last)
+# What goes to every download.
+HUB_KWARGS = ("revision", "token", "trust_remote_code")
 
 
-def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
-    raise ValueError(
-        "save_pretrained: got a model folded for inference, expected one with its batch normalisations. "
-        "Save the model it was made from."
-    )
-
-
-def pipeline(task: str, model: str | os.PathLike[str] | PreTrainedModel, **kwargs: Any) -> Pipeline:
+def pipeline(
+    task: str,
+    model: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    backend: str = "torch",
+    quantization: str | None = None,
+    threads: int | None = None,
+    **kwargs: Any,
+) -> Pipeline:
     """`transformers.pipeline` with this package's classes, made ready for inference.
 
     Args:
         task: "image-classification", "object-detection", "image-segmentation" or "image-feature-extraction" for
             MobileViT; any other task and model runs as it does in transformers.
         model: A directory, a Hub id, or a model object. An object is left as it is: the pipeline works on a copy.
+        backend: "torch", or "onnx", "openvino" or "executorch" on the CPU. The model is exported on first use, which
+            takes half a minute, and kept in a cache; exported files that come with it are taken as they are.
+        quantization: "int8" for an exported file that was quantized; see `mobilevit export`.
+        threads: How many the engine uses. Default: torch's number, which follows the machine; with "torch" it sets
+            that for the whole process.
         kwargs: As for `transformers.pipeline`: `device`, `dtype`, `revision`, `token`, `model_kwargs`, `top_k`, ...
+            Engines take `dtype` "float32", their default, or "bfloat16" where they can.
 
     Returns:
-        transformers' own pipeline: same call, same outputs.
+        transformers' own pipeline: same call, same outputs. With an engine one object may be called from several
+        threads at once.
 
     Raises:
-        ValueError, OSError: As `transformers.pipeline` does, for an unknown task or a model that isn't there.
+        ValueError, OSError: As `transformers.pipeline` does, for an unknown task or a model that isn't there; if the
+            engine is not installed or can't run the model, or answers otherwise than the model.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
+    if backend != "torch":
+        return _engine_pipeline(task, model, backend, quantization, threads, kwargs)
+    if quantization is not None:
+        raise ValueError(f"quantization: got {quantization!r} for torch, which has none. Use backend='openvino'.")
+    if threads is not None:
+        torch.set_num_threads(threads)
     if isinstance(model, str | os.PathLike):
         model = os.fspath(model)
         if task in MODEL_CLASSES:
@@ -72,11 +76,62 @@ def pipeline(task: str, model: str | os.PathLike[str] | PreTrainedModel, **kwarg
     return transformers.pipeline(task, model=model, **kwargs)
 
 
+def _engine_pipeline(
+    task: str,
+    model: str | os.PathLike[str] | PreTrainedModel,
+    backend: str,
+    quantization: str | None,
+    threads: int | None,
+    kwargs: dict[str, Any],
+) -> Pipeline:
+    from .backends.opening import open_model
+    from .backends.runners import check_device
+
+    dtype = dtype_name(kwargs.pop("dtype", None))
+    check_request(backend, task, dtype, quantization)
+    check_device(kwargs.get("device"))
+    source, hub_kwargs = None, {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+    if isinstance(model, str | os.PathLike):
+        source = os.fspath(model)
+        model, kwargs = load_model(task, source, kwargs)
+    elif not isinstance(model, MODEL_CLASSES[task]):
+        raise ValueError(f"model: got {type(model).__name__}, expected {MODEL_CLASSES[task].__name__} for {task}.")
+    processor = kwargs.pop("image_processor", None)
+    if processor is None:
+        raise ValueError("image_processor: got none beside a model object, expected it or its directory. Pass it.")
+    if isinstance(processor, str | os.PathLike):
+        processor = AutoImageProcessor.from_pretrained(processor, **hub_kwargs)
+    program = open_model(
+        model,
+        task,
+        processor,
+        backend=backend,
+        dtype=dtype,
+        quantization=quantization,
+        threads=threads,
+        source=source,
+        hub_kwargs=hub_kwargs,
+    )
+    return transformers.pipeline(task, model=program, image_processor=processor, **{"device": "cpu", **kwargs})
+
+
+def load_model(task: str, name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of a checkpoint in float32, for an engine, with the arguments that remain.
+
+    Raises:
+        ValueError: If it is no MobileViT for the task.
+    """
+    model, kwargs = _load(MODEL_CLASSES[task], name, {**kwargs, "dtype": torch.float32})
+    if isinstance(model, str):
+        raise ValueError(f"{name}: not a MobileViT for {task}, which engines are for. Use backend='torch'.")
+    return model.eval(), kwargs
+
+
 def _load(
     model_class: type[MobileViTPreTrainedModel], name: str, kwargs: dict[str, Any]
 ) -> tuple[str | PreTrainedModel, dict[str, Any]]:
     """Our model for a MobileViT checkpoint, with the arguments that remain; the name itself for any other."""
-    hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
+    hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
     config = AutoConfig.from_pretrained(name, **hub_kwargs)
     if config.model_type != model_class.config_class.model_type:
         return name, kwargs

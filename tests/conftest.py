@@ -85,7 +85,9 @@ def run_python(tmp_path_factory):
             text=True,
         )
         assert process.returncode == 0, process.stderr
-        assert not (quiet and process.stderr), process.stderr
+        # torchao, if it is installed, is remarked on by torch when stock transformers imports it.
+        remarks = [line for line in process.stderr.splitlines() if "torch/utils/_pytree.py" not in line]
+        assert not (quiet and remarks), process.stderr
         return process.stdout
 
     return run

@@ -68,6 +68,18 @@ class HubError(Exception):
         self.response = Response.json({"error": message}, status, headers)
 
 
+@dataclass
+class Fault:
+    """What goes wrong with the next requests that fit: an answer instead, a connection that ends, or neither."""
+
+    method: str
+    path: re.Pattern[str]
+    times: int
+    response: Response | None = None
+    cut: int | None = None  # bytes of the request's or the answer's body after which the connection ends
+    cut_answer: bool = False
+
+
 class File:
     """A file's content with its names: the git blob id and, for LFS, the SHA-256 that git's pointer file holds."""
 
@@ -105,6 +117,7 @@ class Repository:
     def __init__(self, kind: str, repo_id: str, private: bool) -> None:
         self.id = repo_id
         self.private = private
+        self.gated = False
         self.path = repo_id if kind == "model" else f"{kind}s/{repo_id}"
         self.commits: dict[str, Commit] = {}
         self.branches: dict[str, str] = {}
@@ -152,13 +165,17 @@ class HubServer:
     Attributes:
         url: the endpoint, `http://127.0.0.1:PORT`.
         requests: every request received so far, in order.
-        user, token: who the client is. Any token is accepted, and none is required.
+        user, token: who the client is. Private and gated repositories ask for the token; else any is accepted, and
+            none is required.
+        role: what the token may do, as `whoami` tells.
     """
 
     def __init__(self, user: str = "user", token: str = "hf_loopback") -> None:
         self.user = user
         self.token = token
+        self.role = "write"
         self.requests: list[Request] = []
+        self._faults: list[Fault] = []
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._lfs_objects: dict[str, bytes] = {}  # by SHA-256, shared by all repositories
         self._lock = threading.Lock()
@@ -187,20 +204,72 @@ class HubServer:
         environment |= {"HF_ENDPOINT": self.url, "HF_HOME": os.fspath(home), "HF_TOKEN": self.token}
         return environment | {f"HF_HUB_DISABLE_{switch}": "1" for switch in switches}
 
+    def take_over(self, patch: Any) -> None:
+        """Have `huggingface_hub` in this process talk to this server, as long as pytest's `monkeypatch` lasts."""
+        from huggingface_hub import constants  # reads the environment when it is imported
+
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "ENDPOINT", self.url)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setenv("HF_TOKEN", self.token)
+
     def files(self, repo_id: str, revision: str = "main", repo_type: str = "model") -> dict[str, bytes]:
         """The content of a repository at a revision, by path."""
         with self._lock:
             commit = self._repository(repo_type, repo_id).commit(revision)
             return {path: file.data for path, file in sorted(commit.files.items())}
 
-    def answer(self, request: Request) -> Response:
-        """Record a request and answer it.
+    def fail(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        times: int = 1,
+        code: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Answer the next `times` requests whose path has the pattern `path` in it with an error."""
+        response = HubError(status, f"The test wants a {status}", code, headers).response
+        self._faults.append(Fault(method, re.compile(path), times, response))
 
-        All requests pass here, whatever their route: the place to refuse one, to delay it or to have the server fail.
-        What is to happen to the bytes of an answer on their way belongs in `_Handler._send`.
-        """
+    def cut(self, method: str, path: str, after: int, times: int = 1, *, answer: bool = False) -> None:
+        """End the connection after so many bytes of the next requests' bodies, or of their answers' bodies."""
+        self._faults.append(Fault(method, re.compile(path), times, cut=after, cut_answer=answer))
+
+    def stall(self, method: str, path: str, times: int = 1) -> None:
+        """Never answer the next requests, and wait until the client hangs up."""
+        self._faults.append(Fault(method, re.compile(path), times))
+
+    def commits(self, repo_id: str, repo_type: str = "model") -> int:
+        """How many commits a repository has; the first is empty."""
+        return len(self.repository(repo_id, repo_type).commits)
+
+    def gate(self, repo_id: str, repo_type: str = "model") -> None:
+        """Have the files of a repository be for those with the token."""
+        self.repository(repo_id, repo_type).gated = True
+
+    def repository(self, repo_id: str, repo_type: str = "model") -> Repository:
+        """A repository, with its branches and commits."""
+        with self._lock:
+            return self._repository(repo_type, repo_id)
+
+    def take_fault(self, method: str, path: str) -> Fault | None:
+        """What is to go wrong with this request."""
+        with self._lock:
+            for fault in self._faults:
+                if fault.times and fault.method == method and fault.path.search(path):
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def answer(self, request: Request, fault: Fault | None = None) -> Response | None:
+        """Record a request and answer it; with nothing if the fault keeps it from being heard or answered."""
         with self._lock:
             self.requests.append(request)
+            if fault and not fault.cut_answer:
+                return fault.response
             try:
                 return self._dispatch(request)
             except HubError as error:
@@ -213,19 +282,30 @@ class HubServer:
                 values: dict[str, Any] = {name: unquote(text) for name, text in match.groupdict().items() if text}
                 if "repo_id" in values:
                     values["repository"] = self._repository(values.pop("kind", "model"), values.pop("repo_id"))
+                    self._admit(request, values["repository"])
                 answer = function(self, request, **values)
                 return answer if isinstance(answer, Response) else Response.json(answer)
         raise HubError(404, "This server has no such route")
 
     def _repository(self, kind: str, repo_id: str) -> Repository:
-        """Look up a repository. Who may see which belongs here."""
+        """Look up a repository."""
         if (kind, repo_id) not in self._repositories:
             raise HubError(404, "Repository not found", "RepoNotFound")
         return self._repositories[kind, repo_id]
 
+    def _admit(self, request: Request, repository: Repository) -> None:
+        """Private repositories are not there for those without the token, nor the files of gated ones."""
+        token = request.headers["Authorization"]
+        if token == f"Bearer {self.token}" or request.method == "PUT":  # an address to upload to is a key by itself
+            return
+        if repository.private:
+            raise HubError(404 if token else 401, "Repository not found", "RepoNotFound")
+        if repository.gated and "/resolve/" in request.path:
+            raise HubError(403 if token else 401, f"Access to {repository.id} is restricted", "GatedRepo")
+
     @route("GET", "/api/whoami-v2")
     def whoami(self, request: Request) -> Any:
-        access_token = {"displayName": "test", "role": "write"}
+        access_token = {"displayName": "test", "role": self.role}
         auth = {"type": "access_token", "accessToken": access_token}
         return {"type": "user", "name": self.user, "fullname": self.user, "orgs": [], "auth": auth}
 
@@ -344,7 +424,13 @@ class HubServer:
                 sibling |= {"size": len(file.data), "blobId": file.oid, "lfs": file.lfs}
         author = repository.id.split("/")[0]
         info = {"id": repository.id, "author": author, "sha": commit.sha, "lastModified": commit.date}
-        state = {"private": repository.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
+        state = {
+            "private": repository.private,
+            "gated": "manual" if repository.gated else False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+        }
         return info | state | {"tags": [], "siblings": siblings}
 
     @route("GET", WEB + "/resolve" + REVISION + "/(?P<path>.+)")
@@ -405,19 +491,28 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         path, _, query = self.path.partition("?")
-        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        self._send(self.server.hub.answer(Request(self.command, path, query, self.headers, body)))
+        size, fault = int(self.headers["Content-Length"] or 0), self.server.hub.take_fault(self.command, path)
+        body = self.rfile.read(size if fault is None or fault.cut is None or fault.cut_answer else fault.cut)
+        response = self.server.hub.answer(Request(self.command, path, query, self.headers, body), fault)
+        if response:
+            self._send(response, fault.cut if fault else None)
+        elif fault and fault.cut is None:
+            self.rfile.read(1)  # returns when the client hangs up
+        if fault and fault.response is None:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: Response, cut: int | None = None) -> None:
         headers = {"Access-Control-Allow-Origin": "*", "Content-Length": str(len(response.body)), **response.headers}
         self.send_response(response.status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(response.body)
+            self.wfile.write(response.body[:cut])
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing: `HubServer.requests` is the log."""

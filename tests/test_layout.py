@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "metrics*": [*MODELING, "metrics", "metrics.*"],
     "visualization*": [*CORE, "visualization", "visualization.*"],
     "hub*": TOOLS,
+    "backends.quantization": [*TOOLS, "data", "data.*", "evaluation", "evaluation.*"],
     "backends*": TOOLS,
     "assets*": TOOLS,
     "data*": [*CORE, "data", "data.*"],

@@ -10,11 +10,15 @@ import typer
 
 from .. import __version__
 from . import console
+from .benchmark import benchmark as benchmark_command
+from .cache import cache as cache_command
 from .check_data import check_data as check_data_command
 from .convert import convert as convert_command
 from .evaluate import evaluate as evaluate_command
+from .export import export as export_command
 from .launch import start_processes
 from .predict import predict as predict_command
+from .publish import publish as publish_command
 from .train import make_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -23,6 +27,10 @@ app.command("convert")(convert_command)
 app.command("train")(make_command())
 app.command("evaluate")(evaluate_command)
 app.command("check-data")(check_data_command)
+app.command("export")(export_command)
+app.command("cache")(cache_command)
+app.command("benchmark")(benchmark_command)
+app.command("publish")(publish_command)
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """`mobilevit predict`: what is on pictures, and where."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -14,12 +15,20 @@ from rich.table import Table
 from transformers import AutoConfig, Pipeline
 
 from ..allocator import tune_allocator
+from ..backends.formats import BACKENDS, DTYPES, QUANTIZATIONS
+from ..backends.runners import EngineModel
 from ..checkpoints import DEFAULT_MODEL, resolve_model
 from ..data.images import UnreadableImageError, find_images, is_url, load_image
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..pipelines import pipeline
 from ..visualization import draw_detections, save_picture
 from . import console
+
+# The choices of engine, and the panel of the help that they are in.
+Backend = StrEnum("Backend", {name: name for name in BACKENDS})
+Dtype = StrEnum("Dtype", {name: name for name in DTYPES})
+Quantization = StrEnum("Quantization", {name: name for name in QUANTIZATIONS})
+ENGINE = "Engine"
 
 # Enough to keep two cores busy, and few enough that decoded photos stay below half a gigabyte.
 BATCH_SIZE = 8
@@ -52,6 +61,15 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line and picture.")] = False,
     device: Annotated[console.Device, typer.Option(help="Where to run.")] = console.Device.auto,
+    backend: Annotated[
+        Backend, typer.Option(help="What runs the model; all but torch run on the CPU.", rich_help_panel=ENGINE)
+    ] = Backend.torch,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="What to compute in. Default: float32.", rich_help_panel=ENGINE)
+    ] = None,
+    quantization: Annotated[
+        Quantization | None, typer.Option(help="Take the model's quantized file.", rich_help_panel=ENGINE)
+    ] = None,
 ) -> None:
     """Say what is on pictures; with a detector also where.
 
@@ -70,7 +88,12 @@ def predict(
     if sources:
         options = {"--top-k": top_k, "--threshold": threshold, "--save": save}
         given = {option for option, value in options.items() if value is not None}
-        predictor = _load_predictor(model or DEFAULT_MODEL, device, given)
+        engine = {
+            "backend": str(backend),
+            "dtype": dtype and str(dtype),
+            "quantization": quantization and str(quantization),
+        }
+        predictor = _load_predictor(model or DEFAULT_MODEL, device, given, engine)
         if predictor.task == "object-detection":
             recommended = getattr(predictor.model.config, "recommended_threshold", None) or DEFAULT_THRESHOLD
             arguments = {"threshold": recommended if threshold is None else threshold}
@@ -97,15 +120,20 @@ def predict(
         raise typer.Exit(console.EXIT_UNREADABLE)
 
 
-def find_task(name: str, folder: Path) -> str:
+def find_task(name: str, folder: Path, tasks: Mapping[str, str] = TASKS) -> str:
     """What the checkpoint in a folder does.
+
+    Args:
+        name: What to call it.
+        folder: Where it is.
+        tasks: The tasks that are possible, by the ending of an architecture's name.
 
     Raises:
         ValueError: If it is neither a classifier nor a detector.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     architecture = (config.architectures or ["a model of unknown class"])[0]
-    task = next((task for ending, task in TASKS.items() if architecture.endswith(ending)), None)
+    task = next((task for ending, task in tasks.items() if architecture.endswith(ending)), None)
     if task is None:
         raise ValueError(
             f"{name} is {architecture}, expected an image classifier or an object detector. Pass another model."
@@ -113,9 +141,9 @@ def find_task(name: str, folder: Path) -> str:
     return task
 
 
-def _load_predictor(name: str, device: console.Device, given: set[str]) -> Pipeline:
+def _load_predictor(name: str, device: console.Device, given: set[str], engine: dict[str, Any]) -> Pipeline:
     """The pipeline for a checkpoint's task, if it has the options that were given. Code in a checkpoint never runs."""
-    folder = resolve_model(name)
+    folder = resolve_model(name, folder=None if engine["backend"] == Backend.torch else engine["backend"])
     task = find_task(name, folder)
     if wrong := given - TASK_OPTIONS[task]:
         raise ValueError(
@@ -123,7 +151,15 @@ def _load_predictor(name: str, device: console.Device, given: set[str]) -> Pipel
             "model with --model."
         )
     tune_allocator()
-    return pipeline(task, str(folder), device=console.pick_device(device), trust_remote_code=False)
+    arguments = {name: value for name, value in engine.items() if value is not None}
+    if engine["backend"] == Backend.torch:
+        return pipeline(task, str(folder), device=console.pick_device(device), trust_remote_code=False, **arguments)
+    if device not in (console.Device.auto, console.Device.cpu):
+        raise ValueError(
+            f"--device {device}: {engine['backend']} runs on the CPU. Leave it out, or use --backend torch."
+        )
+    with console.messages.status(f"Preparing the model for {engine['backend']}, once"):
+        return pipeline(task, str(folder), trust_remote_code=False, **arguments)
 
 
 def _predict(
@@ -131,7 +167,7 @@ def _predict(
 ) -> Iterator[tuple[str, Image.Image | UnreadableImageError, list[dict[str, Any]]]]:
     """Each source with its picture, or the reason why there is none, and with what is on it, best first."""
     # Other detectors may take each picture in a size of its own, which makes no batch.
-    batch_size = BATCH_SIZE if isinstance(predictor.model, MobileViTPreTrainedModel) else 1
+    batch_size = BATCH_SIZE if isinstance(predictor.model, MobileViTPreTrainedModel | EngineModel) else 1
     starts = range(0, len(sources), BATCH_SIZE)
     with console.show_progress(disable=len(starts) == 1) as progress:
         for start in progress.track(starts, description="Looking at pictures"):

@@ -64,13 +64,14 @@ def option(default: Any, help: str, panel: str, *, choices: tuple[str, ...] = ()
     return dataclasses.field(default=default, metadata={"help": help, "panel": panel, "choices": choices})
 
 
-DATA, START, LENGTH, STEP, AUGMENT, MEASURE, MACHINE = (
+DATA, START, LENGTH, STEP, AUGMENT, MEASURE, PUBLISH, MACHINE = (
     "Data",
     "Model",
     "How long",
     "Optimization",
     "Augmentation",
     "Measuring and saving",
+    "Publishing",
     "Machine",
 )
 
@@ -161,9 +162,15 @@ class TrainArguments:
     metric_for_best_model: str | None = option(None, "By which the best result is kept.", MEASURE)
     resume: str | None = option(None, "auto: go on where the training in --output-dir ended, if it began.", MEASURE)
     report_to: str = option("none", f"none, {', '.join(TRACKERS)}.", MEASURE, choices=("none", *TRACKERS))
-    push_to_hub: bool = option(False, "Upload the result.", MEASURE)
-    hub_model_id: str | None = option(None, "As what. Default: the output directory's name.", MEASURE)
-    hub_private_repo: bool = option(False, "For your eyes only.", MEASURE)
+
+    push_to_hub: bool = option(False, "Publish the result, as `mobilevit publish` does.", PUBLISH)
+    hub_model_id: str | None = option(None, "As what. Default: the output directory's name.", PUBLISH)
+    hub_private_repo: bool = option(False, "A new repository is for your eyes only.", PUBLISH)
+    hub_revision: str | None = option(None, "Its branch. Default: main.", PUBLISH)
+    hub_pictures: bool = option(True, "Whether its card shows pictures of the data.", PUBLISH)
+    license: str | None = option(None, "Of the result. Default: that of what it started from.", PUBLISH)
+    license_name: str | None = option(None, "Of a license other.", PUBLISH)
+    license_link: str | None = option(None, "To its text.", PUBLISH)
 
     bf16: bool = option(False, "Compute in bfloat16 where that does no harm.", MACHINE)
     fp16: bool = option(False, "Compute in float16 where that does no harm; GPUs only.", MACHINE)

@@ -14,16 +14,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, gather_object, set_seed
-from huggingface_hub import HfApi
 from torch import Tensor, nn
 
 from ..data.dataset import Task
 from ..evaluation import EvaluationResult, evaluate_model
+from ..evaluation.evaluating import RESAMPLES
 from ..files import write_text
 from ..modeling.configuration_mobilevit import VARIANTS
 from .arguments import METRICS, TrainArguments
 from .checkpoints import (
-    CHECKPOINT_FOLDER,
     History,
     explain_full_disk,
     find_checkpoints,
@@ -35,6 +34,8 @@ from .checkpoints import (
 from .ema import EMA
 from .inputs import TrainingInputs, read_data
 from .optimization import Schedule, make_optimizer
+from .publishing import find_repository, publish_result
+from .recording import RunRecord
 from .reports import RESULTS_FILE, write_reports
 from .signals import StoppedError, catch_signals
 from .starting import choose_start
@@ -48,13 +49,14 @@ SAVE_SECONDS = 600
 # How long a default training is: so many times through the data, and so many steps at least; longer with new weights.
 LENGTH: dict[Task, tuple[int, int]] = {"image-classification": (12, 300), "object-detection": (30, 1000)}
 NEW_WEIGHTS_FACTOR = 3
-# The time set aside at the end of a training with `max_minutes`: evaluations take so many times the last one, and so
-# many seconds are for what is drawn and written.
-EVALUATION_RESERVE, CLOSING_SECONDS = 1.25, 4.0
+# The time set aside at the end of a training with `max_minutes`: evaluations take so many times the last one (there is
+# one more if the weights that are kept are not the last), and so many seconds are for what is drawn and written.
+EVALUATION_RESERVE, CLOSING_SECONDS = 2.25, 6.0
 # What may change when a training goes on: what it computes depends on nothing of this.
 MAY_CHANGE = (
     "resume", "output_dir", "num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience", "save_steps",
     "save_total_limit", "logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
+    "hub_revision", "hub_pictures", "license", "license_name", "license_link",
     "dataloader_num_workers", "per_device_eval_batch_size", "compile", "max_bad",
 )  # fmt: skip
 
@@ -91,11 +93,14 @@ class Engine:
         self.listener = listener if self.accelerator.is_main_process else Listener()
         dataset, report = read_data(arguments, self.accelerator)
         name, notes = (arguments.model, []) if arguments.model else choose_start()
-        self.arguments = arguments = dataclasses.replace(arguments, model=name).for_task(dataset.task)
+        asked = dataclasses.replace(arguments, model=name)
+        self.arguments = arguments = asked.for_task(dataset.task)
         for note in report.notes:
             self.listener.say(note)
         for problem in report.problems:
             self.listener.say(f"{problem.name}: {problem.reason}", problem.kind)
+        publishes = arguments.push_to_hub and self.accelerator.is_main_process
+        self.repo_id = find_repository(arguments, self.listener.say) if publishes else None
         self.output_dir = Path(arguments.output_dir)
         checkpoint = self._find_checkpoint()
 
@@ -115,6 +120,7 @@ class Engine:
             self._load(checkpoint)
         self.history = None
         if self.accelerator.is_main_process:
+            self.run_record = RunRecord(asked, arguments, report)
             self.output_dir.mkdir(parents=True, exist_ok=True)  # not before all is known to be right
             tidy(self.output_dir, arguments.save_total_limit)
             with explain_full_disk(self.output_dir):
@@ -337,7 +343,7 @@ class Engine:
         state, started = self.state, time.monotonic()
         with self.ema.swap() if self.ema else nullcontext():
             self._share_statistics()
-            result = self._measure()
+            result = self._measure(RESAMPLES if self.progress >= 1 else 0)
             value = result.metrics.get(self.arguments.metric_for_best_model, -1.0) if result else None
             if value is None or state.best is None or value >= state.best:  # of equal ones the later
                 state.best, state.best_step, state.misses = value, state.step, 0
@@ -354,7 +360,7 @@ class Engine:
             figures = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in shown)
             self.listener.say(f"step {state.step}: {figures}", "validation")
 
-    def _measure(self) -> EvaluationResult | None:
+    def _measure(self, resamples: int) -> EvaluationResult | None:
         samples = self.dataset.splits.get("validation")
         if samples is None:
             return None
@@ -365,7 +371,7 @@ class Engine:
             self.dataset.classes,
             batch_size=self.arguments.per_device_eval_batch_size,
             max_bad=self.arguments.max_bad,
-            resamples=0,
+            resamples=resamples,
             rank=self.accelerator.process_index,
             num_replicas=self.accelerator.num_processes,
             gather=gather_object if self.accelerator.num_processes > 1 else None,
@@ -434,10 +440,11 @@ class Engine:
         self.listener.say(f"Going on from step {self.state.step} ({path.name}).")
 
     def _finish(self) -> TrainingResult:
-        if self.evaluation is None and "validation" in self.dataset.splits:  # the best weights are of an earlier run
+        measured = self.evaluation is not None and self.evaluation.intervals
+        if "validation" in self.dataset.splits and not measured:  # the best weights are not the last
             kept = type(self.raw_model).from_pretrained(self.output_dir)
             self.raw_model.load_state_dict(kept.state_dict())
-            self.evaluation = self._measure()
+            self.evaluation = self._measure(RESAMPLES)
         result = TrainingResult(
             output_dir=self.output_dir,
             metric=self.arguments.metric_for_best_model,
@@ -450,21 +457,12 @@ class Engine:
         if self.accelerator.is_main_process:
             samples = self.dataset.splits.get("validation")
             with explain_full_disk(self.output_dir):
+                self.run_record.write(result, self.inputs.image_size, self.accelerator)
                 write_reports(result, samples if isinstance(samples, Sequence) else None, self.dataset.classes)
-            if self.arguments.push_to_hub:
-                self._push()
         self.accelerator.end_training()
+        if self.repo_id:
+            publish_result(self.arguments, self.repo_id, self.listener.say)
         return result
-
-    def _push(self) -> None:
-        """Upload the folder of the result, without what only this machine needs."""
-        api, arguments = HfApi(), self.arguments
-        name = arguments.hub_model_id or self.output_dir.absolute().name
-        repo_id = api.create_repo(name, private=arguments.hub_private_repo or None, exist_ok=True).repo_id
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=self.output_dir, ignore_patterns=[f"{CHECKPOINT_FOLDER}/*", ".*"]
-        )
-        self.listener.say(f"Uploaded to {commit.repo_url}", "published")
 
 
 def make_accelerator(arguments: TrainArguments) -> Accelerator:

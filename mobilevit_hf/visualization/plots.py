@@ -230,6 +230,35 @@ def plot_average_precision(per_class: Mapping[Any, float]) -> Figure:
     return figure
 
 
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+def plot_speed(speeds: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Images a second of each engine, in a panel for each size of batch and picture.
+
+    Args:
+        speeds: By panel, such as "batch 1, 256x256", and by engine.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not speeds:
+        raise ValueError("speeds: got none. Plot what was measured.")
+    rows = max(map(len, speeds.values()))
+    height = len(speeds) * (0.7 + 1.5 * ROW * rows)
+    figure = Figure(figsize=(8, 0.3 + height), dpi=RESOLUTION, layout="constrained")
+    for axes, (title, panel) in zip(figure.subplots(len(speeds), squeeze=False)[:, 0], speeds.items(), strict=True):
+        places, values, best = np.arange(len(panel)), list(panel.values()), max(panel.values())
+        axes.barh(places, values, color=[BEST if value == best else DARK for value in values])
+        for place, value in zip(places, values, strict=True):
+            axes.annotate(f"{value:.1f}", (value, place), (4, 0), textcoords="offset points", va="center")
+        labels, style = _make_drawable(list(panel))
+        axes.set_yticks(places, labels, **style)
+        axes.set(xlabel="images a second", title=title, xlim=(0, 1.12 * best), ylim=(len(panel) - 0.4, -0.6))
+        _tidy(axes, "x")
+    return figure
+
+
 def _tidy(axes: Axes, lines: Literal["x", "y", "both"] = "both") -> None:
     axes.grid(axis=lines, color="0.9")
     axes.set_axisbelow(True)

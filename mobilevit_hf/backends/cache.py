@@ -1,0 +1,179 @@
+"""Programs that were exported on first use, kept for the next time."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ..files import SCRATCH
+from .formats import FORMATS, Format
+
+RECORD = "export.json"
+MAX_BYTES = 2 * 2**30
+# Something unfinished this old was left behind by a process that was killed.
+SCRATCH_SECONDS = 24 * 3600
+
+# What of a configuration changes the answers of given weights; the rest is in their shapes.
+CONFIG_FIELDS = (
+    "anchor_ratios",
+    "anchor_scales",
+    "atrous_rates",
+    "center_variance",
+    "feature_strides",
+    "head_act",
+    "hidden_act",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "output_stride",
+    "patch_size",
+    "size_variance",
+)
+
+
+class Entry(NamedTuple):
+    """A program in the cache."""
+
+    folder: Path
+    bytes: int
+    used: float
+    record: dict[str, Any]
+
+
+def cache_folder() -> Path:
+    """Where programs are kept: `MOBILEVIT_CACHE`, or `mobilevit_hf` in the user's cache folder."""
+    if folder := os.environ.get("MOBILEVIT_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilevit_hf"
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A name for what a model computes: its weights, and what of its configuration they don't show."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    digest.update(json.dumps(_fields(model.config), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _fields(config: PreTrainedConfig) -> dict[str, Any]:
+    fields = {name: getattr(config, name) for name in CONFIG_FIELDS if getattr(config, name, None) is not None}
+    backbone = getattr(config, "backbone_config", None)
+    return fields if backbone is None else {**fields, "backbone": _fields(backbone)}
+
+
+def versions(format: Format) -> dict[str, str]:
+    """What a program depends on beside the model."""
+    return {name: importlib.metadata.version(name) for name in ("mobilevit-hf", "torch", *format.packages)}
+
+
+def fetch(
+    weights: str, backend: str, dtype: str, size: tuple[int, int], write: Callable[[Path], dict[str, Any]]
+) -> Path:
+    """The program for a model's weights, exported if it isn't there yet.
+
+    Two processes that want the same program at once each export it, and one of the two is kept.
+
+    Args:
+        weights: From `weights_hash`.
+        backend: A key of `formats.FORMATS`.
+        dtype: What it computes in.
+        size: Height and width of the model's pictures.
+        write: Writes the program into a folder, under its `Format.path`, and returns what to record of it.
+
+    Returns:
+        The program's file.
+    """
+    format = FORMATS[backend]
+    facts = {"weights": weights, "backend": backend, "dtype": dtype, "versions": versions(format)}
+    if not format.any_size:
+        facts["size"] = list(size)
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    root = cache_folder()
+    folder, file = root / name, format.path(dtype, None)
+    if not (folder / RECORD).is_file():
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=root, ignore_cleanup_errors=True) as scratch:
+            new = Path(scratch) / name
+            (new / file).parent.mkdir(parents=True)
+            record = facts | write(new)
+            (new / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+            with contextlib.suppress(OSError):  # another process was faster: then its folder is not empty
+                new.rename(folder)
+        trim(keep=folder)
+    os.utime(folder / RECORD)  # when it was last used
+    return folder / file
+
+
+def entries() -> list[Entry]:
+    """What is in the cache, the one used last first."""
+    found = []
+    for record in cache_folder().glob(f"*/{RECORD}"):
+        with contextlib.suppress(OSError, ValueError):  # another process is removing it
+            size = sum(file.stat().st_size for file in record.parent.rglob("*") if file.is_file())
+            found.append(Entry(record.parent, size, record.stat().st_mtime, json.loads(record.read_text())))
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
+    """Remove what was not used for longest until the rest fits, and what killed processes left behind.
+
+    Args:
+        max_bytes: How much may stay. Default: `MOBILEVIT_CACHE_BYTES` of the environment, or 2 GiB.
+        keep: A program's folder that stays whatever it takes.
+
+    Returns:
+        How many bytes were removed.
+
+    Raises:
+        ValueError: If the environment's limit is no number.
+    """
+    limit = _limit() if max_bytes is None else max_bytes
+    total = removed = 0
+    for entry in entries():
+        total += entry.bytes
+        if total > limit and entry.folder != keep:
+            total -= entry.bytes
+            removed += entry.bytes
+            _remove(entry.folder)
+    for scratch in _leftovers(SCRATCH_SECONDS):
+        shutil.rmtree(scratch, ignore_errors=True)
+    return removed
+
+
+def clear() -> int:
+    """Remove everything; returns how many bytes."""
+    return trim(max_bytes=-1)
+
+
+def _limit() -> int:
+    text = os.environ.get("MOBILEVIT_CACHE_BYTES", str(MAX_BYTES))
+    if not text.isdecimal():
+        raise ValueError(f"MOBILEVIT_CACHE_BYTES: got {text!r}, expected a number of bytes. Correct or unset it.")
+    return int(text)
+
+
+def _remove(folder: Path) -> None:
+    """Take a program away at once, then delete it: nobody finds half of it."""
+    away = folder.parent / f"{SCRATCH}{folder.name}-{os.getpid()}"
+    with contextlib.suppress(OSError):  # another process removes it
+        folder.rename(away)
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def _leftovers(seconds: float) -> Iterator[Path]:
+    for folder in cache_folder().glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > seconds:
+                yield folder

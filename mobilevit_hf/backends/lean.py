@@ -1,0 +1,141 @@
+"""The model that is run and exported: everything that can be computed beforehand is in the weights."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..modeling.layers_mobilevit import (
+    MobileViTConvLayer,
+    MobileViTEncoder,
+    MobileViTLayer,
+    MobileViTTransformerLayer,
+)
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy of a model for inference: each batch normalisation folded into its convolution, in channels_last.
+
+    Outputs are equal up to rounding. The copy has other parameters than a checkpoint and refuses to be saved.
+    """
+    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    for layer in folded.modules():
+        if isinstance(layer, MobileViTConvLayer) and isinstance(layer.normalization, nn.BatchNorm2d):
+            layer.convolution = fuse_conv_bn_eval(layer.convolution, layer.normalization)
+            layer.normalization = None
+    folded.save_pretrained = _refuse_to_save
+    return folded.to(memory_format=torch.channels_last)
+
+
+def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
+    raise ValueError(
+        "save_pretrained: got a model folded for inference, expected one with its batch normalisations. "
+        "Save the model it was made from."
+    )
+
+
+class LeanModel(nn.Module):
+    """A model to export: (B, 3, H, W) pictures → the tensors of its task, in float32 whatever it computes in.
+
+    Beside batch normalisation, scale and shift of the layer normalisations and the attention's scale are folded into
+    the weights, and patches are cut by one transposition: engines fuse neither by themselves.
+
+    Args:
+        model: A classifier, detector or segmentation model; left as it is.
+        outputs: The fields of its output to return.
+        dtype: What to compute in.
+    """
+
+    def __init__(self, model: nn.Module, outputs: tuple[str, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = fold_batch_norm(copy.deepcopy(model).float()).to(memory_format=torch.contiguous_format)
+        encoder = next(module for module in self.model.modules() if isinstance(module, MobileViTEncoder))
+        for i, layer in enumerate(encoder.layer):
+            if isinstance(layer, MobileViTLayer):
+                encoder.layer[i] = LeanMobileViTLayer(layer)
+        self.model = self.model.to(dtype)
+        self.outputs, self.dtype = outputs, dtype
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """The `outputs`, in their order."""
+        outputs = self.model(pixel_values=pixel_values.to(self.dtype))
+        return tuple(outputs[name].float() for name in self.outputs)
+
+
+class LeanMobileViTLayer(MobileViTLayer):
+    """A MobileViT block with the layer normalisations' weights folded into what follows; inference only."""
+
+    def __init__(self, layer: MobileViTLayer) -> None:
+        nn.Module.__init__(self)
+        self.patch_size = layer.patch_size
+        self.downsampling_layer, self.conv_kxk, self.conv_1x1 = (
+            layer.downsampling_layer,
+            layer.conv_kxk,
+            layer.conv_1x1,
+        )
+        self.transformer = LeanTransformer(*map(LeanTransformerLayer, layer.transformer.layer))
+        self.layernorm, self.conv_projection, self.fusion = layer.layernorm, layer.conv_projection, layer.fusion
+        _fold_scale_and_shift(layer.layernorm, layer.conv_projection.convolution)
+
+    def unfold(self, features: Tensor, rows: int, columns: int) -> Tensor:
+        """(B, D, rows * p, columns * p) → (B * P, N, D): a sequence of patches for each place in a patch."""
+        p, (batch, channels) = self.patch_size, features.shape[:2]
+        # (B, H, W, D) → (B, rows, p, columns, p, D) → (B, p, p, rows, columns, D)
+        pixels = features.permute(0, 2, 3, 1).reshape(batch, rows, p, columns, p, channels).permute(0, 2, 4, 1, 3, 5)
+        return pixels.reshape(batch * p * p, rows * columns, channels)
+
+
+class LeanTransformer(nn.Sequential):
+    """Transformer layers; like `MobileViTTransformer` it also returns attention weights, of which there are none."""
+
+    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[()]]:
+        return super().forward(tokens), ()
+
+
+class LeanTransformerLayer(nn.Module):
+    """A pre-norm transformer layer whose normalisations have no weights and whose queries are scaled already."""
+
+    def __init__(self, layer: MobileViTTransformerLayer) -> None:
+        super().__init__()
+        attention = layer.attention.attention
+        self.num_heads = attention.num_attention_heads
+        self.query, self.key, self.value = attention.query, attention.key, attention.value
+        self.project = layer.attention.output.dense
+        self.expand, self.activation, self.reduce = (
+            layer.intermediate.dense,
+            layer.intermediate.intermediate_act_fn,
+            layer.output.dense,
+        )
+        self.norm_before, self.norm_after = layer.layernorm_before, layer.layernorm_after
+        _fold_scale_and_shift(self.norm_before, self.query, self.key, self.value)
+        _fold_scale_and_shift(self.norm_after, self.expand)
+        for parameter in (self.query.weight, self.query.bias):
+            parameter.mul_((parameter.shape[0] // self.num_heads) ** -0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        normalized = self.norm_before(tokens)
+        # (B, N, D) → (B, heads, N, D / heads)
+        query, key, value = (
+            linear(normalized).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for linear in (self.query, self.key, self.value)
+        )
+        context = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        tokens = tokens + self.project(context.transpose(1, 2).flatten(2))
+        return tokens + self.reduce(self.activation(self.expand(self.norm_after(tokens))))
+
+
+def _fold_scale_and_shift(norm: nn.LayerNorm, *layers: nn.Linear | nn.Conv2d) -> None:
+    """Put a layer normalisation's weights into all that reads its output: linear layers or 1x1 convolutions."""
+    for layer in layers:
+        weight = layer.weight.flatten(1)  # (outputs, D)
+        bias = weight @ norm.bias + (0 if layer.bias is None else layer.bias)
+        layer.weight = nn.Parameter((weight * norm.weight).view_as(layer.weight), requires_grad=False)
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    norm.weight = norm.bias = None
+    norm.elementwise_affine = False
+
+
+__all__ = ["LeanModel", "fold_batch_norm"]

@@ -1,0 +1,179 @@
+"""`mobilevit export`: a model as a file for other engines."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from accelerate import PartialState
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
+
+from ..backends import cache
+from ..backends.checking import LATENCY_BATCHES, compare, measure_latency
+from ..backends.exporting import make_openvino, program_bytes, program_files, remove_program, save_openvino
+from ..backends.formats import FORMATS, check_request
+from ..backends.opening import check_pixels, export_checked, read_record
+from ..backends.runners import load_program
+from ..checkpoints import resolve_model
+from ..files import SCRATCH, write_text
+from ..pipelines import load_model
+from ..training.recording import describe_hardware
+from . import console
+from .predict import TASKS as PREDICTED
+from .predict import Dtype, Quantization, find_task
+
+Backend = StrEnum("Backend", {name: name for name in FORMATS})
+TASKS = {**PREDICTED, "ForSemanticSegmentation": "image-segmentation"}
+
+# What an app reads beside the program.
+CONFIG_FILES = ("config.json", "preprocessor_config.json")
+MEGABYTE = 10**6
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Directory, built-in name or Hub id.")],
+    out: Annotated[Path, typer.Argument(file_okay=False, help="The folder to write, or the model's own.")],
+    to: Annotated[list[Backend], typer.Option(help="For which engines, such as --to onnx openvino.")],
+    more: Annotated[list[Backend] | None, typer.Argument(hidden=True)] = None,
+    dtype: Annotated[Dtype, typer.Option(help="What the engine computes in.")] = Dtype.float32,
+    quantization: Annotated[Quantization | None, typer.Option(help="Smaller and faster; needs --calibration.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Pictures like those it will see, to quantize with.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(min=0, metavar="POINTS", help="How much of its accuracy quantization may cost.")
+    ] = 1.0,
+) -> None:
+    """Export a model to ONNX, OpenVINO, ExecuTorch or Core ML, and check it against the model.
+
+    A program that answers otherwise than the model is not kept. What was measured goes to export.json.
+    """
+    if (quantization is None) != (calibration is None):
+        raise ValueError("--quantization and --calibration: got one of the two, expected both or neither.")
+    names = [str(backend) for backend in dict.fromkeys([*to, *(more or [])])]
+    folder = resolve_model(model)
+    task = find_task(model, folder, TASKS)
+    for name in names:
+        check_request(name, task, str(dtype), quantization and str(quantization))
+    loaded, _ = load_model(task, str(folder), {"trust_remote_code": False})
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    job = Export(loaded, task, processor, str(dtype), check_pixels(task, processor), out)
+    entries: list[dict[str, Any]] = []
+    try:
+        for name in names:
+            with console.messages.status(f"Exporting for {FORMATS[name].title}"):
+                entries.append(job.quantize(name, calibration, max_drop) if calibration else job.run(name))
+    finally:
+        if entries:
+            console.output.print(_table(entries))
+    for name in CONFIG_FILES:
+        if not (out / name).exists() and (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+    console.output.print(str(out), soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclass
+class Export:
+    """What is the same for all files of one export."""
+
+    model: PreTrainedModel
+    task: str
+    processor: BaseImageProcessor
+    dtype: str
+    pixels: Tensor
+    out: Path
+
+    def run(self, backend: str) -> dict[str, Any]:
+        """Write a file, put down what was measured, and return that."""
+        file = FORMATS[backend].path(self.dtype, None)
+        with _scratch_for(self.out / file) as path:
+            found = export_checked(self.model, self.task, self.processor, backend, path, self.pixels, self.dtype)
+            measured = {**found._asdict(), **self._measure(path, backend)} if found else {"verified": False}
+            return self._record(path, backend, None, measured)
+
+    def quantize(self, backend: str, calibration: str, max_drop: float) -> dict[str, Any]:
+        """Like `run`, for an int8 file that is worth its model's accuracy."""
+        from ..backends.quantization import check_drop, measure_drop, quantize_openvino, read_pictures
+
+        pictures = read_pictures(calibration, self.task, self.processor)
+        for problem in pictures.problems:
+            console.say("unreadable", f"{problem.name}: {problem.reason}", color="red")
+        full = make_openvino(self.model, self.task, self.pixels)
+        program = quantize_openvino(full, (batch.numpy() for batch in pictures.calibration.split(1)))
+        with _scratch_for(self.out / FORMATS[backend].path(self.dtype, "int8")) as path:
+            save_openvino(program, path, self.dtype)
+            runner = load_program(path, self.model.config, self.task, backend, None)
+            drop = measure_drop(self.model, runner, self.task, self.processor, pictures)
+            check_drop(drop, max_drop)
+            found = compare(self.model, runner, pictures.calibration, self.task, self.processor)
+            measured = {**found._asdict(), "drop": drop._asdict(), **self._measure(path, backend)}
+            return self._record(path, backend, "int8", measured)
+
+    def _measure(self, path: Path, backend: str) -> dict[str, Any]:
+        program = load_program(path, self.model.config, self.task, backend, None)
+        return {"latency_ms": measure_latency(program, self.pixels)}
+
+    def _record(self, path: Path, backend: str, quantization: str | None, measured: dict[str, Any]) -> dict[str, Any]:
+        file = FORMATS[backend].path(self.dtype, quantization)
+        entry = {
+            "backend": backend,
+            "dtype": self.dtype,
+            "quantization": quantization,
+            "file": file,
+            "bytes": program_bytes(path),
+            **measured,
+            "size": list(self.pixels.shape[2:]),
+            "weights": cache.weights_hash(self.model),
+            "versions": cache.versions(FORMATS[backend]),
+            "machine": describe_hardware(PartialState(cpu=True)),
+        }
+        record = self.out / cache.RECORD
+        others = [other for other in read_record(record) if other.get("file") != file]
+        write_text(record, json.dumps([*others, entry], indent=2) + "\n")
+        return entry
+
+
+@contextmanager
+def _scratch_for(file: Path) -> Iterator[Path]:
+    """Where to write a program that is moved to its place once it is whole and checked; otherwise nothing is left."""
+    made = [folder for folder in (file.parent, file.parent.parent) if not folder.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=file.parent) as scratch:
+            path = Path(scratch) / file.name
+            yield path
+            remove_program(file)
+            for part in program_files(path):
+                part.rename(file.parent / part.name)
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # something else is in it
+                folder.rmdir()
+        raise
+
+
+def _table(entries: list[dict[str, Any]]) -> Table:
+    """What was measured of each file; what could not be is left empty."""
+    table = Table("file", "MB", "largest error", "agreement", box=None, padding=(0, 1))
+    table.columns[0].overflow = "fold"
+    for batch in LATENCY_BATCHES:
+        table.add_column(f"ms, batch {batch}", justify="right")
+    for entry in entries:
+        latency = entry.get("latency_ms", {})
+        table.add_row(
+            entry["file"],
+            f"{entry['bytes'] / MEGABYTE:.1f}",
+            f"{entry['max_error']:.1g}" if "max_error" in entry else "not run here",
+            f"{entry['agreement']:.1%}" if "agreement" in entry else "",
+            *(f"{latency[batch]:.1f}" if latency else "" for batch in LATENCY_BATCHES),
+        )
+    return table

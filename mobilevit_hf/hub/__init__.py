@@ -1,0 +1,21 @@
+"""Publish a model: recorded facts → card → repository."""
+
+from .card import CARD_MARKER, is_ours, render_card, render_eval_results
+from .facts import PUBLISHED_FILES, Given, ModelFacts, collect_facts
+from .publishing import Publication, check_access, publish
+from .transport import HubError
+
+__all__ = [
+    "CARD_MARKER",
+    "PUBLISHED_FILES",
+    "Given",
+    "HubError",
+    "ModelFacts",
+    "Publication",
+    "check_access",
+    "collect_facts",
+    "is_ours",
+    "publish",
+    "render_card",
+    "render_eval_results",
+]

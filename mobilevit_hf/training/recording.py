@@ -1,0 +1,164 @@
+"""What a training records for the card of its model: facts, without a path or the name of a user or a machine."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import statistics
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from ..data.checks import DatasetReport, Range
+from ..data.reading import HUB_NAMES
+from ..files import write_text
+from ..hub.licenses import RUN_FILE, describe_start, public_name
+from .arguments import TrainArguments
+from .status import TrainingResult
+
+# What stands for folders of this machine in the command.
+DATA_PLACEHOLDER, START_PLACEHOLDER = "DATA", "START"
+# Options that say where things are and who is told, and change nothing about the model.
+UNRECORDED = (
+    "data",
+    "task",
+    "output_dir",
+    "resume",
+    "report_to",
+    "push_to_hub",
+    "license",
+    "license_name",
+    "license_link",
+)
+PACKAGES = ("torch", "transformers", "accelerate", "mobilevit-hf")
+# How the note begins that tells of a validation split that was cut off.
+CUT_OFF = "There was no validation split: it is "
+
+
+class RunRecord:
+    """What is known of a training from its beginning on.
+
+    Args:
+        asked: Its arguments as they were given, with the model to start from.
+        complete: The same, complete for the task.
+        report: Of its data.
+
+    Attributes:
+        start: As `describe_start` returns it.
+    """
+
+    def __init__(self, asked: TrainArguments, complete: TrainArguments, report: DatasetReport) -> None:
+        self.asked, self.complete, self.report = asked, complete, report
+        self.start = describe_start(complete.model)
+
+    def write(self, result: TrainingResult, image_size: int, accelerator: Accelerator) -> None:
+        """Write `run.json` into the training's folder.
+
+        Args:
+            result: Of the training.
+            image_size: Side of the pictures the model sees, in pixels.
+            accelerator: Where it was trained.
+        """
+        speeds = [line["images_per_second"] for line in result.history if line.get("images_per_second")]
+        facts = {
+            "task": self.report.task,
+            "date": datetime.now(UTC).date().isoformat(),
+            "command": command_of(self.asked),
+            "start": self.start,
+            "data": describe_data(self.asked.data, self.report, streamed=self.asked.streaming),
+            "arguments": _arguments_of(self.complete) | {"image_size": image_size},
+            "steps": result.steps,
+            "seconds": round(result.seconds, 1),
+            "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
+            "hardware": describe_hardware(accelerator),
+            "versions": _versions(),
+        }
+        write_text(result.output_dir / RUN_FILE, json.dumps(facts, indent=2) + "\n")
+
+
+def command_of(arguments: TrainArguments) -> str:
+    """The command of a training, with placeholders for folders of this machine."""
+    words = ["mobilevit", "train", DATA_PLACEHOLDER if _is_local(arguments.data) else arguments.data]
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        if value == field.default or not _is_recorded(field.name):
+            continue
+        name = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            local = field.name == "model" and _is_local(value)
+            words += [f"--{name}", START_PLACEHOLDER if local else str(value)]
+    return shlex.join(words)
+
+
+def describe_data(source: str, report: DatasetReport, *, streamed: bool) -> dict[str, Any]:
+    """What the data was, by name and in numbers.
+
+    Args:
+        source: As it was given: what lies on this machine is called by the last part of its path.
+        report: Of it.
+        streamed: Whether only its first pictures were counted.
+    """
+    facts: dict[str, Any] = {"format": report.data_format, "classes": list(report.classes)}
+    if _is_local(source):
+        facts["name"] = public_name(Path(source).expanduser())
+    else:
+        facts["name"] = facts["dataset"] = HUB_NAMES.get(source, source).partition(":")[0]
+    for name in ("widths", "heights", "box_sides", "boxes_per_picture"):
+        if found := getattr(report, name):
+            facts[name] = Range(*(round(number, 4) for number in found))._asdict()
+    return facts | {
+        "pictures": report.samples,
+        "counts": report.counts,
+        "streamed": streamed,
+        "skipped": {kind: count for kind, count in report.problem_counts.items() if kind != "empty label file"},
+        "validation_cut_off": any(note.startswith(CUT_OFF) for note in report.notes),
+    }
+
+
+def describe_hardware(accelerator: Accelerator | PartialState) -> dict[str, Any]:
+    """What computes, by its maker's name."""
+    device = accelerator.device.type
+    facts: dict[str, Any] = {"device": device, "cpu": _cpu_name(), "cores": os.cpu_count()}
+    if device == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(accelerator.device)
+    elif device == "cpu":
+        facts["threads"] = torch.get_num_threads()
+    return facts | {"processes": accelerator.num_processes, "system": f"{platform.system()} {platform.machine()}"}
+
+
+def _cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or None)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):  # as where the source alone is there
+            versions[name] = version(name)
+    return versions
+
+
+def _arguments_of(arguments: TrainArguments) -> dict[str, Any]:
+    recorded = {name: value for name, value in dataclasses.asdict(arguments).items() if _is_recorded(name)}
+    return recorded | {"model": START_PLACEHOLDER if _is_local(arguments.model) else arguments.model}
+
+
+def _is_recorded(name: str) -> bool:
+    return name not in UNRECORDED and not name.startswith("hub_")
+
+
+def _is_local(name: str | None) -> bool:
+    return name is not None and Path(name).expanduser().exists()

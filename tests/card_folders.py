@@ -1,0 +1,187 @@
+"""Folders with all that a training leaves, the same everywhere: what cards are made from in tests."""
+
+import json
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+CLASSES = {"image-classification": ("dress", "hat", "t-shirt"), "object-detection": ("RBC", "WBC", "Platelets")}
+ARCHITECTURES = {
+    "image-classification": "MobileViTForImageClassification",
+    "object-detection": "MobileViTSSDLiteForObjectDetection",
+}
+HARDWARE = {
+    "device": "cpu",
+    "cpu": "Some CPU 3000",
+    "cores": 2,
+    "threads": 1,
+    "processes": 1,
+    "system": "Linux x86_64",
+}
+APPLE = {
+    "id": "other",
+    "name": "apple-sample-code-license",
+    "link": "https://github.com/apple/ml-cvnets/blob/main/LICENSE",
+}
+ARGUMENTS = {
+    "model": "apple/mobilevit-xx-small",
+    "per_device_train_batch_size": 32,
+    "learning_rate": 0.001,
+    "weight_decay": 0.01,
+    "ema_decay": 0.998,
+    "multi_scale": "progressive",
+    "horizontal_flip": 0.5,
+    "freeze_backbone": False,
+    "rand_augment": None,
+    "per_device_eval_batch_size": 16,
+    "image_size": 160,
+    "seed": 0,
+}
+
+
+def write_model(folder, task="image-classification", **config):
+    """What `save_pretrained` leaves, as far as a card looks at it: 150,000 parameters in float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {
+        "architectures": [ARCHITECTURES[task]],
+        "id2label": {str(number): name for number, name in enumerate(CLASSES[task])},
+        **({"recommended_threshold": 0.412} if task == "object-detection" else {}),
+    }
+    (folder / "config.json").write_text(json.dumps(fields | config))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"crop_size": {"height": 160, "width": 160}}))
+    weights = {
+        "layer.weight": np.zeros((300, 499), np.float32),
+        "layer.bias": np.zeros(300, np.float32),
+        "norm.running_mean": np.zeros(300, np.float32),
+        "norm.num_batches_tracked": np.array(7),
+    }
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def write_run(folder, task="image-classification", **changes):
+    """And what a training recorded, with changes to `run.json`."""
+    write_model(folder, task)
+    name, counts, figures = RUNS[task]
+    run = {
+        "task": task,
+        "date": "2026-01-02",
+        "command": "mobilevit train DATA --model apple/mobilevit-xx-small --max-minutes 8.5",
+        "start": {
+            "kind": "hub",
+            "name": "apple/mobilevit-xx-small",
+            "base_model": "apple/mobilevit-xx-small",
+            "license": APPLE,
+        },
+        "data": {
+            "format": "imagefolder",
+            "classes": list(CLASSES[task]),
+            "name": name,
+            "widths": {"min": 180, "median": 240, "max": 400},
+            "heights": {"min": 200, "median": 320, "max": 410},
+            "pictures": {"train": 3068, "validation": 341},
+            "counts": counts,
+            "streamed": False,
+            "skipped": {"unreadable picture": 2, "same picture in two splits": 1},
+            "validation_cut_off": False,
+        },
+        "arguments": ARGUMENTS,
+        "steps": 1152,
+        "seconds": 3725.4,
+        "images_per_second": 71.3,
+        "hardware": HARDWARE,
+        "versions": {"python": "3.11.9", "torch": "2.8.0", "transformers": "5.17.0"},
+    }
+    if task == "object-detection":
+        run["data"] |= {
+            "format": "voc",
+            "box_sides": {"min": 0.031, "median": 0.17, "max": 0.62},
+            "boxes_per_picture": {"min": 1, "median": 12, "max": 29},
+        }
+    (folder / "run.json").write_text(json.dumps(run | changes))
+    (folder / "results.json").write_text(json.dumps(figures))
+    plot = "confusion_matrix.png" if task == "image-classification" else "average_precision.png"
+    for file in ("curves.png", plot, "samples.png", "mistakes.png"):
+        Image.new("RGB", (8, 8)).save(folder / file)
+    return folder
+
+
+RUNS = {
+    "image-classification": (
+        "clothing",
+        {
+            "train": {"dress": 2000, "hat": 12, "t-shirt": 1056},
+            "validation": {"dress": 200, "hat": 2, "t-shirt": 139},
+        },
+        {
+            "metric": "accuracy",
+            "best": 0.92375,
+            "steps": 1152,
+            "seconds": 3725.4,
+            "split": "validation",
+            "num_pictures": 341,
+            "metrics": {
+                "accuracy": 0.92375,
+                "macro_f1": 0.8125,
+                "per_class": {
+                    "dress": {"precision": 0.95, "recall": 0.97, "f1": 0.96, "support": 200},
+                    "hat": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2},
+                    "t-shirt": {"precision": 0.9, "recall": 0.86, "f1": 0.88, "support": 139},
+                },
+            },
+            "intervals": {"accuracy": [0.8944, 0.9501], "macro_f1": [0.61, 0.95]},
+            "images_per_second": 61.2,
+        },
+    ),
+    "object-detection": (
+        "cells",
+        {
+            "train": {"RBC": 2210, "WBC": 205, "Platelets": 190},
+            "validation": {"RBC": 819, "WBC": 87, "Platelets": 76},
+        },
+        {
+            "metric": "map",
+            "best": 0.4871,
+            "steps": 1152,
+            "seconds": 3725.4,
+            "split": "validation",
+            "num_pictures": 341,
+            "metrics": {
+                "map": 0.4871,
+                "map_50": 0.8125,
+                "map_75": 0.5,
+                "map_small": -1.0,
+                "mar_100": 0.6,
+                "per_class": {"RBC": 0.5, "WBC": 0.75, "Platelets": 0.2113},
+            },
+            "intervals": {"map": [0.46, 0.51], "map_50": [0.79, 0.84]},
+            "threshold": 0.4123,
+            "best_threshold": {"value": 0.4123, "f1": 0.81, "precision": 0.8, "recall": 0.82},
+            "images_per_second": 31.0,
+        },
+    ),
+}
+EXPORTS = [
+    {
+        "backend": "openvino",
+        "dtype": "float32",
+        "quantization": None,
+        "file": "openvino/openvino_model.xml",
+        "bytes": 640_000,
+        "max_error": 2.1e-5,
+        "agreement": 1.0,
+        "latency_ms": {"1": 3.41, "8": 25.5},
+        "machine": "Some CPU 3000 (2 cores)",
+    },
+    {
+        "backend": "onnx",
+        "dtype": "float32",
+        "quantization": "int8",
+        "file": "onnx/model.onnx",
+        "bytes": 200_000,
+        "agreement": 0.985,
+        "latency_ms": {"1": 4.5},
+        "machine": "Some CPU 3000 (2 cores)",
+    },
+]

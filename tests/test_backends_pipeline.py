@@ -1,0 +1,395 @@
+"""Pipelines on other engines answer as stock transformers does, from many threads too, and nothing off is kept."""
+
+import json
+import os
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import mobilevit_hf
+from mobilevit_hf.backends import cache, checking, exporting, formats, opening, runners
+from mobilevit_hf.backends.lean import LeanModel
+
+TASKS = ["image-classification", "image-segmentation", "object-detection"]
+ENGINES = ["onnx", "openvino", "executorch"]
+PAIRS = [(task, engine) for task in TASKS for engine in ENGINES if task in formats.FORMATS[engine].tasks]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory):
+    """One cache for the file, so that a model is exported once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOBILEVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoints, detector):
+    return {**checkpoints, "object-detection": detector}
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Pictures of several shapes."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
+    return [Image.fromarray(each).resize((60 + 9 * i, 90), Image.Resampling.BICUBIC) for i, each in enumerate(noise)]
+
+
+def need(engine):
+    for package in formats.FORMATS[engine].packages:
+        pytest.importorskip(package)
+
+
+def expected_pipeline(task, folder):
+    """The same in torch; stock transformers has no such detector."""
+    if task == "object-detection":
+        return mobilevit_hf.pipeline(task, str(folder), device="cpu")
+    return transformers.pipeline(task, str(folder), device="cpu")
+
+
+def comparable(answers):
+    """What can be told apart in a picture's answers: masks as bytes, scores rounded."""
+    return [
+        {name: value.tobytes() if name == "mask" else value for name, value in each.items() if name != "score"}
+        for each in answers
+    ], [each["score"] or 0.0 for each in answers]
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "engine"), PAIRS)
+def test_answers_as_in_torch_one_by_one_in_batches_and_from_eight_threads(task, engine, folders, pictures):
+    need(engine)
+    pipeline = mobilevit_hf.pipeline(task, folders[task], backend=engine)
+    assert type(pipeline) is type(expected_pipeline(task, folders[task]))
+    options = {"threshold": 0.05} if task == "object-detection" else {}
+    expected = expected_pipeline(task, folders[task])(pictures, **options)
+    assert any(expected)
+    batch = {} if task == "image-segmentation" else {"batch_size": 4}
+    answers = [pipeline(picture, **options) for picture in pictures]
+    for found in (answers, pipeline(pictures, **batch, **options)):
+        for own, other in zip(found, expected, strict=True):
+            (facts, scores), (expected_facts, expected_scores) = comparable(own), comparable(other)
+            assert facts == expected_facts
+            assert scores == pytest.approx(expected_scores, abs=1e-4)
+    by_thread = [None] * 8
+
+    def work(i):
+        by_thread[i] = [pipeline(picture, **options) for picture in pictures]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(list(map(comparable, found)) == list(map(comparable, answers)) for found in by_thread)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("task", TASKS)
+def test_takes_all_sizes_and_batches(task, engine, folders, tmp_path):
+    need(engine)
+    model, _ = mobilevit_hf.pipelines.load_model(task, str(folders[task]), {})
+    path = tmp_path / Path(formats.FORMATS[engine].path("float32", None)).name
+    exporting.export_program(model, task, engine, path, torch.rand(1, 3, 64, 64), "float32")
+    program = runners.load_program(path, model.config, task, engine, threads=1)
+    kept = []
+    for shape in [(1, 3, 64, 64), (1, 3, 32, 32), (2, 3, 65, 100), (5, 3, 33, 47), (1, 3, 128, 64), (3, 3, 70, 64)]:
+        pixels = torch.rand(shape)
+        with torch.no_grad():
+            expected = model(pixels)
+        found = program(pixel_values=pixels)
+        kept.append([(found[name], expected[name]) for name in program.names])
+    for pairs in kept:  # looked at when all have run: an answer is not written over by the next
+        for found, expected in pairs:
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_is_one_file_with_the_names_that_transformers_js_wants(folders, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    need("onnx")
+    model, _ = mobilevit_hf.pipelines.load_model("object-detection", str(folders["object-detection"]), {})
+    exporting.export_program(
+        model, "object-detection", "onnx", tmp_path / "m.onnx", torch.rand(1, 3, 64, 64), "float32"
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+    program = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(program)
+    assert [value.name for value in program.graph.input] == ["pixel_values"]
+    assert [value.name for value in program.graph.output] == ["logits", "pred_boxes"]
+    sizes = [dimension.dim_value for dimension in program.graph.input[0].type.tensor_type.shape.dim]
+    assert sizes == [0, 3, 0, 0]  # 0 stands for any
+    assert {entry.domain for entry in program.opset_import} == {""}
+
+
+@pytest.mark.slow
+def test_an_openvino_file_says_what_to_compute_in(folders, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    need("openvino")
+    model, _ = mobilevit_hf.pipelines.load_model("image-classification", str(folders["image-classification"]), {})
+    for dtype, name in (("float32", "f32"), ("bfloat16", "bf16")):
+        path = tmp_path / f"{dtype}.xml"
+        exporting.export_program(model, "image-classification", "openvino", path, torch.rand(1, 3, 64, 64), dtype)
+        program = runners.load_program(path, model.config, "image-classification", "openvino", threads=1)
+        program(pixel_values=torch.rand(1, 3, 64, 64))
+        (compiled,) = program.engine.programs.values()
+        assert compiled.get_property("INFERENCE_PRECISION_HINT") == getattr(openvino.Type, name)
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_lean_model_computes_the_same_and_leaves_the_model_alone(tiny_model, dtype):
+    model = tiny_model(mobilevit_hf.MobileViTForImageClassification)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pixels = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        (found,), expected = LeanModel(model, ("logits",), dtype)(pixels), model(pixels).logits
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1 * float(expected.std())
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    assert found.dtype == torch.float32
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+# --- what can't be done ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        ("image-classification", {"backend": "tensorrt"}, "backend: got 'tensorrt', expected one of torch, onnx"),
+        ("image-classification", {"backend": "coreml"}, "expected one of torch, onnx, openvino, executorch"),
+        ("image-segmentation", {"backend": "executorch"}, "Use onnx or openvino"),
+        ("image-feature-extraction", {"backend": "onnx"}, "can't be exported for onnx"),
+        (
+            "image-classification",
+            {"backend": "onnx", "dtype": "bfloat16"},
+            "got bfloat16, expected float32 or float16",
+        ),
+        ("image-classification", {"backend": "onnx", "quantization": "int8"}, "int8 is offered for openvino"),
+        ("image-classification", {"backend": "openvino", "quantization": "int8"}, "mobilevit export MODEL OUT --to"),
+        ("image-classification", {"quantization": "int8"}, "Use backend='openvino'"),
+        ("image-classification", {"backend": "openvino", "device": "cuda"}, "device: got cuda, expected cpu"),
+    ],
+)
+def test_what_is_not_offered_is_one_clear_line(task, options, words, folders):
+    if options.get("backend") in ENGINES:
+        need(options["backend"])
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        mobilevit_hf.pipeline(task, str(folders[task]), **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_missing_engine_is_one_line_with_the_command(engine, folders, monkeypatch):
+    find = formats.importlib.util.find_spec
+    missing = formats.FORMATS[engine].packages[-1]
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+    with pytest.raises(ValueError, match=rf"needs .*{missing}.*pip install 'mobilevit-hf\[backends\]'$"):
+        mobilevit_hf.pipeline("image-classification", str(folders["image-classification"]), backend=engine)
+
+
+@pytest.mark.slow
+def test_a_program_that_is_off_is_refused_and_nothing_is_left(folders, monkeypatch, tmp_path):
+    need("onnx")
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    export = exporting.export_program
+
+    def export_another(model, *arguments):
+        with torch.no_grad():
+            model.classifier.bias += torch.tensor([0.0, 0.0, 0.0, 0.002])
+            export(model, *arguments)
+            model.classifier.bias -= torch.tensor([0.0, 0.0, 0.0, 0.002])
+
+    monkeypatch.setattr(opening, "export_program", export_another)
+    with pytest.raises(ValueError, match=r"ONNX Runtime in float32: its outputs differ .* by up to 0.002"):
+        mobilevit_hf.pipeline("image-classification", str(folders["image-classification"]), backend="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.5])
+def test_the_check_lets_nothing_unsure_through(value):
+    with pytest.raises(ValueError, match="It was not kept"):
+        checking.check(checking.Comparison(0.0, value), "x", exact=True)
+    with pytest.raises(ValueError, match="It was not kept"):
+        checking.check(checking.Comparison(value, 1.0), "x", exact=True)
+    with pytest.raises(ValueError, match=r"expected 97\.0%"):
+        checking.check(checking.Comparison(5.0, value), "x", exact=False)
+    checking.check(checking.Comparison(5.0, 0.97), "x", exact=False)
+
+
+# --- ready files and the cache ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_ready_file_is_taken_if_it_is_of_the_same_weights(folders, tmp_path, monkeypatch, mobilevit):
+    need("onnx")
+    task, source = "image-classification", folders["image-classification"]
+    model, folder = mobilevit_hf.MobileViTForImageClassification.from_pretrained(source), tmp_path / "model"
+    model.save_pretrained(folder)
+    code, out, err = mobilevit("export", source, folder, "--to", "onnx", "openvino")
+    assert (code, err) == (0, "")
+    assert "onnx/model.onnx" in out.replace("\n", "")
+    entries = json.loads((folder / "export.json").read_text())
+    assert [(e["backend"], e["file"]) for e in entries] == [
+        ("onnx", "onnx/model.onnx"),
+        ("openvino", "openvino/openvino_model.xml"),
+    ]
+    for entry in entries:
+        assert entry["max_error"] <= 1e-3
+        assert entry["agreement"] == 1
+        assert entry["latency_ms"].keys() == {"1", "8"}
+        files = list((folder / entry["file"]).parent.iterdir())
+        assert entry["bytes"] == sum(file.stat().st_size for file in files)
+    assert (folder / "preprocessor_config.json").read_text() == (source / "preprocessor_config.json").read_text()
+
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path / "cache"))
+    mobilevit_hf.pipeline(task, folder, backend="onnx")
+    assert not (tmp_path / "cache").exists()
+    with torch.no_grad():
+        model.classifier.bias += 1
+    model.save_pretrained(folder)
+    mobilevit_hf.pipeline(task, folder, backend="onnx")
+    assert len(cache.entries()) == 1
+
+
+def fill(name, size, used):
+    folder = cache.cache_folder() / name
+    folder.mkdir(parents=True)
+    (folder / "program").write_bytes(bytes(size))
+    (folder / "export.json").write_text("{}")
+    os.utime(folder / "export.json", (used, used))
+    return folder
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("MOBILEVIT_CACHE_BYTES", "2500")
+    old, new, oldest = fill("b", 1000, 200), fill("a", 1000, 300), fill("c", 1000, 100)
+    assert cache.trim() == 1002
+    assert sorted(tmp_path.iterdir()) == [new, old]
+    assert not oldest.exists()
+    monkeypatch.setenv("MOBILEVIT_CACHE_BYTES", "0")
+    assert cache.trim(keep=old) == 1002
+    assert list(tmp_path.iterdir()) == [old]
+    monkeypatch.setenv("MOBILEVIT_CACHE_BYTES", "2 GB")
+    with pytest.raises(ValueError, match="got '2 GB', expected a number of bytes"):
+        cache.trim()
+
+
+def test_two_that_export_at_once_both_get_the_program(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    together, answers = threading.Barrier(2), []
+
+    def write(folder):
+        (folder / "onnx" / "model.onnx").write_bytes(b"program")
+        together.wait(timeout=60)  # both are past the look whether it is there
+        return {}
+
+    def work():
+        answers.append(cache.fetch("0" * 64, "onnx", "float32", (64, 64), write))
+
+    monkeypatch.setattr(cache, "versions", lambda format: {})
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers[0] == answers[1]
+    assert answers[0].read_bytes() == b"program"
+    assert len(list(tmp_path.iterdir())) == 1
+    assert (
+        cache.fetch("0" * 64, "onnx", "float32", (64, 64), lambda folder: pytest.fail("exported again")) == answers[0]
+    )
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "versions", lambda format: {})
+
+    def write(folder):
+        (folder / "onnx" / "model.onnx").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.fetch("0" * 64, "onnx", "float32", (64, 64), write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_hash_tells_models_apart(tiny_model):
+    model = tiny_model(mobilevit_hf.MobileViTForImageClassification)
+    name = cache.weights_hash(model)
+    assert cache.weights_hash(tiny_model(mobilevit_hf.MobileViTForImageClassification)) == name
+    model.config.id2label = {0: "another name"}
+    assert cache.weights_hash(model) == name
+    assert cache.weights_hash(tiny_model(mobilevit_hf.MobileViTForImageClassification, output_stride=16)) != name
+    with torch.no_grad():
+        model.classifier.bias[0] += 1e-6
+    assert cache.weights_hash(model) != name
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_cache_is_listed_and_cleared(tmp_path, monkeypatch, mobilevit):
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    folder = fill("a", 5_000_000, 200)
+    (folder / "export.json").write_text(json.dumps({"weights": "f" * 64, "backend": "onnx", "dtype": "float32"}))
+    code, out, _ = mobilevit("cache")
+    assert code == 0
+    assert "ffffffffffff" in out
+    assert "5.0 MB" in out
+    code, out, _ = mobilevit("cache", "clear")
+    assert (code, list(tmp_path.iterdir())) == (0, [])
+    assert out.startswith("5.0 MB removed")
+    code, _, err = mobilevit("cache", "empty")
+    assert code == 2
+    assert "expected clear" in err
+
+
+@pytest.mark.slow
+def test_predict_on_an_engine_says_the_same(folders, pictures, tmp_path, mobilevit):
+    need("openvino")
+    pictures[0].save(tmp_path / "a.png")
+    command = ("predict", tmp_path / "a.png", "--model", folders["image-classification"], "--json")
+    _, expected, _ = mobilevit(*command)
+    code, out, _ = mobilevit(*command, "--backend", "openvino")
+    assert code == 0
+    (found,), (wanted,) = ([json.loads(line)["predictions"] for line in text.splitlines()] for text in (out, expected))
+    assert [each["label"] for each in found] == [each["label"] for each in wanted]
+    assert [each["score"] for each in found] == pytest.approx([each["score"] for each in wanted], abs=1e-4)
+
+
+def test_export_refuses_and_writes_nothing(folders, tmp_path, mobilevit):
+    source = folders["image-segmentation"]
+    code, _, err = mobilevit("export", source, tmp_path / "out", "--to", "executorch")
+    assert code == 2
+    assert "can't be exported for executorch" in err
+    code, _, err = mobilevit("export", source, tmp_path / "out", "--to", "openvino", "--quantization", "int8")
+    assert code == 2
+    assert "--calibration" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_core_ml_is_converted_with_named_outputs_and_not_called_verified(folders, tmp_path, mobilevit):
+    coremltools = pytest.importorskip("coremltools")
+    code, _, _ = mobilevit("export", folders["object-detection"], tmp_path / "out", "--to", "coreml")
+    assert code == 0
+    (entry,) = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert entry["verified"] is False
+    assert "max_error" not in entry
+    spec = coremltools.models.MLModel(str(tmp_path / "out" / entry["file"]), skip_model_load=True).get_spec()
+    assert [value.name for value in spec.description.input] == ["pixel_values"]
+    assert [value.name for value in spec.description.output] == ["logits", "pred_boxes"]

@@ -1,0 +1,1 @@
+"""What runs a published classifier with transformers.js: the same program in Node and in a browser."""
