@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.modeling_outputs import ImageClassifierOutput
 
 import mobilevit_hf
 from mobilevit_hf.backends import cache, checking, exporting, formats, opening, runners
@@ -227,6 +228,23 @@ def test_the_check_lets_nothing_unsure_through(value):
     with pytest.raises(ValueError, match=r"expected 97\.0%"):
         checking.check(checking.Comparison(5.0, value), "x", exact=False)
     checking.check(checking.Comparison(5.0, 0.97), "x", exact=False)
+
+
+@pytest.mark.parametrize(
+    ("found", "tie", "agreement"), [(0, 0.0, 1), (1, 0.0, 0), (1, 0.1, 1), (2, 0.1, 0), (3, 0.1, 0)]
+)
+def test_labels_that_the_model_all_but_ties_count_as_the_same(found, tie, agreement):
+    """The second logit is behind by a two-hundredth of the way from best to worst, the third by over a tenth."""
+    logits = torch.tensor([[4.0, 3.95, 2.99, -6.0]])
+    model = torch.nn.Identity()
+    model.forward = lambda pixel_values: ImageClassifierOutput(logits=logits)
+    program = torch.nn.Identity()
+    program.names, program.forward = (
+        ("logits",),
+        lambda pixel_values: ImageClassifierOutput(logits=torch.eye(4)[[found]]),
+    )
+    pixels = torch.zeros(1, 3, 2, 2)
+    assert checking.compare(model, program, pixels, "image-classification", None, tie).agreement == agreement
 
 
 # --- ready files and the cache ---------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ NUM_PICTURES = {"image-classification": 64, "object-detection": 32, "image-segme
 BATCH_SIZE = 4
 BOXES_PER_PICTURE = 5
 
-# On drawn pictures a classifier is unsure. Labels whose probabilities are this close count as the same there.
+# On drawn pictures a classifier is unsure. A label that the model puts this close to its best counts as the same there:
+# the distance of the two logits as a share of that from the best to the worst.
 TIE = 0.1
 
 LATENCY_BATCHES = (1, 8)
@@ -98,7 +99,8 @@ def compare(
         pixels: (B, 3, H, W).
         task: A key of `formats.OUTPUTS`.
         processor: The detector's, which makes boxes of outputs.
-        tie: A classifier's label also counts as the same where the model finds it less likely than its own by no more.
+        tie: A label also counts as the same where the model's logit of it is behind its best by no more than this share
+            of the way to its worst.
     """
     expected, found = ([run(batch) for batch in pixels.split(BATCH_SIZE)] for run in (_inferring(model), program))
     pairs = list(zip(expected, found, strict=True))
@@ -113,8 +115,8 @@ def compare(
 
 def _same_label(expected: Tensor, found: Tensor, tie: float) -> Tensor:
     """For each picture (or pixel) of (B, K, ...) logits 1 where the top label is the same, else 0."""
-    probabilities, label = expected.softmax(dim=1), found.argmax(dim=1, keepdim=True)
-    behind = probabilities.amax(dim=1, keepdim=True) - probabilities.gather(1, label)
+    label, best = found.argmax(dim=1, keepdim=True), expected.amax(dim=1, keepdim=True)
+    behind = (best - expected.gather(1, label)) / (best - expected.amin(dim=1, keepdim=True)).clamp(min=1e-12)
     return (behind <= tie).float().flatten(1).mean(dim=1)
 
 

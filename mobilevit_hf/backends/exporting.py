@@ -36,7 +36,7 @@ def export_program(model: nn.Module, task: str, backend: str, path: Path, pixels
             this size, the others batches and pictures of any.
         dtype: What it computes in, a key of `formats.DTYPES`.
     """
-    with _quiet():
+    with quiet():
         WRITERS[backend](model, task, path, pixels, dtype)
 
 
@@ -71,7 +71,7 @@ def make_openvino(model: nn.Module, task: str, pixels: Tensor) -> Any:
     """The `openvino.Model` of a model, for batches and pictures of all sizes; see `export_program`."""
     import openvino
 
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
+    with quiet(), tempfile.TemporaryDirectory() as folder:
         # By way of ONNX it is the same program, made in a fraction of the time.
         source = Path(folder) / "model.onnx"
         _write_onnx(model, task, source, pixels, "float32")
@@ -142,7 +142,7 @@ def _trace(model: nn.Module, task: str, pixels: Tensor, dtype: str, *, any_size:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporters' remarks on their own workings from the user."""
     loggers = [logging.getLogger(name) for name in ("torch", "executorch", "coremltools", "onnxscript", "openvino")]
     levels = [logger.level for logger in loggers]

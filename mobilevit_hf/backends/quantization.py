@@ -29,6 +29,7 @@ from ..data.reading import load_dataset
 from ..evaluation.evaluating import evaluate_model
 from ..evaluation.running import Prepared, prepare_ahead
 from .checking import compare
+from .exporting import quiet
 from .runners import EngineModel
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) ->
     pictures = [picture[None] for batch in batches for picture in np.asarray(batch, dtype=np.float32)]
     if not pictures:
         raise ValueError("calibration: got no pictures, expected some like those the model will see.")
-    import nncf
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
     with _quiet():
+        import nncf
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
         return nncf.quantize(
             model.clone(),
             nncf.Dataset(pictures),
@@ -90,15 +91,15 @@ def _behind_the_layers(model: "openvino.Model") -> list[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep NNCF's remarks and progress bars from the user."""
-    import nncf
+    with quiet(), redirect_stdout(io.StringIO()):
+        import nncf
 
-    level = nncf.nncf_logger.level
-    nncf.set_log_level(logging.ERROR)
-    try:
-        with redirect_stdout(io.StringIO()):
+        level = nncf.nncf_logger.level
+        nncf.set_log_level(logging.ERROR)
+        try:
             yield
-    finally:
-        nncf.set_log_level(level)
+        finally:
+            nncf.set_log_level(level)
 
 
 @dataclass

@@ -1,0 +1,101 @@
+"""Photos to answers through pipelines: JPEG files in, labels or boxes out, eight at a time."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import side_by_side
+from side_by_side import OURS, Call, Candidate, Case, build_model
+
+CANDIDATES = {
+    "stock": Candidate("transformers", "transformers.pipelines"),
+    f"{OURS}, torch": Candidate("mobilevit_hf", "mobilevit_hf"),
+    f"{OURS}, onnx": Candidate("onnxruntime", "mobilevit_hf"),
+    f"{OURS}, detection torch": Candidate("mobilevit_hf", "mobilevit_hf"),
+    f"{OURS}, detection": Candidate("openvino", "mobilevit_hf"),
+    OURS: Candidate("openvino", "mobilevit_hf"),
+}
+NUM_PHOTOS = 200
+DETECTOR_SIZE, NUM_DETECTED = 320, 80
+
+
+def write_photos(folder: Path) -> list[str]:
+    """JPEG files of 400x533 pixels: parts of a sample photo."""
+    import numpy as np
+    from matplotlib.cbook import get_sample_data
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    with Image.open(get_sample_data("grace_hopper.jpg")) as photo:
+        photo.load()
+    paths = []
+    for number in range(NUM_PHOTOS):
+        width = int(generator.integers(200, photo.width))
+        height = min(photo.height, width * 4 // 3)
+        left, top = (int(generator.integers(0, most + 1)) for most in (photo.width - width, photo.height - height))
+        path = folder / f"{number:03}.jpg"
+        photo.crop((left, top, left + width, top + height)).resize((400, 533)).save(path, quality=90)
+        paths.append(str(path))
+    return paths
+
+
+def build_detector(case: Case) -> tuple[Any, Any]:
+    """A detector with new weights whose scores differ, and its processor."""
+    from detection import calibrate, make_photos
+
+    from mobilevit_hf import (
+        MobileViTSSDLiteConfig,
+        MobileViTSSDLiteForObjectDetection,
+        MobileViTSSDLiteImageProcessor,
+    )
+
+    config = MobileViTSSDLiteConfig.from_variant(case.variant, num_labels=NUM_DETECTED, image_size=DETECTOR_SIZE)
+    model = MobileViTSSDLiteForObjectDetection(config)
+    processor = MobileViTSSDLiteImageProcessor(size={"height": DETECTOR_SIZE, "width": DETECTOR_SIZE})
+    calibrate(model, lambda: model(**processor(make_photos(4), return_tensors="pt")))
+    return model.eval(), processor
+
+
+def build(candidate: str, case: Case) -> Call:
+    """All photos once."""
+    import transformers
+
+    import mobilevit_hf
+
+    folder = tempfile.TemporaryDirectory()
+    paths = write_photos(Path(folder.name))
+    sides = {"height": case.size, "width": case.size}
+    processor = transformers.MobileViTImageProcessor(size={"shortest_edge": case.size * 9 // 8}, crop_size=sides)
+    backend = next((name for name in ("torch", "onnx") if candidate.endswith(name)), "openvino")
+    if candidate == "stock":
+        model = build_model(candidate, case).eval()
+        pipe = transformers.pipeline("image-classification", model=model, image_processor=processor)
+    elif "detection" in candidate:
+        model, processor = build_detector(case)
+        pipe = mobilevit_hf.pipeline("object-detection", model, image_processor=processor, backend=backend)
+    else:
+        model = build_model(OURS, case).eval()
+        pipe = mobilevit_hf.pipeline("image-classification", model, image_processor=processor, backend=backend)
+    options = {"threshold": 0.1} if "detection" in candidate else {"top_k": 5}
+
+    def call(folder: Any = folder) -> Any:
+        return pipe(paths, batch_size=case.batch, **options)
+
+    return call
+
+
+def check(case: Case) -> str:
+    """What a call is."""
+    return f"{case.variant}: a call answers {NUM_PHOTOS} photos, {case.batch} at a time."
+
+
+if __name__ == "__main__":
+    side_by_side.main(
+        __doc__,
+        build,
+        check,
+        variants=["s"],
+        batches=[8],
+        candidates=CANDIDATES,
+        notes=[f"Ours is OpenVINO in float32 if no other is named; detection at {DETECTOR_SIZE}x{DETECTOR_SIZE}."],
+    )
