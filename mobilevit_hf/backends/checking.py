@@ -25,8 +25,8 @@ NUM_PICTURES = {"image-classification": 64, "object-detection": 32, "image-segme
 BATCH_SIZE = 4
 BOXES_PER_PICTURE = 5
 
-# On drawn pictures a classifier is unsure. A label that the model puts this close to its best counts as the same there:
-# the distance of the two logits as a share of that from the best to the worst.
+# On drawn pictures a classifier is unsure. A label that the model puts this close to its best counts as the same: the
+# distance of the two logits as a share of that from the best to the worst.
 TIE = 0.1
 
 LATENCY_BATCHES = (1, 8)
@@ -99,8 +99,8 @@ def compare(
         pixels: (B, 3, H, W).
         task: A key of `formats.OUTPUTS`.
         processor: The detector's, which makes boxes of outputs.
-        tie: A label also counts as the same where the model's logit of it is behind its best by no more than this share
-            of the way to its worst.
+        tie: A label also counts as the same where the model's logit of it is behind its best by no more than this
+            share of the way to its worst.
     """
     expected, found = ([run(batch) for batch in pixels.split(BATCH_SIZE)] for run in (_inferring(model), program))
     pairs = list(zip(expected, found, strict=True))
