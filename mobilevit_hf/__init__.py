@@ -1,6 +1,8 @@
 """MobileViT at home in Hugging Face: fine-tune, publish and run a light vision model."""
 
+import importlib
 import logging
+from types import ModuleType
 
 # With torchao installed, which ExecuTorch needs, importing transformers makes torch warn of torchao's own code.
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
@@ -42,3 +44,10 @@ __all__ = [
     "pipeline",
     "tune_allocator",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Parts of the package that only some need, and that take a while to import."""
+    if name in ("hub", "metrics", "training"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
