@@ -94,6 +94,9 @@ def machine(tmp_path_factory, picture):
 
 
 def run(machine, *command):
+    if any("openvino" in word for word in command):
+        pytest.importorskip("openvino")
+        pytest.importorskip("onnxscript")
     folder, environment = machine
     process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
