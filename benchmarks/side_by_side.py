@@ -37,7 +37,6 @@ ALLOCATORS = {
 }
 NUM_CLASSES = 1000
 ROUND_SECONDS = 0.5  # a round of one candidate repeats its call for about this long
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -131,28 +130,14 @@ def logits_of(output: Any) -> Any:
     return getattr(output, "logits", output)
 
 
-def tune_allocator() -> None:
-    """`mobilevit_hf.tune_allocator()`, without the rest of the package in a peer's process."""
+def load_allocator() -> Any:
+    """`mobilevit_hf.allocator`, without the rest of the package in a peer's process."""
     spec = importlib.util.find_spec("mobilevit_hf")
     file = Path(spec.submodule_search_locations[0]) / "allocator.py"
     allocator_spec = importlib.util.spec_from_file_location("allocator", file)
     allocator = importlib.util.module_from_spec(allocator_spec)
     allocator_spec.loader.exec_module(allocator)
-    allocator.tune_allocator()
-
-
-def peak_memory() -> float:
-    """The most memory this process has had resident, shared libraries included, in MiB.
-
-    On Linux VmHWM, elsewhere `ru_maxrss` (which on Linux would start from the parent's size).
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / MIB
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
+    return allocator
 
 
 def take_turns(answer: Callable[..., None]) -> Iterator[None]:
@@ -160,6 +145,7 @@ def take_turns(answer: Callable[..., None]) -> Iterator[None]:
 
     Each number is answered with the mean time of its calls. Ends when stdin does.
     """
+    peak_memory = load_allocator().peak_memory
     for line in sys.stdin:
         calls = int(line)
         yield
@@ -207,9 +193,10 @@ def serve(
         importlib.import_module(module)
         if case.threads:
             torch.set_num_threads(case.threads)
-        imported_mib = peak_memory()
+        allocator = load_allocator()
+        imported_mib = allocator.peak_memory()
         if case.allocator == "same" or candidate.startswith(OURS):
-            tune_allocator()
+            allocator.tune_allocator()
         torch.manual_seed(0)
         call = build(candidate, case)
         answer(imported_mib=imported_mib, threads=torch.get_num_threads())

@@ -19,6 +19,7 @@ import pytest
 import torch
 from formula import formula_image, formula_state_dict
 from PIL import Image
+from training_data import CLASSES
 from transformers import MobileViTImageProcessor
 
 import mobilevit_hf
@@ -203,3 +204,15 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+@pytest.fixture(scope="module")
+def start(tiny_fields, tmp_path_factory):
+    """The folder of a tiny classifier of random weights and its image processor."""
+    torch.manual_seed(0)
+    names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
+    folder = tmp_path_factory.mktemp("start")
+    config = mobilevit_hf.MobileViTConfig(**tiny_fields | names)
+    mobilevit_hf.MobileViTForImageClassification(config).save_pretrained(folder)
+    MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder

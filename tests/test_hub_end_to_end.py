@@ -6,14 +6,11 @@ import shlex
 import socket
 
 import pytest
-import torch
 import transformers
 from hub_server import HubServer
 from huggingface_hub import HfApi
 from training_data import CLASSES, draw_classification, draw_detection
-from transformers import MobileViTImageProcessor
 
-import mobilevit_hf
 from mobilevit_hf.hub import CARD_MARKER, Given, publish
 
 pytestmark = pytest.mark.slow
@@ -47,18 +44,6 @@ def command(run_python):
         return run_python(COMMANDS.format(lines=lines), hub.environment(home))
 
     return run
-
-
-@pytest.fixture(scope="module")
-def start(tiny_fields, tmp_path_factory):
-    """The folder of a tiny classifier of random weights and its image processor."""
-    torch.manual_seed(0)
-    names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
-    folder = tmp_path_factory.mktemp("start")
-    config = mobilevit_hf.MobileViTConfig(**tiny_fields | names)
-    mobilevit_hf.MobileViTForImageClassification(config).save_pretrained(folder)
-    MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=list(DRAW))

@@ -23,7 +23,6 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_data import CLASSES, draw_classification, draw_detection
-from transformers import MobileViTImageProcessor
 
 import mobilevit_hf
 from mobilevit_hf import cli
@@ -58,18 +57,6 @@ def data(tmp_path_factory):
         "image-classification": draw_classification(folder / "shapes", train=24, validation=9),
         "object-detection": draw_detection(folder / "boxes", train=12, validation=7),
     }
-
-
-@pytest.fixture(scope="module")
-def start(tiny_fields, tmp_path_factory):
-    """The folder of a tiny classifier of random weights and its image processor."""
-    torch.manual_seed(0)
-    names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
-    folder = tmp_path_factory.mktemp("start")
-    config = mobilevit_hf.MobileViTConfig(**tiny_fields | names)
-    mobilevit_hf.MobileViTForImageClassification(config).save_pretrained(folder)
-    MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=list(SCRIPT_OF))

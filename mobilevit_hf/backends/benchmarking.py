@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..allocator import peak_memory, tune_allocator
 from .formats import BACKENDS, QUANTIZATIONS, check_request, dtype_name
 
 # A turn of an engine repeats its call for about this long.
 TURN_SECONDS = 0.5
-MIB = 2**20
 
 
 class Setting(NamedTuple):
@@ -97,18 +97,6 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
     return total
 
 
-def peak_memory() -> float:
-    """The most memory this process has had resident, shared libraries included, in MiB.
-
-    On Linux VmHWM, elsewhere `ru_maxrss` (which on Linux would start from the parent's size).
-    """
-    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as lines:
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / MIB
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
-
-
 # --- in an engine's process ------------------------------------------------------------------------------------------
 
 
@@ -132,7 +120,6 @@ def _serve(connection: Connection, task: str, folder: str, setting: Setting, thr
 
 
 def _load(task: str, folder: str, setting: Setting, threads: int | None) -> tuple[Callable[[torch.Tensor], Any], int]:
-    from ..allocator import tune_allocator
     from ..pipelines import pipeline
 
     tune_allocator()
