@@ -74,7 +74,7 @@ def export_peer(candidate: str, case: Case, pictures: Any) -> Any:
 
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        torch.onnx.export(Logits(), (pictures,), dynamo=True, external_data=False, verbose=False).save(file)
+        torch.onnx.export(Logits().eval(), (pictures,), dynamo=True, external_data=False, verbose=False).save(file)
         return openvino.convert_model(file)
 
 

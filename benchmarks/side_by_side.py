@@ -325,9 +325,11 @@ def available(candidates: dict[str, Candidate]) -> Iterator[str]:
 
 def machine_facts() -> dict[str, Any]:
     """What the figures depend on beside the code."""
+    from mobilevit_hf.training.recording import cpu_name
+
     packages = ("torch", "torchvision", "transformers", "timm", "mobilevit-hf")
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver()) or 'no glibc'}",
         "python": platform.python_version(),
@@ -335,12 +337,6 @@ def machine_facts() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "command": shlex.join(["python", *sys.argv]),
     }
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,10 @@ from training_data import draw_classification
 REPOSITORY = Path(__file__).parent.parent
 CLASSIFIERS = ["stock", "timm contiguous", "timm channels_last", "ours"]
 DETECTORS = ["torchvision", "torchvision channels_last", "ours, pipeline", "ours"]
+ENGINES = ["stock", "timm"] + [
+    f"{who}{setting}" for setting in (", onnx", ", bfloat16", "") for who in ("by hand", "ours")
+]
+PIPELINES = ["stock", "ours, torch", "ours, onnx", "ours, detection torch", "ours, detection", "ours"]
 
 
 @pytest.mark.slow
@@ -20,10 +24,14 @@ DETECTORS = ["torchvision", "torchvision channels_last", "ours, pipeline", "ours
         ("inference.py", "users", CLASSIFIERS),
         ("training_step.py", "same", CLASSIFIERS),
         ("detection.py", "same", DETECTORS),
+        ("engines.py", "same", ENGINES),
+        ("pipelines.py", "users", PIPELINES),
     ],
 )
 def test_every_candidate_is_reported(script: str, allocator: str, candidates: list[str], tmp_path: Path) -> None:
     pytest.importorskip("timm")
+    for package in ("onnxruntime", "onnxscript", "openvino") if script in ("engines.py", "pipelines.py") else ():
+        pytest.importorskip(package)
     file = tmp_path / "figures.json"
     setting = "--variants xxs --batches 1 --rounds 1 --size 64 --threads 1 --allocator"
     command = [sys.executable, REPOSITORY / "benchmarks" / script, *setting.split(), allocator, "--json", file]

@@ -126,7 +126,7 @@ def describe_data(source: str, report: DatasetReport, *, streamed: bool) -> dict
 def describe_hardware(accelerator: Accelerator | PartialState) -> dict[str, Any]:
     """What computes, by its maker's name."""
     device = accelerator.device.type
-    facts: dict[str, Any] = {"device": device, "cpu": _cpu_name(), "cores": os.cpu_count()}
+    facts: dict[str, Any] = {"device": device, "cpu": cpu_name(), "cores": os.cpu_count()}
     if device == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(accelerator.device)
     elif device == "cpu":
@@ -134,7 +134,8 @@ def describe_hardware(accelerator: Accelerator | PartialState) -> dict[str, Any]
     return facts | {"processes": accelerator.num_processes, "system": f"{platform.system()} {platform.machine()}"}
 
 
-def _cpu_name() -> str | None:
+def cpu_name() -> str | None:
+    """The processor, by its maker's name; None where the system has none for it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
