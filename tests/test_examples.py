@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import PACKAGE_PARENT
+from hub_server import HubServer
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from transformers import MobileViTImageProcessor
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, MobileViTImageProcessor
 
 from mobilevit_hf import (
     MobileViTConfig,
     MobileViTForImageClassification,
     MobileViTSSDLiteForObjectDetection,
-    MobileViTSSDLiteImageProcessor,
 )
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -32,15 +33,18 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run_example(tmp_path_factory):
-    """A function that runs an example with a command line and returns what it prints."""
+    """A function that runs an example with a command line and returns what it prints.
 
-    def run(name, *arguments, launcher=()):
+    It is off the Hub, unless `env` gives it a complete environment of its own (see `HubServer.environment`).
+    """
+
+    def run(name, *arguments, launcher=(), env=None):
         folder = tmp_path_factory.mktemp("process")
         process = subprocess.run(
             [sys.executable, *launcher, str(EXAMPLES / name), *map(str, arguments)],
-            env=os.environ
-            | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "huggingface"), "PYTHONPATH": str(PACKAGE_PARENT)}
-            | {"TQDM_DISABLE": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            env=(env or os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "huggingface")})
+            | {"PYTHONPATH": str(PACKAGE_PARENT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+            | {"TQDM_DISABLE": "1", "ACCELERATE_USE_CPU": "true"},
             cwd=folder,
             capture_output=True,
             text=True,
@@ -144,6 +148,72 @@ def test_accelerate_loop(launcher, num_processes, epochs, flowers, start, run_ex
     assert stock_accuracy(tmp_path / "model") == pytest.approx(found[-1], abs=5e-4)
 
 
+@pytest.mark.parametrize(("launcher", "num_processes"), [((), 1), (TWO_PROCESSES, 2)])
+def test_stream_from_hub(launcher, num_processes, flowers, start, run_example, run_python, stock_accuracy, tmp_path):
+    """Rows come in four files sorted by class; none is left on the disk. Accuracy is what stock transformers finds."""
+    code = f"""
+        import datasets
+        datasets.disable_progress_bars()
+        data = datasets.load_dataset("imagefolder", data_dir={str(flowers)!r})
+        data.push_to_hub("user/flowers", num_shards={{"train": 4, "validation": 1}})
+        """
+    with HubServer() as hub:
+        run_python(code, hub.environment(tmp_path / "home"))
+        arguments = ("user/flowers", start, tmp_path / "model", 60)
+        output = run_example(
+            "stream_from_hub.py", *arguments, launcher=launcher, env=hub.environment(tmp_path / "other")
+        )
+        fetched = {request.path for request in hub.requests}
+    assert sum("/resolve/" in path and "/train-" in path for path in fetched) == 4
+    assert not [path for path in (tmp_path / "other").rglob("*") if path.suffix in (".parquet", ".arrow")]
+    losses = [float(loss) for loss in re.findall(r"^step \d+0: loss (.*)$", output, re.MULTILINE)]
+    assert len(losses) == 6
+    assert losses[-1] < 0.8 * losses[0]
+    (found,) = re.findall(r"^accuracy (.*)$", output, re.MULTILINE)
+    assert float(found) >= 0.8  # of 0.87
+    assert stock_accuracy(tmp_path / "model") == pytest.approx(float(found), abs=5e-4)
+
+
+def test_custom_head(flowers, start, run_example, run_python, tmp_path):
+    """Stock transformers' encoder and the saved layer, multiplied in numpy, make the vectors; the nearest is found."""
+    logs = logs_of(run_example("custom_head.py", flowers, start, tmp_path / "model", 20))
+    found = [log["eval_recall_at_1"] for log in logs if "eval_recall_at_1" in log]
+    assert len(found) == 20
+    paths = [str(path) for path in sorted((flowers / "validation").glob("*/*.png"))]
+    code = f"""
+        import json
+        import numpy as np
+        from PIL import Image
+        from safetensors.numpy import load_file
+        from transformers import AutoImageProcessor, AutoModel
+
+        model = AutoModel.from_pretrained({str(tmp_path / "model")!r})
+        processor = AutoImageProcessor.from_pretrained({str(tmp_path / "model")!r})
+        weights = load_file({str(tmp_path / "model" / "model.safetensors")!r})
+        pictures = [Image.open(path) for path in {paths!r}]
+        features = model(**processor(pictures, return_tensors="pt")).pooler_output.detach().numpy()
+        vectors = features @ weights["projection.weight"].T + weights["projection.bias"]
+        print(json.dumps((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).tolist()))
+        """
+    expected = np.array(json.loads(run_python(code, without_package=True)))
+    similarity = expected @ expected.T - 2 * np.eye(len(paths))
+    names = np.array([Path(path).parent.name for path in paths])
+    assert np.mean(names[similarity.argmax(axis=1)] == names) == pytest.approx(max(found), abs=5e-4)
+    assert max(found) >= 0.7  # the four that are misnamed are near to others than those of their name
+    code = f"""
+        import json
+        from transformers import pipeline
+
+        sys.path.append({str(EXAMPLES)!r})
+        from custom_head import MobileViTForImageEmbedding
+
+        model = MobileViTForImageEmbedding.from_pretrained({str(tmp_path / "model")!r})
+        embed = pipeline("image-feature-extraction", model=model, image_processor={str(tmp_path / "model")!r})
+        print(json.dumps([embed(path)[0] for path in {paths!r}]))
+        """
+    np.testing.assert_allclose(json.loads(run_python(code)), expected, atol=1e-4)
+
+
 # --- detection -------------------------------------------------------------------------------------------------------
 
 CATEGORIES = {3: "ball", 7: "cube"}
@@ -166,15 +236,13 @@ def draw_objects(seed):
     return picture, annotations
 
 
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory):
-    """A folder in COCO's format, whose validation pictures are among those to learn from."""
-    root = tmp_path_factory.mktemp("coco")
-    for split, count in {"train": 8, "validation": 3}.items():
-        (root / split).mkdir()
+def write_coco(root, **splits):
+    """A folder in COCO's format with a picture for each of the seeds of a split."""
+    for split, seeds in splits.items():
+        (root / split).mkdir(parents=True)
         content = {"images": [], "annotations": []}
         content["categories"] = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
-        for seed in range(count):
+        for seed in seeds:
             picture, annotations = draw_objects(seed)
             picture.save(root / split / f"{seed}.png")
             size = {"width": picture.width, "height": picture.height}
@@ -186,17 +254,24 @@ def coco(tmp_path_factory):
     return root
 
 
-def average_precision(folder, coco):
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """A folder in COCO's format, whose validation pictures are among those to learn from."""
+    return write_coco(tmp_path_factory.mktemp("coco"), train=range(8), validation=range(3))
+
+
+def average_precision(folder, coco, **options):
     """What pycocotools finds of a saved detector's answers: mAP and that at an overlap of 0.5."""
-    model = MobileViTSSDLiteForObjectDetection.from_pretrained(folder)
-    processor = MobileViTSSDLiteImageProcessor.from_pretrained(folder)
+    model = AutoModelForObjectDetection.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
     truth, answers = COCO(str(coco / "_annotations.coco.json")), []
     ids = {name: number for number, name in CATEGORIES.items()}
     for image in truth.dataset["images"]:
         inputs = processor(Image.open(coco / image["file_name"]), return_tensors="pt")
         with torch.no_grad():
             outputs = model(**inputs)
-        (found,) = processor.post_process_object_detection(outputs, target_sizes=[(image["height"], image["width"])])
+        sizes = [(image["height"], image["width"])]
+        (found,) = processor.post_process_object_detection(outputs, target_sizes=sizes, **options)
         for (x1, y1, x2, y2), score, label in zip(
             found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
         ):
@@ -252,3 +327,33 @@ def test_finetune_detector_is_decided_by_its_seed(start, run_example, tmp_path):
     assert sum("eval_map" in log for log in first) == 2
     config = MobileViTSSDLiteForObjectDetection.from_pretrained(tmp_path / "first").config
     assert config.id2label == {0: "ball", 1: "cube"}
+
+
+def test_rt_detr_on_mobilevit(start, run_example, run_python, tmp_path):
+    """It finds objects on pictures that it did not learn from; the backbone's colours are turned round."""
+    pytest.importorskip("scipy", reason="RT-DETR's loss matches boxes with SciPy")
+    coco = write_coco(tmp_path / "data", train=range(96), validation=range(96, 108))
+    shutil.copytree(start, tmp_path / "start")
+    crop = {"height": 96, "width": 96}
+    MobileViTImageProcessor(size={"shortest_edge": 96}, crop_size=crop).save_pretrained(tmp_path / "start")
+    logs = logs_of(run_example("rt_detr_on_mobilevit.py", coco, tmp_path / "start", tmp_path / "model", 20))
+    losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_map"))
+    assert len(losses) == len(found) == 20
+    assert losses[-1] < 0.7 * losses[0]
+    best = next(log for log in logs if log.get("eval_map") == max(found))
+    assert best["eval_map_50"] > 0.3
+    expected = average_precision(tmp_path / "model", coco / "validation", threshold=0.0)
+    assert [best["eval_map"], best["eval_map_50"]] == pytest.approx(expected.tolist(), rel=0.02)
+    learned = AutoModelForObjectDetection.from_pretrained(tmp_path / "model").model.backbone.model.conv_stem
+    begun = MobileViTForImageClassification.from_pretrained(start).mobilevit.conv_stem.convolution.weight
+    changes = [(learned.convolution.weight - weight).abs().mean() for weight in (begun.flip(1), begun)]
+    assert changes[0] < 0.5 * changes[1]
+    code = f"""
+        import json
+        import mobilevit_hf
+        from transformers import pipeline
+
+        detect = pipeline("object-detection", model={str(tmp_path / "model")!r})
+        print(json.dumps([answer["label"] for answer in detect({str(coco / "train" / "0.png")!r}, threshold=0.0)]))
+        """
+    assert set(json.loads(run_python(code))) == set(CATEGORIES.values())

@@ -1,0 +1,87 @@
+"""Search by picture: MobileViT with a head of your own, here one by which like pictures lie close together.
+
+    python examples/custom_head.py DATA_DIR START OUTPUT_DIR [EPOCHS]
+
+DATA_DIR has a folder of pictures for each class, or `train` and `validation` with such folders, or any other format
+that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small. The result makes
+64 numbers of a picture; the inner product of those of two pictures is the greater, up to 1, the more they are alike:
+
+    from custom_head import MobileViTForImageEmbedding  # this file
+
+    model = MobileViTForImageEmbedding.from_pretrained(OUTPUT_DIR)
+    embed = pipeline("image-feature-extraction", model=model, image_processor=OUTPUT_DIR)
+    similarity = numpy.inner(embed("wanted.jpg"), embed("other.jpg"))
+"""
+
+import sys
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from transformers import AutoImageProcessor, EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers.utils import ModelOutput
+
+from mobilevit_hf import MobileViTConfig, MobileViTModel, MobileViTPreTrainedModel
+from mobilevit_hf.data.loading import Pictures
+from mobilevit_hf.data.reading import load_dataset
+from mobilevit_hf.data.transforms import make_transform
+
+
+class MobileViTForImageEmbedding(MobileViTPreTrainedModel):
+    """MobileViT with a linear layer to unit vectors, which learns a place for each class, and to be near it.
+
+    Its configuration says beside MobileViT's fields how many numbers a vector has: `embedding_size`.
+    """
+
+    def __init__(self, config: MobileViTConfig) -> None:
+        super().__init__(config)
+        self.mobilevit = MobileViTModel(config)
+        self.projection = nn.Linear(config.neck_hidden_sizes[-1], config.embedding_size)
+        self.places = nn.Linear(config.embedding_size, config.num_labels, bias=False)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ModelOutput:
+        """`embeddings` (B, `embedding_size`) of pictures (B, 3, H, W); and of their classes (B,) the `loss`."""
+        embeddings = normalize(self.projection(self.mobilevit(pixel_values).pooler_output))
+        if labels is None:
+            return ModelOutput(embeddings=embeddings)
+        similarity = embeddings @ normalize(self.places.weight).T
+        return ModelOutput(loss=cross_entropy(similarity / 0.1, labels), embeddings=embeddings)
+
+
+def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
+    """How often the nearest other picture is one of the same class."""
+    similarity = evaluation.predictions @ evaluation.predictions.T
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = evaluation.label_ids[similarity.argmax(axis=1)]
+    return {"recall_at_1": float((nearest == evaluation.label_ids).mean())}
+
+
+def main() -> None:
+    """Train; whoever imports the model does not."""
+    data_dir, start, output_dir, epochs = (*sys.argv[1:], 20)[:4]
+    set_seed(0)
+    data = load_dataset(data_dir)
+    print(*data.notes, *data.problems, sep="\n")
+    names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
+    config = MobileViTConfig.from_pretrained(start, **names)
+    config.embedding_size = 64
+    model = MobileViTForImageEmbedding.from_pretrained(start, config=config)
+    processor = AutoImageProcessor.from_pretrained(start)
+    augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
+    train = Pictures(data.splits["train"], augment)
+    validation = Pictures(data.splits["validation"], make_transform("image-classification", processor, training=False))
+    training = TrainingArguments(
+        output_dir, num_train_epochs=float(epochs), per_device_train_batch_size=32, learning_rate=1e-3,
+        weight_decay=0.01, lr_scheduler_type="cosine", warmup_steps=0.1, logging_strategy="epoch",
+        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
+        metric_for_best_model="recall_at_1", remove_unused_columns=False
+    )  # fmt: skip
+    # The collator is `dict`, as `Pictures` makes whole batches.
+    trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
+    trainer.train()
+    trainer.save_model()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Fine-tune transformers' RT-DETR, with MobileViT for its backbone, on your own pictures.
+
+    python examples/rt_detr_on_mobilevit.py DATA_DIR BACKBONE OUTPUT_DIR [EPOCHS]
+
+DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has `metadata.jsonl` files as finetune_detector.py describes
+them. BACKBONE is a MobileViT classifier, such as apple/mobilevit-x-small. The loss needs SciPy: `pip install scipy`.
+`pipeline("object-detection", model=OUTPUT_DIR)` runs the result wherever `import mobilevit_hf` comes first: by that,
+transformers knows the backbone.
+"""
+
+import sys
+from typing import Any
+
+import evaluate
+import torch
+from transformers import (
+    AutoImageProcessor,
+    EvalPrediction,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
+    RTDetrImageProcessor,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import ModelOutput
+
+from mobilevit_hf import MobileViTBackbone, metrics
+from mobilevit_hf.data.loading import Pictures
+from mobilevit_hf.data.reading import load_dataset
+from mobilevit_hf.data.transforms import make_transform
+
+data_dir, start, output_dir, epochs = (*sys.argv[1:], 100)[:4]
+set_seed(0)
+data = load_dataset(data_dir)
+print(*data.notes, *data.problems, sep="\n")
+names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
+
+backbone = MobileViTBackbone.from_pretrained(start, out_features=["stage3", "stage4", "stage5"])
+trained_with = AutoImageProcessor.from_pretrained(start)
+if trained_with.do_flip_channel_order:  # the weights take BGR, and RT-DETR's processor gives RGB
+    stem = backbone.conv_stem.convolution.weight
+    stem.data = stem.data.flip(dims=[1])
+# A head as light as the backbone: half of RT-DETR's width, half of its decoder.
+config = RTDetrConfig(
+    **names, backbone_config=backbone.config, freeze_backbone_batch_norms=False,
+    encoder_in_channels=backbone.channels, encoder_hidden_dim=128, encoder_ffn_dim=512, hidden_expansion=0.5,
+    d_model=128, decoder_in_channels=[128, 128, 128], decoder_ffn_dim=512, decoder_layers=3, num_queries=100
+)  # fmt: skip
+model = RTDetrForObjectDetection(config)
+model.model.backbone.model = backbone  # the constructor's has new weights
+processor = RTDetrImageProcessor(size=trained_with.crop_size)  # small objects need more
+augment = make_transform("object-detection", processor, training=True, zoom_out=0.0, crop=0.5)
+train = Pictures(data.splits["train"], augment)
+validation = Pictures(data.splits["validation"], make_transform("object-detection", processor, training=False))
+coco_map = evaluate.load(metrics.path("coco_map"))
+
+
+def leave_out_crowds(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch that `Pictures` makes, without boxes around groups: RT-DETR's loss would take one for an object."""
+    for label in batch["labels"]:
+        label |= {name: label[name][label["iscrowd"] == 0] for name in ("class_labels", "boxes")}
+    return batch
+
+
+def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
+    """COCO's average precision, of predictions and labels that come in batches."""
+    for (logits, boxes), labels in zip(evaluation.predictions, evaluation.label_ids, strict=True):
+        outputs = ModelOutput(logits=torch.tensor(logits), pred_boxes=torch.tensor(boxes))
+        sizes = [label["orig_size"].tolist() for label in labels]
+        found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+        objects = [validation.samples[int(label["image_id"][0])].objects for label in labels]
+        references = [{"boxes": o.boxes, "labels": o.labels, "iscrowd": o.iscrowd, "area": o.areas} for o in objects]
+        coco_map.add_batch(predictions=found, references=references)
+    return {name: value for name, value in coco_map.compute().items() if name in ("map", "map_50")}
+
+
+training = TrainingArguments(
+    output_dir, num_train_epochs=float(epochs), per_device_train_batch_size=8, learning_rate=5e-4, weight_decay=1e-4,
+    max_grad_norm=0.1, lr_scheduler_type="cosine", warmup_steps=0.1, logging_strategy="epoch", eval_strategy="epoch",
+    save_strategy="best", save_total_limit=1, metric_for_best_model="map", greater_is_better=True,
+    remove_unused_columns=False, eval_do_concat_batches=False
+)  # fmt: skip
+trainer = Trainer(
+    model, training, leave_out_crowds, train, validation, processor, compute_metrics=compute_metrics,
+    preprocess_logits_for_metrics=lambda outputs, labels: outputs[1:3]  # logits and boxes: there is much else
+)  # fmt: skip
+trainer.train()
+# Not `load_best_model_at_end`, which finds but half of RT-DETR's weights: their names in files are others.
+RTDetrForObjectDetection.from_pretrained(trainer.state.best_model_checkpoint).save_pretrained(output_dir)
+processor.save_pretrained(output_dir)
