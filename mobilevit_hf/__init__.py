@@ -8,6 +8,7 @@ from types import ModuleType
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 from .allocator import tune_allocator
+from .checkpoints import builtin
 from .configuration import MobileViTBackboneConfig, MobileViTConfig, MobileViTSSDLiteConfig
 from .convert import ConversionReport, convert_checkpoint
 from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
@@ -39,6 +40,7 @@ __all__ = [
     "MobileViTSSDLiteConfig",
     "MobileViTSSDLiteForObjectDetection",
     "MobileViTSSDLiteImageProcessor",
+    "builtin",
     "convert_checkpoint",
     "fit_anchors",
     "pipeline",

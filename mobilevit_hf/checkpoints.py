@@ -2,6 +2,7 @@
 
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -12,15 +13,33 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from transformers import AutoConfig, PreTrainedConfig
 
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT_MODEL = "apple/mobilevit-xx-small"
 HUB_TIMEOUT_SECONDS = 10
 
+# What `predict` runs: the task of an architecture by the ending of its name.
+TASKS = {"ForImageClassification": "image-classification", "ForObjectDetection": "object-detection"}
+
+# Of a detector that recommends none: that of transformers' pipeline.
+DEFAULT_THRESHOLD = 0.5
+
 
 def builtin_models() -> list[str]:
     """The names of the checkpoints that come with the package."""
     return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
+
+
+def builtin(name: str) -> Path:
+    """The directory of a checkpoint that comes with the package, for `from_pretrained` and `pipeline`.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if name not in builtin_models():
+        raise ValueError(f"builtin: got {name!r}, expected one of {', '.join(builtin_models())}.")
+    return ASSETS / name
 
 
 def resolve_model(name: str, *, folder: str | None = None) -> Path:
@@ -37,6 +56,8 @@ def resolve_model(name: str, *, folder: str | None = None) -> Path:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if name in builtin_models():  # beside a folder of pictures, say
+                return ASSETS / name
             raise ValueError(f"{name} holds no config.json. Pass a directory that save_pretrained wrote.")
         return path
     if path.is_file():
@@ -44,6 +65,37 @@ def resolve_model(name: str, *, folder: str | None = None) -> Path:
     if name in builtin_models():
         return ASSETS / name
     return _from_hub(name, folder)
+
+
+def find_task(name: str, folder: Path, tasks: Mapping[str, str] = TASKS) -> str:
+    """What the checkpoint in a folder does.
+
+    Args:
+        name: What to call it.
+        folder: Where it is.
+        tasks: The tasks that are possible, by the ending of an architecture's name.
+
+    Raises:
+        ValueError: If it is neither a classifier nor a detector.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    architecture = (config.architectures or ["a model of unknown class"])[0]
+    task = next((task for ending, task in tasks.items() if architecture.endswith(ending)), None)
+    if task is None:
+        raise ValueError(
+            f"{name} is {architecture}, expected an image classifier or an object detector. Pass another model."
+        )
+    return task
+
+
+def recommended_threshold(config: PreTrainedConfig) -> float:
+    """The score above which a detector's answers are best taken for objects."""
+    return getattr(config, "recommended_threshold", None) or DEFAULT_THRESHOLD
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a checkpoint's directory holds more than programs for engines."""
+    return any(folder.glob("*.safetensors")) or (folder / "pytorch_model.bin").is_file()
 
 
 def _from_hub(name: str, folder: str | None) -> Path:
@@ -62,7 +114,7 @@ def _from_hub(name: str, folder: str | None) -> Path:
     except LocalEntryNotFoundError:
         reason = (
             f"{name} is not on this machine and the Hub can't be reached. "
-            "Check the connection, or pass a local directory."
+            f"Check the connection, or pass a local directory or a built-in model ({', '.join(builtin_models())})."
         )
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no status")

@@ -1,6 +1,7 @@
 """transformers' pipelines on this package's faster models."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor, Pipeline, PreTrainedMod
 
 from .backends.formats import BACKENDS, check_request, dtype_name
 from .backends.lean import fold_batch_norm
+from .checkpoints import has_weights
 from .modeling.modeling_mobilevit import (
     MobileViTForImageClassification,
     MobileViTForSemanticSegmentation,
@@ -35,6 +37,7 @@ def pipeline(
     backend: str = "torch",
     quantization: str | None = None,
     threads: int | None = None,
+    compile: bool = False,
     **kwargs: Any,
 ) -> Pipeline:
     """`transformers.pipeline` with this package's classes, made ready for inference.
@@ -48,6 +51,8 @@ def pipeline(
         quantization: "int8" for an exported file that was quantized; see `mobilevit export`.
         threads: How many the engine uses. Default: torch's number, which follows the machine; with "torch" it sets
             that for the whole process.
+        compile: With "torch", compile the model by its inductor, which needs a C++ compiler. The first picture, and
+            the first batch of another size, take half a minute.
         kwargs: As for `transformers.pipeline`: `device`, `dtype`, `revision`, `token`, `model_kwargs`, `top_k`, ...
             Engines take `dtype` "float32", their default, or "bfloat16" where they can.
 
@@ -62,6 +67,8 @@ def pipeline(
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
     if backend != "torch":
+        if compile:
+            raise ValueError(f"compile: got True for {backend}, which compiles by itself. Leave it out.")
         return _engine_pipeline(task, model, backend, quantization, threads, kwargs)
     if quantization is not None:
         raise ValueError(f"quantization: got {quantization!r} for torch, which has none. Use backend='openvino'.")
@@ -73,7 +80,10 @@ def pipeline(
             model, kwargs = _load(MODEL_CLASSES[task], model, kwargs)
     if isinstance(model, MobileViTPreTrainedModel):
         model = fold_batch_norm(model)
-    return transformers.pipeline(task, model=model, **kwargs)
+    pipe = transformers.pipeline(task, model=model, **kwargs)
+    if compile:
+        pipe.model.compile()
+    return pipe
 
 
 def _engine_pipeline(
@@ -84,15 +94,21 @@ def _engine_pipeline(
     threads: int | None,
     kwargs: dict[str, Any],
 ) -> Pipeline:
-    from .backends.opening import open_model
+    from .backends.cache import RECORD
+    from .backends.opening import open_export, open_model
     from .backends.runners import check_device
 
     dtype = dtype_name(kwargs.pop("dtype", None))
     check_request(backend, task, dtype, quantization)
     check_device(kwargs.get("device"))
+    kwargs = {"device": "cpu", **kwargs}
+    how: dict[str, Any] = {"backend": backend, "dtype": dtype, "quantization": quantization, "threads": threads}
     source, hub_kwargs = None, {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
     if isinstance(model, str | os.PathLike):
         source = os.fspath(model)
+        if Path(source, RECORD).is_file() and not has_weights(Path(source)):
+            program = open_export(Path(source), task, **how)
+            return transformers.pipeline(task, model=program, **{"image_processor": source, **kwargs})
         model, kwargs = load_model(task, source, kwargs)
     elif not isinstance(model, MODEL_CLASSES[task]):
         raise ValueError(f"model: got {type(model).__name__}, expected {MODEL_CLASSES[task].__name__} for {task}.")
@@ -101,18 +117,8 @@ def _engine_pipeline(
         raise ValueError("image_processor: got none beside a model object, expected it or its directory. Pass it.")
     if isinstance(processor, str | os.PathLike):
         processor = AutoImageProcessor.from_pretrained(processor, **hub_kwargs)
-    program = open_model(
-        model,
-        task,
-        processor,
-        backend=backend,
-        dtype=dtype,
-        quantization=quantization,
-        threads=threads,
-        source=source,
-        hub_kwargs=hub_kwargs,
-    )
-    return transformers.pipeline(task, model=program, image_processor=processor, **{"device": "cpu", **kwargs})
+    program = open_model(model, task, processor, source=source, hub_kwargs=hub_kwargs, **how)
+    return transformers.pipeline(task, model=program, image_processor=processor, **kwargs)
 
 
 def load_model(task: str, name: str, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:

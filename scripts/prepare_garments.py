@@ -1,12 +1,12 @@
 """Write Fashion-MNIST as folders of pictures, by split and class, for the built-in model `garments`.
 
-python scripts/prepare_garments.py OUTPUT_DIR [--source FOLDER] [--copies 3]
+python scripts/prepare_garments.py OUTPUT_DIR [--source FOLDER] [--copies 1]
 
 Fashion-MNIST (Xiao et al., arXiv 1708.07747; MIT licence) has grey garments on black, 28 x 28. A model that learns
-from these alone answers by what no photo has: the black. Of each training picture there is therefore the original and
-some copies with the garment in a colour, light or dark, on a plain, shaded or noisy background, which is white in half
-of them as in a shop's photo, with some room around. Validation (the last 5,000 of the 60,000 training pictures) and
-test are the originals.
+from these alone answers by what no photo has: the black. Beside the training pictures there are therefore copies of
+them with the garment in a colour, light or dark, on a plain, shaded or noisy background, which is white in half of
+them as in a shop's photo, with some room around. Validation (the last 5,000 of the 60,000 training pictures) and test
+are the originals.
 """
 
 import argparse
@@ -80,14 +80,15 @@ def recolour(garment: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return ((cloth * alpha + background * (1 - alpha)) * 255).round().astype(np.uint8)
 
 
-def pictures(source: Path | None, copies: int) -> Iterator[tuple[str, int, str, np.ndarray]]:
+def pictures(source: Path | None, copies: float) -> Iterator[tuple[str, int, str, np.ndarray]]:
     """Split, class, name and pixels of every picture that is written."""
     images, labels = read_split(source, "train")
     generator = np.random.default_rng(0)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         is_validation = number >= len(images) - NUM_VALIDATION
         yield "validation" if is_validation else "train", label, f"{number:05}", image
-        for copy in range(0 if is_validation else copies):
+        number_of_copies = int(copies) if copies >= 1 else int(copies > 0 and number % round(1 / copies) == 0)
+        for copy in range(0 if is_validation else number_of_copies):
             yield "train", label, f"{number:05}-{copy}", recolour(image, generator)
     for number, (image, label) in enumerate(zip(*read_split(source, "test"), strict=True)):
         yield "test", label, f"{number:05}", image
@@ -98,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--source", type=Path, help=f"a folder with the four .gz files; else the Hub's {HUB_ID}")
-    parser.add_argument("--copies", type=int, default=3, help="coloured ones of each training picture")
+    parser.add_argument("--copies", type=float, default=1, help="coloured ones of a picture; 0.25: of every fourth")
     args = parser.parse_args()
     if args.output_dir.exists():
         sys.exit(f"{args.output_dir}: expected a new folder.")

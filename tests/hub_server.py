@@ -28,6 +28,19 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".onnx", ".pte", ".parquet", ".arrow", ".png", ".jpg", ".jpeg"}
+# What the Hub puts into a new space.
+SPACE_README = """\
+---
+title: Space
+emoji: 🐢
+sdk: {sdk}
+sdk_version: 6.0.0
+app_file: app.py
+pinned: false
+---
+
+Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference
+"""
 LFS_THRESHOLD = 10 * 1024 * 1024  # bytes; a larger file is stored with LFS whatever its suffix
 
 
@@ -319,7 +332,11 @@ class HubServer:
         kind, repo_id = wanted.get("type") or "model", f"{wanted.get('organization') or self.user}/{wanted['name']}"
         exists = (kind, repo_id) in self._repositories
         if not exists:
-            self._repositories[kind, repo_id] = Repository(kind, repo_id, wanted.get("visibility") == "private")
+            repository = Repository(kind, repo_id, wanted.get("visibility") == "private")
+            self._repositories[kind, repo_id] = repository
+            if kind == "space":
+                readme = SPACE_README.format(sdk=wanted["sdk"])
+                repository.add_commit("main", {"README.md": File(readme.encode(), lfs=False)})
         answer = {"name": repo_id, "url": f"{self.url}/{self._repositories[kind, repo_id].path}"}
         return Response.json(answer | {"error": f"You already created this {kind} repo"}, 409) if exists else answer
 

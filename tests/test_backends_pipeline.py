@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hub_server import HubServer
+from huggingface_hub import HfApi, constants
 from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -282,6 +285,32 @@ def test_a_ready_file_is_taken_if_it_is_of_the_same_weights(folders, tmp_path, m
     assert len(cache.entries()) == 1
 
 
+@pytest.mark.slow
+def test_a_ready_file_of_a_repository_on_the_hub_is_taken(folders, pictures, tmp_path, monkeypatch, mobilevit):
+    need("openvino")
+    source = shutil.copytree(folders["image-classification"], tmp_path / "source")
+    assert mobilevit("export", source, source, "--to", "openvino")[0] == 0
+    pictures[0].save(tmp_path / "a.png")
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(opening, "export_checked", lambda *args: pytest.fail("exported again"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with HubServer() as hub:
+        hub.take_over(monkeypatch)
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        api.create_repo("user/model")
+        api.upload_folder(repo_id="user/model", folder_path=source)
+        expected = expected_pipeline("image-classification", source)(pictures[0], top_k=1)[0]
+        (found,) = mobilevit_hf.pipeline("image-classification", "user/model", backend="openvino")(
+            pictures[0], top_k=1
+        )
+        command = ("predict", tmp_path / "a.png", "--model", "user/model", "--backend", "openvino", "--json")
+        code, out, _ = mobilevit(*command)
+    assert code == 0
+    for answer in (found, json.loads(out)["predictions"][0]):
+        assert answer["label"] == expected["label"]
+        assert answer["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
 def fill(name, size, used):
     folder = cache.cache_folder() / name
     folder.mkdir(parents=True)
@@ -398,6 +427,72 @@ def test_export_refuses_and_writes_nothing(folders, tmp_path, mobilevit):
     assert code == 2
     assert "--calibration" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_of_exports_alone_answers_too(folders, pictures, tmp_path, mobilevit):
+    """As an app gets it: the programs and what they need, without the weights."""
+    need("openvino")
+    pictures[0].save(tmp_path / "a.png")
+    source, out = folders["image-classification"], tmp_path / "out"
+    assert mobilevit("export", source, out, "--to", "openvino")[0] == 0
+    assert not list(out.glob("*.safetensors"))
+    command = ("predict", tmp_path / "a.png", "--json", "--model")
+    code, found, _ = mobilevit(*command, out, "--backend", "openvino", "--threads", 1)
+    assert code == 0
+    found, wanted = (json.loads(text)["predictions"][0] for text in (found, mobilevit(*command, source)[1]))
+    assert found["label"] == wanted["label"]
+    assert found["score"] == pytest.approx(wanted["score"], abs=1e-4)
+    code, _, err = mobilevit(*command, out, "--backend", "openvino", "--dtype", "bfloat16")
+    assert code == 2
+    assert "holds no weights, and openvino/openvino_model.xml for engines" in err
+
+
+@pytest.mark.slow
+def test_less_precision_is_checked_on_the_users_pictures(folders, pictures, tmp_path, mobilevit, monkeypatch):
+    need("openvino")
+    (tmp_path / "photos").mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / "photos" / f"{number}.png")
+    seen = []
+
+    def compare(model, program, pixels, task, processor, tie):
+        seen.append((len(pixels), tie))
+        return checking.Comparison(0.1, 0.9)
+
+    monkeypatch.setattr(opening, "compare", compare)
+    command = ("export", folders["image-classification"], tmp_path / "out", "--to", "openvino", "--dtype", "bfloat16")
+    code, _, err = mobilevit(*command, "--calibration", tmp_path / "photos")
+    assert code == 2
+    assert "90.0% of its answers are the model's" in err
+    assert seen == [(3, 0.0)]  # half of them, and no ties
+
+
+@pytest.mark.slow
+def test_threads_are_set_for_engine_and_torch(folders, run_python):
+    folder = folders["image-classification"]
+    code = f"""
+        import torch, mobilevit_hf
+        mobilevit_hf.pipeline("image-classification", {str(folder)!r}, threads=1)
+        print(torch.get_num_threads())
+    """
+    assert run_python(code).strip() == "1"
+    need("onnx")
+    pipeline = mobilevit_hf.pipeline("image-classification", folder, backend="onnx", threads=3)
+    assert pipeline.model.engine.session.get_session_options().intra_op_num_threads == 3
+
+
+@pytest.mark.slow
+def test_a_compiled_pipeline_answers_the_same(folders, pictures):
+    folder = folders["image-classification"]
+    compiled = mobilevit_hf.pipeline("image-classification", folder, compile=True)
+    assert compiled.model._compiled_call_impl is not None
+    facts, scores = comparable(compiled(pictures[0]))
+    expected_facts, expected_scores = comparable(expected_pipeline("image-classification", folder)(pictures[0]))
+    assert facts == expected_facts
+    assert scores == pytest.approx(expected_scores, abs=1e-4)
+    with pytest.raises(ValueError, match="compiles by itself"):
+        mobilevit_hf.pipeline("image-classification", folder, backend="onnx", compile=True)
 
 
 @pytest.mark.slow

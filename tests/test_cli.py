@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -288,13 +289,16 @@ def test_other_detectors_and_pictures_of_several_sizes(mobilevit, photos, tmp_pa
 def test_the_table_of_boxes(mobilevit, detector, photos):
     photo = photos / "a.jpg"
     code, out, _ = mobilevit("predict", photo, "--model", detector)
-    rows = [line.split() for line in out.splitlines()]
+    _, counts, head, *rows = out.splitlines()
     expected = transformers.pipeline("object-detection", model=str(detector))(str(photo))
     assert code == 0
-    assert rows[1] == ["label", "score", "xmin", "ymin", "xmax", "ymax"]
-    assert [row[:2] for row in rows[2:]] == [[found["label"], f"{found['score']:.3f}"] for found in expected]
-    assert [float(row[1]) for row in rows[2:]] == sorted((float(row[1]) for row in rows[2:]), reverse=True)
-    for row, found in zip(rows[2:], expected, strict=True):
+    numbers = Counter(found["label"] for found in expected)
+    assert {tuple(part.split()) for part in counts.split(",")} == {(str(n), label) for label, n in numbers.items()}
+    assert head.split() == ["label", "score", "xmin", "ymin", "xmax", "ymax"]
+    rows = [row.split() for row in rows]
+    assert [row[:2] for row in rows] == [[found["label"], f"{found['score']:.3f}"] for found in expected]
+    assert [float(row[1]) for row in rows] == sorted((float(row[1]) for row in rows), reverse=True)
+    for row, found in zip(rows, expected, strict=True):
         assert list(map(int, row[2:])) == pytest.approx(list(found["box"].values()), abs=1)
 
 

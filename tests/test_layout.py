@@ -32,8 +32,6 @@ TOOLS = [
     "backends.*",
     "visualization",
     "visualization.*",
-    "assets",
-    "assets.*",
 ]
 MAY_IMPORT = {
     "modeling.configuration_*": CONFIGURATIONS,
@@ -46,6 +44,7 @@ MAY_IMPORT = {
     "registration": MODELING,
     "allocator": [],
     "files": [],
+    "samples": ["files"],
     "checkpoints": CORE,
     "pipelines": [*CORE, "backends", "backends.*"],
     "convert*": CORE,
@@ -54,10 +53,10 @@ MAY_IMPORT = {
     "hub*": TOOLS,
     "backends.quantization": [*TOOLS, "data", "data.*", "evaluation", "evaluation.*"],
     "backends*": TOOLS,
-    "assets*": TOOLS,
     "data*": [*CORE, "data", "data.*"],
     "evaluation*": [*CORE, "metrics", "metrics.*", "data", "data.*", "evaluation", "evaluation.*"],
     "training*": [*TOOLS, "data", "data.*", "evaluation", "evaluation.*", "training", "training.*"],
+    "demo*": [*TOOLS, "data", "data.*", "demo", "demo.*"],
     "cli*": ["*"],
     "__main__": ["*"],
     "__init__": ["*"],

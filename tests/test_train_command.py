@@ -513,7 +513,7 @@ def test_a_miniature_of_a_recipe(recipe, data, start, mobilevit, no_plots, tmp_p
     small = ("--image-size", 64, "--per-device-train-batch-size", 4, "--dataloader-num-workers", 0, "--use-cpu")
     code, _, err = mobilevit("train", data[task], "--recipe", recipe, *words, *small)
     assert code == 0, err
-    overridden = {"model", "image_size", "per_device_train_batch_size", "num_train_epochs", "eval_steps"}
+    overridden = {"model", "image_size", "per_device_train_batch_size", "num_train_epochs", "max_steps", "eval_steps"}
     found = arguments_of(tmp_path / "run")
     assert {name: found[name] for name in said.keys() - overridden} == {n: said[n] for n in said.keys() - overridden}
     assert found["image_size"] == 64

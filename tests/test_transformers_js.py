@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import open_chromium
 from conftest import QuietHandler
 from formula import formula_image
 from hub_server import HubServer
@@ -31,7 +32,6 @@ SIZES = [(150, 200), (240, 160), (130, 190), (200, 200), (99, 140), (300, 260)] 
 # Every photo's own class: a photo with its red and blue exchanged is another one.
 LABELS = {number: f"scene {number // 2}, {'bgr' if number % 2 else 'rgb'}" for number in range(2 * len(SIZES))}
 PIXELS = [formula_image(64, 64), torch.cat([formula_image(96, 128), formula_image(96, 128).flip(1, 3)])]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def draw_photo(number):
@@ -144,18 +144,12 @@ def ask_node(question, site, site_url):
 
 
 def ask_chromium(question, site, site_url):
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if chromium is None:
-        pytest.skip("there is no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with open_chromium() as browser:
         page = browser.new_page()
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{site_url}/index.html")
         answers = page.evaluate("question => classify(question)", question)
-        browser.close()
     assert all(url.startswith((site_url, question["hub"], "blob:")) for url in asked), asked
     return answers
 

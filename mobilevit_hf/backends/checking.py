@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import BaseImageProcessor
 from transformers.utils import ModelOutput
 
+from ..checkpoints import recommended_threshold
 from ..metrics.coco_map.coco_map import CocoMap
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from .runners import EngineModel
@@ -139,7 +140,7 @@ def _box_agreement(pairs: list[tuple[ModelOutput, ModelOutput]], processor: Any,
         return float(all(len(boxes["scores"]) == 0 for boxes in found))
     # A model that is sure of little is held to what it is surest of.
     surest = scores[min(len(scores) - 1, BOXES_PER_PICTURE * len(expected))]
-    threshold = min(float(surest), getattr(config, "recommended_threshold", None) or 0.5)
+    threshold = min(float(surest), recommended_threshold(config))
     metric = CocoMap()
     # COCO measures in pixels: boxes of a unit square would all be too small to count.
     truth = [

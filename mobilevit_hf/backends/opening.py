@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
 from . import cache
@@ -67,6 +67,25 @@ def open_model(
     return load_program(path, model.config, task, backend, threads)
 
 
+def open_export(
+    folder: Path, task: str, *, backend: str, dtype: str, quantization: str | None, threads: int | None
+) -> EngineModel:
+    """The program in a folder that `mobilevit export` wrote and that holds no weights; arguments as for `open_model`.
+
+    Raises:
+        ValueError: If there is none of this kind.
+    """
+    check_request(backend, task, dtype, quantization)
+    path = _ready_file(str(folder), None, backend, dtype, quantization, {})
+    if path is None:
+        there = [entry.get("file") for entry in read_record(folder / cache.RECORD)]
+        raise ValueError(
+            f"{folder} holds no weights, and {' and '.join(map(str, there)) or 'nothing'} for engines; expected "
+            f"{FORMATS[backend].path(dtype, quantization)}. Name the model it was exported from."
+        )
+    return load_program(path, AutoConfig.from_pretrained(folder, trust_remote_code=False), task, backend, threads)
+
+
 def check_pixels(task: str, processor: BaseImageProcessor) -> Tensor:
     """The pictures that exports for a task are checked on, as a model takes them."""
     return prepare(draw_pictures(NUM_PICTURES[task]), processor)
@@ -80,6 +99,7 @@ def export_checked(
     path: Path,
     pixels: Tensor,
     dtype: str,
+    tie: float = TIE,
 ) -> Comparison | None:
     """Export a model and compare it on `pixels`; None for Core ML, which only runs in an app.
 
@@ -91,7 +111,7 @@ def export_checked(
         if backend not in ENGINES:
             return None
         program = load_program(path, model.config, task, backend, None)
-        comparison = compare(model, program, pixels, task, processor, TIE)
+        comparison = compare(model, program, pixels, task, processor, tie)
         check(comparison, f"{FORMATS[backend].title} in {dtype}", exact=dtype == "float32")
     except BaseException:
         remove_program(path)
@@ -100,9 +120,9 @@ def export_checked(
 
 
 def _ready_file(
-    source: str, weights: str, backend: str, dtype: str, quantization: str | None, hub_kwargs: dict[str, Any]
+    source: str, weights: str | None, backend: str, dtype: str, quantization: str | None, hub_kwargs: dict[str, Any]
 ) -> Path | None:
-    """An exported file in a model's folder or repository, if it was made of these weights."""
+    """An exported file in a model's folder or repository, if it was made of these weights; None stands for any."""
     options = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
     options |= dict.fromkeys(
         ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
@@ -112,7 +132,9 @@ def _ready_file(
         return None
     path = FORMATS[backend].path(dtype, quantization)
     for entry in read_record(Path(record)):
-        wanted = {"backend": backend, "dtype": dtype, "quantization": quantization, "file": path, "weights": weights}
+        wanted = {"backend": backend, "dtype": dtype, "quantization": quantization, "file": path}
+        if weights is not None:
+            wanted["weights"] = weights
         if all(entry.get(name) == value for name, value in wanted.items()):
             files = [cached_file(source, str(part), **options) for part in program_files(Path(path))]
             return Path(files[0]) if None not in files else None

@@ -22,6 +22,13 @@ OUTPUT_CLASSES: dict[str, type[ModelOutput]] = {
     "image-segmentation": SemanticSegmenterOutput,
 }
 
+# A pipeline asks for a model's class by its name.
+ARCHITECTURES = {
+    "image-classification": "MobileViTForImageClassification",
+    "object-detection": "MobileViTSSDLiteForObjectDetection",
+    "image-segmentation": "MobileViTForSemanticSegmentation",
+}
+
 # OpenVINO is a tenth faster on a program made for one size of batch; so many sizes get one, any others share one.
 MAX_SIZES = 4
 
@@ -206,6 +213,5 @@ def load_program(path: Path, config: PreTrainedConfig, task: str, backend: str, 
         threads: How many to use; torch's number, which follows the machine, if not given.
     """
     engine = ENGINES[backend](path, threads or torch.get_num_threads())
-    # A pipeline asks for the class by its name.
-    named = type((config.architectures or [EngineModel.__name__])[0], (EngineModel,), {})
+    named = type(ARCHITECTURES[task], (EngineModel,), {})
     return named(config, task, engine, program_bytes(path))

@@ -14,9 +14,11 @@ from .benchmark import benchmark as benchmark_command
 from .cache import cache as cache_command
 from .check_data import check_data as check_data_command
 from .convert import convert as convert_command
+from .demo import demo as demo_command
 from .evaluate import evaluate as evaluate_command
 from .export import export as export_command
 from .launch import start_processes
+from .models import models as models_command
 from .predict import predict as predict_command
 from .publish import publish as publish_command
 from .train import make_command
@@ -30,7 +32,9 @@ app.command("check-data")(check_data_command)
 app.command("export")(export_command)
 app.command("cache")(cache_command)
 app.command("benchmark")(benchmark_command)
+app.command("models")(models_command)
 app.command("publish")(publish_command)
+app.command("demo")(demo_command)
 
 
 def main() -> None:

@@ -21,12 +21,11 @@ from ..backends.benchmarking import (
 )
 from ..backends.checking import draw_pictures, prepare
 from ..backends.formats import check_request
-from ..checkpoints import resolve_model
+from ..checkpoints import find_task, resolve_model
 from ..pipelines import load_model
 from ..training.recording import describe_hardware
 from . import console
 from .export import MEGABYTE, TASKS
-from .predict import find_task
 
 
 def benchmark(

@@ -13,13 +13,12 @@ from rich.table import Table
 from transformers import Pipeline
 
 from ..allocator import tune_allocator
-from ..checkpoints import resolve_model
+from ..checkpoints import find_task, resolve_model
 from ..data.dataset import Dataset, Problem, Sample
 from ..data.reading import DATA_FORMATS, load_dataset
 from ..evaluation import BATCH_SIZE, EvaluationResult, evaluate_model
 from ..pipelines import pipeline
 from . import console
-from .predict import find_task
 
 # Which split is measured if none is asked for, and what stands for all of them together.
 SPLITS = ("validation", "test", "train")

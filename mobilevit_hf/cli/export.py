@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from accelerate import PartialState
@@ -18,18 +18,21 @@ from torch import Tensor
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from ..backends import cache
-from ..backends.checking import LATENCY_BATCHES, compare, measure_latency
+from ..backends.checking import LATENCY_BATCHES, TIE, compare, measure_latency
 from ..backends.exporting import make_openvino, program_bytes, program_files, remove_program, save_openvino
 from ..backends.formats import FORMATS, check_request
 from ..backends.opening import check_pixels, export_checked, read_record
 from ..backends.runners import load_program
-from ..checkpoints import resolve_model
+from ..checkpoints import TASKS as PREDICTED
+from ..checkpoints import find_task, resolve_model
 from ..files import SCRATCH, write_text
 from ..pipelines import load_model
 from ..training.recording import describe_hardware
 from . import console
-from .predict import TASKS as PREDICTED
-from .predict import Dtype, Quantization, find_task
+from .predict import Dtype, Quantization
+
+if TYPE_CHECKING:
+    from ..backends.quantization import Pictures
 
 Backend = StrEnum("Backend", {name: name for name in FORMATS})
 TASKS = {**PREDICTED, "ForSemanticSegmentation": "image-segmentation"}
@@ -47,7 +50,8 @@ def export(
     dtype: Annotated[Dtype, typer.Option(help="What the engine computes in.")] = Dtype.float32,
     quantization: Annotated[Quantization | None, typer.Option(help="Smaller and faster; needs --calibration.")] = None,
     calibration: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Pictures like those it will see, to quantize with.")
+        str | None,
+        typer.Option(metavar="DATA", help="Pictures like those it will see, to check on and to quantize with."),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(min=0, metavar="POINTS", help="How much of its accuracy quantization may cost.")
@@ -57,8 +61,8 @@ def export(
 
     A program that answers otherwise than the model is not kept. What was measured goes to export.json.
     """
-    if (quantization is None) != (calibration is None):
-        raise ValueError("--quantization and --calibration: got one of the two, expected both or neither.")
+    if quantization and not calibration:
+        raise ValueError("--quantization: got no pictures to do it with. Say where some are: --calibration DATA")
     names = [str(backend) for backend in dict.fromkeys([*to, *(more or [])])]
     folder = resolve_model(model)
     task = find_task(model, folder, TASKS)
@@ -66,12 +70,13 @@ def export(
         check_request(name, task, str(dtype), quantization and str(quantization))
     loaded, _ = load_model(task, str(folder), {"trust_remote_code": False})
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    job = Export(loaded, task, processor, str(dtype), check_pixels(task, processor), out)
+    pictures = _read_pictures(calibration, task, processor) if calibration else None
+    job = Export(loaded, task, processor, str(dtype), check_pixels(task, processor), pictures, out)
     entries: list[dict[str, Any]] = []
     try:
         for name in names:
             with console.messages.status(f"Exporting for {FORMATS[name].title}"):
-                entries.append(job.quantize(name, calibration, max_drop) if calibration else job.run(name))
+                entries.append(job.quantize(name, max_drop) if quantization else job.run(name))
     finally:
         if entries:
             console.output.print(_table(entries))
@@ -79,6 +84,16 @@ def export(
         if not (out / name).exists() and (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
     console.output.print(str(out), soft_wrap=True, highlight=False, markup=False)
+
+
+def _read_pictures(source: str, task: str, processor: BaseImageProcessor) -> "Pictures":
+    """The user's own; those that can't be read are named."""
+    from ..backends.quantization import read_pictures
+
+    pictures = read_pictures(source, task, processor)
+    for problem in pictures.problems:
+        console.say("unreadable", f"{problem.name}: {problem.reason}", color="red")
+    return pictures
 
 
 @dataclass
@@ -90,23 +105,24 @@ class Export:
     processor: BaseImageProcessor
     dtype: str
     pixels: Tensor
+    pictures: "Pictures | None"
     out: Path
 
     def run(self, backend: str) -> dict[str, Any]:
         """Write a file, put down what was measured, and return that."""
         file = FORMATS[backend].path(self.dtype, None)
         with _scratch_for(self.out / file) as path:
-            found = export_checked(self.model, self.task, self.processor, backend, path, self.pixels, self.dtype)
+            # On real pictures a model is sure: nothing counts as a tie.
+            pixels, tie = (self.pictures.calibration, 0.0) if self.pictures else (self.pixels, TIE)
+            found = export_checked(self.model, self.task, self.processor, backend, path, pixels, self.dtype, tie)
             measured = {**found._asdict(), **self._measure(path, backend)} if found else {"verified": False}
             return self._record(path, backend, None, measured)
 
-    def quantize(self, backend: str, calibration: str, max_drop: float) -> dict[str, Any]:
+    def quantize(self, backend: str, max_drop: float) -> dict[str, Any]:
         """Like `run`, for an int8 file that is worth its model's accuracy."""
-        from ..backends.quantization import check_drop, measure_drop, quantize_openvino, read_pictures
+        from ..backends.quantization import check_drop, measure_drop, quantize_openvino
 
-        pictures = read_pictures(calibration, self.task, self.processor)
-        for problem in pictures.problems:
-            console.say("unreadable", f"{problem.name}: {problem.reason}", color="red")
+        pictures = self.pictures
         full = make_openvino(self.model, self.task, self.pixels)
         program = quantize_openvino(full, (batch.numpy() for batch in pictures.calibration.split(1)))
         with _scratch_for(self.out / FORMATS[backend].path(self.dtype, "int8")) as path:

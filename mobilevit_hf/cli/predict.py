@@ -1,7 +1,9 @@
 """`mobilevit predict`: what is on pictures, and where."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,15 +14,16 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 from rich.markup import escape
 from rich.table import Table
-from transformers import AutoConfig, Pipeline
+from transformers import Pipeline
 
 from ..allocator import tune_allocator
 from ..backends.formats import BACKENDS, DTYPES, QUANTIZATIONS
 from ..backends.runners import EngineModel
-from ..checkpoints import DEFAULT_MODEL, resolve_model
+from ..checkpoints import DEFAULT_MODEL, builtin, find_task, recommended_threshold, resolve_model
 from ..data.images import UnreadableImageError, find_images, is_url, load_image
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..pipelines import pipeline
+from ..samples import SAMPLES, write_sample
 from ..visualization import draw_detections, save_picture
 from . import console
 
@@ -33,20 +36,39 @@ ENGINE = "Engine"
 # Enough to keep two cores busy, and few enough that decoded photos stay below half a gigabyte.
 BATCH_SIZE = 8
 
-# Where neither the user nor the model says one: that of transformers' pipeline.
-DEFAULT_THRESHOLD = 0.5
-
-# What `predict` runs: the task of an architecture by the ending of its name, and the options for this task alone.
-TASKS = {"ForImageClassification": "image-classification", "ForObjectDetection": "object-detection"}
+# The options for one task alone.
 TASK_OPTIONS = {"image-classification": {"--top-k"}, "object-detection": {"--threshold", "--save"}}
+
+# Where the samples are drawn, and with what one goes on from there.
+SAMPLES_FOLDER = Path("mobilevit-samples")
+FIRST_STEPS = {
+    "Your photo:": "mobilevit predict photo.jpg --model garments",
+    "1000 things (ImageNet):": f"mobilevit predict photo.jpg --model {DEFAULT_MODEL}",
+    "Your own classes:": "mobilevit train pictures/",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to answer; the fields are the command's options."""
+
+    top_k: int | None
+    threshold: float | None
+    save: Path | None
+    as_json: bool
+    device: console.Device
+    engine: Mapping[str, Any]
 
 
 def predict(
     images: Annotated[
-        list[str] | None, typer.Argument(help="Pictures: files, folders, patterns or URLs. Default: a sample photo.")
+        list[str] | None, typer.Argument(help="Pictures: files, folders, patterns or URLs. Default: drawn samples.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help=f"Directory, built-in name or Hub id. Default: {DEFAULT_MODEL}.")
+        str | None,
+        typer.Option(
+            help=f"Directory, built-in name or Hub id. Default: {DEFAULT_MODEL}; without a picture, the built-in ones."
+        ),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(min=1, help="Classifier: how many labels to show for each picture. Default: 5.")
@@ -70,81 +92,91 @@ def predict(
     quantization: Annotated[
         Quantization | None, typer.Option(help="Take the model's quantized file.", rich_help_panel=ENGINE)
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="How many to use. Default: as the machine has.", rich_help_panel=ENGINE)
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch: compile the model, for many pictures.", rich_help_panel=ENGINE)
+    ] = False,
 ) -> None:
     """Say what is on pictures; with a detector also where.
 
     A picture that can't be read is named with the reason, the others are answered, and the exit code is 1.
     """
-    if not images:
-        images = [str(get_sample_data("grace_hopper.jpg", asfileobj=False))]
-        console.messages.print(
-            "No picture given: here is matplotlib's sample photo. Yours: mobilevit predict photo.jpg",
-            soft_wrap=True,
-        )
-    sources, missing = find_images(images)
-    for source, reason in missing.items():
-        _report_unreadable(source, reason, as_json)
-    failures = len(missing)
-    if sources:
-        options = {"--top-k": top_k, "--threshold": threshold, "--save": save}
-        given = {option for option, value in options.items() if value is not None}
-        engine = {
-            "backend": str(backend),
-            "dtype": dtype and str(dtype),
-            "quantization": quantization and str(quantization),
-        }
-        predictor = _load_predictor(model or DEFAULT_MODEL, device, given, engine)
-        if predictor.task == "object-detection":
-            recommended = getattr(predictor.model.config, "recommended_threshold", None) or DEFAULT_THRESHOLD
-            arguments = {"threshold": recommended if threshold is None else threshold}
-        else:
-            arguments = {"top_k": top_k or 5}
-        if save:
-            save.mkdir(parents=True, exist_ok=True)
-        for source, picture, answer in _predict(predictor, sources, arguments):
-            if isinstance(picture, UnreadableImageError):
-                failures += 1
-                _report_unreadable(source, str(picture), as_json)
-                continue
-            saved = _save_drawing(predictor, source, picture, answer, save) if save else None
-            if as_json:
-                line = {"image": source, "predictions": answer} | ({"saved": str(saved)} if saved else {})
-                print(json.dumps(line), flush=True)
-            elif predictor.task == "object-detection":
-                _show_boxes(source, answer, arguments["threshold"], saved)
-            else:
-                _show_labels(source, answer)
+    engine = {
+        "backend": str(backend),
+        "dtype": dtype and str(dtype),
+        "quantization": quantization and str(quantization),
+        "threads": threads,
+        "compile": compile or None,
+    }
+    options = Options(top_k, threshold, save, as_json, device, engine)
+    if not images and model is None:
+        _answer_samples(options)
+        return
+    failures, total = _answer(images or [_sample_for(model)], model or DEFAULT_MODEL, options)
     if failures:
-        total = len(sources) + len(missing)
         console.messages.print(f"[yellow]{failures} of {total} could not be read.[/]", highlight=False)
         raise typer.Exit(console.EXIT_UNREADABLE)
 
 
-def find_task(name: str, folder: Path, tasks: Mapping[str, str] = TASKS) -> str:
-    """What the checkpoint in a folder does.
-
-    Args:
-        name: What to call it.
-        folder: Where it is.
-        tasks: The tasks that are possible, by the ending of an architecture's name.
-
-    Raises:
-        ValueError: If it is neither a classifier nor a detector.
-    """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    architecture = (config.architectures or ["a model of unknown class"])[0]
-    task = next((task for ending, task in tasks.items() if architecture.endswith(ending)), None)
-    if task is None:
-        raise ValueError(
-            f"{name} is {architecture}, expected an image classifier or an object detector. Pass another model."
-        )
-    return task
+def _sample_for(model: str) -> str:
+    """A picture to try a model on: its own if it is built in, or matplotlib's sample photo."""
+    if model in SAMPLES:
+        return str(write_sample(model, SAMPLES_FOLDER))
+    console.say("note", "No picture given: here is matplotlib's sample photo. Yours: mobilevit predict photo.jpg")
+    return str(get_sample_data("grace_hopper.jpg", asfileobj=False))
 
 
-def _load_predictor(name: str, device: console.Device, given: set[str], engine: dict[str, Any]) -> Pipeline:
+def _answer_samples(options: Options) -> None:
+    """What the built-in models say of their samples, and how to go on from there."""
+    boxes = replace(options, top_k=None, save=options.save or SAMPLES_FOLDER / "found")
+    labels = replace(options, threshold=None, save=None)
+    for name, fitting in (("blood-cells", boxes), ("garments", labels)):
+        _answer([_sample_for(name)], str(builtin(name)), fitting)
+    for text, command in FIRST_STEPS.items():
+        console.messages.print(f"{text:<24}[bold]{command}[/]", soft_wrap=True, highlight=False)
+
+
+def _answer(images: list[str], model: str, options: Options) -> tuple[int, int]:
+    """Say what is on pictures; how many could not be read, of how many."""
+    sources, missing = find_images(images)
+    for source, reason in missing.items():
+        _report_unreadable(source, reason, options.as_json)
+    failures = len(missing)
+    if not sources:
+        return failures, failures
+    predictor = _load_predictor(model, options)
+    if predictor.task == "object-detection":
+        recommended = recommended_threshold(predictor.model.config)
+        arguments = {"threshold": recommended if options.threshold is None else options.threshold}
+    else:
+        arguments = {"top_k": options.top_k or 5}
+    if options.save:
+        options.save.mkdir(parents=True, exist_ok=True)
+    for source, picture, answer in _predict(predictor, sources, arguments):
+        if isinstance(picture, UnreadableImageError):
+            failures += 1
+            _report_unreadable(source, str(picture), options.as_json)
+            continue
+        saved = _save_drawing(predictor, source, picture, answer, options.save) if options.save else None
+        if options.as_json:
+            line = {"image": source, "predictions": answer} | ({"saved": str(saved)} if saved else {})
+            print(json.dumps(line), flush=True)
+        elif predictor.task == "object-detection":
+            _show_boxes(source, answer, arguments["threshold"], saved)
+        else:
+            _show_labels(source, answer)
+    return failures, len(sources) + len(missing)
+
+
+def _load_predictor(name: str, options: Options) -> Pipeline:
     """The pipeline for a checkpoint's task, if it has the options that were given. Code in a checkpoint never runs."""
+    device, engine = options.device, options.engine
     folder = resolve_model(name, folder=None if engine["backend"] == Backend.torch else engine["backend"])
     task = find_task(name, folder)
+    values = {"--top-k": options.top_k, "--threshold": options.threshold, "--save": options.save}
+    given = {option for option, value in values.items() if value is not None}
     if wrong := given - TASK_OPTIONS[task]:
         raise ValueError(
             f"{', '.join(sorted(wrong))}: not for {task}, which is what {name} does. Leave it out, or pass another "
@@ -218,6 +250,9 @@ def _show_boxes(source: str, detections: list[dict[str, Any]], threshold: float,
     if not detections:
         console.output.print(f" nothing above {threshold:g}", highlight=False)
         return
+    counts = Counter(found["label"] for found in detections)
+    summary = ", ".join(f"{number} {console.printable(label)}" for label, number in counts.most_common())
+    console.output.print(f" {escape(summary)}", highlight=False)
     table = _table(show_header=True)
     edges = ("xmin", "ymin", "xmax", "ymax")
     for edge in edges:

@@ -8,11 +8,14 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ..hub import Given, Publication
+from ..checkpoints import find_task
+from ..hub import Given, Publication, publish_space
 from ..hub import publish as publish_folder
 from . import console
 
 CARD, HUB = "The card", "The repository"
+# What a Space has of this package.
+SOURCE = "mobilevit_hf/"
 
 
 def publish(
@@ -48,6 +51,10 @@ def publish(
     revision: Annotated[
         str | None, typer.Option(metavar="BRANCH", help="The branch. Default: main.", rich_help_panel=HUB)
     ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Also make this Space, a page to try the model on.", rich_help_panel=HUB),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show files and card, and send nothing.", rich_help_panel=HUB)
     ] = False,
@@ -68,6 +75,8 @@ def publish(
         intended_use=intended_use,
         pictures=pictures,
     )
+    if space:
+        _check_space(folder, revision)
     publication = publish_folder(
         folder,
         repo_id,
@@ -79,13 +88,26 @@ def publish(
         say=lambda text: console.say("note", text),
     )
     _show(publication, dry_run=dry_run)
+    if space:
+        page = publish_space(
+            space, repo_id, private=private or None, dry_run=dry_run, say=lambda text: console.say("note", text)
+        )
+        _show(page, dry_run=dry_run)
+
+
+def _check_space(folder: Path, revision: str | None) -> None:
+    """See that a page can show the model, before anything is sent."""
+    if (folder / "config.json").is_file():  # if not, publishing says so
+        find_task(str(folder), folder)
+    if revision:
+        raise ValueError(f"--revision {revision}: a Space shows the main branch. Leave out --space, or --revision.")
 
 
 def _show(publication: Publication, *, dry_run: bool) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
-    for name, size in publication.files.items():
+    for name, size in _group(publication.files).items():
         table.add_row(Text(console.printable(name)), decimal(size))
     table.add_row("", decimal(sum(publication.files.values())))
     console.output.print(table)
@@ -101,3 +123,10 @@ def _show(publication: Publication, *, dry_run: bool) -> None:
     else:
         console.say("done", f"Published as {publication.commit[:8]}.", color="green")
     console.output.print(publication.url, soft_wrap=True, highlight=False)
+
+
+def _group(files: dict[str, int]) -> dict[str, int]:
+    """Sizes by name, with this package's source in one line."""
+    source = [size for name, size in files.items() if name.startswith(SOURCE)]
+    rest = {name: size for name, size in files.items() if not name.startswith(SOURCE)}
+    return rest | ({f"{SOURCE} ({len(source)} files)": sum(source)} if source else {})

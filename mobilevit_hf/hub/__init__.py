@@ -3,6 +3,7 @@
 from .card import CARD_MARKER, is_ours, render_card, render_eval_results
 from .facts import PUBLISHED_FILES, Given, ModelFacts, collect_facts
 from .publishing import Publication, check_access, publish
+from .space import publish_space
 from .transport import HubError
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "collect_facts",
     "is_ours",
     "publish",
+    "publish_space",
     "render_card",
     "render_eval_results",
 ]

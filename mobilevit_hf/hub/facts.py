@@ -136,7 +136,7 @@ def collect_facts(folder: Path, given: Given) -> ModelFacts:
     run = read_json(folder / RUN_FILE) or {}
     start = run.get("start", {})
     stated = License(given.license, given.license_name, given.license_link) if given.license else None
-    parameters, num_bytes, dtype = _read_weights(folder)
+    parameters, num_bytes, dtype = read_weights(folder)
     names = config.get("id2label") or {}
     shown = (*FIGURES, *(PICTURES if given.pictures else ()))
     return ModelFacts(
@@ -187,7 +187,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} can't be read ({error}). Remove it, or mend it.") from error
 
 
-def _read_weights(folder: Path) -> tuple[int, int, str]:
+def read_weights(folder: Path) -> tuple[int, int, str]:
     """How many parameters there are, in how many bytes of files, and of which type most of them are."""
     counts: dict[str, int] = {}
     files = sorted(folder.glob("model*.safetensors"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelInfo, SpaceInfo, constants
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -77,20 +77,26 @@ def publish(
     folder, given = Path(folder), given or Given()
     if dry_run:
         contents = gather(folder, repo_id, given)
-        return _publication(contents, f"{constants.ENDPOINT}/{repo_id}", None, ())
+        return publication_of(contents, page_url(repo_id), None, ())
     if "/" not in repo_id:
         repo_id = Hub(token, say).find_repo_id(repo_id)
     contents = gather(folder, repo_id, given)  # first of all: what is wrong here can be mended without the Hub
     hub = Hub(token, say)
     hub.find_repo_id(repo_id)
-    target = Target(hub, repo_id, revision or constants.DEFAULT_REVISION)
+    target = ModelTarget(hub, repo_id, revision or constants.DEFAULT_REVISION, overwrite_card)
     target.prepare(private)
-    commit, deleted = target.update(contents, overwrite_card)
-    return _publication(contents, f"{constants.ENDPOINT}/{repo_id}", commit, deleted)
+    commit, deleted = target.update(contents)
+    return publication_of(contents, target.url, commit, deleted)
 
 
-def _publication(contents: Contents, url: str, commit: str | None, deleted: tuple[str, ...]) -> Publication:
+def publication_of(contents: Contents, url: str, commit: str | None, deleted: tuple[str, ...]) -> Publication:
+    """What was published at an address; see `Publication`."""
     return Publication(url, commit, contents.sizes, deleted, contents.left_out, contents.card)
+
+
+def page_url(repo_id: str, repo_type: str = "model") -> str:
+    """The address of a repository's page."""
+    return f"{constants.ENDPOINT}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
 
 
 def check_access(
@@ -108,21 +114,43 @@ def check_access(
     validate_repo_id(repo_id)
     hub = Hub(token, say)
     repo_id = hub.find_repo_id(repo_id)
-    Target(hub, repo_id, constants.DEFAULT_REVISION).is_there(private)
+    ModelTarget(hub, repo_id, constants.DEFAULT_REVISION).is_there(private)
     return repo_id
 
 
 class Target:
-    """A branch of a repository.
+    """A branch of a repository; what kind of one, and what may be replaced there, is for the subclasses.
 
     Args:
         hub: Where it is.
         repo_id: Its whole id.
         branch: The branch.
+
+    Attributes:
+        repo_type: As huggingface_hub calls it.
+        new: What huggingface_hub needs to know to make one.
+        message: Of the commit.
     """
+
+    repo_type: str
+    new: dict[str, Any]
+    message: str
 
     def __init__(self, hub: Hub, repo_id: str, branch: str) -> None:
         self.hub, self.repo_id, self.branch = hub, repo_id, branch
+
+    def choose(self, contents: Contents, head: dict[str, Any]) -> list[str]:
+        """The files to send, where there are some already; those that are the same are left out later."""
+        raise NotImplementedError
+
+    def obsolete(self, contents: Contents, head: dict[str, Any]) -> list[str]:
+        """The files to delete."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """The address of its page."""
+        return page_url(self.repo_id, self.repo_type)
 
     def is_there(self, private: bool | None) -> bool:
         """Whether the repository is.
@@ -131,13 +159,13 @@ class Target:
             ValueError: If it is public, and was to be private.
         """
         try:
-            info = self.hub.info(self.repo_id, RepositoryNotFoundError)
+            info = self._info(RepositoryNotFoundError)
         except RepositoryNotFoundError:
             return False
         if private and not info.private:
             raise ValueError(
-                f"{self.repo_id} is public, and nothing was sent. Make it private on its page ({constants.ENDPOINT}/"
-                f"{self.repo_id}/settings) first, or don't ask for a private one."
+                f"{self.repo_id} is public, and nothing was sent. Make it private on its page ({self.url}/settings) "
+                "first, or don't ask for a private one."
             )
         return True
 
@@ -148,15 +176,15 @@ class Target:
             ValueError: If the repository is public, and was to be private.
             HubError: If they can't be made.
         """
-        api = self.hub.api
+        api, kind = self.hub.api, {"repo_type": self.repo_type}
         if not self.is_there(private):
-            self._call(lambda: api.create_repo(self.repo_id, private=private, exist_ok=True))
+            self._call(lambda: api.create_repo(self.repo_id, private=private, exist_ok=True, **kind, **self.new))
         try:
-            self.hub.info(self.repo_id, RevisionNotFoundError, revision=self.branch)
+            self._info(RevisionNotFoundError, revision=self.branch)
         except RevisionNotFoundError:
-            self._call(lambda: api.create_branch(self.repo_id, branch=self.branch, exist_ok=True))
+            self._call(lambda: api.create_branch(self.repo_id, branch=self.branch, exist_ok=True, **kind))
 
-    def update(self, contents: Contents, overwrite_card: bool) -> tuple[str | None, tuple[str, ...]]:
+    def update(self, contents: Contents) -> tuple[str | None, tuple[str, ...]]:
         """Bring the branch to what it is to hold, in one commit.
 
         Returns:
@@ -168,9 +196,9 @@ class Target:
         sent = False
         for _ in range(RACES):
             head = self._head()
-            files = self._choose_card(contents, head, overwrite_card)
-            changes = [name for name in files if not _is_there(contents.read(name), head.get(name))]
-            obsolete = self._obsolete(contents, head)
+            files = self.choose(contents, head)
+            changes = [name for name in files if not is_same(contents.read(name), head.get(name))]
+            obsolete = self.obsolete(contents, head)
             if not changes and not obsolete:
                 return self.sha if sent else None, ()
             operations = [CommitOperationDelete(name) for name in obsolete]
@@ -180,7 +208,8 @@ class Target:
                     lambda operations=operations: self.hub.api.create_commit(
                         self.repo_id,
                         operations,
-                        commit_message="Publish the model",
+                        repo_type=self.repo_type,
+                        commit_message=self.message,
                         revision=self.branch,
                         parent_commit=self.sha,
                     )
@@ -195,20 +224,41 @@ class Target:
 
     def _head(self) -> dict[str, Any]:
         """The files that are there now, by path; also remembers the commit."""
-        info = self.hub.info(self.repo_id, revision=self.branch, files_metadata=True)
+        info = self._info(revision=self.branch, files_metadata=True)
         self.sha = info.sha
         return {file.rfilename: file for file in info.siblings or []}
 
-    def _choose_card(self, contents: Contents, head: dict[str, Any], overwrite_card: bool) -> list[str]:
-        """The files to send: without the card, if there is one that somebody wrote."""
-        self.card_is_ours = (
-            CARD not in head
-            or _is_there(contents.read(CARD), head[CARD])
-            or is_ours(self.hub.read(self.repo_id, CARD, self.sha))
-        )
+    def read(self, name: str) -> str:
+        """A text file that is there now."""
+        return self.hub.read(self.repo_id, name, self.sha, self.repo_type)
+
+    def _info(self, *expected: type[Exception], **options: Any) -> ModelInfo | SpaceInfo:
+        return self.hub.info(self.repo_id, *expected, repo_type=self.repo_type, **options)
+
+    def _call(self, step: Callable[[], Any]) -> Any:
+        return self.hub.call(step, self.repo_id)
+
+
+class ModelTarget(Target):
+    """A branch of a model's repository.
+
+    Args:
+        hub, repo_id, branch: As for `Target`.
+        overwrite_card: Replace a card that was written by hand.
+    """
+
+    repo_type, new, message = "model", {}, "Publish the model"
+
+    def __init__(self, hub: Hub, repo_id: str, branch: str, overwrite_card: bool = False) -> None:
+        super().__init__(hub, repo_id, branch)
+        self.overwrite_card = overwrite_card
+
+    def choose(self, contents: Contents, head: dict[str, Any]) -> list[str]:
+        """All files, but the card if there is one that somebody wrote."""
+        self.card_is_ours = CARD not in head or is_same(contents.read(CARD), head[CARD]) or is_ours(self.read(CARD))
         if self.card_is_ours:
             return list(contents.files)
-        if overwrite_card:
+        if self.overwrite_card:
             self.hub.say(f"The card of {self.repo_id} was not written by this command, and is replaced.")
             return list(contents.files)
         self.hub.say(
@@ -216,7 +266,7 @@ class Target:
         )
         return [name for name in contents.files if name != CARD]
 
-    def _obsolete(self, contents: Contents, head: dict[str, Any]) -> list[str]:
+    def obsolete(self, contents: Contents, head: dict[str, Any]) -> list[str]:
         """Files there that would be taken for this model's, and are not: other weights, and figures beside our card.
 
         Of exports and results nobody knows who made them: they are named only.
@@ -230,11 +280,8 @@ class Target:
         weights = [name for name in gone if name in (WEIGHTS, INDEX) or SHARD.fullmatch(name)]
         return weights + [name for name in gone if name in PUBLISHED_FILES and self.card_is_ours]
 
-    def _call(self, step: Callable[[], Any]) -> Any:
-        return self.hub.call(step, self.repo_id)
 
-
-def _is_there(data: bytes, file: Any) -> bool:
+def is_same(data: bytes, file: Any) -> bool:
     """Whether a file on the Hub has this content, by the names that git and LFS have for it."""
     if file is None:
         return False

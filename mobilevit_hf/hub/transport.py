@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, ModelInfo, constants, get_session, get_token, hf_hub_url
+from huggingface_hub import HfApi, ModelInfo, SpaceInfo, constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, parse_ratelimit_headers
 
@@ -115,11 +115,11 @@ class Hub:
                 time.sleep(wait if asked is None else asked)
         raise AssertionError
 
-    def info(self, repo_id: str, *expected: type[Exception], **options: Any) -> ModelInfo:
-        """`HfApi.model_info`, which takes no time limit but its own; errors as in `call`."""
-        return self.call(lambda: self.api.model_info(repo_id, timeout=TIMEOUT_SECONDS, **options), repo_id, expected)
+    def info(self, repo_id: str, *expected: type[Exception], **options: Any) -> ModelInfo | SpaceInfo:
+        """`HfApi.repo_info`, which takes no time limit but its own; errors as in `call`."""
+        return self.call(lambda: self.api.repo_info(repo_id, timeout=TIMEOUT_SECONDS, **options), repo_id, expected)
 
-    def read(self, repo_id: str, path: str, revision: str) -> str:
+    def read(self, repo_id: str, path: str, revision: str, repo_type: str) -> str:
         """A text file of a repository.
 
         Raises:
@@ -127,7 +127,7 @@ class Hub:
         """
 
         def get() -> str:
-            url = hf_hub_url(repo_id, path, revision=revision, endpoint=self.api.endpoint)
+            url = hf_hub_url(repo_id, path, repo_type=repo_type, revision=revision, endpoint=self.api.endpoint)
             response = get_session().get(url, headers=build_hf_headers(token=self.token))
             hf_raise_for_status(response)
             return response.content.decode(errors="replace")

@@ -1,0 +1,115 @@
+"""Pictures to try a model on, drawn by this module: a smear of blood and a T-shirt."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from .files import write_whole
+
+# Colours as in a smear with Wright's stain.
+GLASS, RED, PALE = (222, 217, 203), (186, 130, 112), (216, 200, 184)
+CYTOPLASM, NUCLEUS = (203, 172, 212), (84, 58, 186)
+FABRIC, PAPER = (38, 84, 140), (250, 250, 248)
+OVERSAMPLING = 3
+
+Color = tuple[int, int, int]
+Ellipse = tuple[float, float, float, float]  # centre and radii
+
+# The right half of a T-shirt on a square from 0 to 1, from the collar down; the left half is its mirror image.
+T_SHIRT = (
+    (0.5, 0.17), (0.58, 0.15), (0.62, 0.1), (0.74, 0.14), (0.95, 0.34), (0.83, 0.46), (0.73, 0.38), (0.74, 0.92),
+    (0.5, 0.92),
+)  # fmt: skip
+
+
+def draw_smear(seed: int = 2) -> Image.Image:
+    """Blood under a microscope: red cells and two white ones. (480, 640) RGB.
+
+    Args:
+        seed: Of the places and shapes.
+    """
+    generator = random.Random(seed)
+    smear = Image.new("RGB", (640, 480), GLASS)
+    for row in range(4):
+        for column in range(5):
+            if (row, column) in ((1, 1), (2, 3)):  # there the white cells are
+                continue
+            x, y = 64 + 128 * column + generator.uniform(-14, 14), 60 + 120 * row + generator.uniform(-8, 8)
+            radius = generator.uniform(40, 50)
+            _draw_red_cell(smear, (x, y, radius, radius * generator.uniform(0.9, 1.1)))
+    for x, y in ((196, 184), (450, 302)):
+        _draw_white_cell(smear, x, y, generator)
+    return smear.filter(ImageFilter.GaussianBlur(0.8))
+
+
+def _draw_red_cell(smear: Image.Image, ellipse: Ellipse) -> None:
+    """A disc that is darker at its rim and pale in the middle."""
+    x, y, width, height = ellipse
+    _blend(smear, [(x, y, width, height)], RED, 0.85, blur=1.5)
+    _blend(smear, [(x, y, width * 0.86, height * 0.86)], PALE, 0.25, blur=8)
+    _blend(smear, [(x, y, width * 0.45, height * 0.45)], PALE, 0.8, blur=7)
+
+
+def _draw_white_cell(smear: Image.Image, x: float, y: float, generator: random.Random) -> None:
+    """A larger one, with a dark nucleus of several lobes."""
+    _blend(smear, [(x, y, 70, 66)], CYTOPLASM, 0.95, blur=3)
+    lobes = [(-26, -20), (20, -28), (30, 18), (-14, 28)]
+    nucleus = [(x + dx, y + dy, generator.uniform(20, 27), generator.uniform(18, 24)) for dx, dy in lobes]
+    _blend(smear, nucleus, NUCLEUS, 0.92, blur=2)
+    _blend(smear, [(a, b, c * 0.5, d * 0.5) for a, b, c, d in nucleus], CYTOPLASM, 0.25, blur=5)
+
+
+def _blend(picture: Image.Image, ellipses: Sequence[Ellipse], color: Color, alpha: float, blur: float) -> None:
+    """Lay ellipses of a colour over a picture, in place."""
+    mask = Image.new("L", (picture.width * OVERSAMPLING, picture.height * OVERSAMPLING))
+    canvas = ImageDraw.Draw(mask)
+    for x, y, width, height in ellipses:
+        edges = (x - width, y - height, x + width, y + height)
+        canvas.ellipse([OVERSAMPLING * edge for edge in edges], fill=round(255 * alpha))
+    picture.paste(color, mask=mask.resize(picture.size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(blur)))
+
+
+def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
+    """A T-shirt lying on white, as in a shop's photo. (480, 480) RGB.
+
+    Args:
+        color: Of the cloth, 0 to 255.
+    """
+    outline = [*T_SHIRT, *((1 - x, y) for x, y in reversed(T_SHIRT))]
+    side = 480 * OVERSAMPLING
+    mask = Image.new("L", (side, side))
+    ImageDraw.Draw(mask).polygon([(x * side, y * side) for x, y in outline], fill=255)
+    mask = mask.resize((480, 480), Image.Resampling.BOX)
+    picture = Image.new("RGB", mask.size, PAPER)
+    shadow = mask.filter(ImageFilter.GaussianBlur(8)).point(lambda value: value * 0.25)
+    picture.paste((120, 120, 120), (4, 6), shadow)
+    cloth = Image.new("RGB", mask.size, color)
+    # Light from the left, and edges that turn away from it.
+    shade = ImageChops.multiply(Image.linear_gradient("L").rotate(90).resize(mask.size), Image.new("L", mask.size, 60))
+    cloth = Image.composite(Image.new("RGB", mask.size, (0, 0, 0)), cloth, shade)
+    rim = ImageChops.subtract(mask, mask.filter(ImageFilter.GaussianBlur(6)))
+    cloth.paste((0, 0, 0), mask=rim.point(lambda value: value * 0.5))
+    picture.paste(cloth, mask=mask)
+    return picture
+
+
+# By the built-in model that they are for.
+SAMPLES: dict[str, Callable[[], Image.Image]] = {
+    "blood-cells": draw_smear,
+    "garments": draw_t_shirt,
+}
+
+
+def write_sample(model: str, folder: Path) -> Path:
+    """Draw the picture to try a built-in model on, as a PNG file named after the model.
+
+    Args:
+        model: A key of `SAMPLES`.
+        folder: Made if it isn't there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{model}.png"
+    write_whole(path, lambda file: SAMPLES[model]().save(file, "PNG"))
+    return path

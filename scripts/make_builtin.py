@@ -1,0 +1,98 @@
+"""Put a trained model into the package, as one of those that are there without a download.
+
+python scripts/make_builtin.py RUN NAME --license mit [--dataset HUB_ID] [--description TEXT]
+
+RUN is a folder of `mobilevit train`, with figures of the test split beside the model if `mobilevit evaluate RUN DATA
+--split test --json > RUN/evaluation-test.json` put them there. The package holds the weights in half the bits (they
+are loaded in float32), no pictures of the data and no code.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mobilevit_hf.checkpoints import ASSETS
+from mobilevit_hf.hub import Given
+from mobilevit_hf.hub.contents import CARD, CONFIG, EVAL_RESULTS, PROCESSOR, WEIGHTS, gather
+from mobilevit_hf.hub.facts import EVALUATIONS, PUBLISHED_FILES
+
+MAX_BYTES = 4_000_000  # of all the files of a model
+
+
+def halve(source: Path, target: Path) -> None:
+    """Write weights in float16; whole numbers stay as they are.
+
+    Raises:
+        ValueError: If a number is too large for it.
+    """
+    tensors = {name: t.half() if t.is_floating_point() else t for name, t in load_file(source).items()}
+    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{source}: {bad[0]} does not fit into float16.")
+    save_file(tensors, target, {"format": "pt"})
+
+
+def make_builtin(run: Path, folder: Path, given: Given) -> None:
+    """Write the files of a built-in model.
+
+    Args:
+        run: Of the training.
+        folder: To write; what is there is replaced.
+        given: What the card says beside what was recorded.
+
+    Raises:
+        ValueError: If the run can't be published, or is too large.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        staging = Path(name) / run.name
+        staging.mkdir()
+        kept = [run / name for name in (CONFIG, PROCESSOR, *PUBLISHED_FILES)]
+        for path in (*filter(Path.is_file, kept), *run.glob(EVALUATIONS)):
+            shutil.copy(path, staging)
+        halve(run / WEIGHTS, staging / WEIGHTS)
+        # Where the model lies in a checkout: what the card says can be pasted there.
+        contents = gather(staging, f"mobilevit_hf/assets/{folder.name}", given)
+        files = {name: contents.read(name) for name in contents.files if not name.startswith(EVAL_RESULTS)}
+    files = {name: data for name, data in files.items() if not name.endswith(".py")}
+    for name in (CONFIG, PROCESSOR):
+        values = json.loads(files[name])
+        values.pop("auto_map", None)
+        files[name] = (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    if (size := sum(map(len, files.values()))) > MAX_BYTES:
+        raise ValueError(f"{run}: got {size} bytes, expected {MAX_BYTES} at most.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    print(f"{folder}: {', '.join(files)}; {size / 1e6:.2f} MB, the card is {CARD}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--license", required=True, help="of the weights, as the Hub names it")
+    parser.add_argument("--dataset", action="append", default=[], help="a Hub id")
+    parser.add_argument("--description", help="what the model is for")
+    args = parser.parse_args()
+    given = Given(
+        license=args.license,
+        datasets=tuple(args.dataset),
+        language="en",
+        description=args.description,
+        pictures=False,
+    )
+    try:
+        make_builtin(args.run, ASSETS / args.name, given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
