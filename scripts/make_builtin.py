@@ -24,6 +24,17 @@ from mobilevit_hf.hub.facts import EVALUATIONS, PUBLISHED_FILES
 
 MAX_BYTES = 4_000_000  # of all the files of a model
 
+# What the card of a detector says where its code lies beside the weights, and what is true in the package.
+WITH_CODE = {
+    "With `transformers` alone; the code of the detector comes from this repository, hence `trust_remote_code`:": (
+        "With `transformers`, which knows the detector once `mobilevit_hf` is imported:"
+    ),
+    "```python\nfrom transformers import pipeline\n": (
+        "```python\nimport mobilevit_hf  # noqa: F401\nfrom transformers import pipeline\n"
+    ),
+    ", trust_remote_code=True": "",
+}
+
 
 def halve(source: Path, target: Path) -> None:
     """Write weights in float16; whole numbers stay as they are.
@@ -35,6 +46,14 @@ def halve(source: Path, target: Path) -> None:
     if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(f"{source}: {bad[0]} does not fit into float16.")
     save_file(tensors, target, {"format": "pt"})
+
+
+def describe_without_code(card: str) -> str:
+    """A detector's card as it is where the detector's code is this package's."""
+    for said, true in WITH_CODE.items():
+        assert said in card
+        card = card.replace(said, true)
+    return card
 
 
 def make_builtin(run: Path, folder: Path, given: Given) -> None:
@@ -58,6 +77,8 @@ def make_builtin(run: Path, folder: Path, given: Given) -> None:
         # Where the model lies in a checkout: what the card says can be pasted there.
         contents = gather(staging, f"mobilevit_hf/assets/{folder.name}", given)
         files = {name: contents.read(name) for name in contents.files if not name.startswith(EVAL_RESULTS)}
+    if any(name.endswith(".py") for name in files):
+        files[CARD] = describe_without_code(files[CARD].decode()).encode()
     files = {name: data for name, data in files.items() if not name.endswith(".py")}
     for name in (CONFIG, PROCESSOR):
         values = json.loads(files[name])

@@ -173,6 +173,23 @@ def test_a_test_split_is_quoted_first(tmp_path):
     assert "also chose" not in text  # which is true of the validation pictures
 
 
+def test_the_threshold_is_said_with_the_figures_it_was_chosen_by(tmp_path):
+    """Another split has another best threshold, which nobody recommends."""
+    folder = write_run(tmp_path / "run", "object-detection")
+    results = json.loads((folder / "results.json").read_text())
+    best = {"value": 0.1, "f1": 0.999, "precision": 0.998, "recall": 0.997}
+    measured = {"model": "run", "data": "cells", "split": "test", "num_pictures": 72, "problems": []}
+    measured |= {"metrics": results["metrics"], "intervals": {}, "best_threshold": best}
+    (folder / "evaluation-test.json").write_text(json.dumps(measured))
+    chosen = results["best_threshold"]
+    assert f"highest F1 on the validation pictures: {chosen['f1']:.1%}" in card_of(folder)
+    assert "99.9%" not in card_of(folder)
+    results["best_threshold"] = best
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "**Recommended threshold: " in card_of(folder)
+    assert "highest F1" not in card_of(folder)
+
+
 # --- license ---------------------------------------------------------------------------------------------------------
 
 

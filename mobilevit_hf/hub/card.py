@@ -41,6 +41,8 @@ HYPERPARAMETERS = (
     "rand_augment", "random_erasing", "mixup", "cutmix", "colour", "zoom_out", "crop", "anchors", "bf16", "fp16",
     "seed",
 )  # fmt: skip
+# A recommended threshold is a best one, rounded.
+THRESHOLD_ROUNDING = 0.001
 # Values of options that do nothing.
 OFF = (None, 0, "none", "off")
 # Those that one task has only.
@@ -79,6 +81,7 @@ def render_card(facts: ModelFacts, repo_id: str) -> str:
         given=facts.given,
         run=facts.run,
         headline=_best_known(facts.evaluations),
+        chosen_on=_chosen_on(facts),
         results=[_table_of(evaluation) for evaluation in facts.evaluations],
         classes=_table_of_classes(facts),
         hyperparameters=_hyperparameters(facts),
@@ -165,6 +168,13 @@ def _eval_results(facts: ModelFacts) -> Iterator[EvalResult]:
 
 
 # --- what tables show ------------------------------------------------------------------------------------------------
+
+
+def _chosen_on(facts: ModelFacts) -> Evaluation | None:
+    """What the recommended threshold was chosen on: another split has another best one."""
+    measured = (evaluation for evaluation in facts.evaluations if facts.threshold and evaluation.threshold)
+    near = (each for each in measured if abs(each.threshold["value"] - facts.threshold) < THRESHOLD_ROUNDING)
+    return next(near, None)
 
 
 def _best_known(evaluations: Sequence[Evaluation]) -> Evaluation | None:
