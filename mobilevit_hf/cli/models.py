@@ -58,12 +58,14 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
     if as_json:
         print(json.dumps([asdict(model) for model in found], indent=2))
         return
-    table = Table("--model", "task", "parameters", "license", "result", "", box=None, padding=(0, 1))
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column()
     for model in found:
         where = "in the package" if model.builtin else "on the Hub"
-        columns = (model.name, model.task, f"{model.parameters / 1e6:.1f} M", model.license, model.result, where)
-        table.add_row(*(escape(console.printable(text)) for text in columns))
-    console.output.print(table)
+        what = f"{model.task}, {model.parameters / 1e6:.1f} M parameters, {model.license}, {where}\n{model.result}"
+        table.add_row(f"[bold]{escape(model.name)}[/]", escape(what))
+    console.output.print(table, highlight=False)
     console.output.print(
         "\nUse one: mobilevit predict photo.jpg --model NAME. Cards of those in the package: "
         f"{escape(str(ASSETS))}. Segmentation runs in Python, by mobilevit_hf.pipeline.",
