@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from formula import formula_image, formula_state_dict
+from hub_server import TOKEN, HubServer
 from PIL import Image
 from training_data import CLASSES
 from transformers import MobileViTImageProcessor
@@ -216,3 +218,23 @@ def start(tiny_fields, tmp_path_factory):
     mobilevit_hf.MobileViTForImageClassification(config).save_pretrained(folder)
     MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on the loopback interface that `huggingface_hub` in this process talks to, with `TOKEN`."""
+    with HubServer(token=TOKEN) as server:
+        server.take_over(monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def said():
+    """A list for what is told to the user: pass its `append`."""
+    return []
+
+
+@pytest.fixture
+def classifier(checkpoints, tmp_path):
+    """A folder of the test's own with a tiny classifier and its image processor."""
+    return Path(shutil.copytree(checkpoints["image-classification"], tmp_path / "classifier"))

@@ -28,6 +28,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".onnx", ".pte", ".parquet", ".arrow", ".png", ".jpg", ".jpeg"}
+# A token that tests look for where nobody should see it.
+TOKEN = "hf_aTokenThatNobodyMaySeeAnywhere1234"
+
 # What the Hub puts into a new space.
 SPACE_README = """\
 ---

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 import transformers
-from hub_server import HubServer
+from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi
 from training_data import CLASSES, draw_classification, draw_detection
 
@@ -15,7 +15,6 @@ from mobilevit_hf.hub import CARD_MARKER, Given, publish
 
 pytestmark = pytest.mark.slow
 
-TOKEN = "hf_aTokenThatNobodyMaySeeAnywhere1234"
 DRAW = {"image-classification": draw_classification, "object-detection": draw_detection}
 SHORT = ["--max-steps", "2", "--per-device-train-batch-size", "4", "--dataloader-num-workers", "0", "--use-cpu"]
 SHORT += ["--image-size", "64"]
@@ -230,13 +229,6 @@ def test_a_data_set_is_pushed_and_streamed_into_a_training(start, command, run_p
 
 
 # --- a training that can't publish -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with HubServer(token=TOKEN) as hub:
-        hub.take_over(monkeypatch)
-        yield hub
 
 
 @pytest.fixture

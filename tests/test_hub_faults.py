@@ -1,17 +1,15 @@
 """Publishing while the Hub fails: what is tried again, for how long, and what the one line says if it doesn't help."""
 
-import shutil
 import time
-from pathlib import Path
 
 import pytest
-from hub_server import HubServer
+from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi, get_session
 
 from mobilevit_hf.hub import Given, HubError, publish
 from mobilevit_hf.hub import transport as module
 
-REPO, TOKEN = "user/shapes", "hf_aTokenThatNobodyMaySeeAnywhere1234"
+REPO = "user/shapes"
 CREATE, UPLOAD, COMMIT = ("POST", "/repos/create"), ("PUT", "/info/lfs/objects/"), ("POST", "/commit/")
 LOOK, BATCH, PREPARE = ("GET", "/api/models/"), ("POST", "/objects/batch"), ("POST", "/preupload/")
 STEPS = {"create": CREATE, "look": LOOK, "prepare": PREPARE, "batch": BATCH, "upload": UPLOAD, "commit": COMMIT}
@@ -27,20 +25,8 @@ def waits(monkeypatch):
 
 
 @pytest.fixture
-def hub(monkeypatch, waits):
-    with HubServer(token=TOKEN) as server:
-        server.take_over(monkeypatch)
-        yield server
-
-
-@pytest.fixture
-def classifier(checkpoints, tmp_path):
-    return Path(shutil.copytree(checkpoints["image-classification"], tmp_path / "classifier"))
-
-
-@pytest.fixture
-def said():
-    return []
+def hub(waits, hub):
+    return hub
 
 
 @pytest.fixture

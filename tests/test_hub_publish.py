@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import HubServer
+from hub_server import TOKEN
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
@@ -16,7 +16,7 @@ from mobilevit_hf import MobileViTForImageClassification
 from mobilevit_hf.backends.cache import weights_hash
 from mobilevit_hf.hub import CARD_MARKER, Given, HubError, check_access, publish
 
-REPO, TOKEN = "user/shapes", "hf_aTokenThatNobodyMaySeeAnywhere1234"
+REPO = "user/shapes"
 GIVEN = Given(license="mit")
 MODEL = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 CODE = {
@@ -29,23 +29,6 @@ CODE = {
     "ssdlite.py",
 }
 BY_HAND = "---\nlicense: mit\n---\n# Mine\n"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with HubServer(token=TOKEN) as server:
-        server.take_over(monkeypatch)
-        yield server
-
-
-@pytest.fixture
-def classifier(checkpoints, tmp_path):
-    return Path(shutil.copytree(checkpoints["image-classification"], tmp_path / "classifier"))
-
-
-@pytest.fixture
-def said():
-    return []
 
 
 @pytest.fixture

@@ -11,27 +11,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_server import SPACE_README, HubServer
+from hub_server import SPACE_README, TOKEN
 from huggingface_hub import HfApi, SpaceCard
 
 import mobilevit_hf
 from mobilevit_hf.hub import Given, publish, publish_space
 
-REPO, SPACE, TOKEN = "user/shapes", "user/try-shapes", "hf_aTokenThatNobodyMaySeeAnywhere1234"
+REPO, SPACE = "user/shapes", "user/try-shapes"
 PACKAGE = Path(mobilevit_hf.__file__).parent
 BY_HAND = "# mine\n"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with HubServer(token=TOKEN) as server:
-        server.take_over(monkeypatch)
-        yield server
-
-
-@pytest.fixture
-def said():
-    return []
 
 
 @pytest.fixture
