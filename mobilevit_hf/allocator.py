@@ -27,7 +27,7 @@ def tune_allocator() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 4 * 2**20}
+    settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 4 * MIB}
     accepted = [mallopt(parameter, value) == 1 for parameter, value in settings.items()]
     return all(accepted)
 

@@ -1,8 +1,11 @@
 """Which checkpoint a name stands for: a directory, a built-in model, or a repository on the Hub."""
 
+import http.client
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -10,8 +13,10 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    StrictDataclassError,
 )
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -54,16 +59,14 @@ def resolve_model(name: str, *, folder: str | None = None) -> Path:
         ValueError: If there is no such checkpoint or it can't be fetched; one line that says what to do.
     """
     path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            if name in builtin_models():  # beside a folder of pictures, say
-                return ASSETS / name
-            raise ValueError(f"{name} holds no config.json. Pass a directory that save_pretrained wrote.")
+    if (path / "config.json").is_file():
         return path
     if path.is_file():
         raise ValueError(f"{name} is a file, expected a directory. Turn it into one: mobilevit convert {name} OUT")
-    if name in builtin_models():
+    if name in builtin_models():  # there may be a folder of pictures of this name
         return ASSETS / name
+    if path.is_dir():
+        raise ValueError(f"{name} holds no config.json. Pass a directory that save_pretrained wrote.")
     return _from_hub(name, folder)
 
 
@@ -76,9 +79,12 @@ def find_task(name: str, folder: Path, tasks: Mapping[str, str] = TASKS) -> str:
         tasks: The tasks that are possible, by the ending of an architecture's name.
 
     Raises:
-        ValueError: If it is neither a classifier nor a detector.
+        ValueError: If it is neither a classifier nor a detector, or its configuration can't be used.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (StrictDataclassError, AttributeError, TypeError) as error:  # a field of another type
+        raise ValueError(f"{name}: its config.json can't be used: {error} Mend it, or pass another model.") from error
     architecture = (config.architectures or ["a model of unknown class"])[0]
     task = next((task for ending, task in tasks.items() if architecture.endswith(ending)), None)
     if task is None:
@@ -99,16 +105,17 @@ def has_weights(folder: Path) -> bool:
 
 
 def _from_hub(name: str, folder: str | None) -> Path:
+    no_builtin = f"no built-in model of this name ({', '.join(builtin_models())})"
     offline = constants.HF_HUB_OFFLINE or not hub_answers()
     try:
         return _download(name, folder, local_files_only=offline)
     except HFValidationError:
-        reason = f"There is no directory {name}, no built-in model of this name, and it can't be a Hub id (user/name)."
+        reason = f"There is no directory {name}, {no_builtin}, and it can't be a Hub id (user/name)."
     except GatedRepoError:
         reason = f"{name} is gated. Ask for access on its page, then sign in: hf auth login"
     except RepositoryNotFoundError:
         reason = (
-            f"There is no directory {name}, no built-in model of this name, and none on the Hub. "
+            f"There is no directory {name}, {no_builtin}, and none on the Hub. "
             "If it is private, sign in: hf auth login"
         )
     except LocalEntryNotFoundError:
@@ -116,9 +123,9 @@ def _from_hub(name: str, folder: str | None) -> Path:
             f"{name} is not on this machine and the Hub can't be reached. "
             f"Check the connection, or pass a local directory or a built-in model ({', '.join(builtin_models())})."
         )
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "no status")
-        reason = f"The Hub could not deliver {name} (HTTP {status}). Try again later, or pass a local directory."
+    except (HTTPError, json.JSONDecodeError) as error:  # it refuses, the connection breaks, or something else answers
+        why = f"HTTP {error.response.status_code}" if isinstance(error, HfHubHTTPError) else str(error).rstrip(".")
+        reason = f"The Hub could not deliver {name} ({why}). Try again later, or pass a local directory."
     raise ValueError(reason)
 
 
@@ -129,16 +136,19 @@ def hub_answers() -> bool:
         urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
     except urllib.error.HTTPError:
         return True
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     return True
 
 
 def _download(name: str, beside: str | None, *, local_files_only: bool) -> Path:
-    patterns = ["*.json", "*.safetensors", *([f"{beside}/*"] if beside else [])]
-    folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local_files_only))
+    patterns = ["*.json", "*.safetensors"]
+    fetch = partial(snapshot_download, name, local_files_only=local_files_only)
+    folder = Path(fetch(allow_patterns=patterns, ignore_patterns=["*/*"]))  # a pattern's * also stands for folders
+    if beside:
+        fetch(allow_patterns=[f"{beside}/*"])
     if not list(folder.glob("*.safetensors")):  # older repositories; loaded with weights_only=True
-        snapshot_download(name, allow_patterns=[*patterns, "pytorch_model.bin"], local_files_only=local_files_only)
+        fetch(allow_patterns=["pytorch_model.bin"])
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name} holds no config.json: it is not a transformers model.")
     return folder

@@ -2,8 +2,8 @@
 
 The directory holds `config.json`, `model.safetensors` and `preprocessor_config.json` under stock names, so stock
 transformers and its pipelines load it too; a detector's also the code of its classes, which transformers does not
-have. Whose checkpoint it is, and which task, variant and number of labels, is
-read off the parameters' names and shapes (see `convert_rules.py`); nothing pickled is ever executed.
+have. Whose checkpoint it is, and which task, variant and number of labels, is read off the parameters' names and
+shapes (see `convert_rules.py`); nothing pickled is ever executed.
 """
 
 import http.client
@@ -343,7 +343,8 @@ def _adapt_processor(
 def _input_side(processor: BaseImageProcessor) -> int:
     """The height of the pictures that the processor makes; their shorter side where it does not crop."""
     crop = processor.crop_size if processor.do_center_crop else None
-    return crop.height if crop else processor.size.height or processor.size.shortest_edge
+    size = processor.size
+    return crop.height if crop else size.height or size.shortest_edge or size.longest_edge
 
 
 # --- configuration, weights, output ----------------------------------------------------------------------------------
@@ -411,8 +412,8 @@ def _read_config(task: Task, fields: Mapping[str, Any]) -> MobileViTConfig | Mob
     """The configuration of the task's model with the fields that a file has."""
     try:
         return MODELS[task].config_class.from_dict(dict(fields))
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise ValueError(f"config.json beside the weights can't be used: {_first_line(error)}") from error
+    except (StrictDataclassError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"config.json beside the weights can't be used: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

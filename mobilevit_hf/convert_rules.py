@@ -425,7 +425,7 @@ def official_processor(task: Task, channel_order: ChannelOrder, image_size: int 
 def timm_preprocessing(facts: Mapping[str, Any], channel_order: ChannelOrder, image_size: int | None) -> Preprocessing:
     """As timm evaluates: its defaults for MobileViT, overridden by what `pretrained_cfg` says."""
     try:
-        channels, height, width = facts.get("input_size", (3, 256, 256))
+        channels, height, width = map(int, facts.get("input_size", (3, 256, 256)))
         crop_fraction = float(facts.get("crop_pct", 0.9))
         mean = tuple(float(value) for value in facts.get("mean", (0, 0, 0)))
         std = tuple(float(value) for value in facts.get("std", (1, 1, 1)))

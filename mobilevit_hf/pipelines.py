@@ -26,8 +26,8 @@ MODEL_CLASSES: dict[str, type[MobileViTPreTrainedModel]] = {
     "object-detection": MobileViTSSDLiteForObjectDetection,
 }
 
-# What goes to every download.
-HUB_KWARGS = ("revision", "token", "trust_remote_code")
+# What goes to every load from the Hub.
+LOADING_KWARGS = ("revision", "token", "trust_remote_code")
 
 
 def pipeline(
@@ -61,11 +61,13 @@ def pipeline(
         threads at once.
 
     Raises:
-        ValueError, OSError: As `transformers.pipeline` does, for an unknown task or a model that isn't there; if the
-            engine is not installed or can't run the model, or answers otherwise than the model.
+        KeyError, ValueError, OSError: As `transformers.pipeline` does, for an unknown task or a model that isn't
+            there; if the engine is not installed or can't run the model, or answers otherwise than the model.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: got {threads}, expected at least 1. Leave it out for as many as the machine has.")
     if backend != "torch":
         if compile:
             raise ValueError(f"compile: got True for {backend}, which compiles by itself. Leave it out.")
@@ -103,7 +105,7 @@ def _engine_pipeline(
     check_device(kwargs.get("device"))
     kwargs = {"device": "cpu", **kwargs}
     how: dict[str, Any] = {"backend": backend, "dtype": dtype, "quantization": quantization, "threads": threads}
-    source, hub_kwargs = None, {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+    source, hub_kwargs = None, {key: kwargs[key] for key in LOADING_KWARGS if key in kwargs}
     if isinstance(model, str | os.PathLike):
         source = os.fspath(model)
         if Path(source, RECORD).is_file() and not has_weights(Path(source)):
@@ -137,13 +139,21 @@ def _load(
     model_class: type[MobileViTPreTrainedModel], name: str, kwargs: dict[str, Any]
 ) -> tuple[str | PreTrainedModel, dict[str, Any]]:
     """Our model for a MobileViT checkpoint, with the arguments that remain; the name itself for any other."""
-    hub_kwargs = {key: kwargs[key] for key in HUB_KWARGS if key in kwargs}
+    hub_kwargs = {key: kwargs[key] for key in LOADING_KWARGS if key in kwargs}
     config = AutoConfig.from_pretrained(name, **hub_kwargs)
     if config.model_type != model_class.config_class.model_type:
         return name, kwargs
     load_kwargs = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     load_kwargs |= kwargs.pop("model_kwargs", None) or {}
-    model, report = model_class.from_pretrained(name, output_loading_info=True, **hub_kwargs, **load_kwargs)
+    try:
+        model, report = model_class.from_pretrained(name, output_loading_info=True, **hub_kwargs, **load_kwargs)
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"{name}: its weights have other shapes than its config.json says, which has {config.num_labels} labels. "
+            "Give the config.json that was saved with the weights."
+        ) from error
     if missing := sorted(report["missing_keys"]):  # transformers would answer with random weights there
         raise ValueError(
             f"{name}: {len(missing)} of the model's parameters are not in the checkpoint, such as {missing[0]}. Give "

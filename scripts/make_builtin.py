@@ -15,9 +15,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from mobilevit_hf.checkpoints import ASSETS
+from mobilevit_hf.cli import console
+from mobilevit_hf.files import SCRATCH
 from mobilevit_hf.hub import Given
 from mobilevit_hf.hub.contents import CARD, CONFIG, EVAL_RESULTS, PROCESSOR, WEIGHTS, gather
 from mobilevit_hf.hub.facts import EVALUATIONS, PUBLISHED_FILES
@@ -45,7 +47,7 @@ def halve(source: Path, target: Path) -> None:
     tensors = {name: t.half() if t.is_floating_point() else t for name, t in load_file(source).items()}
     if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(f"{source}: {bad[0]} does not fit into float16.")
-    save_file(tensors, target, {"format": "pt"})
+    target.write_bytes(save(tensors, {"format": "pt"}))
 
 
 def describe_without_code(card: str) -> str:
@@ -54,6 +56,18 @@ def describe_without_code(card: str) -> str:
         assert said in card
         card = card.replace(said, true)
     return card
+
+
+def replace_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files, by name, as a folder in the place of one that may be there: all of them or none."""
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        for name, data in files.items():
+            (new / name).write_bytes(data)
+        if folder.exists():
+            folder.rename(new.with_name("old"))
+        new.rename(folder)
 
 
 def make_builtin(run: Path, folder: Path, given: Given) -> None:
@@ -86,10 +100,7 @@ def make_builtin(run: Path, folder: Path, given: Given) -> None:
         files[name] = (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
     if (size := sum(map(len, files.values()))) > MAX_BYTES:
         raise ValueError(f"{run}: got {size} bytes, expected {MAX_BYTES} at most.")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
+    replace_folder(folder, files)
     print(f"{folder}: {', '.join(files)}; {size / 1e6:.2f} MB, the card is {CARD}")
 
 
@@ -112,7 +123,8 @@ def main() -> None:
     try:
         make_builtin(args.run, ASSETS / args.name, given)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        console.say("error", str(error), color="red")
+        sys.exit(console.EXIT_ERROR)
 
 
 if __name__ == "__main__":

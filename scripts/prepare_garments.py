@@ -12,11 +12,16 @@ are the originals.
 import argparse
 import gzip
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from mobilevit_hf.cli import console
+from mobilevit_hf.files import SCRATCH
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 NUM_VALIDATION = 5000
@@ -94,6 +99,24 @@ def pictures(source: Path | None, copies: float) -> Iterator[tuple[str, int, str
         yield "test", label, f"{number:05}", image
 
 
+def write_folders(folder: Path, found: Iterable[tuple[str, int, str, np.ndarray]]) -> None:
+    """Write what `pictures` yields, all of it or nothing.
+
+    Raises:
+        ValueError: If the folder is there already.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder}: expected a new folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder.parent) as scratch:
+        new = Path(scratch) / "new"
+        for split, name in product(("train", "validation", "test"), CLASSES):
+            (new / split / name).mkdir(parents=True)
+        for split, label, name, pixels in found:
+            Image.fromarray(pixels).save(new / split / CLASSES[label] / f"{name}.png")
+        new.rename(folder)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -101,13 +124,11 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help=f"a folder with the four .gz files; else the Hub's {HUB_ID}")
     parser.add_argument("--copies", type=float, default=1, help="coloured ones of a picture; 0.25: of every fourth")
     args = parser.parse_args()
-    if args.output_dir.exists():
-        sys.exit(f"{args.output_dir}: expected a new folder.")
-    for split in ("train", "validation", "test"):
-        for name in CLASSES:
-            (args.output_dir / split / name).mkdir(parents=True)
-    for split, label, name, pixels in pictures(args.source, args.copies):
-        Image.fromarray(pixels).save(args.output_dir / split / CLASSES[label] / f"{name}.png")
+    try:
+        write_folders(args.output_dir, pictures(args.source, args.copies))
+    except (ValueError, OSError) as error:
+        console.say("error", str(error), color="red")
+        sys.exit(console.EXIT_ERROR)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all tests share: no network, a fair share of the cores, clean subprocesses and tiny checkpoints."""
+"""What all tests share: no network, a fair share of the cores, clean subprocesses, tiny checkpoints and data sets."""
 
 import ipaddress
 import os
@@ -18,11 +18,12 @@ os.environ |= {f"HF_HUB_DISABLE_{switch}": "1" for switch in ("XET", "TELEMETRY"
 import numpy as np
 import pytest
 import torch
-from formula import formula_image, formula_state_dict
+from formula import fill, formula_image, formula_state_dict, official_shapes, timm_model
 from hub_server import TOKEN, HubServer
 from PIL import Image
-from training_data import CLASSES
+from training_data import CLASSES, draw_classification, draw_detection
 from transformers import MobileViTImageProcessor
+from written_data import make_pictures, save_picture, write
 
 import mobilevit_hf
 from mobilevit_hf import cli
@@ -124,10 +125,7 @@ def tiny_model(tiny_fields):
     """A function that makes a tiny model, in evaluation mode, in which every parameter and statistic differs."""
 
     def make(model_class, **fields):
-        model = model_class(model_class.config_class(**tiny_fields | fields)).eval()
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        model.load_state_dict(formula_state_dict(shapes))
-        return model
+        return fill(model_class(model_class.config_class(**tiny_fields | fields))).eval()
 
     return make
 
@@ -154,8 +152,7 @@ def detector(tiny_fields, tmp_path_factory):
     fields = dict(tiny_fields)
     names = {name: fields.pop(name) for name in ("id2label", "label2id")}
     config = mobilevit_hf.MobileViTSSDLiteConfig(backbone_config=fields, image_size=64, **names)
-    model = mobilevit_hf.MobileViTSSDLiteForObjectDetection(config)
-    model.load_state_dict(formula_state_dict({name: tuple(value.shape) for name, value in model.state_dict().items()}))
+    model = fill(mobilevit_hf.MobileViTSSDLiteForObjectDetection(config))
     processor = mobilevit_hf.MobileViTSSDLiteImageProcessor(
         size={"height": 64, "width": 64}, do_flip_channel_order=True
     )
@@ -168,8 +165,8 @@ def detector(tiny_fields, tmp_path_factory):
 @pytest.fixture
 def mobilevit(monkeypatch, capfd):
     """Run the command in this process; returns exit code, standard output and standard error."""
-    for command in (cli.predict, cli.evaluate, cli.train):  # a setting of the whole process, tested in a clean one
-        monkeypatch.setattr(command, "tune_allocator", lambda: True)
+    for command in ("predict", "evaluate", "train"):  # a setting of the whole process, tested in a clean one
+        monkeypatch.setattr(f"mobilevit_hf.cli.{command}.tune_allocator", lambda: True)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["mobilevit", *map(str, arguments)])
@@ -211,13 +208,175 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def start(tiny_fields, tmp_path_factory):
     """The folder of a tiny classifier of random weights and its image processor."""
+    return save_start(tmp_path_factory.mktemp("start"), 72, 64, tiny_fields)
+
+
+@pytest.fixture(scope="module")
+def dropout_start(tiny_fields, tmp_path_factory):
+    """The folder of a tiny classifier with dropout, of random weights, and its image processor."""
+    dropout = {"hidden_dropout_prob": 0.1, "classifier_dropout_prob": 0.1}
+    return save_start(tmp_path_factory.mktemp("start"), 96, 96, tiny_fields | dropout)
+
+
+def save_start(folder, resize, crop, fields):
     torch.manual_seed(0)
     names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: i for i, name in enumerate(CLASSES)}}
-    folder = tmp_path_factory.mktemp("start")
-    config = mobilevit_hf.MobileViTConfig(**tiny_fields | names)
+    config = mobilevit_hf.MobileViTConfig(**fields | names)
     mobilevit_hf.MobileViTForImageClassification(config).save_pretrained(folder)
-    MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": resize}, "crop_size": {"height": crop, "width": crop}}
+    MobileViTImageProcessor(**sizes).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small data set for each task; the validation pictures don't come out even."""
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "image-classification": draw_classification(folder / "shapes", train=24, validation=9),
+        "object-detection": draw_detection(folder / "boxes", train=12, validation=7),
+    }
+
+
+@pytest.fixture(scope="module")
+def uneven_data(tmp_path_factory):
+    """Two small data sets; their pictures don't come out even with batches of 4."""
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "image-classification": draw_classification(folder / "classification", train=18, validation=6, side=96),
+        "object-detection": draw_detection(folder / "detection", train=18, validation=6, side=96),
+    }
+
+
+@pytest.fixture(scope="module")
+def arguments(uneven_data, dropout_start):
+    """A function that makes the arguments of a short training."""
+    from mobilevit_hf.training.arguments import TrainArguments
+
+    def make(output_dir, task="image-classification", **changes):
+        options = {
+            "data": str(uneven_data[task]),
+            "model": str(dropout_start),
+            "output_dir": str(output_dir),
+            "image_size": 96,  # progressively from 64
+            "max_steps": 12,
+            "per_device_train_batch_size": 4,
+            "save_steps": 3,
+            "eval_steps": 5,
+            "logging_steps": 2,
+            "learning_rate": 0.01,
+            "ema_decay": 0.9,
+            "dataloader_num_workers": 0,
+            "use_cpu": True,
+        }
+        if task == "object-detection":
+            options["anchors"] = "paper"
+        return TrainArguments(**options | changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """With another number of threads sums are rounded otherwise. Curves are not drawn, only their files made."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilevit_hf.visualization.plots.save_plot", lambda figure, path: path.touch())
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread, arguments, tmp_path_factory):
+    """The folder of a training that nothing interrupted."""
+    from mobilevit_hf.training.engine import train
+
+    folder = tmp_path_factory.mktemp("whole")
+    train(arguments(folder))
+    return folder
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Nothing is drawn at the end, which takes longer than a few steps."""
+    monkeypatch.setattr("mobilevit_hf.training.reports._draw", lambda *args: {})
+    monkeypatch.setattr("mobilevit_hf.visualization.plots.save_plot", lambda figure, path: path.touch())
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Three classes in train, val and test, with a picture deeper down and things that are no pictures."""
+    root = tmp_path / "data"
+    for split, count in {"train": 3, "val": 2, "test": 1}.items():
+        for name in ("owl", "Cat", "dog"):
+            for number in range(count):
+                save_picture(root / split / name / f"{number}.jpg")
+    write(root / "train" / "owl" / "notes.txt", "")
+    write(root / "train" / "owl" / "._0.jpg", "what macOS leaves")
+    return root
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Two splits with sparse category ids, a crowd, areas of shapes and a picture without boxes."""
+    root = tmp_path / "coco"
+    rng = np.random.default_rng(0)
+    for split, count in {"train2017": 6, "val2017": 3}.items():
+        content = {"images": [], "annotations": [], "categories": []}
+        content["categories"] = [{"id": i, "name": name} for i, name in ((90, "brush"), (1, "person"), (13, "sign"))]
+        for number in range(count):
+            save_picture(root / split / f"{number}.jpg", (60, 50))
+            content["images"].append({"id": 100 - number, "file_name": f"{number}.jpg", "width": 60, "height": 50})
+            for _ in range(number):
+                bbox = [*rng.uniform(0, 20, 2).round(2), *rng.uniform(2, 25, 2).round(2)]
+                entry = {"id": len(content["annotations"]) + 1, "image_id": 100 - number, "bbox": bbox}
+                entry |= {"category_id": int(rng.choice([1, 13, 90])), "area": bbox[2] * bbox[3] / 2}
+                content["annotations"].append(entry | {"iscrowd": int(rng.random() < 0.2)})
+        write(root / "annotations" / f"instances_{split}.json", content)
+    write(root / "annotations" / "captions_train2017.json", {"images": [], "annotations": []})
+    return root
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A folder for each class of the tiny classifier, with pictures of several kinds."""
+    folder, names = tmp_path_factory.mktemp("labelled"), ("cat", "dog", "fish", "owl")
+    for i, picture in enumerate(make_pictures(30)):
+        file = folder / names[i * i % 4 if i % 3 else i % 4] / f"{i}.{'jpg' if i % 2 else 'png'}"
+        file.parent.mkdir(exist_ok=True)
+        (picture.rotate(90, expand=True) if i % 5 == 0 else picture).save(file)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def official_classifier(tmp_path_factory):
+    """An official XXS classifier with 10 classes."""
+    file = tmp_path_factory.mktemp("official") / "cls.pt"
+    torch.save(formula_state_dict(official_shapes("classification", 10)), file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def official_segmenter(tmp_path_factory):
+    """An official XXS DeepLabv3 with 4 classes."""
+    file = tmp_path_factory.mktemp("official") / "seg.pt"
+    torch.save(formula_state_dict(official_shapes("segmentation", 4)), file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def timm_file(tmp_path_factory):
+    """A timm classifier with 5 classes."""
+    file = tmp_path_factory.mktemp("timm") / "model.pth"
+    torch.save(timm_model().state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Where a conversion may write."""
+    return tmp_path / "out"
 
 
 @pytest.fixture

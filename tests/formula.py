@@ -1,4 +1,4 @@
-"""Weights and pictures from a formula, and the names and shapes of official MobileViT-XXS checkpoints.
+"""Weights, models and pictures from a formula, and the names and shapes of official MobileViT-XXS checkpoints.
 
 The official code's outputs for them are in `data/formula_golden.npz`: the classifier with 10 classes, SSDLite with 5
 (the background among them) and DeepLabv3 at output stride 16 with 4, all XXS and in evaluation mode.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 DATA = Path(__file__).parent / "data"
 
@@ -49,6 +50,19 @@ def formula_state_dict(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Te
         key: torch.tensor(0) if key.endswith("num_batches_tracked") else torch.from_numpy(formula_array(key, shape))
         for key, shape in shapes.items()
     }
+
+
+def fill(model: nn.Module) -> nn.Module:
+    """Give every parameter and statistic a value of its own, such that activations keep their scale."""
+    model.load_state_dict(formula_state_dict({key: tuple(t.shape) for key, t in model.state_dict().items()}))
+    return model
+
+
+def timm_model(variant: str = "xxs", num_classes: int = 5) -> nn.Module:
+    """A timm model in which every parameter and statistic differs from its neighbours."""
+    import timm  # here, since other tests run without it, and sooner
+
+    return fill(timm.create_model(f"mobilevit_{variant}", num_classes=num_classes)).eval()
 
 
 def official_shapes(task: str, num_classes: int) -> dict[str, tuple[int, ...]]:

@@ -2,16 +2,17 @@
 
 import copy
 import json
+import math
 import shutil
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from formula import formula_state_dict
+from formula import fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilevit_hf import MobileViTConfig
+from mobilevit_hf import MobileViTConfig, MobileViTSSDLiteConfig, MobileViTSSDLiteForObjectDetection
 from mobilevit_hf.modeling.layers_mobilevit import MobileViTConvLayer
 from mobilevit_hf.pipelines import fold_batch_norm
 
@@ -27,6 +28,8 @@ TINY = {
     "attention_probs_dropout_prob": 0.1,
     "num_labels": 5,
 }
+TINY_BACKBONE = {name: value for name, value in TINY.items() if name != "num_labels"}
+LEVEL_CHANNELS = [24, 28, 28, 16, 16, 12]  # the second and third, fourth and fifth equal, as in the paper
 TRANSFORMER_LAYERS = (2, 4, 3)  # in the blocks of strides 8, 16, 32
 STAGE_STRIDES = (2, 2, 4, 8, 16, 32)  # of the stem and the five encoder layers
 
@@ -36,10 +39,15 @@ BACKENDS = ["eager", "aot_eager", *(["inductor"] if any(map(shutil.which, ("g++"
 SIZES = [(32, 32), (33, 47), (64, 160), (225, 257)]
 
 
-def fill(model: nn.Module) -> nn.Module:
-    """Give every parameter and statistic a value of its own, such that activations keep their scale."""
-    model.load_state_dict(formula_state_dict({key: tuple(t.shape) for key, t in model.state_dict().items()}))
-    return model
+def tiny_detector_config(**fields: Any) -> MobileViTSSDLiteConfig:
+    """A detector's configuration of a tiny backbone and level channels that differ from it."""
+    tiny = {"backbone_config": TINY_BACKBONE, "image_size": 64, "level_channels": LEVEL_CHANNELS, "num_labels": 5}
+    return MobileViTSSDLiteConfig(**tiny | fields)
+
+
+def tiny_detector(**fields: Any) -> MobileViTSSDLiteForObjectDetection:
+    """A filled detector of `tiny_detector_config`, in evaluation mode."""
+    return fill(MobileViTSSDLiteForObjectDetection(tiny_detector_config(**fields))).eval()
 
 
 def make_pixels(batch: int = 2, height: int = 64, width: int = 64, channels: int = 3) -> Tensor:
@@ -54,6 +62,16 @@ def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float)
     for one, other in zip(actual, expected, strict=True):
         assert other.std() > 0.01, "nothing to compare: the expected output is constant"
         torch.testing.assert_close(one, other, atol=tolerance * max(1.0, float(other.abs().max())), rtol=0)
+
+
+def assert_xavier(weight: Tensor, name: str) -> None:
+    """That a weight is drawn from Xavier's uniform distribution; `name` is told if it is not."""
+    receptive_field = math.prod(weight.shape[2:])
+    bound = math.sqrt(6 / ((weight.shape[0] + weight.shape[1]) * receptive_field))
+    assert weight.abs().max() <= bound, name
+    assert weight.abs().max() > 0.95 * bound, name
+    # Seven standard errors of a uniform distribution's variance, which is bound² / 3.
+    assert abs(weight.square().mean() / (bound**2 / 3) - 1) < 7 * math.sqrt(4 / 5 / weight.numel()), name
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

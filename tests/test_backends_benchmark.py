@@ -1,9 +1,11 @@
 """`mobilevit benchmark`: what it counts is known, what it measures is there, and what it can't do is one line."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from huggingface_hub import HfApi, constants
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MobileViTImageProcessor
@@ -15,6 +17,7 @@ from mobilevit_hf import (
     MobileViTSSDLiteForObjectDetection,
 )
 from mobilevit_hf.backends.benchmarking import Setting, count_macs, count_parameters, parse_setting
+from mobilevit_hf.backends.formats import FORMATS
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,7 @@ def test_engines_are_named_as_they_are_shown():
         "openvino:int8": Setting("openvino", "float32", "int8"),
     }
     assert {str(parse_setting(name)): parse_setting(name) for name in named} == named
+    assert parse_setting(" onnx") == Setting("onnx", "float32", None)  # as after a comma
     with pytest.raises(ValueError, match="dtype: got int7, expected one of float32"):
         parse_setting("openvino:int7")
 
@@ -84,7 +88,8 @@ def test_it_measures_what_it_was_asked_for(folder, mobilevit, monkeypatch, tmp_p
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--backends", "onyx"), "backend: got 'onyx', expected one of"),
+        (("--backends", "onyx"), "backend: got 'onyx', expected one of torch, onnx, openvino, executorch."),
+        (("--backends", "coreml"), "backend: got 'coreml', expected one of torch, onnx, openvino, executorch."),
         (("--batch", "1,none"), "--batch: got '1,none', expected positive numbers"),
         (("--size", "0"), "--size: got '0', expected positive numbers"),
         (("--backends", "onnx:int8"), "int8"),
@@ -95,3 +100,30 @@ def test_a_mistake_is_one_line(words, expected, folder, mobilevit):
     assert (code, out) == (2, "")
     assert expected in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_chart_without_a_folder_is_said_before_anything_is_timed(folder, mobilevit, tmp_path):
+    code, out, err = mobilevit("benchmark", folder, "--plot", tmp_path / "missing" / "chart.png")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --plot: there is no folder")
+
+
+def test_ready_files_of_a_repository_on_the_hub_are_there_to_be_timed(folder, hub, mobilevit, monkeypatch, tmp_path):
+    for package in FORMATS["onnx"].packages:
+        pytest.importorskip(package)
+    source = shutil.copytree(folder, tmp_path / "source")
+    (source / "onnx").mkdir()
+    (source / "onnx" / "model.onnx").write_bytes(b"program")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    api = HfApi(endpoint=hub.url, token=hub.token)
+    api.create_repo("user/model")
+    api.upload_folder(repo_id="user/model", folder_path=source)
+    seen = []
+
+    def measure(task, found, *others):
+        seen.append((found / "onnx" / "model.onnx").read_bytes())
+        return []
+
+    monkeypatch.setattr("mobilevit_hf.cli.benchmark.measure", measure)
+    assert mobilevit("benchmark", "user/model", "--backends", "torch,onnx")[0] == 0
+    assert seen == [b"program"]

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 import mobilevit_hf
 from mobilevit_hf.backends import cache, checking, exporting, formats, opening, runners
 from mobilevit_hf.backends.lean import LeanModel
+from mobilevit_hf.files import SCRATCH
 
 TASKS = ["image-classification", "image-segmentation", "object-detection"]
 ENGINES = ["onnx", "openvino", "executorch"]
@@ -156,8 +157,10 @@ def test_the_lean_model_computes_the_same_and_leaves_the_model_alone(tiny_model,
     model = tiny_model(mobilevit_hf.MobileViTForImageClassification)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     pixels = torch.rand(2, 3, 64, 96)
+    lean = LeanModel(model, ("logits",), dtype)
+    assert {parameter.dtype for parameter in lean.parameters()} == {dtype}
     with torch.no_grad():
-        (found,), expected = LeanModel(model, ("logits",), dtype)(pixels), model(pixels).logits
+        (found,), expected = lean(pixels), model(pixels).logits
     tolerance = 1e-4 if dtype == torch.float32 else 0.1 * float(expected.std())
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
     assert found.dtype == torch.float32
@@ -200,7 +203,7 @@ def test_a_missing_engine_is_one_line_with_the_command(engine, folders, monkeypa
     find = formats.importlib.util.find_spec
     missing = formats.FORMATS[engine].packages[-1]
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
-    with pytest.raises(ValueError, match=rf"needs .*{missing}.*pip install 'mobilevit-hf\[backends\]'$"):
+    with pytest.raises(ValueError, match=rf"needs .*{missing}.*pip install .*{missing}"):
         mobilevit_hf.pipeline("image-classification", str(folders["image-classification"]), backend=engine)
 
 
@@ -361,6 +364,49 @@ def test_two_that_export_at_once_both_get_the_program(tmp_path, monkeypatch):
     )
 
 
+def test_no_other_program_is_taken_for_it(tmp_path, monkeypatch):
+    """Of other weights, engine, precision or libraries; ExecuTorch's also take one size of picture."""
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    wanted, written = ("0" * 64, "executorch", "float32", (64, 64)), []
+
+    def fetch(*wanted, torch="2.8.0"):
+        monkeypatch.setattr(cache, "versions", lambda format: {"torch": torch})
+        return cache.fetch(*wanted, lambda folder: written.append(wanted) or {})
+
+    paths = [fetch(*wanted), fetch(*wanted, torch="2.9.0")]
+    for place, other in enumerate(("1" * 64, "onnx", "bfloat16", (64, 96))):
+        paths.append(fetch(*wanted[:place], other, *wanted[place + 1 :]))
+    assert len({path.parents[1] for path in paths}) == len(written) == 6
+    any_size = ("0" * 64, "onnx", "float32")
+    assert fetch(*any_size, (64, 64)) == fetch(*any_size, (64, 96))
+    assert len(written) == 6
+
+
+def test_a_program_that_is_used_stays_and_what_does_not_fit_beside_it_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "versions", lambda format: {})
+
+    def fetch(weights):
+        return cache.fetch(
+            weights,
+            "onnx",
+            "float32",
+            (64, 64),
+            lambda folder: (folder / "onnx/model.onnx").write_bytes(bytes(1000)) and {},
+        ).parents[1]
+
+    used, unused = fetch("used"), fetch("unused")
+    for seconds, folder in enumerate((used, unused)):
+        os.utime(folder / "export.json", (seconds, seconds))
+    left = tmp_path / f"{SCRATCH}left"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    fetch("used")
+    monkeypatch.setenv("MOBILEVIT_CACHE_BYTES", "2500")
+    new = fetch("new")
+    assert sorted(tmp_path.iterdir()) == sorted([used, new])
+
+
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
     monkeypatch.setattr(cache, "versions", lambda format: {})
@@ -406,13 +452,17 @@ def test_cache_is_listed_and_cleared(tmp_path, monkeypatch, mobilevit):
 
 
 @pytest.mark.slow
-def test_predict_on_an_engine_says_the_same(folders, pictures, tmp_path, mobilevit):
+def test_predict_on_an_engine_says_the_same(folders, pictures, tmp_path, mobilevit, monkeypatch):
     need("openvino")
+    calls, call = [], runners.OpenVINOEngine.__call__
+    monkeypatch.setattr(runners.OpenVINOEngine, "__call__", lambda *args: calls.append(args) or call(*args))
     pictures[0].save(tmp_path / "a.png")
     command = ("predict", tmp_path / "a.png", "--model", folders["image-classification"], "--json")
     _, expected, _ = mobilevit(*command)
+    assert not calls
     code, out, _ = mobilevit(*command, "--backend", "openvino")
     assert code == 0
+    assert calls
     (found,), (wanted,) = ([json.loads(line)["predictions"] for line in text.splitlines()] for text in (out, expected))
     assert [each["label"] for each in found] == [each["label"] for each in wanted]
     assert [each["score"] for each in found] == pytest.approx([each["score"] for each in wanted], abs=1e-4)
@@ -506,3 +556,132 @@ def test_core_ml_is_converted_with_named_outputs_and_not_called_verified(folders
     spec = coremltools.models.MLModel(str(tmp_path / "out" / entry["file"]), skip_model_load=True).get_spec()
     assert [value.name for value in spec.description.input] == ["pixel_values"]
     assert [value.name for value in spec.description.output] == ["logits", "pred_boxes"]
+
+
+# --- what goes wrong on a disk ---------------------------------------------------------------------------------------
+
+
+def small_openvino():
+    """An OpenVINO model made by hand: pictures of any size to twice themselves."""
+    openvino = pytest.importorskip("openvino")
+    from openvino import opset8
+
+    pixels = opset8.parameter([-1, 3, -1, -1], np.float32, name="pixel_values")
+    return openvino.Model([opset8.multiply(pixels, opset8.constant(np.float32(2)))], [pixels])
+
+
+def test_openvino_keeps_no_more_requests_than_programs(tmp_path):
+    """Each takes memory: pictures of ever other sizes must not fill it."""
+    exporting.save_openvino(small_openvino(), tmp_path / "m.xml", "float32")
+    engine = runners.OpenVINOEngine(tmp_path / "m.xml", 1)
+    for side in range(1, 4 * runners.MAX_SIZES):
+        pixels = np.random.default_rng(side).random((1, 3, side, side), dtype=np.float32)
+        np.testing.assert_allclose(engine(pixels)[0], 2 * pixels)
+    assert len(vars(engine.of_thread)) == len(engine.programs) == runners.MAX_SIZES + 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that takes nothing")
+def test_openvino_on_a_full_disk_is_one_line(tmp_path):
+    model = small_openvino()
+    (tmp_path / "m.xml").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"m\.xml: can't be written .*Is there room on the disk\?"):
+        exporting.save_openvino(model, tmp_path / "m.xml", "float32")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_damaged_program_is_named(engine, tmp_path):
+    need(engine)
+    path = tmp_path / Path(formats.FORMATS[engine].path("float32", None)).name
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=rf"{path.name}: {engine} can't read it \(.*\)\. Remove it"):
+        runners.load_program(path, transformers.MobileViTConfig(), "image-classification", engine, 1)
+
+
+def test_a_cache_for_reading_only_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "versions", lambda format: {})
+    wanted = ("0" * 64, "onnx", "float32", (64, 64))
+    path = cache.fetch(*wanted, lambda folder: {})
+
+    def refuse(*arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache.fetch(*wanted, lambda folder: pytest.fail("exported again")) == path
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert cache.clear() == 0  # and nothing is said to be removed that is still there
+
+
+def test_an_engine_installed_under_another_name_has_its_version(monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    need("onnx")
+    find = cache.importlib.metadata.version
+
+    def version(name):
+        if name in ("onnxruntime", "mobilevit-hf"):  # there is onnxruntime-gpu, and the bare source
+            raise cache.importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(cache.importlib.metadata, "version", version)
+    found = cache.versions(formats.FORMATS["onnx"])
+    assert (found["onnxruntime"], found["mobilevit-hf"]) == (onnxruntime.__version__, mobilevit_hf.__version__)
+
+
+def test_a_damaged_record_is_listed_and_cleared(tmp_path, monkeypatch, mobilevit):
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    (fill("a", 5_000_000, 200) / "export.json").write_text("")
+    code, out, _ = mobilevit("cache")
+    assert code == 0
+    assert "5.0 MB in" in out
+    assert mobilevit("cache", "clear")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_exports_is_one_models(folders, tmp_path, mobilevit, monkeypatch):
+    """Another model exported there brings its labels along, and the first one's other programs are forgotten."""
+    need("onnx")
+    need("openvino")
+
+    def write(model, task, processor, backend, path, *others):
+        path.write_bytes(b"program")
+        path.with_suffix(".bin").write_bytes(b"weights")
+
+    monkeypatch.setattr("mobilevit_hf.cli.export.export_checked", write)
+    first, out = folders["image-classification"], tmp_path / "new" / "out"
+    model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(first)
+    with torch.no_grad():
+        model.classifier.bias += 1
+    model.config.id2label = dict(enumerate("abcd"))
+    second = shutil.copytree(first, tmp_path / "second")
+    model.save_pretrained(second)
+    assert mobilevit("export", first, out, "--to", "onnx", "openvino")[0] == 0
+    assert mobilevit("export", second, out, "--to", "onnx")[0] == 0
+    assert json.loads((out / "config.json").read_text())["id2label"]["0"] == "a"
+    assert [entry["file"] for entry in json.loads((out / "export.json").read_text())] == ["onnx/model.onnx"]
+
+
+def test_what_failed_leaves_no_folder_and_what_went_well_is_whole(folders, tmp_path, mobilevit, monkeypatch):
+    need("onnx")
+    need("openvino")
+
+    def write(model, task, processor, backend, path, *others):
+        path.write_bytes(b"program")
+        if backend == "openvino":
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr("mobilevit_hf.cli.export.export_checked", write)
+    source = folders["image-classification"]
+    code, _, err = mobilevit("export", source, tmp_path / "a" / "b" / "out", "--to", "openvino")
+    assert (code, err) == (2, "error: No space left on device\n")
+    assert list(tmp_path.iterdir()) == []
+    code, _, err = mobilevit("export", source, tmp_path / "out", "--to", "onnx", "openvino")
+    assert (code, err) == (2, "error: No space left on device\n")
+    names = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*"))
+    assert names == ["config.json", "export.json", "onnx", "onnx/model.onnx", "preprocessor_config.json"]
+
+
+def test_pictures_of_several_sizes_are_refused(pictures):
+    processor = transformers.MobileViTImageProcessor(size={"shortest_edge": 32}, do_center_crop=False)
+    with pytest.raises(ValueError, match="gives pictures of 2 sizes, expected one"):
+        checking.prepare([pictures[0], pictures[3], pictures[3]], processor)
+    assert checking.prepare(pictures[3:4] * 2, processor).shape[:2] == (2, 3)

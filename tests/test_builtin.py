@@ -3,6 +3,8 @@
 import json
 import re
 from collections import Counter
+from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def test_an_unknown_name_is_told_what_there_is():
 def test_they_are_small_and_hold_no_pictures_of_the_data(name):
     files = list(mobilevit_hf.builtin(name).iterdir())
     assert sum(file.stat().st_size for file in files) <= 4_000_000
-    assert {file.name for file in files if file.suffix == ".png"} <= {
+    assert {file.name for file in files if file.suffix not in (".json", ".md", ".safetensors")} <= {
         "curves.png",
         "confusion_matrix.png",
         "average_precision.png",
@@ -159,3 +161,16 @@ def test_samples_are_the_same_every_time(tmp_path):
     assert samples.draw_smear().size == (640, 480)
     assert samples.draw_t_shirt().getpixel((240, 240))[2] > 100  # blue cloth
     assert samples.draw_t_shirt().getpixel((5, 475)) == samples.PAPER
+
+
+def test_a_model_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    """By the script that puts it there."""
+    script = run_path(str(Path(__file__).parents[1] / "scripts" / "make_builtin.py"))
+    model = tmp_path / "model"
+    script["replace_folder"](model, {"a": b"old", "b": b"old"})
+    script["replace_folder"](model, {"a": b"new"})
+    assert [(path.name, path.read_bytes()) for path in model.iterdir()] == [("a", b"new")]
+    with pytest.raises(OSError, match="missing"):
+        script["replace_folder"](model, {"a": b"newer", "missing/b": b""})
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["model", "model/a"]
+    assert (model / "a").read_bytes() == b"new"

@@ -1,7 +1,11 @@
 """The mobilevit command as a person uses it: pictures in, labels or boxes out, a line for each thing that is wrong."""
 
+import errno
 import json
+import os
 import shutil
+import socketserver
+import threading
 from collections import Counter
 
 import numpy as np
@@ -17,7 +21,7 @@ from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcess
 
 import mobilevit_hf
 from mobilevit_hf import checkpoints as checkpoint_names
-from mobilevit_hf import cli
+from mobilevit_hf import cli, files
 from mobilevit_hf.data.images import load_image
 from mobilevit_hf.visualization import class_colors
 
@@ -51,7 +55,7 @@ def test_answers_are_those_of_stock_pipeline(mobilevit, classifier, photos):
 
 
 def test_more_pictures_than_a_batch(mobilevit, classifier, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli.predict, "BATCH_SIZE", 2)
+    monkeypatch.setattr("mobilevit_hf.cli.predict.BATCH_SIZE", 2)
     for i in range(5):
         picture.rotate(72 * i).save(tmp_path / f"{i}.png")
     (tmp_path / "1.png").write_bytes(b"no picture")
@@ -69,7 +73,7 @@ def test_more_pictures_than_a_batch(mobilevit, classifier, picture, tmp_path, mo
 @pytest.mark.parametrize("terminal", ["output", "messages"])
 def test_a_progress_bar_leaves_the_other_stream_alone(mobilevit, classifier, photos, monkeypatch, terminal):
     """With only one of the two streams on a terminal, the bar is there and the other holds what it should."""
-    monkeypatch.setattr(cli.predict, "BATCH_SIZE", 1)
+    monkeypatch.setattr("mobilevit_hf.cli.predict.BATCH_SIZE", 1)
     (photos / "z.jpg").write_text("no picture")
     monkeypatch.setattr(cli.console, terminal, Console(stderr=terminal == "messages", force_terminal=True))
     _, out, err = mobilevit("predict", photos, "--model", classifier, "--json")
@@ -246,7 +250,7 @@ def assert_same_boxes(found, expected):
 
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_boxes_are_those_of_stock_pipeline(mobilevit, detector, photos, turned, monkeypatch, batch_size):
-    monkeypatch.setattr(cli.predict, "BATCH_SIZE", batch_size)
+    monkeypatch.setattr("mobilevit_hf.cli.predict.BATCH_SIZE", batch_size)
     code, out, err = mobilevit("predict", photos, "--model", detector, "--threshold", "0.4", "--json")
     assert (code, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
@@ -336,6 +340,18 @@ def test_saved_pictures(mobilevit, detector, photos, turned, tmp_path):
         assert difference.max() > 64
         if untouched.any():
             assert difference[untouched].max() <= (0 if saved.format == "PNG" else 24)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_picture(mobilevit, detector, photos, tmp_path, monkeypatch):
+    def wait_for_the_disk(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "_sync", wait_for_the_disk)
+    code, _, err = mobilevit("predict", photos, "--model", detector, "--save", tmp_path / "out")
+    assert code == 2
+    assert err.startswith("error: [Errno 28] No space left on device")
+    assert len(err.splitlines()) == 1
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_colours_follow_the_models_classes(mobilevit, detector, photos, tmp_path):
@@ -448,3 +464,49 @@ def test_corn_leaves(mobilevit, reference_data, tmp_path):
     pixels = stock.image_processor([load_image(name) for name in answers], return_tensors="pt").pixel_values
     with torch.inference_mode():
         assert (ours(pixels).logits - peer(pixels)).abs().max() < 1e-4
+
+
+# --- broken checkpoints and connections ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("image_size", None, "config.json can't be used"),
+        ("id2label", ["cat"], "config.json can't be used"),
+        ("id2label", {"0": "cat"}, "which has 1 labels"),
+    ],
+)
+def test_a_configuration_mended_by_hand(mobilevit, classifier, photos, tmp_path, field, value, words):
+    shutil.copytree(classifier, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    code, _, err = mobilevit("predict", photos / "a.jpg", "--model", tmp_path / "model")
+    assert code == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+
+
+HTTP = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: "
+
+
+@pytest.mark.parametrize(
+    ("to_head", "to_all"),
+    [(b"SSH-2.0-something\r\n", b""), (HTTP + b"0\r\n\r\n", b""), (HTTP + b"0\r\n\r\n", HTTP + b"6\r\n\r\n<html>")],
+    ids=["not-http", "connection-ends", "not-json"],
+)
+def test_what_answers_is_no_hub(mobilevit, photos, monkeypatch, tmp_path, to_head, to_all):
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(to_head if self.request.recv(65536).startswith(b"HEAD / ") else to_all)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        code, _, err = mobilevit("predict", photos / "a.jpg", "--model", "user/model")
+        server.shutdown()
+    assert code == 2
+    assert "user/model" in err
+    assert "pass a local directory" in err
+    assert len(err.strip().splitlines()) == 1

@@ -26,11 +26,6 @@ GOLDEN = np.load(DATA / "formula_golden.npz")
 STRIDES = ["stride_16", "stride_32", "stride_64", "stride_128", "stride_256", "pooled"]
 
 
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
 @pytest.fixture(scope="session")
 def official_weights():
     """Of an official XXS detector of 4 classes."""

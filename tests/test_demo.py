@@ -1,15 +1,19 @@
 """The page to try models on: its parts, its command, and the page itself in a browser."""
 
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import transformers
@@ -18,7 +22,7 @@ from PIL import Image
 
 pytest.importorskip("gradio")
 
-from mobilevit_hf import cli, demo
+from mobilevit_hf import demo
 from mobilevit_hf.demo import answering, app
 
 DETECTION, THRESHOLD = "object-detection", 0.02
@@ -88,6 +92,7 @@ def test_a_pipeline_is_made_once(models):
     first = answering.load_predictor(models[DETECTION], "torch")
     assert answering.load_predictor(models[DETECTION], "torch") is first
     assert answering.load_predictor(models["image-classification"], "torch") is not first
+    assert answering.load_predictor(models[DETECTION], "torch") is first
 
 
 def test_the_time_is_the_median_of_warm_calls(monkeypatch):
@@ -179,6 +184,19 @@ def test_a_backend_that_cannot_says_why(photos, monkeypatch, tmp_path):
     assert table.rows[1][2]
 
 
+def test_a_full_disk_leaves_the_table_and_says_so(models, photos, monkeypatch, tmp_path):
+    def write(path, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(app, "write_text", write)
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        scratch, paths = SimpleNamespace(name=folder), [str(photos["one.png"])]
+        note, table, download = app.answer_all(scratch, paths, models[DETECTION], "torch", 0.5)
+    assert "The answers can&#x27;t be kept as CSV: [Errno 28] No space left on device" in note
+    assert "one.png" in table
+    assert not download["visible"]
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +204,7 @@ def test_without_gradio(mobilevit, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     code, out, err = mobilevit("demo")
     assert (code, out) == (2, "")
-    assert err == "error: The page needs gradio, not installed here: pip install 'mobilevit-hf[demo]'\n"
+    assert err == "error: The page needs gradio, not installed here: pip install gradio\n"
 
 
 def test_a_port_that_is_taken(mobilevit):
@@ -213,7 +231,9 @@ def test_no_folder_is_named_from_elsewhere(mobilevit, monkeypatch, models, host,
         raise ValueError("enough")
 
     monkeypatch.setattr(demo, "build_app", build)
-    monkeypatch.setattr(cli.demo, "_check_address", lambda *address: None)  # tests listen on the loopback only
+    monkeypatch.setattr(
+        "mobilevit_hf.cli.demo._check_address", lambda *address: None
+    )  # tests listen on the loopback only
     model = models[DETECTION]
     mobilevit("demo", "--host", host, "--port", free_port(), "--model", model, "--model", model)
     assert asked["fixed"] is fixed

@@ -4,20 +4,24 @@ import dataclasses
 import json
 import os
 import pickle
+import re
+import shutil
 import socket
 import threading
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from test_evaluate import make_pictures, picture_file
 from test_metrics import HANDMADE, assert_as_pycocotools, detections, objects, random_pictures
 from transformers import AutoImageProcessor
+from written_data import make_pictures, picture_file
 
 import mobilevit_hf
-from mobilevit_hf.data.dataset import Objects, Sample
+from mobilevit_hf.cli.evaluate import _pick_split
+from mobilevit_hf.data.dataset import Dataset, Objects, Sample
 from mobilevit_hf.evaluation import evaluate_model
 from mobilevit_hf.evaluation.classification import Classification
 from mobilevit_hf.evaluation.detection import Detection
@@ -375,3 +379,49 @@ def test_processes_of_accelerate(run_python, detector, tmp_path):
     alone = evaluate_model(detect.model, detect.image_processor, samples, NAMES, batch_size=1, resamples=20)
     intervals = {name: list(ends) for name, ends in alone.intervals.items()}
     assert results == [[2, 5, alone.metrics, intervals]] * 2
+
+
+# --- nothing to find -------------------------------------------------------------------------------------------------
+
+
+def test_draws_without_anything_to_find_say_nothing():
+    predictions = [detections([[0, 0, 10, 10]], [0.9]), detections([], [])]
+    found, samples, _ = as_tensors(predictions, [objects([[0, 0, 10, 10]]), objects([])])
+    measure, _ = measure_in_parts(make_detection, found, samples, 1)
+    with warnings.catch_warnings(action="error"):
+        intervals = measure.intervals(measure.compute(), 200, np.random.default_rng(0))
+    assert intervals == {"map": (1, 1), "map_50": (1, 1)}
+
+
+def test_nothing_found_where_nothing_is(mobilevit, detector, tmp_path):
+    model, data = tmp_path / "model", tmp_path / "data"
+    shutil.copytree(detector, model)
+    AutoImageProcessor.from_pretrained(detector, score_threshold=1.0).save_pretrained(model)
+    (data / "annotations").mkdir(parents=True)
+    next(make_pictures(1)).save(data / "0.png")
+    content = {"images": [{"id": 0, "file_name": "0.png"}], "annotations": []}
+    content["categories"] = [{"id": i, "name": name} for i, name in enumerate(NAMES)]
+    (data / "annotations/instances_test.json").write_text(json.dumps(content))
+    code, out, _ = mobilevit("evaluate", model, data)
+    assert code == 0
+    assert re.search(r"mAP +-", out)
+
+
+def test_all_splits_together_are_read_one_sample_at_a_time():
+    class Counting(Sequence):
+        def __init__(self, names):
+            self.names = names
+
+        def __len__(self):
+            return len(self.names)
+
+        def __getitem__(self, place):
+            made.append(self.names[place])
+            return Sample(self.names[place], None, label=0)
+
+    made = []
+    splits = {"train": Counting("abc"), "test": Counting("de")}
+    _, samples = _pick_split(Dataset("image-classification", ("cat",), splits, "imagefolder"), "all", "data")
+    assert (len(samples), made) == (5, [])
+    assert "".join(sample.name for sample in samples) == "abcde"
+    assert [samples[place].name for place in (-1, 2, 3)] == ["e", "c", "d"]

@@ -303,6 +303,8 @@ def test_the_fastest_engine(tmp_path):
     assert 'backend="onnx")' in text
     assert "| onnx | int8 | 0.2 MB | 98.5% |" in text
     assert "somebody" not in text
+    (folder / "onnx" / "export.json").write_text(json.dumps([faster | {"latency_ms": {"1": 9.5}}]))
+    assert 'backend="openvino")' in card_of(folder)
 
 
 def test_a_stream_was_not_counted(tmp_path):

@@ -4,12 +4,14 @@ import dataclasses
 import getpass
 import json
 import shlex
+import shutil
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from card_folders import APPLE, CLASSES, write_model, write_run
 from hub_server import HubServer
 from huggingface_hub import HfApi
@@ -26,7 +28,7 @@ from mobilevit_hf.hub.facts import PUBLISHED_FILES
 from mobilevit_hf.hub.licenses import License, describe_start, find_license, public_name
 from mobilevit_hf.training import engine, recording
 from mobilevit_hf.training.arguments import TrainArguments
-from mobilevit_hf.training.recording import command_of
+from mobilevit_hf.training.recording import RunRecord, command_of
 from mobilevit_hf.training.reports import write_reports
 from mobilevit_hf.training.status import TrainingResult
 from mobilevit_hf.visualization import plots
@@ -49,7 +51,7 @@ def private():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(getpass, "getuser", lambda: USER)
         patch.setattr(socket, "gethostname", lambda: f"{HOST}.galaxy")
-        patch.setattr(cli.train, "tune_allocator", lambda: True)
+        patch.setattr("mobilevit_hf.cli.train.tune_allocator", lambda: True)
         yield
 
 
@@ -176,7 +178,7 @@ def test_the_command_says_the_same(options, monkeypatch, mobilevit, tmp_path):
         trained.append(arguments)
         return TrainingResult(Path(arguments.output_dir), "accuracy", None, 1, 1.0)
 
-    monkeypatch.setattr(cli.train, "run_training", note)
+    monkeypatch.setattr("mobilevit_hf.cli.train.run_training", note)
     monkeypatch.chdir(tmp_path)
     asked = TrainArguments(data=str(tmp_path), output_dir=str(tmp_path / "runs" / "DATA"), **options)
     words = shlex.split(command_of(asked))
@@ -187,9 +189,40 @@ def test_the_command_says_the_same(options, monkeypatch, mobilevit, tmp_path):
     assert trained == [dataclasses.replace(asked, data="DATA", output_dir="runs/DATA")]
 
 
-def test_the_command_hides_folders_and_names_hub_data(tmp_path):
-    words = shlex.split(command_of(TrainArguments(data="user/shapes", model=str(tmp_path), license="mit")))
+@pytest.fixture
+def record_of(tmp_path):
+    """A function: arguments → what a training with them has recorded when it begins."""
+    report = check_dataset(load_dataset(draw_classification(tmp_path / "drawn", train=4, validation=2)))
+
+    def record(**options):
+        asked = TrainArguments(data="user/shapes", license="mit", **options)
+        return RunRecord(asked, asked, report, 64)
+
+    return record
+
+
+def test_the_command_hides_folders_and_names_hub_data(record_of, tmp_path):
+    words = shlex.split(record_of(model=str(write_model(tmp_path / "mine"))).facts["command"])
     assert words == ["mobilevit", "train", "user/shapes", "--model", "START"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("garments", "built-in"), ("xxs", "new weights")])
+def test_a_folder_of_pictures_is_not_taken_for_the_model_of_its_name(name, kind, record_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name / "cat").mkdir(parents=True)
+    facts = record_of(model=name).facts
+    assert facts["start"]["kind"] == kind
+    assert facts["start"].get("license") == ({"id": "mit"} if kind == "built-in" else None)
+    assert shlex.split(facts["command"])[-2:] == ["--model", name]
+    assert facts["arguments"]["model"] == name
+
+
+def test_a_folder_that_is_gone_at_the_end_is_not_named(record_of, tmp_path):
+    folder = write_model(tmp_path / "mine")
+    record = record_of(model=str(folder))
+    shutil.rmtree(folder)
+    record.write(TrainingResult(tmp_path, "accuracy", None, 1, 1.0), PartialState())
+    assert str(tmp_path) not in (tmp_path / "run.json").read_text()
 
 
 def test_names_of_folders(tmp_path, private, monkeypatch):
@@ -316,6 +349,29 @@ def test_files_that_are_broken(name, tmp_path):
     (folder / name).write_bytes(b"{")
     with pytest.raises(ValueError, match=name):
         collect_facts(folder, Given(license="mit"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("run.json", "[1]", "got list"),
+        ("results.json", '{"metrics": {"accuracy": 1}}', "no split, num_pictures"),
+        ("evaluation-test.json", '{"answer": 1}', "no split, num_pictures, metrics"),
+        ("evaluation-test.json", "null", "got NoneType"),
+    ],
+)
+def test_files_of_something_else_are_named(name, text, words, tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}.*{words}.*Remove it"):
+        collect_facts(folder, Given(license="mit"))
+
+
+def test_a_copy_of_the_weights_is_not_counted(tmp_path):
+    folder = write_model(tmp_path / "model")
+    shutil.copy(folder / "model.safetensors", folder / "model-before.safetensors")
+    facts = collect_facts(folder, Given(license="mit"))
+    assert (facts.parameters, facts.num_bytes) == (150_000, (folder / "model.safetensors").stat().st_size)
 
 
 def test_what_is_given_wins(tmp_path):

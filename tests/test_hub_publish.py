@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import TOKEN
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
+import mobilevit_hf
 from mobilevit_hf import MobileViTForImageClassification
 from mobilevit_hf.backends.cache import weights_hash
+from mobilevit_hf.checkpoints import builtin_models
 from mobilevit_hf.hub import CARD_MARKER, Given, HubError, check_access, publish
 
 REPO = "user/shapes"
@@ -217,6 +219,11 @@ SPOILT = {
         lambda folder: edit_config(folder, id2label={"0": "LABEL_0", "1": "LABEL_1"}),
         "id2label",
     ),
+    "names in a list": (
+        lambda folder: edit_config(folder, id2label=["cat", "dog"]),
+        'id2label in config.json, such as {"0"',
+    ),
+    "a class without a number": (lambda folder: edit_config(folder, id2label={"cat": "cat"}), "'cat' as the number"),
     "another model": (lambda folder: edit_config(folder, model_type="vit"), "type vit, expected mobilevit"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "is no model"),
     "no JSON": (write("config.json", "{"), "config.json is not JSON"),
@@ -448,3 +455,26 @@ def test_access(hub, monkeypatch):
     with pytest.raises(HubError, match=r"not signed in.*hf auth login"):
         check_access("shapes")
     assert not written(hub)
+
+
+# --- a card that is there --------------------------------------------------------------------------------------------
+
+
+def license_of(publication):
+    return ModelCard(publication.card).data.license
+
+
+def test_the_license_of_a_card_that_is_there(hub, classifier, send):
+    """As in a copy of what was published: nobody has to say again what its maker said."""
+    (classifier / "README.md").write_text(send(classifier, given=Given(license="cc-by-4.0")).card)
+    assert license_of(send(classifier, given=Given())) == "cc-by-4.0"
+    assert license_of(send(classifier, given=Given(license="mit"))) == "mit"
+    with pytest.raises(ValueError, match="user/base, whose license"):  # the card knows nothing of that one
+        send(classifier, given=Given(base_model="user/base"))
+
+
+@pytest.mark.parametrize("name", builtin_models())
+def test_a_built_in_model_as_it_is(name):
+    own = ModelCard.load(mobilevit_hf.builtin(name) / "README.md").data
+    assert own.license
+    assert license_of(publish(mobilevit_hf.builtin(name), REPO, dry_run=True)) == own.license

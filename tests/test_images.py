@@ -171,3 +171,16 @@ def test_a_url_that_fails_says_so(served_file):
     url = served_file("a.png", b"")
     with pytest.raises(UnreadableImageError, match="can't be fetched"):
         load_image(url.replace("a.png", "b.png"))
+
+
+def test_a_url_as_a_person_types_it(served_file, colours, tmp_path):
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    url = served_file("a ä%.png", (tmp_path / "a.png").read_bytes()).replace("%", "%25")
+    assert close(pixels(url), colours, 0)
+    assert close(pixels(url.replace(" ", "%20")), colours, 0)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port/a.png", "http://[::1/a.png", "http://", "http://\0/a.png"])
+def test_what_is_no_url_says_so(url):
+    with pytest.raises(UnreadableImageError, match="can't be fetched"):
+        load_image(url)

@@ -254,3 +254,8 @@ def test_runs_from_the_hub(published, checkpoints, picture, run_python, tmp_path
     stock = transformers.pipeline("image-classification", str(checkpoints["image-classification"]))
     assert_same_answers(answers, stock(picture))
     assert scores == pytest.approx({answer["label"]: answer["score"] for answer in stock(picture)}, abs=1e-5)
+
+
+def test_threads_are_at_least_one():
+    with pytest.raises(ValueError, match="threads: got 0, expected at least 1"):
+        mobilevit_hf.pipeline("image-classification", "x", threads=0)

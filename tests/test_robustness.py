@@ -4,13 +4,18 @@ import io
 import json
 import os
 import struct
+import warnings
 import zlib
 
+import datasets
 import numpy as np
+import pyarrow
 import pytest
 from PIL import EpsImagePlugin, Image
+from pyarrow import parquet
 
 from mobilevit_hf.data.formats.folder import DataFolder
+from mobilevit_hf.data.reading import load_dataset
 
 PACKER = zlib.compressobj(1)
 ZEROS = b"".join(PACKER.compress(bytes(2**20)) for _ in range(100)) + PACKER.flush()  # 100 MiB
@@ -499,3 +504,75 @@ def test_odd_annotations_are_counted_or_named(mobilevit, tmp_path, make, step):
             report = json.loads(out)
             assert report["widths"]["max"] == 48
             assert bool(report["bad"]) == (code == 1)
+
+
+@pytest.mark.parametrize("name", ["~nobody-has-this-name/x", "x" * 5000])
+@pytest.mark.parametrize("command", [["check-data"], ["evaluate", "MODEL"]])
+def test_a_data_set_by_a_name_that_is_no_path(mobilevit, detector, command, name):
+    code, out, err = mobilevit(*(str(detector) if word == "MODEL" else word for word in command), name)
+    assert (code, out) == (2, "")
+    assert "There is no" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_picture_of_each_class_is_none_too_few(mobilevit, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / name / "0.png")
+    _, out, _ = mobilevit("check-data", tmp_path, "--json")
+    report = json.loads(out)
+    assert {split: found["samples"] for split, found in report["splits"].items()} == {"train": 2}
+    assert "none was cut off" in report["notes"][0]
+
+
+def test_metadata_that_says_too_little_or_too_much(mobilevit, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "0.png")
+    (tmp_path / "metadata.csv").mkdir()
+    rows = [{"label": "cat"}, {"file_name": "0.png", "label": ""}, {"file_name": "0.png", "label": "cat"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, _ = mobilevit("check-data", tmp_path, "--json")
+    report = json.loads(out)
+    assert report["splits"] == {"train": {"samples": 1, "classes": {"cat": 1}}}
+    assert [problem["reason"].split(":")[0] for problem in report["bad"]] == ["a row has no `file_name`", "no label"]
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "label": 10**12}))
+    code, _, err = mobilevit("check-data", tmp_path)
+    assert code == 2
+    assert "got class 1000000000000, expected at most" in err
+
+
+def test_a_folder_that_is_called_like_a_file_of_yolo(mobilevit, tmp_path):
+    (tmp_path / "data.yaml").mkdir()
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("1", (9500, 9500)).save(tmp_path / "images/0.png")  # Pillow warns of its size
+    (tmp_path / "labels/0.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with warnings.catch_warnings(action="error"):
+        assert len(load_dataset(tmp_path, data_format="yolo").splits["train"]) == 1
+
+
+def test_a_row_names_no_file_of_this_machine(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "mine.png")
+    (tmp_path / "data").mkdir()
+    mine = tmp_path / "mine.png"
+    paths = [f"file://{mine}::hf://datasets/a/b/c.png", f"zip://{mine}::file://{mine}::hf://a", str(mine)]
+    pictures = [{"bytes": mine.read_bytes(), "path": None}, *({"bytes": None, "path": path} for path in paths)]
+    parquet.write_table(pyarrow.table({"image": pictures, "label": ["cat"] * 4}), tmp_path / "data/train.parquet")
+    dataset = load_dataset(tmp_path / "data")
+    assert [sample.name for sample in dataset.splits["train"]] == ["train[0]"]
+    assert [problem.kind for problem in dataset.problems] == ["missing picture"] * 3
+
+
+@pytest.mark.parametrize(
+    ("column", "names"), [("label", ["dog", "cat"]), ("label", ["cat"]), ("kind", ["cat", "dog"])]
+)
+def test_splits_whose_classes_differ_are_not_mixed_up(tmp_path, column, names):
+    def rows(column, names):
+        features = datasets.Features({"image": datasets.Image(), column: datasets.ClassLabel(names=names)})
+        pictures = [{"bytes": b"x", "path": None}] * 2
+        return datasets.Dataset.from_dict({"image": pictures, column: [0, 0]}, features=features)
+
+    splits = {"train": rows("label", ["cat", "dog"]), "test": rows(column, names)}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path))
+    with pytest.raises(ValueError, match="its splits differ in their columns or classes"):
+        load_dataset(tmp_path)

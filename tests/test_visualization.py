@@ -397,3 +397,8 @@ def test_a_picture_is_written_whole_or_not_at_all(picture, tmp_path, monkeypatch
     with pytest.raises(OSError, match="disk full"):
         save_picture(picture, tmp_path, "a.jpg")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_name_is_cut_between_characters(picture, tmp_path):
+    path = save_picture(picture, tmp_path, "猫" * 80 + ".png")
+    assert path.name == "猫" * 66 + ".png"  # three bytes each, of 200

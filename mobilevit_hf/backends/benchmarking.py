@@ -41,7 +41,9 @@ def parse_setting(text: str) -> Setting:
     Raises:
         ValueError: If it is none of these.
     """
-    backend, _, precision = text.partition(":")
+    backend, _, precision = text.strip().partition(":")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
     if precision in QUANTIZATIONS:
         return Setting(backend, "float32", precision)
     return Setting(backend, dtype_name(precision or None), None)
@@ -116,7 +118,7 @@ def _serve(connection: Connection, task: str, folder: str, setting: Setting, thr
                 seconds.append(time.perf_counter() - start)
             connection.send((seconds[1:], peak_memory()))  # the first call of a turn finds cold caches
     except Exception as error:
-        connection.send(error)
+        connection.send(str(error) or type(error).__name__)
 
 
 def _load(task: str, folder: str, setting: Setting, threads: int | None) -> tuple[Callable[[torch.Tensor], Any], int]:
@@ -170,7 +172,7 @@ class Engine:
         except EOFError:
             self.process.join()
             answer = f"its process ended with code {self.process.exitcode}"
-        if isinstance(answer, str | Exception):
+        if isinstance(answer, str):
             raise ValueError(f"{self.setting}: {answer}")
         return answer
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -75,7 +76,15 @@ def _fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 def versions(format: Format) -> dict[str, str]:
     """What a program depends on beside the model."""
-    return {name: importlib.metadata.version(name) for name in ("mobilevit-hf", "torch", *format.packages)}
+    return {name: _version(name) for name in ("mobilevit-hf", "torch", *format.packages)}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        # It is installed under another name, as onnxruntime-gpu is, or runs from its source.
+        return importlib.import_module(package.replace("-", "_")).__version__
 
 
 def fetch(
@@ -109,10 +118,14 @@ def fetch(
             (new / file).parent.mkdir(parents=True)
             record = facts | write(new)
             (new / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-            with contextlib.suppress(OSError):  # another process was faster: then its folder is not empty
+            try:
                 new.rename(folder)
+            except OSError:  # another process was faster: then its folder is not empty
+                if not (folder / RECORD).is_file():
+                    raise
         trim(keep=folder)
-    os.utime(folder / RECORD)  # when it was last used
+    with contextlib.suppress(OSError):  # a cache may be for reading only
+        os.utime(folder / RECORD)  # when it was last used
     return folder / file
 
 
@@ -120,10 +133,19 @@ def entries() -> list[Entry]:
     """What is in the cache, the one used last first."""
     found = []
     for record in cache_folder().glob(f"*/{RECORD}"):
-        with contextlib.suppress(OSError, ValueError):  # another process is removing it
+        with contextlib.suppress(OSError):  # another process is removing it
             size = sum(file.stat().st_size for file in record.parent.rglob("*") if file.is_file())
-            found.append(Entry(record.parent, size, record.stat().st_mtime, json.loads(record.read_text())))
+            found.append(Entry(record.parent, size, record.stat().st_mtime, _read(record)))
     return sorted(found, key=lambda entry: -entry.used)
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """What was recorded of a program; nothing, if that is damaged."""
+    try:
+        facts = json.loads(record.read_text())
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
@@ -143,10 +165,9 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
     total = removed = 0
     for entry in entries():
         total += entry.bytes
-        if total > limit and entry.folder != keep:
+        if total > limit and entry.folder != keep and _remove(entry.folder):
             total -= entry.bytes
             removed += entry.bytes
-            _remove(entry.folder)
     for scratch in _leftovers(SCRATCH_SECONDS):
         shutil.rmtree(scratch, ignore_errors=True)
     return removed
@@ -164,12 +185,15 @@ def _limit() -> int:
     return int(text)
 
 
-def _remove(folder: Path) -> None:
-    """Take a program away at once, then delete it: nobody finds half of it."""
+def _remove(folder: Path) -> bool:
+    """Take a program away at once, then delete it: nobody finds half of it. Whether it could be."""
     away = folder.parent / f"{SCRATCH}{folder.name}-{os.getpid()}"
-    with contextlib.suppress(OSError):  # another process removes it
+    try:
         folder.rename(away)
-        shutil.rmtree(away, ignore_errors=True)
+    except OSError:  # another process removes it, or uses it, or it may only be read
+        return False
+    shutil.rmtree(away, ignore_errors=True)
+    return True
 
 
 def _leftovers(seconds: float) -> Iterator[Path]:
@@ -177,3 +201,12 @@ def _leftovers(seconds: float) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > seconds:
                 yield folder
+
+
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """What an `export.json` says of each file; nothing, if it is no such file."""
+    try:
+        entries = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

@@ -15,7 +15,6 @@ from transformers.utils import ModelOutput
 
 from ..checkpoints import recommended_threshold
 from ..metrics.coco_map.coco_map import CocoMap
-from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from .runners import EngineModel
 
 MAX_ERROR = 1e-3  # in float32
@@ -75,13 +74,21 @@ def prepare(pictures: Sequence[Image.Image], processor: BaseImageProcessor) -> T
     Raises:
         ValueError: If they come out in different sizes.
     """
-    sizes = {tuple(picture.shape) for picture in processor(list(pictures), return_tensors="pt")["pixel_values"]}
-    if len(sizes) > 1:
+    return stack([processor(picture, return_tensors="pt")["pixel_values"][0] for picture in pictures])
+
+
+def stack(pictures: Sequence[Tensor]) -> Tensor:
+    """What an image processor made of single pictures, (3, H, W) each, as one (B, 3, H, W) float32.
+
+    Raises:
+        ValueError: If they are of different sizes.
+    """
+    if len(sizes := {picture.shape for picture in pictures}) > 1:
         raise ValueError(
             f"image processor: gives pictures of {len(sizes)} sizes, expected one. Set its crop_size, or height and "
             "width as its size."
         )
-    return processor(list(pictures), return_tensors="pt")["pixel_values"].float()
+    return torch.stack(tuple(pictures)).float()
 
 
 def compare(
@@ -99,7 +106,7 @@ def compare(
         program: Made from it.
         pixels: (B, 3, H, W).
         task: A key of `formats.OUTPUTS`.
-        processor: The detector's, which makes boxes of outputs.
+        processor: A detector's, which makes boxes of outputs; another's is not used.
         tie: A label also counts as the same where the model's logit of it is behind its best by no more than this
             share of the way to its worst.
     """
@@ -107,9 +114,7 @@ def compare(
     pairs = list(zip(expected, found, strict=True))
     max_error = max(float((e[name] - f[name]).abs().max()) for e, f in pairs for name in program.names)
     if task == "object-detection":
-        return Comparison(
-            max_error, _box_agreement(pairs, processor or MobileViTSSDLiteImageProcessor(), model.config)
-        )
+        return Comparison(max_error, _box_agreement(pairs, processor, model.config))
     same = [_same_label(e.logits, f.logits, tie) for e, f in pairs]
     return Comparison(max_error, torch.cat(same).mean().item())
 

@@ -79,11 +79,18 @@ def make_openvino(model: nn.Module, task: str, pixels: Tensor) -> Any:
 
 
 def save_openvino(program: Any, path: Path, dtype: str) -> None:
-    """Write an OpenVINO model with what it is to compute in."""
+    """Write an OpenVINO model with what it is to compute in.
+
+    Raises:
+        OSError: If it can't be written.
+    """
     import openvino
 
     program.set_rt_info(OPENVINO_NAMES[dtype], OPENVINO_PRECISION)
-    openvino.save_model(program, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(program, path, compress_to_fp16=False)
+    except RuntimeError as error:  # which does not say why
+        raise OSError(f"{path}: can't be written ({error}). Is there room on the disk?") from error
 
 
 def _write_executorch(model: nn.Module, task: str, path: Path, pixels: Tensor, dtype: str) -> None:

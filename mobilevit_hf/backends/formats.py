@@ -104,7 +104,7 @@ def check_request(backend: str, task: str, dtype: str, quantization: str | None)
     missing = [package for package in format.packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"backend {backend} needs {', '.join(missing)}, not installed here: pip install 'mobilevit-hf[backends]'"
+            f"backend {backend} needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
     return format
 

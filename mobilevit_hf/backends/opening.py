@@ -1,6 +1,5 @@
 """From a model to the same on another engine: ready files, the cache, or an export that is checked."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from transformers.utils import cached_file
 
 from . import cache
 from .checking import NUM_PICTURES, TIE, Comparison, check, compare, draw_pictures, prepare
-from .exporting import export_program, program_bytes, program_files, remove_program
+from .exporting import export_program, program_bytes, program_files
 from .formats import FORMATS, check_request
 from .runners import ENGINES, EngineModel, load_program
 
@@ -78,7 +77,7 @@ def open_export(
     check_request(backend, task, dtype, quantization)
     path = _ready_file(str(folder), None, backend, dtype, quantization, {})
     if path is None:
-        there = [entry.get("file") for entry in read_record(folder / cache.RECORD)]
+        there = [entry.get("file") for entry in cache.read_record(folder / cache.RECORD)]
         raise ValueError(
             f"{folder} holds no weights, and {' and '.join(map(str, there)) or 'nothing'} for engines; expected "
             f"{FORMATS[backend].path(dtype, quantization)}. Name the model it was exported from."
@@ -101,21 +100,17 @@ def export_checked(
     dtype: str,
     tie: float = TIE,
 ) -> Comparison | None:
-    """Export a model and compare it on `pixels`; None for Core ML, which only runs in an app.
+    """Export a model into a scratch folder, and compare it on `pixels`; None for Core ML, which only runs in an app.
 
     Raises:
-        ValueError: If the program is not the model; nothing is left of it.
+        ValueError: If the program is not the model.
     """
-    try:
-        export_program(model, task, backend, path, pixels, dtype)
-        if backend not in ENGINES:
-            return None
-        program = load_program(path, model.config, task, backend, None)
-        comparison = compare(model, program, pixels, task, processor, tie)
-        check(comparison, f"{FORMATS[backend].title} in {dtype}", exact=dtype == "float32")
-    except BaseException:
-        remove_program(path)
-        raise
+    export_program(model, task, backend, path, pixels, dtype)
+    if backend not in ENGINES:
+        return None
+    program = load_program(path, model.config, task, backend, None)
+    comparison = compare(model, program, pixels, task, processor, tie)
+    check(comparison, f"{FORMATS[backend].title} in {dtype}", exact=dtype == "float32")
     return comparison
 
 
@@ -131,7 +126,7 @@ def _ready_file(
     if record is None:
         return None
     path = FORMATS[backend].path(dtype, quantization)
-    for entry in read_record(Path(record)):
+    for entry in cache.read_record(Path(record)):
         wanted = {"backend": backend, "dtype": dtype, "quantization": quantization, "file": path}
         if weights is not None:
             wanted["weights"] = weights
@@ -139,12 +134,3 @@ def _ready_file(
             files = [cached_file(source, str(part), **options) for part in program_files(Path(path))]
             return Path(files[0]) if None not in files else None
     return None
-
-
-def read_record(path: Path) -> list[dict[str, Any]]:
-    """What an `export.json` says of each file; nothing, if it is no such file."""
-    try:
-        entries = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return []
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

@@ -19,7 +19,6 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -28,7 +27,7 @@ from ..data.images import find_images
 from ..data.reading import load_dataset
 from ..evaluation.evaluating import evaluate_model
 from ..evaluation.running import Prepared, prepare_ahead
-from .checking import compare
+from .checking import compare, stack
 from .exporting import quiet
 from .runners import EngineModel
 
@@ -56,7 +55,7 @@ def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) ->
         ValueError: If NNCF is not installed, or there are no pictures.
     """
     if importlib.util.find_spec("nncf") is None:
-        raise ValueError("int8 needs nncf, which is not installed: pip install 'mobilevit-hf[backends]'")
+        raise ValueError("int8 needs nncf, not installed here: pip install nncf")
     pictures = [picture[None] for batch in batches for picture in np.asarray(batch, dtype=np.float32)]
     if not pictures:
         raise ValueError("calibration: got no pictures, expected some like those the model will see.")
@@ -155,17 +154,12 @@ def read_pictures(source: str, task: str, processor: BaseImageProcessor, seed: i
 def _prepare(processor: BaseImageProcessor, samples: Sequence[Sample]) -> tuple[Tensor, list[Problem]]:
     """Samples as the model takes them, (N, 3, H, W), and those that can't be read."""
     ready = list(prepare_ahead(processor, enumerate(samples), AHEAD))
-    pixels = [prepared.inputs["pixel_values"].float() for prepared in ready if isinstance(prepared, Prepared)]
+    pixels = [prepared.inputs["pixel_values"][0] for prepared in ready if isinstance(prepared, Prepared)]
     problems = [unreadable.problem for unreadable in ready if not isinstance(unreadable, Prepared)]
     if not pixels:
         first = f" The first is {problems[0].name}: {problems[0].reason}." if problems else ""
         raise ValueError(f"calibration: none of {len(samples)} pictures can be read.{first}")
-    if sizes := {tuple(picture.shape[2:]) for picture in pixels} - {tuple(pixels[0].shape[2:])}:
-        raise ValueError(
-            f"calibration: the image processor gives pictures of {len(sizes) + 1} sizes, expected one. Set its "
-            "crop_size, or height and width as its size."
-        )
-    return torch.cat(pixels), problems
+    return stack(pixels), problems
 
 
 class Drop(NamedTuple):

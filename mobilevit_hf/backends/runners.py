@@ -63,6 +63,7 @@ class OpenVINOEngine:
             "INFERENCE_NUM_THREADS": threads,
             OPENVINO_PRECISION[-1]: self.model.get_rt_info(OPENVINO_PRECISION).astype(str),
         }
+        # By size, None for any.
         self.programs: dict[tuple[int, ...] | None, Any] = {}
         self.lock, self.of_thread = threading.Lock(), threading.local()
 
@@ -75,22 +76,22 @@ class OpenVINOEngine:
         return [request.get_output_tensor(i).data.copy() for i in range(len(self.model.outputs))]
 
     def _request(self, shape: tuple[int, ...]) -> Any:
-        """This thread's own request for a size."""
-        requests = self.of_thread.__dict__
-        if shape not in requests:
-            requests[shape] = self._program(shape).create_infer_request()
-        return requests[shape]
-
-    def _program(self, shape: tuple[int, ...]) -> Any:
+        """This thread's own request to the program for a size."""
         with self.lock:
             size = shape if shape in self.programs or len(self.programs) < MAX_SIZES else None
             if size not in self.programs:
-                model = self.model.clone()
-                if size:
-                    model.reshape(list(size))
-                    _drop_idle_resizes(model)
-                self.programs[size] = self.core.compile_model(model, "CPU", self.options)
-            return self.programs[size]
+                self.programs[size] = self._compile(size)
+        requests = self.of_thread.__dict__
+        if size not in requests:
+            requests[size] = self.programs[size].create_infer_request()
+        return requests[size]
+
+    def _compile(self, size: tuple[int, ...] | None) -> Any:
+        model = self.model.clone()
+        if size:
+            model.reshape(list(size))
+            _drop_idle_resizes(model)
+        return self.core.compile_model(model, "CPU", self.options)
 
 
 def _drop_idle_resizes(model: Any) -> None:
@@ -211,7 +212,16 @@ def load_program(path: Path, config: PreTrainedConfig, task: str, backend: str, 
         task: A key of `formats.OUTPUTS`.
         backend: One of `ENGINES`.
         threads: How many to use; torch's number, which follows the machine, if not given.
+
+    Raises:
+        ValueError: If the engine can't read the file.
     """
-    engine = ENGINES[backend](path, threads or torch.get_num_threads())
+    try:
+        engine = ENGINES[backend](path, threads or torch.get_num_threads())
+    except Exception as error:  # each engine has errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{path}: {backend} can't read it ({reason}). Remove it, and export the model again."
+        ) from error
     named = type(ARCHITECTURES[task], (EngineModel,), {})
     return named(config, task, engine, program_bytes(path))

@@ -1,40 +1,74 @@
 """The `mobilevit` command: one module for each thing it does."""
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import transformers
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from . import console
-from .benchmark import benchmark as benchmark_command
-from .cache import cache as cache_command
-from .check_data import check_data as check_data_command
-from .convert import convert as convert_command
-from .demo import demo as demo_command
-from .evaluate import evaluate as evaluate_command
-from .export import export as export_command
 from .launch import start_processes
-from .models import models as models_command
-from .predict import predict as predict_command
-from .publish import publish as publish_command
-from .train import make_command
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command("predict")(predict_command)
-app.command("convert")(convert_command)
-app.command("train")(make_command())
-app.command("evaluate")(evaluate_command)
-app.command("check-data")(check_data_command)
-app.command("export")(export_command)
-app.command("cache")(cache_command)
-app.command("benchmark")(benchmark_command)
-app.command("models")(models_command)
-app.command("publish")(publish_command)
-app.command("demo")(demo_command)
+# Each is a function of that name in a module of that name.
+COMMANDS = (
+    "predict",
+    "convert",
+    "train",
+    "evaluate",
+    "check-data",
+    "export",
+    "cache",
+    "benchmark",
+    "models",
+    "publish",
+    "demo",
+)
+
+
+class Command(TyperCommand):
+    """Lists its options under their headings; Typer's own tables cut long names in a terminal of 80 columns."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write them."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            heading = "Arguments" if param.param_type_name == "argument" else param.rich_help_panel or "Options"
+            if record := param.get_help_record(ctx):
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Commands(TyperGroup):
+    """Imports a command's module when it is asked for: what one of them needs would cost the others seconds."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """The command of a name, None if there is none."""
+        if cmd_name not in self.commands:
+            return None
+        if self.commands[cmd_name] is None:
+            name = cmd_name.replace("-", "_")
+            single = _typer()
+            single.command(cmd_name, cls=Command)(getattr(importlib.import_module(f".{name}", __name__), name))
+            self.commands[cmd_name] = typer.main.get_command(single)
+        return self.commands[cmd_name]
+
+
+def _typer(**settings: Any) -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **settings)
+
+
+app = _typer(cls=Commands, no_args_is_help=True)
 
 
 def main() -> None:
@@ -44,8 +78,8 @@ def main() -> None:
 
 def run(command: Callable[..., None]) -> None:
     """Run one command by itself, as a script does, by as many processes as its launcher was asked for."""
-    script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    script.command()(command)
+    script = _typer()
+    script.command(cls=Command)(command)
 
     def start() -> None:
         start_processes()
@@ -80,4 +114,4 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Run and convert MobileViT models. MOBILEVIT_DEBUG=1 shows the traceback of an error."""
+    """Train, run and publish MobileViT models. MOBILEVIT_DEBUG=1 shows the traceback of an error."""

@@ -25,7 +25,8 @@ from ..checkpoints import find_task, resolve_model
 from ..pipelines import load_model
 from ..training.recording import describe_hardware
 from . import console
-from .export import MEGABYTE, TASKS
+from .cache import MEGABYTE
+from .export import TASKS
 
 
 def benchmark(
@@ -46,16 +47,19 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", dir_okay=False, help="A chart, as PNG.")] = None,
 ) -> None:
-    """Time a model on each engine: random pictures in, the network's outputs out.
+    """Time a model on each engine.
 
-    Each engine has a process of its own, and they take turns.
+    Random pictures go in, the network's outputs come out. Each engine has a process of its own, and they take turns.
     """
+    if plot and not plot.parent.is_dir():
+        raise ValueError(f"--plot: there is no folder {plot.parent}. Make it, or name another.")
     folder = resolve_model(model)
     task = find_task(model, folder, TASKS)
     settings = [parse_setting(name) for name in backends.split(",")] if backends else possible_settings(task)
     for setting in settings:
         if setting.backend != "torch":
             check_request(setting.backend, task, setting.dtype, setting.quantization)
+            resolve_model(model, folder=setting.backend)  # a Hub model's ready files
     loaded, _ = load_model(task, str(folder), {"trust_remote_code": False})
     if size is None:
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
@@ -71,13 +75,13 @@ def benchmark(
     }
     with console.messages.status(f"Timing {', '.join(map(str, settings))}"):
         timings = list(measure(task, folder, settings, shapes, rounds, threads))
-    if plot:
-        _plot(timings, plot)
     if as_json:
         rows = [dataclasses.asdict(timing) | {"setting": str(timing.setting)} for timing in timings]
         typer.echo(json.dumps(facts | {"timings": rows}, indent=2))
-        return
-    _show(facts, timings)
+    else:
+        _show(facts, timings)
+    if plot:
+        _plot(timings, plot)
 
 
 def _numbers(option: str, text: str) -> list[int]:

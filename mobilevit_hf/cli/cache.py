@@ -16,7 +16,7 @@ MEGABYTE = 10**6
 def cache(
     action: Annotated[str | None, typer.Argument(metavar="[clear]", help="Remove everything. Default: list.")] = None,
 ) -> None:
-    """List the exported models that are kept for the next use, or remove them."""
+    """List, or remove, the exported models kept for the next use."""
     if action not in (None, "clear"):
         raise ValueError(f"cache: got {action!r}, expected clear, or nothing to list what is there.")
     folder = escape(str(cache_folder()))
@@ -29,7 +29,7 @@ def cache(
         for entry in found:
             record = {name: escape(console.printable(str(value))) for name, value in entry.record.items()}
             when = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
-            names = record["weights"][:12], record["backend"], record["dtype"]
+            names = (record.get(name, "?")[:12] for name in ("weights", "backend", "dtype"))
             table.add_row(*names, f"{entry.bytes / MEGABYTE:.1f}", when)
         console.output.print(table)
     total = sum(entry.bytes for entry in found)

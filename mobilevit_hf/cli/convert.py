@@ -31,7 +31,7 @@ def convert(
         int | None, typer.Option(min=32, help="Side of the training pictures in pixels. Default: the source's.")
     ] = None,
 ) -> None:
-    """Turn an official, timm or stock checkpoint into a model directory."""
+    """Turn an official, timm or stock checkpoint into a model."""
     order = channel_order.value if channel_order else None
     report = convert_checkpoint(source, out, labels=labels, channel_order=order, image_size=image_size)
     for note in report.notes:

@@ -26,12 +26,13 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page.")] = 7860,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
 ) -> None:
-    """Try models on a page in the browser: photos in, labels or boxes out, engines side by side.
+    """Try models on a page in the browser.
 
-    With --host for others than this machine, nobody can name another model on the page. Ctrl-C ends it.
+    Photos in, labels or boxes out, engines side by side. With --host for others than this machine, nobody can name
+    another model on the page. Ctrl-C ends it.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("The page needs gradio, not installed here: pip install 'mobilevit-hf[demo]'")
+        raise ValueError("The page needs gradio, not installed here: pip install gradio")
     _check_address(host, port)
     from ..demo import build_app, launch  # gradio takes seconds to import
 

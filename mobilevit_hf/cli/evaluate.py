@@ -15,7 +15,8 @@ from transformers import Pipeline
 from ..allocator import tune_allocator
 from ..checkpoints import find_task, resolve_model
 from ..data.dataset import Dataset, Problem, Sample
-from ..data.reading import DATA_FORMATS, load_dataset
+from ..data.formats.samples import Joined
+from ..data.reading import DATA_FORMATS, load_dataset, local_path
 from ..evaluation import BATCH_SIZE, EvaluationResult, evaluate_model
 from ..pipelines import pipeline
 from . import console
@@ -64,7 +65,7 @@ def evaluate(
         bool, typer.Option("--download", help="Download a Hub data set whole, and keep it, instead of streaming it.")
     ] = False,
 ) -> None:
-    """Measure a classifier's accuracy or a detector's mean average precision.
+    """Measure accuracy, or a detector's mean average precision.
 
     What is measured is what predict and transformers' pipeline answer. A picture that can't be read is named with the
     reason, the others are measured, and the exit code is 1.
@@ -113,8 +114,7 @@ def evaluate(
 
 def _load(data: str, data_format: str | None, download: bool) -> Dataset:
     """Of a Hub data set that is streamed only the split is fetched that is measured, and nothing is kept on disk."""
-    is_local = Path(data).expanduser().exists()
-    return load_dataset(data, data_format=data_format, streaming=not is_local and not download)
+    return load_dataset(data, data_format=data_format, streaming=not (download or local_path(data)))
 
 
 def _pick_split(dataset: Dataset, wanted: str | None, data: str) -> tuple[str, Sequence[Sample] | Iterable[Sample]]:
@@ -127,7 +127,7 @@ def _pick_split(dataset: Dataset, wanted: str | None, data: str) -> tuple[str, S
     name = wanted or next((name for name in SPLITS if name in splits), "")
     if name == ALL:
         sized = all(isinstance(part, Sequence) for part in splits.values())
-        return ALL, list(chain(*splits.values())) if sized else chain(*splits.values())
+        return ALL, Joined(tuple(splits.values())) if sized else chain(*splits.values())
     if name not in splits:
         raise ValueError(f"--split: got {name}, expected one that {data} has: {', '.join([*splits, ALL])}.")
     return name, splits[name]
@@ -208,6 +208,8 @@ def _show(result: EvaluationResult, heading: str) -> None:
 def _show_classes(result: EvaluationResult) -> None:
     """A row for each class; of many the worst."""
     rows = {name: row if isinstance(row, dict) else {"map": row} for name, row in result.metrics["per_class"].items()}
+    if not rows:  # a detector found nothing where nothing is
+        return
     key = "map" if result.task == "object-detection" else "f1"
     shown = list(rows.items())
     if len(shown) > SHOWN_CLASSES:

@@ -21,14 +21,15 @@ from ..backends import cache
 from ..backends.checking import LATENCY_BATCHES, TIE, compare, measure_latency
 from ..backends.exporting import make_openvino, program_bytes, program_files, remove_program, save_openvino
 from ..backends.formats import FORMATS, check_request
-from ..backends.opening import check_pixels, export_checked, read_record
+from ..backends.opening import check_pixels, export_checked
 from ..backends.runners import load_program
 from ..checkpoints import TASKS as PREDICTED
-from ..checkpoints import find_task, resolve_model
-from ..files import SCRATCH, write_text
+from ..checkpoints import find_task, has_weights, resolve_model
+from ..files import SCRATCH, put_in_place
 from ..pipelines import load_model
 from ..training.recording import describe_hardware
 from . import console
+from .cache import MEGABYTE
 from .predict import Dtype, Quantization
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ TASKS = {**PREDICTED, "ForSemanticSegmentation": "image-segmentation"}
 
 # What an app reads beside the program.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
-MEGABYTE = 10**6
 
 
 def export(
@@ -57,9 +57,10 @@ def export(
         float, typer.Option(min=0, metavar="POINTS", help="How much of its accuracy quantization may cost.")
     ] = 1.0,
 ) -> None:
-    """Export a model to ONNX, OpenVINO, ExecuTorch or Core ML, and check it against the model.
+    """Export a model to ONNX, OpenVINO, ExecuTorch or Core ML.
 
-    A program that answers otherwise than the model is not kept. What was measured goes to export.json.
+    Each file is checked against the model: a program that answers otherwise than the model is not kept. What was
+    measured goes to export.json.
     """
     if quantization and not calibration:
         raise ValueError("--quantization: got no pictures to do it with. Say where some are: --calibration DATA")
@@ -71,7 +72,7 @@ def export(
     loaded, _ = load_model(task, str(folder), {"trust_remote_code": False})
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     pictures = _read_pictures(calibration, task, processor) if calibration else None
-    job = Export(loaded, task, processor, str(dtype), check_pixels(task, processor), pictures, out)
+    job = Export(loaded, task, processor, str(dtype), check_pixels(task, processor), pictures, folder, out)
     entries: list[dict[str, Any]] = []
     try:
         for name in names:
@@ -80,9 +81,6 @@ def export(
     finally:
         if entries:
             console.output.print(_table(entries))
-    for name in CONFIG_FILES:
-        if not (out / name).exists() and (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
     console.output.print(str(out), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -106,6 +104,7 @@ class Export:
     dtype: str
     pixels: Tensor
     pictures: "Pictures | None"
+    folder: Path
     out: Path
 
     def run(self, backend: str) -> dict[str, Any]:
@@ -152,16 +151,22 @@ class Export:
             "versions": cache.versions(FORMATS[backend]),
             "machine": describe_hardware(PartialState(cpu=True)),
         }
-        record = self.out / cache.RECORD
-        others = [other for other in read_record(record) if other.get("file") != file]
-        write_text(record, json.dumps([*others, entry], indent=2) + "\n")
+        # A folder is one model's: what was made of other weights is forgotten.
+        others = cache.read_record(self.out / cache.RECORD)
+        kept = [other for other in others if other.get("file") != file and other.get("weights") == entry["weights"]]
+        with put_in_place(self.out) as scratch:
+            (scratch / cache.RECORD).write_text(json.dumps([*kept, entry], indent=2) + "\n")
+            for name in CONFIG_FILES:
+                is_theirs = has_weights(self.out) and (self.out / name).exists()
+                if (self.folder / name).is_file() and not is_theirs:
+                    shutil.copyfile(self.folder / name, scratch / name)
         return entry
 
 
 @contextmanager
 def _scratch_for(file: Path) -> Iterator[Path]:
     """Where to write a program that is moved to its place once it is whole and checked; otherwise nothing is left."""
-    made = [folder for folder in (file.parent, file.parent.parent) if not folder.exists()]
+    made = [folder for folder in file.parents if not folder.exists()]
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=file.parent) as scratch:

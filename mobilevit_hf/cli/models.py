@@ -53,7 +53,7 @@ OFFICIAL = [
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """List the models that come with the package, and Apple's on the Hub."""
+    """List the built-in models, and Apple's on the Hub."""
     found = [*map(_read_builtin, builtin_models()), *OFFICIAL]
     if as_json:
         print(json.dumps([asdict(model) for model in found], indent=2))

@@ -42,8 +42,8 @@ TASK_OPTIONS = {"image-classification": {"--top-k"}, "object-detection": {"--thr
 # Where the samples are drawn, and with what one goes on from there.
 SAMPLES_FOLDER = Path("mobilevit-samples")
 FIRST_STEPS = {
-    "Your photo:": "mobilevit predict photo.jpg --model garments",
-    "1000 things (ImageNet):": f"mobilevit predict photo.jpg --model {DEFAULT_MODEL}",
+    "A garment of yours:": "mobilevit predict photo.jpg --model garments",
+    "Any photo (ImageNet):": f"mobilevit predict photo.jpg --model {DEFAULT_MODEL}",
     "Your own classes:": "mobilevit train pictures/",
 }
 

@@ -24,7 +24,9 @@ def publish(
     license: Annotated[
         str | None, typer.Option(help="Such as apache-2.0. Default: that of the start weights.", rich_help_panel=CARD)
     ] = None,
-    license_name: Annotated[str | None, typer.Option(help="Of a license other.", rich_help_panel=CARD)] = None,
+    license_name: Annotated[
+        str | None, typer.Option(help="The name, with --license other.", rich_help_panel=CARD)
+    ] = None,
     license_link: Annotated[str | None, typer.Option(help="To its text.", rich_help_panel=CARD)] = None,
     dataset: Annotated[
         list[str] | None,
@@ -59,9 +61,10 @@ def publish(
         bool, typer.Option("--dry-run", help="Show files and card, and send nothing.", rich_help_panel=HUB)
     ] = False,
 ) -> None:
-    """Publish a model on the Hub, with a card that says what is known of it.
+    """Publish a model on the Hub.
 
-    It is one commit; what is there already is not sent again. A card written by hand stays.
+    Its card says what is known of it. It is one commit; what is there already is not sent again. A card written by
+    hand stays.
     """
     given = Given(
         license=license,

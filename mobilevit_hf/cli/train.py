@@ -24,18 +24,19 @@ RUNS = Path("runs")
 EXIT_SIGNAL = 128
 
 
-def train(recipe: Path | None, values: dict[str, Any]) -> None:
-    """Train a model on your own pictures, and leave it in a folder that every other command takes.
+def _train(recipe: Path | None, values: dict[str, Any]) -> None:
+    """Train a model on your own pictures.
 
-    The task follows from the data: a folder for each class, or pictures with boxes in COCO's, VOC's or YOLO's format.
-    Without options it is a fine-tuning that suits most data; --max-minutes fits it to the time you have. A training
-    that was stopped goes on with --resume auto.
+    It is left in a folder that every other command takes. The task follows from the data: a folder for each class, or
+    pictures with boxes in COCO's, VOC's or YOLO's format. Without options it is a fine-tuning that suits most data;
+    --max-minutes fits it to the time you have. A training that was stopped goes on with --resume auto.
     """
     arguments = {**(read_recipe(recipe) if recipe else {}), **values}
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if several and "output_dir" not in arguments:
+    if several and not arguments.get("output_dir"):
         raise ValueError("output_dir: several processes need to be told one folder. Add --output-dir.")
-    arguments.setdefault("output_dir", str(_free_folder(arguments["data"])))
+    if not arguments.get("output_dir"):
+        arguments["output_dir"] = str(_default_folder(arguments["data"], resumes=bool(arguments.get("resume"))))
     tune_allocator()
     with TrainingBar() as bar:
         try:
@@ -56,7 +57,7 @@ def make_command(task: Task | None = None) -> Callable[..., None]:
 
     def command(data: str, recipe: Path | None = None, **values: Any) -> None:
         given = {name: value for name, value in values.items() if value is not None}
-        train(recipe, {"data": data, "task": task, **given})
+        _train(recipe, {"data": data, "task": task, **given})
 
     parameters = [
         _parameter("data", Annotated[str, typer.Argument(help="The data set: a folder or file, or a Hub id.")]),
@@ -72,7 +73,7 @@ def make_command(task: Task | None = None) -> Callable[..., None]:
             parameters.append(_parameter(field.name, Annotated[hints[field.name] | None, _option(field)], None))
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__doc__ = train.__doc__
+    command.__doc__ = _train.__doc__
     return command
 
 
@@ -95,13 +96,13 @@ def _option(field: dataclasses.Field[Any]) -> Any:
     return typer.Option(help=text, rich_help_panel=field.metadata["panel"], show_default=False)
 
 
-def _free_folder(data: str) -> Path:
-    """A new folder for a training, named after its data."""
+def _default_folder(data: str, *, resumes: bool) -> Path:
+    """A folder for a training, named after its data: a new one, or to go on in the last that is there."""
     name = re.sub(r"[^\w.-]+", "-", Path(data).expanduser().absolute().name).strip(".-") or "training"
-    number = 1
-    while (folder := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return folder
+    folders = [RUNS / name]
+    while folders[-1].exists():
+        folders.append(RUNS / f"{name}-{len(folders) + 1}")
+    return folders[-2:][0] if resumes else folders[-1]
 
 
 def _show(result: TrainingResult) -> None:
@@ -139,12 +140,16 @@ class TrainingBar(Listener):
     def update(self, status: Status) -> None:
         """Move the bar."""
         minutes, seconds = divmod(round(status.seconds_left), 60)
+        known = status.images_per_second > 0  # not before the first line of metrics.jsonl
         parts = (
             f"epoch {status.epoch:.1f}",
             f"step {status.step}",
-            f"loss {status.loss:.3f}",
+            *([f"loss {status.loss:.3f}"] if known else []),
             f"lr {status.learning_rate:.2g}",
-            f"{status.images_per_second:.0f} images/s",
+            *([f"{status.images_per_second:.0f} images/s"] if known else []),
             f"{minutes}:{seconds:02} left",
         )
         self._bar.update(self._task, completed=status.progress, description=", ".join(parts))
+
+
+train = make_command()

@@ -1,7 +1,6 @@
 """Look at every picture of a data set before it is trained on: what is there, what is bad, and what is left."""
 
 import hashlib
-import io
 import os
 import warnings
 from collections import Counter, deque
@@ -13,13 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .dataset import Dataset, Objects, Problem, ProblemKind, Sample, Task
 from .decoding import Picture
 from .formats.samples import LazySequence
-from .images import DECODER_ERRORS, UnreadableImageError
+from .images import DECODER_ERRORS, UnreadableImageError, open_header
 
 # Of a stream, which may have no end, the first samples stand for all.
 STREAM_SAMPLES = 1000
@@ -215,7 +213,7 @@ def _results_in_order(futures: Iterable[Future[_Look]], ahead: int) -> Iterator[
 def _is_large(image: Any) -> bool:
     """By what the file says of itself; `Picture` says what is wrong with a file that says nothing."""
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
+        with open_header(image) as picture:
             return picture.width * picture.height > LARGE_PIXELS
     except (*DECODER_ERRORS, AttributeError):
         return False

@@ -1,9 +1,12 @@
 """Find pictures on disk, in folders, by pattern or at a URL, and decode any of them to upright 8-bit RGB."""
 
 import glob
+import http.client
 import io
 import os
+import string
 import struct
+import urllib.parse
 import urllib.request
 import warnings
 import zlib
@@ -107,7 +110,17 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     except UnreadableImageError:
         raise
     except DECODER_ERRORS as error:
-        raise UnreadableImageError(_reason(source, error)) from error
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def open_header(source: str | Path | bytes) -> Image.Image:
+    """A picture's file of which only the header is read, without Pillow's warning of its size.
+
+    Raises:
+        One of `DECODER_ERRORS` if it can't be read.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
 
 def _file(source: str | Path | bytes) -> Any:
@@ -138,22 +151,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _download(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "mobilevit-hf"})
-    with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_SECONDS) as response:
-        data = response.read(MAX_DOWNLOAD_BYTES + 1)
+    url = urllib.parse.quote(url, safe=string.punctuation)  # blanks and letters outside ASCII, as browsers do
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "mobilevit-hf"})
+        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_SECONDS) as response:
+            data = response.read(MAX_DOWNLOAD_BYTES + 1)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
+        raise UnreadableImageError(f"can't be fetched: {reason}") from error
     if len(data) > MAX_DOWNLOAD_BYTES:
         raise UnreadableImageError(f"more than {MAX_DOWNLOAD_BYTES // 2**20} MiB to download")
     return data
 
 
-def _reason(source: Any, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture in a format Pillow reads"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
-    if isinstance(source, str | Path) and is_url(str(source)):
-        return f"can't be fetched: {getattr(error, 'reason', None) or error}"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())

@@ -1,5 +1,6 @@
 """Read a data set by name or path, whatever format it is in."""
 
+import os
 import re
 from pathlib import Path
 
@@ -50,8 +51,8 @@ def load_dataset(
         raise ValueError(f"data_format={data_format!r} is none of {', '.join(DATA_FORMATS)}.")
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction}: expected at least 0 and less than 1.")
-    path = Path(source).expanduser()
-    if path.exists():
+    path = local_path(source)
+    if path is not None:
         if revision is not None:
             raise ValueError(f"{source} is on this machine; revision={revision!r} is for data sets on the Hub.")
         dataset = _read_path(path, data_format, streaming)
@@ -66,6 +67,12 @@ def load_dataset(
     if "train" in dataset.splits and "validation" not in dataset.splits:
         _add_validation(dataset, validation_fraction, seed)
     return dataset
+
+
+def local_path(source: str | Path) -> Path | None:
+    """The file or folder of this machine that a data set is named by; None if there is no such."""
+    path = os.path.expanduser(source)  # noqa: PTH111, Path's own fails at a user whom nobody knows
+    return Path(path) if os.path.exists(path) else None  # noqa: PTH110, and at names that are too long
 
 
 def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
@@ -112,17 +119,17 @@ def _drop_empty_splits(dataset: Dataset, source: str) -> None:
 
 def _add_validation(dataset: Dataset, fraction: float, seed: int) -> None:
     train = dataset.splits["train"]
-    if fraction == 0 or (not isinstance(train, Stream) and len(train) < 2):
-        dataset.notes.append("There is no validation split, and none was cut off the training split.")
-        return
-    if isinstance(train, Stream):
+    if fraction and isinstance(train, Stream):
         rest, validation = train.cut(fraction, seed)
         cut = f"about {fraction:.1%} of the training pictures, chosen by a hash of their content"
-    else:
-        rest, validation = cut_validation(train, fraction, seed)
+    elif fraction and len((parts := cut_validation(train, fraction, seed))[1]):
+        rest, validation = parts
         cut = (
             f"{len(validation)} of {len(train)} training pictures ({len(validation) / len(train):.1%}), class by class"
         )
+    else:
+        dataset.notes.append("There is no validation split, and none was cut off the training split.")
+        return
     others = {split: samples for split, samples in dataset.splits.items() if split != "train"}
     dataset.splits = {"train": rest, "validation": validation, **others}
     dataset.notes.append(f"There was no validation split: it is {cut} with seed {seed}.")

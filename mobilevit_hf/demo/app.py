@@ -1,6 +1,7 @@
 """The page: a photo or many files in, what is on them out."""
 
 import csv
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ import gradio as gr
 
 from ..checkpoints import find_task, recommended_threshold, resolve_model
 from ..data.images import UnreadableImageError, load_image
+from ..files import write_text
 from ..visualization import class_colors, draw_detections
 from .answering import (
     DETECTION,
@@ -212,9 +214,13 @@ def answer_all(
     except (ValueError, OSError) as error:
         return _problem(error), "", NOTHING
     table = answer_files(predictor, progress.tqdm(list(map(Path, paths)), desc="Looking at pictures"), threshold)
-    path = Path(tempfile.mkdtemp(dir=scratch.name), "answers.csv")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([table.headers, *table.rows])
+    text = io.StringIO()
+    csv.writer(text).writerows([table.headers, *table.rows])
+    try:
+        path = Path(tempfile.mkdtemp(dir=scratch.name), "answers.csv")
+        write_text(path, text.getvalue())
+    except OSError as error:
+        return _problem(f"The answers can't be kept as CSV: {error}"), _show(table), NOTHING
     return "", _show(table), gr.update(value=str(path), visible=True)
 
 

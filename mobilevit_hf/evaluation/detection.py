@@ -89,11 +89,11 @@ class Detection:
             draws = generator.multinomial(count, np.full(count, 1 / count), size=size).T.copy()
             values.append(average_precision(self.matches, draws))
         precision = np.concatenate(values, axis=-1)  # (classes, thresholds, resamples)
-        with np.errstate(invalid="ignore"):
-            return {
-                "map": interval(np.nanmean(precision, axis=(0, 1))),
-                "map_50": interval(np.nanmean(precision[:, 0], axis=0)),
-            }
+        precision = precision[..., ~np.isnan(precision).all(axis=(0, 1))]  # of draws with something to find
+        return {
+            "map": interval(np.nanmean(precision, axis=(0, 1))),
+            "map_50": interval(np.nanmean(precision[:, 0], axis=0)),
+        }
 
     def best_threshold(self) -> BestThreshold | None:
         """None if there is nothing to find, or nothing is found."""

@@ -13,8 +13,7 @@ from huggingface_hub import get_token
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..backends.cache import RECORD, weights_hash
-from ..backends.opening import read_record
+from ..backends.cache import RECORD, read_record, weights_hash
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
@@ -171,9 +170,11 @@ def _check_model(folder: Path, files: dict[str, Path | bytes]) -> Iterator[str]:
     elif _read_json(folder / PROCESSOR) is None:
         yield f"{PROCESSOR} is not JSON"
     if any("For" in name for name in config.get("architectures") or ["For"]):  # it answers with names
-        names = (config.get("id2label") or {}).values()
-        if not names or any(PLACEHOLDER.fullmatch(str(name)) for name in names):
-            yield f"the classes have no names: write them to id2label in {CONFIG}"
+        names = config.get("id2label")
+        if not isinstance(names, dict) or not names or any(PLACEHOLDER.fullmatch(str(n)) for n in names.values()):
+            yield f'the classes have no names: write them to id2label in {CONFIG}, such as {{"0": "cat", "1": "dog"}}'
+        elif odd := [key for key in names if not key.isdecimal()]:
+            yield f"id2label in {CONFIG}: got {odd[0]!r} as the number of a class, expected 0, 1, ..."
 
 
 def _check_weights(folder: Path) -> Iterator[str]:

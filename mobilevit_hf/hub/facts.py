@@ -9,7 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from .licenses import RUN_FILE, License, find_license, public_name
+from ..backends.cache import read_record
+from .licenses import RUN_FILE, License, find_license, public_name, read_license
 
 RESULTS_FILE = "results.json"
 # What a training or `mobilevit evaluate --json` leaves beside a model.
@@ -131,11 +132,14 @@ def collect_facts(folder: Path, given: Given) -> ModelFacts:
         ValueError: If it holds no model, a file in it can't be read, or the license is not known and was not given.
     """
     config = read_json(folder / "config.json")
-    if config is None:
+    if not config:
         raise ValueError(f"{folder} holds no config.json. Give a folder that a training or save_pretrained wrote.")
-    run = read_json(folder / RUN_FILE) or {}
+    run = read_json(folder / RUN_FILE)
     start = run.get("start", {})
-    stated = License(given.license, given.license_name, given.license_link) if given.license else None
+    if given.license:
+        stated = License(given.license, given.license_name, given.license_link)
+    else:
+        stated = None if given.base_model else read_license(folder)
     parameters, num_bytes, dtype = read_weights(folder)
     names = config.get("id2label") or {}
     shown = (*FIGURES, *(PICTURES if given.pictures else ()))
@@ -143,7 +147,7 @@ def collect_facts(folder: Path, given: Given) -> ModelFacts:
         given=given,
         task=find_task(config),
         classes=tuple(name for _, name in sorted(names.items(), key=lambda item: int(item[0]))),
-        image_size=_image_size(read_json(folder / "preprocessor_config.json") or {}) or config.get("image_size"),
+        image_size=_image_size(read_json(folder / "preprocessor_config.json")) or config.get("image_size"),
         parameters=parameters,
         num_bytes=num_bytes,
         dtype=dtype,
@@ -173,24 +177,28 @@ def find_task(config: Mapping[str, Any]) -> str:
     )
 
 
-def read_json(path: Path) -> Any:
-    """What is in a JSON file; None if it isn't there.
+def read_json(path: Path) -> dict[str, Any]:
+    """What is in a JSON file; nothing if it isn't there.
 
     Raises:
-        ValueError: If it can't be read.
+        ValueError: If it can't be read, or holds no names and values.
     """
     if not path.is_file():
-        return None
+        return {}
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read ({error}). Remove it, or mend it.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got {type(values).__name__}, expected names and values. Remove it, or mend it.")
+    return values
 
 
 def read_weights(folder: Path) -> tuple[int, int, str]:
     """How many parameters there are, in how many bytes of files, and of which type most of them are."""
     counts: dict[str, int] = {}
-    files = sorted(folder.glob("model*.safetensors"))
+    whole = folder / "model.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     if not files:
         raise ValueError(f"{folder} holds no model.safetensors. Save the model with save_pretrained.")
     for path in files:
@@ -219,34 +227,37 @@ def _image_size(preprocessor: Mapping[str, Any]) -> int | None:
 
 
 def _read_evaluations(folder: Path, run: Mapping[str, Any]) -> Iterator[Evaluation]:
-    results = read_json(folder / RESULTS_FILE) or {}
+    results = read_json(folder / RESULTS_FILE)
     if results.get("metrics"):
-        yield Evaluation(
-            data=run.get("data", {}).get("name"),
-            split=results["split"],
-            num_pictures=results["num_pictures"],
-            metrics=results["metrics"],
-            intervals=results.get("intervals", {}),
-            threshold=results.get("best_threshold"),
-            images_per_second=results.get("images_per_second"),
-        )
+        speed = results.get("images_per_second")
+        yield _evaluation(folder / RESULTS_FILE, results, run.get("data", {}).get("name"), images_per_second=speed)
     for path in sorted(folder.glob(EVALUATIONS)):
         measured = read_json(path)
-        yield Evaluation(
-            data=public_name(Path(re.sub(r"(?<=..):.*", "", measured["data"]))),  # without a configuration's name
-            split=measured["split"],
-            num_pictures=measured["num_pictures"],
-            metrics=measured["metrics"],
-            intervals=measured["intervals"],
-            threshold=measured["best_threshold"],
+        name = re.sub(r"(?<=..):.*", "", measured.get("data") or "")  # without a configuration's name
+        yield _evaluation(path, measured, public_name(Path(name)) if name else None)
+
+
+def _evaluation(path: Path, values: Mapping[str, Any], data: str | None, **more: Any) -> Evaluation:
+    names = ("split", "num_pictures", "metrics")
+    if missing := [name for name in names if name not in values]:
+        raise ValueError(
+            f"{path} is no result of a training or of mobilevit evaluate --json: it has no {', '.join(missing)}. "
+            "Remove it, or measure again."
         )
+    return Evaluation(
+        data=data,
+        **{name: values[name] for name in names},
+        intervals=values.get("intervals", {}),
+        threshold=values.get("best_threshold"),
+        **more,
+    )
 
 
 def _read_exports(folder: Path) -> Iterator[Mapping[str, Any]]:
     """Each file once, by its name alone."""
     seen = set()
     for path in (path for pattern in EXPORTS for path in sorted(folder.glob(pattern))):
-        for export in read_json(path):
+        for export in read_record(path):
             name = Path(export.get("file") or "").name
             key = (export.get("backend"), export.get("dtype"), export.get("quantization"), name)
             if key not in seen:

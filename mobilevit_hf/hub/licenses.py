@@ -54,7 +54,7 @@ def describe_start(name: str) -> dict[str, Any]:
     if name in VARIANTS:
         return {"kind": "new weights", "name": name}
     for kind, folder in (("local", Path(name)), ("built-in", ASSETS / name)):
-        if folder.is_dir():
+        if (folder / "config.json").is_file():  # else it is beside a folder of pictures of that name
             return {"kind": kind, "name": public_name(folder)} | _read_origin(folder)
     card = _read_card(_download_card(name))
     license = _license_of(card)
@@ -77,11 +77,16 @@ def public_name(path: Path) -> str | None:
     return None if folder.name in private else folder.name
 
 
+def read_license(folder: Path) -> License | None:
+    """That of the card in a folder, if it says one."""
+    return _license_of(_read_card(folder / CARD_FILE))
+
+
 def find_license(given: License | None, base_model: str | None, start: Mapping[str, Any]) -> License:
     """The license of a model.
 
     Args:
-        given: By its maker, who knows best.
+        given: By its maker, who knows best: now, or in the card that is there.
         base_model: The Hub id of what it was made from, given by its maker.
         start: As `describe_start` returns it; empty if nothing is known.
 

@@ -186,10 +186,8 @@ def check_detector(config: MobileViTSSDLiteConfig) -> None:
         "for each level a list of positive ratios",
         "The paper's are [2, 3] and [2] for the last level.",
     )
-    positive = ("image_size", "center_variance", "size_variance", "match_iou_eps", "smooth_l1_beta")
-    for name in positive:
-        default = type(config).__dataclass_fields__[name].default
-        require(getattr(config, name) > 0, name, "a positive number", f"The default is {default}.")
+    for name in ("image_size", "center_variance", "size_variance", "match_iou_eps", "smooth_l1_beta"):
+        require(getattr(config, name) > 0, name, "a positive number", f"The default is {getattr(type(config), name)}.")
     for name in ("negatives_per_positive", "localization_loss_weight"):
         require(getattr(config, name) >= 0, name, "0 or more", "The paper's are 3 and 1.")
     require(0 < config.match_iou_threshold <= 1, "match_iou_threshold", "an overlap in (0, 1]", "The paper's is 0.5.")

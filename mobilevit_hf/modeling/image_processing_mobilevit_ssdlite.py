@@ -3,12 +3,13 @@
 import operator
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
-from transformers import AutoImageProcessor, BatchFeature, MobileViTImageProcessor
+from transformers import AutoImageProcessor, BatchFeature, MobileViTImageProcessor, PreTrainedConfig
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
@@ -67,11 +68,13 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
     def __init__(self, **kwargs: Unpack[MobileViTSSDLiteImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
         for name in ("score_threshold", "nms_iou_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a number in 0..1.")
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= value <= 1:
+                raise ValueError(f"{name}: got {value!r}, expected a number in 0..1.")
         for name in ("max_candidates_per_class", "max_detections"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1.")
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected an integer, at least 1.")
 
     @classmethod
     def from_backbone(cls, source: str | os.PathLike[str], **kwargs: Any) -> "MobileViTSSDLiteImageProcessor":
@@ -86,11 +89,13 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
 
         Raises:
             ValueError: If the source has no image processor, and `do_flip_channel_order` is not given.
+            OSError: If there is no such source.
         """
         hub_kwargs = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
         try:
             trained_with = AutoImageProcessor.from_pretrained(source, **hub_kwargs)
         except OSError as error:
+            PreTrainedConfig.get_config_dict(source, **hub_kwargs)  # says why, where nothing of the source can be had
             if "do_flip_channel_order" in kwargs:
                 return cls(**kwargs)
             raise ValueError(
@@ -223,18 +228,23 @@ def _make_label(index: int, annotation: Mapping[str, Any], picture_size: tuple[i
         objects = annotation["annotations"]
         bboxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(len(objects), 4)
         class_labels = torch.tensor([operator.index(o["category_id"]) for o in objects], dtype=torch.int64)
+        image_id = torch.tensor([annotation.get("image_id", index)])
+        iscrowd = torch.tensor([o.get("iscrowd", 0) for o in objects], dtype=torch.int64)
+        areas = [o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects]
+        area = torch.tensor(areas, dtype=torch.float32)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"annotations: picture {index}: {type(error).__name__}: {error}. Expected a dict with a list "
-            "`annotations` of dicts with `bbox` [x, y, w, h] and an integer `category_id`."
+            "`annotations` of dicts with `bbox` [x, y, w, h] and an integer `category_id`; `image_id`, `iscrowd` and "
+            "`area` are numbers where they are there."
         ) from error
     boxes = box_convert(bboxes, "xywh", "cxcywh") / torch.tensor([width, height, width, height])
     return {
-        "image_id": torch.tensor([annotation.get("image_id", index)]),
+        "image_id": image_id,
         "class_labels": class_labels,
         "boxes": boxes,
-        "iscrowd": torch.tensor([o.get("iscrowd", 0) for o in objects], dtype=torch.int64),
-        "area": torch.tensor([o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects], dtype=torch.float32),
+        "iscrowd": iscrowd,
+        "area": area,
         "orig_size": torch.tensor([height, width]),
     }
 

@@ -19,9 +19,6 @@ from .layers_mobilevit import MobileViTConvLayer
 from .modeling_mobilevit import MobileViTBackbone, MobileViTPreTrainedModel, default_to
 from .ssdlite import check_labels, decode_boxes, encode_boxes, make_anchors, match_anchors, multibox_loss
 
-# What the loss reads of a picture's label.
-LABEL_NAMES = ("boxes", "class_labels", "iscrowd")
-
 
 @dataclass
 class MobileViTSSDLiteObjectDetectionOutput(ModelOutput):
@@ -283,16 +280,12 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         """Match the objects of each picture to the anchors and compare: the parts of the loss."""
         if not torch.compiler.is_compiling():  # a graph can't look at values
             check_labels(labels, len(logits), self.num_labels)
-        labels = [
-            {name: label[name].to(anchors.device) for name in LABEL_NAMES if label.get(name) is not None}
-            for label in labels
-        ]
         config = self.config
         matches = []
         for label in labels:
-            boxes, class_labels = label["boxes"].to(anchors.dtype), label["class_labels"].long()
-            if "iscrowd" in label:
-                is_object = label["iscrowd"] == 0
+            boxes, class_labels = label["boxes"].to(anchors), label["class_labels"].to(anchors.device, torch.int64)
+            if label.get("iscrowd") is not None:
+                is_object = label["iscrowd"].to(anchors.device) == 0
                 boxes, class_labels = boxes[is_object], class_labels[is_object]
             matches.append(
                 match_anchors(boxes, class_labels, anchors, config.match_iou_threshold, config.match_iou_eps)

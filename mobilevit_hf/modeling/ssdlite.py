@@ -422,12 +422,11 @@ def fit_anchors(
         return float((overlaps >= iou_threshold).double().mean() + 0.1 * overlaps.mean())
 
     coarse = _fit_levels(normalized, FEATURE_STRIDES, LEVEL_CHANNELS, score)
-    if _recall(normalized, coarse, image_size, iou_threshold) >= GOOD_RECALL:
+    coarse_recall = _recall(normalized, coarse, image_size, iou_threshold)
+    if coarse_recall >= GOOD_RECALL:
         return coarse
     fine = _fit_levels(normalized, (FINE_STRIDE, *FEATURE_STRIDES), (FINE_CHANNELS, *LEVEL_CHANNELS), score)
-    gain = _recall(normalized, fine, image_size, iou_threshold) - _recall(
-        normalized, coarse, image_size, iou_threshold
-    )
+    gain = _recall(normalized, fine, image_size, iou_threshold) - coarse_recall
     return fine if gain >= WORTHWHILE_GAIN else coarse
 
 

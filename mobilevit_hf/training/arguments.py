@@ -2,14 +2,16 @@
 
 import contextlib
 import dataclasses
+import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from ..checkpoints import DEFAULT_MODEL
 from ..data.dataset import Task
 from ..modeling.configuration_mobilevit import VARIANTS
 
@@ -97,7 +99,9 @@ class TrainArguments:
     )
 
     model: str | None = option(
-        None, "What to start from: a directory, built-in name, Hub id, or xxs, xs, s for new weights.", START
+        None,
+        f"A directory, built-in name, Hub id, or xxs, xs, s for new weights. Default: {DEFAULT_MODEL}.",
+        START,
     )
     output_dir: str | None = option(None, "Where the result goes. Default: runs/NAME OF DATA.", START)
     image_size: int | None = option(
@@ -160,7 +164,9 @@ class TrainArguments:
     logging_steps: int = option(10, "Steps between lines in metrics.jsonl.", MEASURE)
     per_device_eval_batch_size: int = option(16, "Pictures that are measured together.", MEASURE)
     metric_for_best_model: str | None = option(None, "By which the best result is kept.", MEASURE)
-    resume: str | None = option(None, "auto: go on where the training in --output-dir ended, if it began.", MEASURE)
+    resume: str | None = option(
+        None, "auto: go on where the training in --output-dir ended, if it began.", MEASURE, choices=("auto",)
+    )
     report_to: str = option("none", f"none, {', '.join(TRACKERS)}.", MEASURE, choices=("none", *TRACKERS))
 
     push_to_hub: bool = option(False, "Publish the result, as `mobilevit publish` does.", PUBLISH)
@@ -169,7 +175,7 @@ class TrainArguments:
     hub_revision: str | None = option(None, "Its branch. Default: main.", PUBLISH)
     hub_pictures: bool = option(True, "Whether its card shows pictures of the data.", PUBLISH)
     license: str | None = option(None, "Of the result. Default: that of what it started from.", PUBLISH)
-    license_name: str | None = option(None, "Of a license other.", PUBLISH)
+    license_name: str | None = option(None, "The name, with --license other.", PUBLISH)
     license_link: str | None = option(None, "To its text.", PUBLISH)
 
     bf16: bool = option(False, "Compute in bfloat16 where that does no harm.", MACHINE)
@@ -182,8 +188,9 @@ class TrainArguments:
     use_cpu: bool = option(False, "Leave a GPU alone.", MACHINE)
 
     def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            self._check_type(field)
+            self._check_type(field, hints[field.name])
         for name in ("learning_rate", "num_train_epochs", "max_minutes", "logging_steps", "save_total_limit"):
             self._check(name, lambda value: value > 0, "more than 0")
         for name in ("eval_steps", "save_steps", "gradient_accumulation_steps", "per_device_eval_batch_size"):
@@ -207,8 +214,9 @@ class TrainArguments:
         if self.streaming and self.max_steps is None and self.max_minutes is None:
             raise ValueError("streaming: nobody knows how long a stream is. Say max_steps or max_minutes too.")
 
-    def _check_type(self, field: dataclasses.Field[Any]) -> None:
-        value, expected = getattr(self, field.name), _types_of(field.name)
+    def _check_type(self, field: dataclasses.Field[Any], hint: Any) -> None:
+        value, choices = getattr(self, field.name), field.metadata["choices"]
+        expected = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         if float in expected and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         elif float in expected and isinstance(value, str):  # YAML reads 1e-3 as text
@@ -217,8 +225,10 @@ class TrainArguments:
         if type(value) not in expected:
             names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in expected)
             raise ValueError(f"{field.name}: got {value!r}, expected {names}.")
-        if value is not None and field.metadata["choices"] and value not in field.metadata["choices"]:
-            raise ValueError(f"{field.name}: got {value!r}, expected one of {', '.join(field.metadata['choices'])}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field.name}: got {value}, expected a finite number.")
+        if value is not None and choices and value not in choices:
+            raise ValueError(f"{field.name}: got {value!r}, expected {_one_of(choices)}.")
         setattr(self, field.name, value)
 
     def _check(self, name: str, is_right: Any, expected: str) -> None:
@@ -266,9 +276,8 @@ class TrainArguments:
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
 
 
-def _types_of(name: str) -> tuple[type, ...]:
-    hint = get_type_hints(TrainArguments)[name]
-    return get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def _one_of(choices: Sequence[str]) -> str:
+    return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -285,4 +294,6 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got {type(values).__name__}, expected lines of `name: value`.")
+    if isinstance(values.get("multi_scale"), bool):  # YAML reads on and off as yes and no
+        values["multi_scale"] = "on" if values["multi_scale"] else "off"
     return values

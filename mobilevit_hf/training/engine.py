@@ -89,6 +89,9 @@ class Engine:
 
     def __init__(self, arguments: TrainArguments, listener: Listener) -> None:
         self.began = time.monotonic()
+        for name in ("data", "output_dir"):
+            if not getattr(arguments, name):
+                raise ValueError(f"{name}: got none, expected a folder. Say which.")
         self.accelerator = make_accelerator(arguments)
         self.listener = listener if self.accelerator.is_main_process else Listener()
         dataset, report = read_data(arguments, self.accelerator)
@@ -118,9 +121,17 @@ class Engine:
         self.state, self.num_steps = State(), self._count_steps()
         if checkpoint:
             self._load(checkpoint)
+        self.seconds_before = self.state.seconds
+        self.progress = self._measure_progress(stop=False)[0]
+        if self.progress >= 1 and not self.state.step:
+            raise ValueError(
+                f"max_minutes: got {arguments.max_minutes}, which were over before the first step: it took "
+                f"{self.state.seconds:.0f} s to look at the data and load the model, and {CLOSING_SECONDS:.0f} s are "
+                "for the end. Give more."
+            )
         self.history = None
         if self.accelerator.is_main_process:
-            self.run_record = RunRecord(asked, arguments, report)
+            self.run_record = RunRecord(asked, arguments, report, start.image_size)
             self.output_dir.mkdir(parents=True, exist_ok=True)  # not before all is known to be right
             tidy(self.output_dir, arguments.save_total_limit)
             with explain_full_disk(self.output_dir):
@@ -137,8 +148,6 @@ class Engine:
     def _find_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, None to begin."""
         folder, found = self.output_dir, find_checkpoints(self.output_dir)
-        if self.arguments.resume not in (None, "auto"):
-            raise ValueError(f"resume: got {self.arguments.resume!r}, expected auto, to go on with {folder}.")
         if self.arguments.resume is None and folder.exists() and any(folder.iterdir()):
             raise ValueError(
                 f"{folder} is not empty. Go on with the training in it (--resume auto), or choose another "
@@ -187,8 +196,6 @@ class Engine:
 
     def run(self) -> TrainingResult:
         """Train to the end."""
-        self.seconds_before = self.state.seconds
-        self.progress = self._measure_progress(stop=False)[0]
         results = self.output_dir / RESULTS_FILE
         if self.progress >= 1 and results.exists():  # else it was ended before they were written
             raise ValueError(
@@ -352,7 +359,7 @@ class Engine:
                 state.misses += 1
         self._set_training()
         state.evaluation_seconds = time.monotonic() - started
-        self._window.skip(state.evaluation_seconds)
+        self._window.skip()
         if result and self.history:
             numbers = {f"eval_{name}": value for name, value in result.metrics.items() if isinstance(value, float)}
             self._record({"epoch": self._status().epoch, **numbers})
@@ -411,6 +418,7 @@ class Engine:
             }
             save_checkpoint(self.output_dir, self.state.step, state, self.arguments.save_total_limit)
         self._window.saved = time.monotonic()
+        self._window.skip()
 
     def _load(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -457,7 +465,7 @@ class Engine:
         if self.accelerator.is_main_process:
             samples = self.dataset.splits.get("validation")
             with explain_full_disk(self.output_dir):
-                self.run_record.write(result, self.inputs.image_size, self.accelerator)
+                self.run_record.write(result, self.accelerator)
                 write_reports(result, samples if isinstance(samples, Sequence) else None, self.dataset.classes)
         self.accelerator.end_training()
         if self.repo_id:

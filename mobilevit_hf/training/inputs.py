@@ -152,8 +152,8 @@ class TrainingInputs:
         """As asked for, or so many that loading keeps up: on a CPU one, which works while the model computes."""
         if self.arguments.dataloader_num_workers is not None:
             return self.arguments.dataloader_num_workers
-        cores = (torch.multiprocessing.cpu_count() or 1) // self.accelerator.num_processes
-        return min(1, cores - 1) if self.accelerator.device.type == "cpu" else max(0, min(MAX_WORKERS, cores - 1))
+        cores = torch.multiprocessing.cpu_count() // self.accelerator.num_processes
+        return max(0, min(1 if self.accelerator.device.type == "cpu" else MAX_WORKERS, cores - 1))
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         device, labels = self.accelerator.device, batch["labels"]

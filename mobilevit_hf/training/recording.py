@@ -48,31 +48,34 @@ class RunRecord:
         asked: Its arguments as they were given, with the model to start from.
         complete: The same, complete for the task.
         report: Of its data.
-
-    Attributes:
-        start: As `describe_start` returns it.
+        image_size: Side of the pictures the model sees, in pixels.
     """
 
-    def __init__(self, asked: TrainArguments, complete: TrainArguments, report: DatasetReport) -> None:
-        self.asked, self.complete, self.report = asked, complete, report
-        self.start = describe_start(complete.model)
+    def __init__(
+        self, asked: TrainArguments, complete: TrainArguments, report: DatasetReport, image_size: int
+    ) -> None:
+        start = describe_start(complete.model)
+        if start["kind"] == "local":
+            asked, complete = (dataclasses.replace(given, model=START_PLACEHOLDER) for given in (asked, complete))
+        recorded = {name: value for name, value in dataclasses.asdict(complete).items() if _is_recorded(name)}
+        self.facts = {  # worked out now: when it ends its folders may be gone
+            "task": report.task,
+            "command": command_of(asked),
+            "start": start,
+            "data": describe_data(asked.data, report, streamed=asked.streaming),
+            "arguments": recorded | {"image_size": image_size},
+        }
 
-    def write(self, result: TrainingResult, image_size: int, accelerator: Accelerator) -> None:
+    def write(self, result: TrainingResult, accelerator: Accelerator) -> None:
         """Write `run.json` into the training's folder.
 
         Args:
             result: Of the training.
-            image_size: Side of the pictures the model sees, in pixels.
             accelerator: Where it was trained.
         """
         speeds = [line["images_per_second"] for line in result.history if line.get("images_per_second")]
-        facts = {
-            "task": self.report.task,
+        facts = self.facts | {
             "date": datetime.now(UTC).date().isoformat(),
-            "command": command_of(self.asked),
-            "start": self.start,
-            "data": describe_data(self.asked.data, self.report, streamed=self.asked.streaming),
-            "arguments": _arguments_of(self.complete) | {"image_size": image_size},
             "steps": result.steps,
             "seconds": round(result.seconds, 1),
             "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
@@ -83,7 +86,7 @@ class RunRecord:
 
 
 def command_of(arguments: TrainArguments) -> str:
-    """The command of a training, with placeholders for folders of this machine."""
+    """The command of a training, with a placeholder for data of this machine."""
     words = ["mobilevit", "train", DATA_PLACEHOLDER if _is_local(arguments.data) else arguments.data]
     for field in dataclasses.fields(arguments):
         value = getattr(arguments, field.name)
@@ -93,8 +96,7 @@ def command_of(arguments: TrainArguments) -> str:
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         else:
-            local = field.name == "model" and _is_local(value)
-            words += [f"--{name}", START_PLACEHOLDER if local else str(value)]
+            words += [f"--{name}", str(value)]
     return shlex.join(words)
 
 
@@ -152,14 +154,9 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _arguments_of(arguments: TrainArguments) -> dict[str, Any]:
-    recorded = {name: value for name, value in dataclasses.asdict(arguments).items() if _is_recorded(name)}
-    return recorded | {"model": START_PLACEHOLDER if _is_local(arguments.model) else arguments.model}
-
-
 def _is_recorded(name: str) -> bool:
     return name not in UNRECORDED and not name.startswith("hub_")
 
 
-def _is_local(name: str | None) -> bool:
-    return name is not None and Path(name).expanduser().exists()
+def _is_local(name: str) -> bool:
+    return Path(name).expanduser().exists()

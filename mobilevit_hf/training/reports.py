@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 from transformers import Pipeline
 
+from ..checkpoints import DEFAULT_THRESHOLD
 from ..data.dataset import Sample
 from ..data.decoding import Picture
 from ..evaluation import EvaluationResult
@@ -89,7 +90,7 @@ def _draw(
             entries = ((_load(samples[m.place]), m.right, m.named, m.score) for m in evaluation.mistakes)
             sheets["mistakes.png"] = draw_mistakes(islice(entries, SHOWN_MISTAKES), classes)
         return sheets
-    threshold = evaluation.best_threshold.value if evaluation.best_threshold else 0.5
+    threshold = evaluation.best_threshold.value if evaluation.best_threshold else DEFAULT_THRESHOLD
 
     def compare(sample: Sample) -> tuple[Any, ...]:
         picture, objects = _load(sample), sample.objects

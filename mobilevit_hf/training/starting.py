@@ -103,6 +103,11 @@ def start_classifier(arguments: TrainArguments, classes: Sequence[str], picture_
             nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
             nn.init.zeros_(model.classifier.bias)
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        if not getattr(processor, "crop_size", None):
+            raise ValueError(
+                f"{source}: got {type(processor).__name__} without a crop_size, expected MobileViTImageProcessor with "
+                "one. Save it there."
+            )
         own_size = processor.crop_size["height"]
         ratio = processor.size["shortest_edge"] / own_size if "shortest_edge" in processor.size else 1.0
     size = arguments.image_size or _fit_size(own_size, picture_side)
@@ -200,15 +205,17 @@ def _load(model_class: type[PreTrainedModel], source: Path, fields: dict[str, An
     """The model of a checkpoint, in single precision; its head is new where it had other outputs.
 
     Raises:
-        ValueError: If it lacks more than the head.
+        ValueError: If more than the head would be new.
     """
     model, report = model_class.from_pretrained(
         source, **fields, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
     )
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("classifier.")):
+    new = {name for name in report["missing_keys"] if not name.startswith("classifier.")}
+    new |= {name for name, *_ in report["mismatched_keys"] if not name.startswith(("classifier.", "head."))}
+    if new:
         raise ValueError(
-            f"{source}: its weights lack {len(missing)} of the model's, such as {missing[0]}. Give a whole MobileViT, "
-            "as save_pretrained wrote it."
+            f"{source}: its weights lack {len(new)} of the model's or have them in other shapes, such as {min(new)}. "
+            "Give a whole MobileViT, as save_pretrained wrote it."
         )
     return model
 

@@ -153,6 +153,6 @@ class Window:
             self.waiting = self._waited / seconds
         self._clear()
 
-    def skip(self, seconds: float) -> None:
-        """Time that was not spent on training."""
+    def skip(self) -> None:
+        """What was done since the figures were worked out is no training: count from now on."""
         self._started = time.monotonic()

@@ -27,7 +27,8 @@ def save_picture(image: Image.Image, folder: Path, name: str) -> Path:
         The file.
     """
     stem, suffix = Path(name).stem or "picture", Path(name).suffix
-    stem = os.fsdecode(os.fsencode(stem)[:MAX_STEM_BYTES])
+    while len(os.fsencode(stem)) > MAX_STEM_BYTES:
+        stem = stem[:-1]
     suffix = suffix if suffix.lower() in PICTURE_SUFFIXES else ".png"
     numbered = chain([stem], (f"{stem}-{number}" for number in count(2)))
     path = next(path for name in numbered if not (path := folder / f"{name}{suffix}").exists())

@@ -1,15 +1,14 @@
 """A data set's folder: its splits, its pictures by name, and nothing that lies outside."""
 
-import io
 import os
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from ..dataset import Problem
-from ..images import IMAGE_SUFFIXES
+from ..images import IMAGE_SUFFIXES, open_header
 
 SPLIT_NAMES = {
     "train": "train",
@@ -162,7 +161,7 @@ def read_size(source: str | bytes) -> tuple[tuple[int, int], bool]:
     Raises:
         One of `DECODER_ERRORS` if its header can't be read.
     """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+    with open_header(source) as image:
         return image.size, image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
 
 

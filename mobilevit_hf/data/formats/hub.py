@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from ...checkpoints import hub_answers as hub_answers
+from ...checkpoints import hub_answers
 from ..dataset import Dataset, Problem
 from .folder import SPLIT_NAMES, DataFolder
 from .rows import Source, Stream, find_columns, name_row_classes, read_rows
@@ -98,6 +98,9 @@ def _convert(loaded: Any, source: Source, problems: list[Problem], notes: list[s
         raise ValueError(f"{source.name} has no split train, validation or test, but {', '.join(by_name)}.")
     first = all_rows.get("train", next(iter(all_rows.values())))
     columns = find_columns(source.name, first.features)
+    for split, rows in all_rows.items():
+        if find_columns(f"{source.name}, {split}", rows.features) != columns:
+            raise ValueError(f"{source.name}: its splits differ in their columns or classes. Give them the same.")
     classes, places = name_row_classes(source.name, first, columns)
     splits = {}
     for split in ("train", "validation", "test"):

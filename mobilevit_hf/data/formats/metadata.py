@@ -15,15 +15,14 @@ from .samples import Samples
 FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 CATEGORY_KEYS = ("category", "categories", "label", "labels")
 LABEL_COLUMNS = ("label", "labels")
+MAX_NUMBER = 100_000  # of a class: one far too large, of another column say, would make names until memory is full
 
 
 def find_files(folder: DataFolder) -> list[str]:
     """The metadata files in the folder and in those of its splits."""
     directories = [".", *split_folders(folder).values()]
-    names = [
-        posixpath.normpath(f"{d}/{base}") for d in directories for base in FILE_NAMES if base in folder.entries(d)
-    ]
-    return names
+    names = [posixpath.normpath(f"{directory}/{base}") for directory in directories for base in FILE_NAMES]
+    return [name for name in names if folder.locate([name])[0]]
 
 
 def names_classes(folder: DataFolder) -> bool:
@@ -47,8 +46,10 @@ def read(folder: DataFolder) -> Dataset:
     splits: dict[str, list[Annotated]] = {}
     for metadata_name, row in rows:
         directory = posixpath.dirname(metadata_name)
-        name, reason = folder.locate([posixpath.join(directory, str(row.get("file_name", "")))])
-        if name is None:
+        file_name = row.get("file_name")
+        name, reason = folder.locate([posixpath.join(directory, str(file_name))])
+        if not file_name or name is None:
+            reason = reason if file_name else "a row has no `file_name`"
             folder.report(metadata_name, "missing picture", reason)
             continue
         picture = _with_objects(folder, name, row) if is_detection else _with_label(folder, name, row)
@@ -72,9 +73,16 @@ def name_classes(keys: Iterable[Hashable]) -> tuple[tuple[str, ...], dict[Hashab
 
     Returns:
         The classes' names and the label of each key.
+
+    Raises:
+        ValueError: If a number is beyond `MAX_NUMBER`.
     """
     keys = {key for key in keys if isinstance(key, str | int)}
     if keys and all(isinstance(key, int) and key >= 0 for key in keys):
+        if max(keys) > MAX_NUMBER:
+            raise ValueError(
+                f"got class {max(keys)}, expected at most {MAX_NUMBER}. Number the classes from 0, or name them."
+            )
         classes = tuple(str(number) for number in range(max(keys) + 1))
         return classes, {number: number for number in range(len(classes))}
     classes = tuple(sorted({str(key) for key in keys}))
@@ -147,7 +155,7 @@ def _with_objects(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotat
 
 def _with_label(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotated | None:
     label = next((row[column] for column in LABEL_COLUMNS if column in row), None)
-    if not isinstance(label, str | int):
+    if not isinstance(label, str | int) or label == "":
         folder.report(name, "unreadable annotation", "no label: its row has none in a column `label`")
         return None
     return Annotated(name, keys=[label])

@@ -53,19 +53,21 @@ class Source:
             if not data:
                 raise ValueError("its row holds no picture")
             return data
-        if path.split("::")[-1].startswith("hf://"):
-            with fsspec.open(path, "rb", hf={"token": self.token}) as file:
-                return file.read()
+        *archives, file = path.split("::")
+        # Of what fsspec takes, other protocols in front would open any file of this machine, or any address.
+        if file.startswith("hf://") and all(archive.startswith("zip://") for archive in archives):
+            with fsspec.open(path, "rb", hf={"token": self.token}) as opened:
+                return opened.read()
         import datasets
 
         caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
-        allowed = [Path(place).resolve() for place in (*caches, self.root) if place is not None]
-        file = Path(self.root or "", path).resolve()
-        if not any(file.is_relative_to(place) for place in allowed):
+        allowed = [Path(folder).resolve() for folder in (*caches, self.root) if folder is not None]
+        place = Path(self.root or "", path).resolve()
+        if not any(place.is_relative_to(folder) for folder in allowed):
             raise ValueError(f"{path} leads out of the data set, which is not followed")
-        if not file.is_file():
+        if not place.is_file():
             raise ValueError(f"no such file: {path}")
-        return str(file)
+        return str(place)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,23 @@ class Picked(LazySequence):
 
 
 @dataclass(frozen=True)
+class Joined(LazySequence):
+    """The items of several sequences, one after the other."""
+
+    parts: Sequence[Sequence[Any]]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def item(self, place: int) -> Any:
+        """What that sequence has there in which the place is."""
+        for part in self.parts:
+            if place < len(part):
+                return part[place]
+            place -= len(part)
+
+
+@dataclass(frozen=True)
 class ObjectTable(LazySequence):
     """The objects of many pictures, end to end, which is small for a large data set and quick to make.
 

@@ -102,7 +102,7 @@ def _read_file(folder: DataFolder, file: str) -> Annotated | None:
         folder.report(file, "unreadable annotation", reason)
         return None
     try:
-        with open(folder.path(file), "rb") as opened:
+        with open(folder.path(located), "rb") as opened:
             data = opened.read()
         # Entities that name each other grow without bound, and UTF-16 would hide them from this check.
         if any(mark in data for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\0")):

@@ -69,7 +69,8 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
 
 def _find_yaml(folder: DataFolder) -> str | None:
     """The YAML file that names classes, `data.yaml` first; only its text is looked at."""
-    names = [base for base in folder.entries(".") if base.endswith((".yaml", ".yml"))]
+    entries = folder.entries(".").items()
+    names = [base for base, kind in entries if kind == "file" and base.endswith((".yaml", ".yml"))]
     for base in sorted(names, key=lambda base: (base != "data.yaml", base)):
         with open(folder.path(base), encoding="utf-8", errors="replace") as opened:
             if any(line.startswith("names:") for line in opened):
