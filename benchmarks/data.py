@@ -131,14 +131,18 @@ def build(candidate: str, case: Case) -> Call:
     return call
 
 
-def link_pictures(source: Path, folder: Path, count: int) -> None:
-    """Make `folder` a data set of one class with links to `count` pictures, spread over the source."""
+def choose_pictures(source: Path, count: int) -> list[Path]:
+    """So many of a folder's pictures, spread over all of them."""
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) < count:
         sys.exit(f"{source}: got {len(paths)} pictures, expected {count} or more. Lower --batches or --batch.")
-    chosen = paths[:: len(paths) // count][:count]
+    return paths[:: len(paths) // count][:count]
+
+
+def link_pictures(source: Path, folder: Path, count: int) -> None:
+    """Make `folder` a data set of one class with links to `count` of the source's pictures."""
     (folder / "all").mkdir()
-    for number, path in enumerate(chosen):
+    for number, path in enumerate(choose_pictures(source, count)):
         (folder / "all" / f"{number:06}{path.suffix}").symlink_to(path.resolve())
 
 

@@ -34,12 +34,12 @@ def make_photos(count: int) -> list[Any]:
     return photos
 
 
-def find_threshold(count_boxes: Callable[[float], float]) -> float:
-    """The score above which about `BOXES` boxes are left on a photo; random weights put it just above chance."""
+def find_threshold(count_boxes: Callable[[float], float], boxes: int = BOXES) -> float:
+    """The score above which about so many boxes are left on a photo; random weights put it just above chance."""
     low, high = 1 / (NUM_CLASSES + 1), 1.0
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if count_boxes(middle) > BOXES else (low, middle)
+        low, high = (middle, high) if count_boxes(middle) > boxes else (low, middle)
     return high
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import side_by_side
-from data import SUFFIXES
+from data import choose_pictures
 from side_by_side import ALLOCATORS, OURS, VARIANTS, Candidate
 
 CANDIDATES = {
@@ -236,15 +236,12 @@ def waiting_for_data(case: Case) -> float:
 
 
 def copy_pictures(source: Path, folder: Path, count: int) -> int:
-    """Fill `folder` with `count` pictures, spread over the source's, in folders by class. (Ours follows no links out.)
+    """Fill `folder` with `count` of the source's pictures, in folders by class. (Ours follows no links out.)
 
     Returns:
         The number of classes.
     """
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if len(paths) < count:
-        sys.exit(f"{source}: got {len(paths)} pictures, expected {count} or more. Lower --batches or --batch.")
-    chosen = paths[:: len(paths) // count][:count]
+    chosen = choose_pictures(source, count)
     classes = {path.parent.name for path in chosen}
     if len(classes) < 2:
         sys.exit(f"{source}: got pictures of one class, expected two or more. Give a folder of folders by class.")
