@@ -31,6 +31,7 @@ CANDIDATES = {
     OURS: Candidate("mobilevit_hf", "mobilevit_hf.training.engine"),
 }
 EPOCHS = 100  # of the training that is watched, most of which never come
+NEVER = 1e9  # steps
 CROP_SCALE = (0.35, 1.0)  # as in our default recipe
 LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING = 1e-3, 0.01, 0.1
 OWN_WORKERS = "own"
@@ -198,7 +199,7 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
     class Watcher(Listener):
         def update(self, status: Any) -> None:
             if after_step():
-                training._window.skip(0.0)  # the others' turns are no part of the line
+                training._window.skip()  # the others' turns are no part of the line
 
     engine.SAVE_SECONDS = math.inf  # nor a reason to save
     arguments = TrainArguments(
@@ -211,8 +212,8 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
         num_train_epochs=EPOCHS,
         validation_fraction=0.0,
         max_bad=0.0,  # all train on the same pictures
-        eval_steps=math.inf,
-        save_steps=math.inf,
+        eval_steps=NEVER,
+        save_steps=NEVER,
         logging_steps=case.batches,
         dataloader_num_workers=None if case.workers == OWN_WORKERS else case.workers,
         use_cpu=True,

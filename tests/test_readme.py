@@ -20,6 +20,7 @@ from mobilevit_hf import (
     MobileViTSSDLiteForObjectDetection,
     MobileViTSSDLiteImageProcessor,
 )
+from mobilevit_hf.samples import draw_smear
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,6 +64,7 @@ def machine(tmp_path_factory, picture):
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").mkdir()
     picture.save(folder / "photo.jpg")
+    draw_smear().save(folder / "smear.jpg")
     picture.save(folder / "photos" / "a.jpg")
 
     model = MobileViTForImageClassification(MobileViTConfig.from_variant("xxs", num_labels=1000))
