@@ -397,3 +397,19 @@ def said():
 def classifier(checkpoints, tmp_path):
     """A folder of the test's own with a tiny classifier and its image processor."""
     return Path(shutil.copytree(checkpoints["image-classification"], tmp_path / "classifier"))
+
+
+@pytest.fixture
+def no_training(monkeypatch, tmp_path):
+    """In an empty folder, without training: a list that gets the arguments of what would have been trained."""
+    from mobilevit_hf.training.status import TrainingResult
+
+    trained = []
+
+    def note(arguments, listener):
+        trained.append(arguments)
+        return TrainingResult(Path(arguments.output_dir), "accuracy", 0.5, 1, 1.0)
+
+    monkeypatch.setattr("mobilevit_hf.cli.train.run_training", note)
+    monkeypatch.chdir(tmp_path)
+    return trained

@@ -7,7 +7,6 @@ import re
 import runpy
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -17,23 +16,8 @@ from trainings import MODEL_FILES, SCRIPT_OF, SCRIPTS, SHORT, SMALL, arguments_o
 
 from mobilevit_hf.training.arguments import TrainArguments, read_recipe
 from mobilevit_hf.training.optimization import Schedule
-from mobilevit_hf.training.status import TrainingResult
 
 RECIPES = sorted((SCRIPTS / "recipes").glob("*.yaml"))
-
-
-@pytest.fixture
-def no_training(monkeypatch, tmp_path):
-    """In an empty folder, without training: a list that gets the arguments of what would have been trained."""
-    trained = []
-
-    def note(arguments, listener):
-        trained.append(arguments)
-        return TrainingResult(Path(arguments.output_dir), "accuracy", 0.5, 1, 1.0)
-
-    monkeypatch.setattr("mobilevit_hf.cli.train.run_training", note)
-    monkeypatch.chdir(tmp_path)
-    return trained
 
 
 @pytest.fixture

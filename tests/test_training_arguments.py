@@ -99,7 +99,7 @@ WRONG = {
     "dataloader_num_workers": (-1, 0.5),
     "seed": (-1, "lucky"),
     "freeze_backbone": ("yes", 1, None),
-    "multi_scale": ("yes", 1),
+    "multi_scale": ("yes", True),
     "crop_scale": (0, 1.1),
     "class_weights": ("equal",),
     "anchors": ("own",),

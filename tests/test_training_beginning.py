@@ -18,24 +18,10 @@ from mobilevit_hf.training import engine
 from mobilevit_hf.training.arguments import TrainArguments, read_recipe
 from mobilevit_hf.training.inputs import TrainingInputs
 from mobilevit_hf.training.starting import start_classifier
-from mobilevit_hf.training.status import Status, TrainingResult
+from mobilevit_hf.training.status import Status
 
 
-@pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """The arguments that the command trains with, where nothing is trained; in an empty folder."""
-    trained = []
-
-    def note(arguments, listener):
-        trained.append(arguments)
-        return TrainingResult(arguments.output_dir, "accuracy", None, 1, 1.0)
-
-    monkeypatch.setattr("mobilevit_hf.cli.train.run_training", note)
-    monkeypatch.chdir(tmp_path)
-    return trained
-
-
-def test_a_training_has_a_folder_of_its_own_and_goes_on_in_the_last(asked, mobilevit, tmp_path):
+def test_a_training_has_a_folder_of_its_own_and_goes_on_in_the_last(no_training, mobilevit, tmp_path):
     (tmp_path / "resume.yaml").write_text("resume: auto\noutput_dir:\n")
     for there, words, expected in [
         ([], (), "runs/shapes"),
@@ -49,7 +35,7 @@ def test_a_training_has_a_folder_of_its_own_and_goes_on_in_the_last(asked, mobil
         for name in there:
             (tmp_path / "runs" / name).mkdir(parents=True, exist_ok=True)
         assert mobilevit("train", "shapes", *words)[0] == 0
-        assert asked[-1].output_dir == expected
+        assert no_training[-1].output_dir == expected
 
 
 def test_on_and_off_in_a_recipe_are_no_booleans(tmp_path):

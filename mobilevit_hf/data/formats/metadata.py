@@ -46,10 +46,10 @@ def read(folder: DataFolder) -> Dataset:
     splits: dict[str, list[Annotated]] = {}
     for metadata_name, row in rows:
         directory = posixpath.dirname(metadata_name)
-        file_name = row.get("file_name")
-        name, reason = folder.locate([posixpath.join(directory, str(file_name))])
-        if not file_name or name is None:
-            reason = reason if file_name else "a row has no `file_name`"
+        name, reason = None, "a row has no `file_name`"
+        if file_name := row.get("file_name"):
+            name, reason = folder.locate([posixpath.join(directory, str(file_name))])
+        if name is None:
             folder.report(metadata_name, "missing picture", reason)
             continue
         picture = _with_objects(folder, name, row) if is_detection else _with_label(folder, name, row)
