@@ -44,6 +44,7 @@ from .convert_rules import (
     translate,
     unwrap,
 )
+from .files import user_path
 from .modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
 from .modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
@@ -176,7 +177,7 @@ def _locate(source: str | Path, scratch: Path) -> Path:
         raise ValueError(f"{source}: got {url[1]}://, expected https://, a file or a directory.")
     if url:
         return _download(str(source), scratch)
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file():
         return path
     if not path.is_dir():
@@ -453,7 +454,7 @@ def _fill(model: MobileViTPreTrainedModel, translation: Translation) -> None:
 
 def _check_output(output_dir: str | Path) -> Path:
     """The absolute path of a directory that is not there yet, or empty."""
-    output = Path(output_dir).expanduser().resolve()
+    output = user_path(output_dir).resolve()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         what = "is not empty" if output.is_dir() else "is a file"
         raise ValueError(f"{output_dir}: the output directory {what}. Name a new one, or remove it first.")

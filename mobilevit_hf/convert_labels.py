@@ -9,6 +9,7 @@ from torchvision.models import MobileNet_V3_Small_Weights
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
 from .convert_rules import Task, listing
+from .files import user_path
 
 # COCO's numbers from 0 to 90 that stand for no class of objects.
 _NO_COCO_CLASS = ("__background__", "N/A")
@@ -36,7 +37,7 @@ def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
         return LABEL_SETS[labels]
     if not isinstance(labels, str | Path):
         return _check_names(list(labels))
-    path = Path(labels).expanduser()
+    path = user_path(labels)
     if not path.is_file():
         known = " or ".join(map(repr, LABEL_SETS))
         raise FileNotFoundError(f"labels: no file {path}. Give a text file with one name a line, or {known}.")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever happens meanwhile."""
+"""Paths as users write them, and files that are written whole or not at all, whatever happens meanwhile."""
 
 import os
 import tempfile
@@ -9,6 +9,11 @@ from typing import Any, BinaryIO
 
 # How the names of folders begin in which something is not whole yet; a process that is killed leaves them behind.
 SCRATCH = ".scratch-"
+
+
+def user_path(path: str | Path) -> Path:
+    """A path with the home folder for a leading ~; as it is if it names a user whom nobody knows."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111, Path's own fails at such a user
 
 
 @contextmanager

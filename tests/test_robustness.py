@@ -507,12 +507,29 @@ def test_odd_annotations_are_counted_or_named(mobilevit, tmp_path, make, step):
 
 
 @pytest.mark.parametrize("name", ["~nobody-has-this-name/x", "x" * 5000])
-@pytest.mark.parametrize("command", [["check-data"], ["evaluate", "MODEL"]])
+@pytest.mark.parametrize("command", [["check-data"], ["evaluate", "MODEL"], ["train"]])
 def test_a_data_set_by_a_name_that_is_no_path(mobilevit, detector, command, name):
     code, out, err = mobilevit(*(str(detector) if word == "MODEL" else word for word in command), name)
     assert (code, out) == (2, "")
     assert "There is no" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["~nobody-has-this-name/x", "OUT"], "no such file or directory"),
+        (["WEIGHTS", "OUT", "--labels", "~nobody-has-this-name/x"], "no file ~nobody-has-this-name/x"),
+    ],
+    ids=["source", "labels"],
+)
+def test_a_home_of_nobody_holds_no_checkpoint(mobilevit, detector, tmp_path, arguments, expected):
+    places = {"WEIGHTS": detector / "model.safetensors", "OUT": tmp_path / "out"}
+    code, out, err = mobilevit("convert", *(str(places.get(word, word)) for word in arguments))
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_picture_of_each_class_is_none_too_few(mobilevit, tmp_path):

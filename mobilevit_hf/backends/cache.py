@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..files import SCRATCH
+from ..files import SCRATCH, user_path
 from .formats import FORMATS, Format
 
 RECORD = "export.json"
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 def cache_folder() -> Path:
     """Where programs are kept: `MOBILEVIT_CACHE`, or `mobilevit_hf` in the user's cache folder."""
     if folder := os.environ.get("MOBILEVIT_CACHE"):
-        return Path(folder).expanduser()
+        return user_path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilevit_hf"
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ..allocator import tune_allocator
 from ..data.dataset import Task
+from ..files import user_path
 from ..training.arguments import DEFAULTS, TrainArguments, read_recipe
 from ..training.engine import train as run_training
 from ..training.signals import StoppedError
@@ -20,6 +21,7 @@ from ..training.status import Listener, Status, TrainingResult
 from . import console
 
 RUNS = Path("runs")
+MAX_NAME = 60  # characters of a folder's name, of four bytes at most: file systems take 255 bytes
 # Exit codes of a process that a signal ended are counted from here, as shells do.
 EXIT_SIGNAL = 128
 
@@ -98,7 +100,8 @@ def _option(field: dataclasses.Field[Any]) -> Any:
 
 def _default_folder(data: str, *, resumes: bool) -> Path:
     """A folder for a training, named after its data: a new one, or to go on in the last that is there."""
-    name = re.sub(r"[^\w.-]+", "-", Path(data).expanduser().absolute().name).strip(".-") or "training"
+    name = re.sub(r"[^\w.-]+", "-", user_path(data).absolute().name).strip(".-")
+    name = name[:MAX_NAME] or "training"
     folders = [RUNS / name]
     while folders[-1].exists():
         folders.append(RUNS / f"{name}-{len(folders) + 1}")

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from ..files import user_path
 from .dataset import Dataset
 from .formats import coco, hub, imagefolder, voc, yolo
 from .formats.folder import DataFolder
@@ -71,8 +72,8 @@ def load_dataset(
 
 def local_path(source: str | Path) -> Path | None:
     """The file or folder of this machine that a data set is named by; None if there is no such."""
-    path = os.path.expanduser(source)  # noqa: PTH111, Path's own fails at a user whom nobody knows
-    return Path(path) if os.path.exists(path) else None  # noqa: PTH110, and at names that are too long
+    path = user_path(source)
+    return path if os.path.exists(path) else None  # noqa: PTH110, Path's own fails at names that are too long
 
 
 def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from ..data.checks import DatasetReport, Range
-from ..data.reading import HUB_NAMES
+from ..data.reading import HUB_NAMES, local_path
 from ..files import write_text
 from ..hub.licenses import RUN_FILE, describe_start, public_name
 from .arguments import TrainArguments
@@ -87,7 +87,7 @@ class RunRecord:
 
 def command_of(arguments: TrainArguments) -> str:
     """The command of a training, with a placeholder for data of this machine."""
-    words = ["mobilevit", "train", DATA_PLACEHOLDER if _is_local(arguments.data) else arguments.data]
+    words = ["mobilevit", "train", DATA_PLACEHOLDER if local_path(arguments.data) else arguments.data]
     for field in dataclasses.fields(arguments):
         value = getattr(arguments, field.name)
         if value == field.default or not _is_recorded(field.name):
@@ -109,8 +109,8 @@ def describe_data(source: str, report: DatasetReport, *, streamed: bool) -> dict
         streamed: Whether only its first pictures were counted.
     """
     facts: dict[str, Any] = {"format": report.data_format, "classes": list(report.classes)}
-    if _is_local(source):
-        facts["name"] = public_name(Path(source).expanduser())
+    if path := local_path(source):
+        facts["name"] = public_name(path)
     else:
         facts["name"] = facts["dataset"] = HUB_NAMES.get(source, source).partition(":")[0]
     for name in ("widths", "heights", "box_sides", "boxes_per_picture"):
@@ -156,7 +156,3 @@ def _versions() -> dict[str, str]:
 
 def _is_recorded(name: str) -> bool:
     return name not in UNRECORDED and not name.startswith("hub_")
-
-
-def _is_local(name: str) -> bool:
-    return Path(name).expanduser().exists()
