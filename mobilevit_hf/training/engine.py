@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast, gather_object, set_seed
 from torch import Tensor, nn
 
@@ -481,6 +482,8 @@ def make_accelerator(arguments: TrainArguments) -> Accelerator:
     """
     if AcceleratorState._shared_state:  # a training before this one in the same process
         AcceleratorState._reset_state()
+    if arguments.report_to not in ("none", *(tracker.value for tracker in get_available_trackers())):
+        raise ValueError(f"report_to: {arguments.report_to} is not installed. Run: pip install {arguments.report_to}")
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     try:
         accelerator = Accelerator(
@@ -494,6 +497,4 @@ def make_accelerator(arguments: TrainArguments) -> Accelerator:
         raise ValueError(f"{' '.join(str(error).split())} (bf16={arguments.bf16}, fp16={arguments.fp16})") from error
     if arguments.fp16 and accelerator.device.type == "cpu":
         raise ValueError("fp16: got a CPU, expected a GPU. Use --bf16, or neither.")
-    if arguments.report_to != "none" and not accelerator.log_with:
-        raise ValueError(f"report_to: {arguments.report_to} is not installed. Run: pip install {arguments.report_to}")
     return accelerator
