@@ -100,8 +100,7 @@ def _option(field: dataclasses.Field[Any]) -> Any:
 
 def _default_folder(data: str, *, resumes: bool) -> Path:
     """A folder for a training, named after its data: a new one, or to go on in the last that is there."""
-    name = re.sub(r"[^\w.-]+", "-", user_path(data).absolute().name).strip(".-")
-    name = name[:MAX_NAME] or "training"
+    name = re.sub(r"[^\w.-]+", "-", user_path(data).absolute().name)[:MAX_NAME].strip(".-") or "training"
     folders = [RUNS / name]
     while folders[-1].exists():
         folders.append(RUNS / f"{name}-{len(folders) + 1}")
