@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from engines import need
 from huggingface_hub import HfApi, constants
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,7 +18,6 @@ from mobilevit_hf import (
     MobileViTSSDLiteForObjectDetection,
 )
 from mobilevit_hf.backends.benchmarking import Setting, count_macs, count_parameters, parse_setting
-from mobilevit_hf.backends.formats import FORMATS
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,7 @@ def folder(tiny_fields, tmp_path_factory):
 
 @pytest.mark.slow
 def test_it_measures_what_it_was_asked_for(folder, mobilevit, monkeypatch, tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    need("onnx")
     monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path / "cache"))
     chart = tmp_path / "chart.png"
     words = ("--backends", "torch,onnx", "--batch", "1,2", "--size", "64", "--rounds", 2, "--threads", 1)
@@ -109,8 +108,7 @@ def test_a_chart_without_a_folder_is_said_before_anything_is_timed(folder, mobil
 
 
 def test_ready_files_of_a_repository_on_the_hub_are_there_to_be_timed(folder, hub, mobilevit, monkeypatch, tmp_path):
-    for package in FORMATS["onnx"].packages:
-        pytest.importorskip(package)
+    need("onnx")
     source = shutil.copytree(folder, tmp_path / "source")
     (source / "onnx").mkdir()
     (source / "onnx" / "model.onnx").write_bytes(b"program")

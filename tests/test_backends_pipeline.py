@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from engines import need
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from PIL import Image
@@ -42,11 +43,6 @@ def pictures():
     """Pictures of several shapes."""
     noise = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
     return [Image.fromarray(each).resize((60 + 9 * i, 90), Image.Resampling.BICUBIC) for i, each in enumerate(noise)]
-
-
-def need(engine):
-    for package in formats.FORMATS[engine].packages:
-        pytest.importorskip(package)
 
 
 def expected_pipeline(task, folder):
