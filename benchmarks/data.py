@@ -99,10 +99,10 @@ def our_loader(case: Case) -> Iterable[Any]:
     """With the image processor of a checkpoint from timm's colours: RGB, bilinear."""
     from transformers import MobileViTImageProcessor
 
-    from mobilevit_hf.data.batches import BatchShape, TrainingBatches
-    from mobilevit_hf.data.dataset import Sample
-    from mobilevit_hf.data.loading import Pictures, make_loader
+    from mobilevit_hf.data.dataloader import Pictures, make_loader
+    from mobilevit_hf.data.sampler import BatchShape, TrainingBatches
     from mobilevit_hf.data.transforms import make_transform
+    from mobilevit_hf.data.types import Sample
 
     crop_size = {"height": case.size, "width": case.size}
     processor = MobileViTImageProcessor(crop_size=crop_size, resample=2, do_flip_channel_order=False)

@@ -24,7 +24,7 @@ def open_ours(candidate: str, case: Case) -> Any:
     """Our model on the engine that a candidate names, as `mobilevit_hf.pipeline(..., backend=...)` opens it."""
     from transformers import MobileViTImageProcessor
 
-    from mobilevit_hf.backends.opening import open_model
+    from mobilevit_hf.backends.loader import open_model
 
     _, _, setting = candidate.partition(", ")
     backend = "onnx" if setting == "onnx" else "openvino"

@@ -325,7 +325,7 @@ def available(candidates: dict[str, Candidate]) -> Iterator[str]:
 
 def machine_facts() -> dict[str, Any]:
     """What the figures depend on beside the code."""
-    from mobilevit_hf.training.recording import cpu_name
+    from mobilevit_hf.training.record import cpu_name
 
     packages = ("torch", "torchvision", "transformers", "timm", "mobilevit-hf")
     return {

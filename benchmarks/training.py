@@ -28,7 +28,7 @@ from side_by_side import ALLOCATORS, OURS, VARIANTS, Candidate
 CANDIDATES = {
     "timm": Candidate("timm", "timm"),
     "Trainer": Candidate("transformers", "transformers.trainer"),
-    OURS: Candidate("mobilevit_hf", "mobilevit_hf.training.engine"),
+    OURS: Candidate("mobilevit_hf", "mobilevit_hf.training.trainer"),
 }
 EPOCHS = 100  # of the training that is watched, most of which never come
 NEVER = 1e9  # steps
@@ -192,16 +192,16 @@ def train_trainer(case: Case, after_step: AfterStep) -> None:
 
 def train_ours(case: Case, after_step: AfterStep) -> None:
     """Our default recipe, but for pictures of one size, with a line in metrics.jsonl for each epoch."""
-    from mobilevit_hf.training import engine
+    from mobilevit_hf.training import trainer
     from mobilevit_hf.training.arguments import TrainArguments
-    from mobilevit_hf.training.status import Listener
+    from mobilevit_hf.training.state import Listener
 
     class Watcher(Listener):
         def update(self, status: Any) -> None:
             if after_step():
                 training._window.skip()  # the others' turns are no part of the line
 
-    engine.SAVE_SECONDS = math.inf  # nor a reason to save
+    trainer.SAVE_SECONDS = math.inf  # nor a reason to save
     arguments = TrainArguments(
         data=case.data,
         model=case.variant,
@@ -218,7 +218,7 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
         dataloader_num_workers=None if case.workers == OWN_WORKERS else case.workers,
         use_cpu=True,
     )
-    training = engine.Engine(arguments, Watcher())
+    training = trainer.Engine(arguments, Watcher())
     training.run()
 
 

@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoImageProcessor, get_cosine_schedule_with_warmup
 
 from mobilevit_hf import MobileViTForImageClassification, metrics
-from mobilevit_hf.data.batches import BatchShape, TrainingBatches
-from mobilevit_hf.data.loading import Pictures, make_loader
+from mobilevit_hf.data.dataloader import Pictures, make_loader
 from mobilevit_hf.data.reading import load_dataset
+from mobilevit_hf.data.sampler import BatchShape, TrainingBatches
 from mobilevit_hf.data.transforms import make_transform
 
 data_dir, start, output_dir, epochs = (*sys.argv[1:], 20)[:4]

@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor, EvalPrediction, Trainer, TrainingAr
 from transformers.utils import ModelOutput
 
 from mobilevit_hf import MobileViTConfig, MobileViTModel, MobileViTPreTrainedModel
-from mobilevit_hf.data.loading import Pictures
+from mobilevit_hf.data.dataloader import Pictures
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 

@@ -13,7 +13,7 @@ import evaluate
 from transformers import AutoImageProcessor, EvalPrediction, Trainer, TrainingArguments, set_seed
 
 from mobilevit_hf import MobileViTForImageClassification, metrics
-from mobilevit_hf.data.loading import Pictures
+from mobilevit_hf.data.dataloader import Pictures
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 

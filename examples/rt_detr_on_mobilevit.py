@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from mobilevit_hf import MobileViTBackbone, metrics
-from mobilevit_hf.data.loading import Pictures
+from mobilevit_hf.data.dataloader import Pictures
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, get_cosine_schedule_with_warmup
 
 from mobilevit_hf import MobileViTForImageClassification, metrics
-from mobilevit_hf.data.dataset import Sample
 from mobilevit_hf.data.decoding import Picture
 from mobilevit_hf.data.transforms import Transform, make_transform
+from mobilevit_hf.data.types import Sample
 
 
 def prepare(row: dict[str, Any], transform: Transform) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from types import ModuleType
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 from .allocator import tune_allocator
-from .checkpoints import builtin
 from .configuration import MobileViTBackboneConfig, MobileViTConfig, MobileViTSSDLiteConfig
-from .convert import ConversionReport, convert_checkpoint
+from .convert.conversion import ConversionReport, convert_checkpoint
+from .model_sources import builtin
 from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from .modeling.modeling_mobilevit import (
     MobileViTBackbone,

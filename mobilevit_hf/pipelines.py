@@ -9,8 +9,8 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor, Pipeline, PreTrainedModel
 
 from .backends.formats import BACKENDS, check_request, dtype_name
-from .backends.lean import fold_batch_norm
-from .checkpoints import has_weights
+from .model_sources import has_weights
+from .modeling.fused_mobilevit import fold_batch_norm
 from .modeling.modeling_mobilevit import (
     MobileViTForImageClassification,
     MobileViTForSemanticSegmentation,
@@ -97,8 +97,8 @@ def _engine_pipeline(
     kwargs: dict[str, Any],
 ) -> Pipeline:
     from .backends.cache import RECORD
-    from .backends.opening import open_export, open_model
-    from .backends.runners import check_device
+    from .backends.loader import open_export, open_model
+    from .backends.runtime import check_device
 
     dtype = dtype_name(kwargs.pop("dtype", None))
     check_request(backend, task, dtype, quantization)

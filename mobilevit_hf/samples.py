@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from .files import write_whole
+from .io import write_whole
 
 # Colours as in a smear with Wright's stain.
 GLASS, RED, PALE = (222, 217, 203), (186, 130, 112), (216, 200, 184)

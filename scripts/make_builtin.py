@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
-from mobilevit_hf.checkpoints import ASSETS
 from mobilevit_hf.cli import console
-from mobilevit_hf.files import SCRATCH
 from mobilevit_hf.hub import Given
 from mobilevit_hf.hub.contents import CARD, CONFIG, EVAL_RESULTS, PROCESSOR, WEIGHTS, gather
-from mobilevit_hf.hub.facts import EVALUATIONS, PUBLISHED_FILES
+from mobilevit_hf.hub.metadata import EVALUATIONS, PUBLISHED_FILES
+from mobilevit_hf.io import SCRATCH
+from mobilevit_hf.model_sources import ASSETS
 
 MAX_BYTES = 4_000_000  # of all the files of a model
 

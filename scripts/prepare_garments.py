@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from mobilevit_hf.cli import console
-from mobilevit_hf.files import SCRATCH
+from mobilevit_hf.io import SCRATCH
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 NUM_VALIDATION = 5000

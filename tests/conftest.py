@@ -290,7 +290,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def whole(one_thread, arguments, tmp_path_factory):
     """The folder of a training that nothing interrupted."""
-    from mobilevit_hf.training.engine import train
+    from mobilevit_hf.training.trainer import train
 
     folder = tmp_path_factory.mktemp("whole")
     train(arguments(folder))
@@ -402,7 +402,7 @@ def classifier(checkpoints, tmp_path):
 @pytest.fixture
 def no_training(monkeypatch, tmp_path):
     """In an empty folder, without training: a list that gets the arguments of what would have been trained."""
-    from mobilevit_hf.training.status import TrainingResult
+    from mobilevit_hf.training.state import TrainingResult
 
     trained = []
 

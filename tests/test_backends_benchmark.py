@@ -17,7 +17,7 @@ from mobilevit_hf import (
     MobileViTSSDLiteConfig,
     MobileViTSSDLiteForObjectDetection,
 )
-from mobilevit_hf.backends.benchmarking import Setting, count_macs, count_parameters, parse_setting
+from mobilevit_hf.backends.benchmark import Setting, count_macs, count_parameters, parse_setting
 
 
 @pytest.mark.parametrize(

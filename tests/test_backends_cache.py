@@ -11,7 +11,7 @@ from engines import need
 
 import mobilevit_hf
 from mobilevit_hf.backends import cache, formats
-from mobilevit_hf.files import SCRATCH
+from mobilevit_hf.io import SCRATCH
 
 
 @pytest.fixture(autouse=True)

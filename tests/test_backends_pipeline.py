@@ -17,8 +17,8 @@ from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
 
 import mobilevit_hf
-from mobilevit_hf.backends import cache, checking, exporting, formats, opening, runners
-from mobilevit_hf.backends.lean import LeanModel
+from mobilevit_hf.backends import cache, export, formats, loader, runtime, verify
+from mobilevit_hf.modeling.fused_mobilevit import LeanModel
 
 TASKS = ["image-classification", "image-segmentation", "object-detection"]
 ENGINES = ["onnx", "openvino", "executorch"]
@@ -99,8 +99,8 @@ def test_takes_all_sizes_and_batches(task, engine, folders, tmp_path):
     need(engine)
     model, _ = mobilevit_hf.pipelines.load_model(task, str(folders[task]), {})
     path = tmp_path / Path(formats.FORMATS[engine].path("float32", None)).name
-    exporting.export_program(model, task, engine, path, torch.rand(1, 3, 64, 64), "float32")
-    program = runners.load_program(path, model.config, task, engine, threads=1)
+    export.export_program(model, task, engine, path, torch.rand(1, 3, 64, 64), "float32")
+    program = runtime.load_program(path, model.config, task, engine, threads=1)
     kept = []
     for shape in [(1, 3, 64, 64), (1, 3, 32, 32), (2, 3, 65, 100), (5, 3, 33, 47), (1, 3, 128, 64), (3, 3, 70, 64)]:
         pixels = torch.rand(shape)
@@ -118,9 +118,7 @@ def test_an_onnx_file_is_one_file_with_the_names_that_transformers_js_wants(fold
     onnx = pytest.importorskip("onnx")
     need("onnx")
     model, _ = mobilevit_hf.pipelines.load_model("object-detection", str(folders["object-detection"]), {})
-    exporting.export_program(
-        model, "object-detection", "onnx", tmp_path / "m.onnx", torch.rand(1, 3, 64, 64), "float32"
-    )
+    export.export_program(model, "object-detection", "onnx", tmp_path / "m.onnx", torch.rand(1, 3, 64, 64), "float32")
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
     program = onnx.load(tmp_path / "m.onnx")
     onnx.checker.check_model(program)
@@ -138,8 +136,8 @@ def test_an_openvino_file_says_what_to_compute_in(folders, tmp_path):
     model, _ = mobilevit_hf.pipelines.load_model("image-classification", str(folders["image-classification"]), {})
     for dtype, name in (("float32", "f32"), ("bfloat16", "bf16")):
         path = tmp_path / f"{dtype}.xml"
-        exporting.export_program(model, "image-classification", "openvino", path, torch.rand(1, 3, 64, 64), dtype)
-        program = runners.load_program(path, model.config, "image-classification", "openvino", threads=1)
+        export.export_program(model, "image-classification", "openvino", path, torch.rand(1, 3, 64, 64), dtype)
+        program = runtime.load_program(path, model.config, "image-classification", "openvino", threads=1)
         program(pixel_values=torch.rand(1, 3, 64, 64))
         (compiled,) = program.engine.programs.values()
         assert compiled.get_property("INFERENCE_PRECISION_HINT") == getattr(openvino.Type, name)
@@ -206,15 +204,15 @@ def test_a_missing_engine_is_one_line_with_the_command(engine, folders, monkeypa
 def test_a_program_that_is_off_is_refused_and_nothing_is_left(folders, monkeypatch, tmp_path):
     need("onnx")
     monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
-    export = exporting.export_program
+    export_program = export.export_program
 
     def export_another(model, *arguments):
         with torch.no_grad():
             model.classifier.bias += torch.tensor([0.0, 0.0, 0.0, 0.002])
-            export(model, *arguments)
+            export_program(model, *arguments)
             model.classifier.bias -= torch.tensor([0.0, 0.0, 0.0, 0.002])
 
-    monkeypatch.setattr(opening, "export_program", export_another)
+    monkeypatch.setattr(loader, "export_program", export_another)
     with pytest.raises(ValueError, match=r"ONNX Runtime in float32: its outputs differ .* by up to 0.002"):
         mobilevit_hf.pipeline("image-classification", str(folders["image-classification"]), backend="onnx")
     assert list(tmp_path.iterdir()) == []
@@ -223,12 +221,12 @@ def test_a_program_that_is_off_is_refused_and_nothing_is_left(folders, monkeypat
 @pytest.mark.parametrize("value", [float("nan"), 0.5])
 def test_the_check_lets_nothing_unsure_through(value):
     with pytest.raises(ValueError, match="It was not kept"):
-        checking.check(checking.Comparison(0.0, value), "x", exact=True)
+        verify.check(verify.Comparison(0.0, value), "x", exact=True)
     with pytest.raises(ValueError, match="It was not kept"):
-        checking.check(checking.Comparison(value, 1.0), "x", exact=True)
+        verify.check(verify.Comparison(value, 1.0), "x", exact=True)
     with pytest.raises(ValueError, match=r"expected 97\.0%"):
-        checking.check(checking.Comparison(5.0, value), "x", exact=False)
-    checking.check(checking.Comparison(5.0, 0.97), "x", exact=False)
+        verify.check(verify.Comparison(5.0, value), "x", exact=False)
+    verify.check(verify.Comparison(5.0, 0.97), "x", exact=False)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +243,7 @@ def test_labels_that_the_model_all_but_ties_count_as_the_same(found, tie, agreem
         lambda pixel_values: ImageClassifierOutput(logits=torch.eye(4)[[found]]),
     )
     pixels = torch.zeros(1, 3, 2, 2)
-    assert checking.compare(model, program, pixels, "image-classification", None, tie).agreement == agreement
+    assert verify.compare(model, program, pixels, "image-classification", None, tie).agreement == agreement
 
 
 # --- ready files -----------------------------------------------------------------------------------------------------
@@ -290,7 +288,7 @@ def test_a_ready_file_of_a_repository_on_the_hub_is_taken(folders, pictures, tmp
     assert mobilevit("export", source, source, "--to", "openvino")[0] == 0
     pictures[0].save(tmp_path / "a.png")
     monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(opening, "export_checked", lambda *args: pytest.fail("exported again"))
+    monkeypatch.setattr(loader, "export_checked", lambda *args: pytest.fail("exported again"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with HubServer() as hub:
         hub.take_over(monkeypatch)
@@ -315,8 +313,8 @@ def test_a_ready_file_of_a_repository_on_the_hub_is_taken(folders, pictures, tmp
 @pytest.mark.slow
 def test_predict_on_an_engine_says_the_same(folders, pictures, tmp_path, mobilevit, monkeypatch):
     need("openvino")
-    calls, call = [], runners.OpenVINOEngine.__call__
-    monkeypatch.setattr(runners.OpenVINOEngine, "__call__", lambda *args: calls.append(args) or call(*args))
+    calls, call = [], runtime.OpenVINOEngine.__call__
+    monkeypatch.setattr(runtime.OpenVINOEngine, "__call__", lambda *args: calls.append(args) or call(*args))
     pictures[0].save(tmp_path / "a.png")
     command = ("predict", tmp_path / "a.png", "--model", folders["image-classification"], "--json")
     _, expected, _ = mobilevit(*command)
@@ -369,9 +367,9 @@ def test_less_precision_is_checked_on_the_users_pictures(folders, pictures, tmp_
 
     def compare(model, program, pixels, task, processor, tie):
         seen.append((len(pixels), tie))
-        return checking.Comparison(0.1, 0.9)
+        return verify.Comparison(0.1, 0.9)
 
-    monkeypatch.setattr(opening, "compare", compare)
+    monkeypatch.setattr(loader, "compare", compare)
     command = ("export", folders["image-classification"], tmp_path / "out", "--to", "openvino", "--dtype", "bfloat16")
     code, _, err = mobilevit(*command, "--calibration", tmp_path / "photos")
     assert code == 2
@@ -433,12 +431,12 @@ def small_openvino():
 
 def test_openvino_keeps_no_more_requests_than_programs(tmp_path):
     """Each takes memory: pictures of ever other sizes must not fill it."""
-    exporting.save_openvino(small_openvino(), tmp_path / "m.xml", "float32")
-    engine = runners.OpenVINOEngine(tmp_path / "m.xml", 1)
-    for side in range(1, 4 * runners.MAX_SIZES):
+    export.save_openvino(small_openvino(), tmp_path / "m.xml", "float32")
+    engine = runtime.OpenVINOEngine(tmp_path / "m.xml", 1)
+    for side in range(1, 4 * runtime.MAX_SIZES):
         pixels = np.random.default_rng(side).random((1, 3, side, side), dtype=np.float32)
         np.testing.assert_allclose(engine(pixels)[0], 2 * pixels)
-    assert len(vars(engine.of_thread)) == len(engine.programs) == runners.MAX_SIZES + 1
+    assert len(vars(engine.of_thread)) == len(engine.programs) == runtime.MAX_SIZES + 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that takes nothing")
@@ -446,7 +444,7 @@ def test_openvino_on_a_full_disk_is_one_line(tmp_path):
     model = small_openvino()
     (tmp_path / "m.xml").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"m\.xml: can't be written .*Is there room on the disk\?"):
-        exporting.save_openvino(model, tmp_path / "m.xml", "float32")
+        export.save_openvino(model, tmp_path / "m.xml", "float32")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -455,7 +453,7 @@ def test_a_damaged_program_is_named(engine, tmp_path):
     path = tmp_path / Path(formats.FORMATS[engine].path("float32", None)).name
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match=rf"{path.name}: {engine} can't read it \(.*\)\. Remove it"):
-        runners.load_program(path, transformers.MobileViTConfig(), "image-classification", engine, 1)
+        runtime.load_program(path, transformers.MobileViTConfig(), "image-classification", engine, 1)
 
 
 def test_a_folder_of_exports_is_one_models(folders, tmp_path, mobilevit, monkeypatch):
@@ -504,5 +502,5 @@ def test_what_failed_leaves_no_folder_and_what_went_well_is_whole(folders, tmp_p
 def test_pictures_of_several_sizes_are_refused(pictures):
     processor = transformers.MobileViTImageProcessor(size={"shortest_edge": 32}, do_center_crop=False)
     with pytest.raises(ValueError, match="gives pictures of 2 sizes, expected one"):
-        checking.prepare([pictures[0], pictures[3], pictures[3]], processor)
-    assert checking.prepare(pictures[3:4] * 2, processor).shape[:2] == (2, 3)
+        verify.prepare([pictures[0], pictures[3], pictures[3]], processor)
+    assert verify.prepare(pictures[3:4] * 2, processor).shape[:2] == (2, 3)

@@ -19,7 +19,7 @@ from mobilevit_hf.backends.quantization import (
     quantize_openvino,
     read_pictures,
 )
-from mobilevit_hf.data.dataset import Sample
+from mobilevit_hf.data.types import Sample
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from torch.utils.data import DistributedSampler
 
-from mobilevit_hf.data.batches import BatchShape, TrainingBatches, scale_batches
+from mobilevit_hf.data.sampler import BatchShape, TrainingBatches, scale_batches
 
 SMALL = [BatchShape(32, 32, 9), BatchShape(48, 64, 4), BatchShape(64, 64, 2)]
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import mobilevit_hf
-from mobilevit_hf import checkpoints, samples
+from mobilevit_hf import model_sources, samples
 
 TASKS = {"blood-cells": "object-detection", "garments": "image-classification"}
 
@@ -27,7 +27,7 @@ def name(request):
 
 
 def test_they_are_these():
-    assert checkpoints.builtin_models() == sorted(TASKS)
+    assert model_sources.builtin_models() == sorted(TASKS)
 
 
 def test_an_unknown_name_is_told_what_there_is():
@@ -79,7 +79,7 @@ def test_stock_transformers_runs_the_classifier(run_python, tmp_path):
 @pytest.mark.slow
 def test_what_the_card_says_to_paste_runs_in_a_checkout(name, run_python, tmp_path):
     samples.SAMPLES[name]().save(tmp_path / "photo.jpg")
-    (tmp_path / "mobilevit_hf").symlink_to(checkpoints.ASSETS.parent)
+    (tmp_path / "mobilevit_hf").symlink_to(model_sources.ASSETS.parent)
     card = (mobilevit_hf.builtin(name) / "README.md").read_text()
     snippets = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
     assert len(snippets) == 2

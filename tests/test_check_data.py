@@ -14,8 +14,8 @@ from PIL import Image
 
 from mobilevit_hf.data import checks
 from mobilevit_hf.data.checks import check_dataset, drop_bad
-from mobilevit_hf.data.dataset import Dataset, Objects, Problem, Sample
 from mobilevit_hf.data.images import UnreadableImageError, load_image
+from mobilevit_hf.data.types import Dataset, Objects, Problem, Sample
 from mobilevit_hf.visualization import class_colors, draw_sheet
 
 

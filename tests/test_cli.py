@@ -20,8 +20,7 @@ from rich.console import Console
 from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
 
 import mobilevit_hf
-from mobilevit_hf import checkpoints as checkpoint_names
-from mobilevit_hf import cli, files
+from mobilevit_hf import cli, io, model_sources
 from mobilevit_hf.data.images import load_image
 from mobilevit_hf.visualization import class_colors
 
@@ -173,11 +172,11 @@ def test_models_are_looked_up_as_path_then_built_in(classifier, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assets = tmp_path / "assets"
     shutil.copytree(classifier, assets / "garments")
-    monkeypatch.setattr(checkpoint_names, "ASSETS", assets)
-    assert checkpoint_names.builtin_models() == ["garments"]
-    assert checkpoint_names.resolve_model("garments") == assets / "garments"
+    monkeypatch.setattr(model_sources, "ASSETS", assets)
+    assert model_sources.builtin_models() == ["garments"]
+    assert model_sources.resolve_model("garments") == assets / "garments"
     shutil.copytree(classifier, tmp_path / "garments")
-    assert checkpoint_names.resolve_model("garments").resolve() == tmp_path / "garments"
+    assert model_sources.resolve_model("garments").resolve() == tmp_path / "garments"
 
 
 def test_no_hub_is_one_line(mobilevit, photos, monkeypatch, tmp_path):
@@ -346,7 +345,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_picture(mobilevit, detector,
     def wait_for_the_disk(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "_sync", wait_for_the_disk)
+    monkeypatch.setattr(io, "_sync", wait_for_the_disk)
     code, _, err = mobilevit("predict", photos, "--model", detector, "--save", tmp_path / "out")
     assert code == 2
     assert err.startswith("error: [Errno 28] No space left on device")

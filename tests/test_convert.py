@@ -15,8 +15,8 @@ import transformers
 from formula import timm_model
 from safetensors.torch import load_file, save_file
 
-from mobilevit_hf import convert
-from mobilevit_hf.convert import convert_checkpoint
+from mobilevit_hf.convert import conversion
+from mobilevit_hf.convert.conversion import convert_checkpoint
 
 # --- what is written -------------------------------------------------------------------------------------------------
 
@@ -326,7 +326,7 @@ class Site(urllib.request.BaseHandler):
 @pytest.fixture
 def site(monkeypatch):
     pages = {}
-    monkeypatch.setattr(convert, "_opener", urllib.request.build_opener(convert._HttpsRedirects, Site(pages)))
+    monkeypatch.setattr(conversion, "_opener", urllib.request.build_opener(conversion._HttpsRedirects, Site(pages)))
     return pages
 
 
@@ -360,7 +360,7 @@ def test_refused_urls(site, timm_file, out, monkeypatch):
     }.items():
         with pytest.raises(ValueError, match=message):
             convert_checkpoint(url, out)
-    monkeypatch.setattr(convert, "MAX_DOWNLOAD_BYTES", 1 << 20)
+    monkeypatch.setattr(conversion, "MAX_DOWNLOAD_BYTES", 1 << 20)
     with pytest.raises(ValueError, match="larger than 1 MiB"):
         convert_checkpoint("https://host/large.pth", out)
     assert not out.exists()

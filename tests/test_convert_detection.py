@@ -20,7 +20,7 @@ from mobilevit_hf import (
     cli,
     convert_checkpoint,
 )
-from mobilevit_hf.convert_rules import translate
+from mobilevit_hf.convert.rules import translate
 
 GOLDEN = np.load(DATA / "formula_golden.npz")
 STRIDES = ["stride_16", "stride_32", "stride_64", "stride_128", "stride_256", "pooled"]

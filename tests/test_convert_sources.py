@@ -17,8 +17,8 @@ from timm.data import create_transform
 from torchvision.transforms import v2
 
 import mobilevit_hf
-from mobilevit_hf.convert import convert_checkpoint
-from mobilevit_hf.convert_rules import translate
+from mobilevit_hf.convert.conversion import convert_checkpoint
+from mobilevit_hf.convert.rules import translate
 from mobilevit_hf.modeling.configuration_mobilevit import VARIANTS
 
 GOLDEN = np.load(DATA / "formula_golden.npz")

@@ -23,7 +23,7 @@ from PIL import Image
 pytest.importorskip("gradio")
 
 from mobilevit_hf import demo
-from mobilevit_hf.demo import answering, app
+from mobilevit_hf.demo import app, inference
 
 DETECTION, THRESHOLD = "object-detection", 0.02
 
@@ -33,7 +33,7 @@ def _fresh_pipelines(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOBILEVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-    answering.load_predictor.cache_clear()
+    inference.load_predictor.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +89,15 @@ def count(found):
 
 
 def test_a_pipeline_is_made_once(models):
-    first = answering.load_predictor(models[DETECTION], "torch")
-    assert answering.load_predictor(models[DETECTION], "torch") is first
-    assert answering.load_predictor(models["image-classification"], "torch") is not first
-    assert answering.load_predictor(models[DETECTION], "torch") is first
+    first = inference.load_predictor(models[DETECTION], "torch")
+    assert inference.load_predictor(models[DETECTION], "torch") is first
+    assert inference.load_predictor(models["image-classification"], "torch") is not first
+    assert inference.load_predictor(models[DETECTION], "torch") is first
 
 
 def test_the_time_is_the_median_of_warm_calls(monkeypatch):
     calls, clock = [], iter([0, 0.1, 1, 1.3, 2, 2.2, 3, 3.9])  # 100, 300, 200 ms, then one that fills the second
-    monkeypatch.setattr(answering.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(inference.time, "perf_counter", lambda: next(clock))
 
     class Predictor:
         task = "image-classification"
@@ -106,15 +106,15 @@ def test_the_time_is_the_median_of_warm_calls(monkeypatch):
             calls.append(picture)
             return [{"label": "cat", "score": 0.25}, {"label": "dog", "score": 0.75}]
 
-    found, milliseconds, timed = answering.answer_timed(Predictor(), "picture", 0.5)
+    found, milliseconds, timed = inference.answer_timed(Predictor(), "picture", 0.5)
     assert [one["label"] for one in found] == ["dog", "cat"]
     assert milliseconds == pytest.approx(250)
     assert (timed, len(calls)) == (4, 5)
 
 
 def test_files_to_a_table_of_labels(models, photos, expected):
-    predictor = answering.load_predictor(models["image-classification"], "torch")
-    table = answering.answer_files(predictor, photos.values(), 0.5)
+    predictor = inference.load_predictor(models["image-classification"], "torch")
+    table = inference.answer_files(predictor, photos.values(), 0.5)
     assert table.headers == ["file", "label", "score", "problem"]
     rows = {row[0]: row[1:] for row in table.rows}
     for name in ("one.png", "two.jpg"):
@@ -128,15 +128,15 @@ def test_files_to_a_table_of_labels(models, photos, expected):
 
 
 def test_files_to_a_table_of_counts(models, photos, expected):
-    predictor = answering.load_predictor(models[DETECTION], "torch")
-    table = answering.answer_files(predictor, [photos["one.png"], photos["two.jpg"]], THRESHOLD)
+    predictor = inference.load_predictor(models[DETECTION], "torch")
+    table = inference.answer_files(predictor, [photos["one.png"], photos["two.jpg"]], THRESHOLD)
     counts = [count(expected(DETECTION, name)) for name in ("one.png", "two.jpg")]
     assert any(counts)
     assert set(table.headers) == {"file", *counts[0], *counts[1]}  # and no problem
     for row, numbers in zip(table.rows, counts, strict=True):
         found = dict(zip(table.headers[1:], row[1:], strict=True))
         assert {label: number for label, number in found.items() if number} == numbers
-    nothing = answering.answer_files(predictor, [photos["one.png"], photos["notes.txt"]], 0.999)
+    nothing = inference.answer_files(predictor, [photos["one.png"], photos["notes.txt"]], 0.999)
     assert nothing.headers == ["file", "problem"]
     assert nothing.rows[0] == ["one.png", ""]
 
@@ -162,9 +162,9 @@ def test_names_are_text_on_the_page():
 def test_backends_side_by_side(models, photos, expected, monkeypatch):
     picture = Image.open(photos["one.png"])
     model = models["image-classification"]
-    tables = list(answering.compare_backends(model, picture, 0.5))
+    tables = list(inference.compare_backends(model, picture, 0.5))
     (table,) = {id(table): table for table in tables}.values()
-    assert [row[0] for row in table.rows] == list(answering.backend_titles().values())
+    assert [row[0] for row in table.rows] == list(inference.backend_titles().values())
     best = expected("image-classification", "one.png")[0]
     for _, milliseconds, answer in table.rows:
         assert float(milliseconds) > 0
@@ -177,8 +177,8 @@ def test_a_backend_that_cannot_says_why(photos, monkeypatch, tmp_path):
     )
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
     transformers.ConvNextImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path)
-    monkeypatch.setattr(answering, "backend_titles", lambda: {"torch": "PyTorch", "onnx": "ONNX Runtime"})
-    *_, table = answering.compare_backends(str(tmp_path), Image.open(photos["one.png"]), 0.5)
+    monkeypatch.setattr(inference, "backend_titles", lambda: {"torch": "PyTorch", "onnx": "ONNX Runtime"})
+    *_, table = inference.compare_backends(str(tmp_path), Image.open(photos["one.png"]), 0.5)
     assert re.match(r"(cat|dog) \d", table.rows[0][2])
     assert table.rows[1][:2] == ["ONNX Runtime", ""]
     assert table.rows[1][2]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 from mobilevit_hf import MobileViTSSDLiteConfig, MobileViTSSDLiteForObjectDetection, MobileViTSSDLiteImageProcessor
-from mobilevit_hf.convert_rules import translate
+from mobilevit_hf.convert.rules import translate
 
 
 def label(boxes, class_labels, **others):

@@ -15,8 +15,8 @@ from huggingface_hub import HfApi
 from written_data import make_pictures, picture_file
 
 import mobilevit_hf
-from mobilevit_hf.data.dataset import Objects, Sample
-from mobilevit_hf.evaluation import evaluate_model, evaluating, match_classes
+from mobilevit_hf.data.types import Objects, Sample
+from mobilevit_hf.evaluation import evaluate_model, evaluator, match_classes
 
 NAMES = ["cat", "dog", "fish", "owl"]
 
@@ -134,7 +134,7 @@ def test_the_model_is_left_as_it_is(loaded):
 
 def test_memory_is_bounded(loaded, monkeypatch):
     """When the model gets its first pictures, few more than it gets have been asked for: the rest waits."""
-    asked, forward = [], evaluating.forward
+    asked, forward = [], evaluator.forward
     seen = []
     picture = picture_file(next(make_pictures(1)))
 
@@ -143,7 +143,7 @@ def test_memory_is_bounded(loaded, monkeypatch):
             asked.append(i)
             yield Sample(str(i), picture, label=0)
 
-    monkeypatch.setattr(evaluating, "forward", lambda *args: (seen.append(len(asked)), forward(*args))[1])
+    monkeypatch.setattr(evaluator, "forward", lambda *args: (seen.append(len(asked)), forward(*args))[1])
     result = evaluate_model(*loaded, stream(), NAMES, batch_size=4)
     assert result.num_pictures == 60
     assert seen[0] <= 16

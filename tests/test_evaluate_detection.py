@@ -15,11 +15,11 @@ from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcess
 from written_data import make_pictures, picture_file
 
 import mobilevit_hf
-from mobilevit_hf.convert_labels import LABEL_SETS
-from mobilevit_hf.data.dataset import Objects, Sample
+from mobilevit_hf.convert.labels import LABEL_SETS
+from mobilevit_hf.data.types import Objects, Sample
 from mobilevit_hf.evaluation import evaluate_model
 from mobilevit_hf.evaluation.average_precision import average_precision, by_class
-from mobilevit_hf.evaluation.matching import match
+from mobilevit_hf.evaluation.matcher import match
 
 NAMES = ["cat", "dog", "fish", "owl"]
 

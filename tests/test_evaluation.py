@@ -21,11 +21,11 @@ from written_data import make_pictures, picture_file
 
 import mobilevit_hf
 from mobilevit_hf.cli.evaluate import _pick_split
-from mobilevit_hf.data.dataset import Dataset, Objects, Sample
+from mobilevit_hf.data.types import Dataset, Objects, Sample
 from mobilevit_hf.evaluation import evaluate_model
 from mobilevit_hf.evaluation.classification import Classification
 from mobilevit_hf.evaluation.detection import Detection
-from mobilevit_hf.evaluation.running import Prepared
+from mobilevit_hf.evaluation.inference import Prepared
 from mobilevit_hf.metrics import CocoMap, TopKAccuracy
 
 NAMES = ["cat", "dog", "fish", "owl"]

@@ -24,13 +24,13 @@ from mobilevit_hf.data.checks import check_dataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.evaluation import evaluate_model
 from mobilevit_hf.hub import Given, collect_facts, render_card
-from mobilevit_hf.hub.facts import PUBLISHED_FILES
 from mobilevit_hf.hub.licenses import License, describe_start, find_license, public_name
-from mobilevit_hf.training import engine, recording
+from mobilevit_hf.hub.metadata import PUBLISHED_FILES
+from mobilevit_hf.training import record, trainer
 from mobilevit_hf.training.arguments import TrainArguments
-from mobilevit_hf.training.recording import RunRecord, command_of
+from mobilevit_hf.training.record import RunRecord, command_of
 from mobilevit_hf.training.reports import write_reports
-from mobilevit_hf.training.status import TrainingResult
+from mobilevit_hf.training.state import TrainingResult
 from mobilevit_hf.visualization import plots
 
 USER, HOST = "zaphodbeeblebrox", "heartofgold"
@@ -238,10 +238,10 @@ def test_names_of_folders(tmp_path, private, monkeypatch):
 
 def test_a_data_set_of_the_hub(monkeypatch, tmp_path):
     report = check_dataset(load_dataset(draw_classification(tmp_path / "data", train=4, validation=0)))
-    facts = recording.describe_data("imagenet-1k", report, streamed=False)
+    facts = record.describe_data("imagenet-1k", report, streamed=False)
     assert (facts["name"], facts["dataset"]) == ("ILSVRC/imagenet-1k", "ILSVRC/imagenet-1k")
-    assert recording.describe_data("a/b:c", report, streamed=False)["dataset"] == "a/b"
-    local = recording.describe_data(str(tmp_path / "data"), report, streamed=False)
+    assert record.describe_data("a/b:c", report, streamed=False)["dataset"] == "a/b"
+    local = record.describe_data(str(tmp_path / "data"), report, streamed=False)
     assert local["name"] == "data"
     assert "dataset" not in local
     assert local["validation_cut_off"] is True  # nothing else in these few pictures could have measured it
@@ -395,7 +395,7 @@ def test_intervals_are_those_of_the_weights_that_are_kept(data_and_start, privat
         measured.append((resamples, weights))
         return dataclasses.replace(result, metrics=result.metrics | {"accuracy": 1 / len(measured)})
 
-    monkeypatch.setattr(engine, "evaluate_model", measure)
+    monkeypatch.setattr(trainer, "evaluate_model", measure)
     data, start = data_and_start
     words = ("train", data, "--model", start, "--output-dir", tmp_path / "run", *SHORT)
     cli.app(list(map(str, words)), standalone_mode=False)

@@ -6,8 +6,7 @@ import pytest
 from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi, get_session
 
-from mobilevit_hf.hub import Given, HubError, publish
-from mobilevit_hf.hub import transport as module
+from mobilevit_hf.hub import Given, HubError, client, publish
 
 REPO = "user/shapes"
 CREATE, UPLOAD, COMMIT = ("POST", "/repos/create"), ("PUT", "/info/lfs/objects/"), ("POST", "/commit/")
@@ -113,7 +112,7 @@ def test_the_answer_to_the_commit_is_lost(hub, classifier, send):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_hub_that_says_nothing(step, hub, classifier, send, monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(client, "TIMEOUT_SECONDS", 0.3)
     timeout = get_session().timeout
     hub.stall(*STEPS[step])
     send()
@@ -174,7 +173,7 @@ def test_asked_to_wait_again_and_again(hub, send, waits):
     hub.fail(*UPLOAD, 429, times=ALWAYS, headers={"Retry-After": "100"})
     with pytest.raises(HubError, match="too many requests"):
         send()
-    assert sum(waits) < module.PATIENCE_SECONDS
+    assert sum(waits) < client.PATIENCE_SECONDS
 
 
 def test_the_upload_is_cut_every_time(hub, classifier, send, waits):

@@ -15,8 +15,8 @@ from transformers import AutoModelForImageClassification
 import mobilevit_hf
 from mobilevit_hf import MobileViTForImageClassification
 from mobilevit_hf.backends.cache import weights_hash
-from mobilevit_hf.checkpoints import builtin_models
 from mobilevit_hf.hub import CARD_MARKER, Given, HubError, check_access, publish
+from mobilevit_hf.model_sources import builtin_models
 
 REPO = "user/shapes"
 GIVEN = Given(license="mit")
@@ -451,7 +451,7 @@ def test_access(hub, monkeypatch):
     with pytest.raises(HubError, match="The token may only read"):
         check_access("shapes")
     monkeypatch.setenv("HF_TOKEN", "")
-    monkeypatch.setattr("mobilevit_hf.hub.transport.get_token", lambda: None)
+    monkeypatch.setattr("mobilevit_hf.hub.client.get_token", lambda: None)
     with pytest.raises(HubError, match=r"not signed in.*hf auth login"):
         check_access("shapes")
     assert not written(hub)

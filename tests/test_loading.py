@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForObjectDetection, MobileViTImageProcessor
 
 from mobilevit_hf import MobileViTSSDLiteImageProcessor
-from mobilevit_hf.data.batches import BatchShape, TrainingBatches
-from mobilevit_hf.data.dataset import Objects, Sample
-from mobilevit_hf.data.loading import Pictures, PictureStream, UnreadableSampleError, make_loader
+from mobilevit_hf.data.dataloader import Pictures, PictureStream, UnreadableSampleError, make_loader
+from mobilevit_hf.data.sampler import BatchShape, TrainingBatches
 from mobilevit_hf.data.transforms import make_mix, make_transform
+from mobilevit_hf.data.types import Objects, Sample
 
 PROCESSOR = MobileViTImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
 DETECTOR_PROCESSOR = MobileViTSSDLiteImageProcessor(size={"height": 64, "width": 64})
@@ -143,9 +143,9 @@ def test_a_program_ends_whoever_still_holds_its_loader(samples, run_python):
     paths = [sample.image for sample in samples]
     output = run_python(f"""
         import signal
-        from mobilevit_hf.data.batches import BatchShape, TrainingBatches
-        from mobilevit_hf.data.dataset import Sample
-        from mobilevit_hf.data.loading import Pictures, make_loader
+        from mobilevit_hf.data.sampler import BatchShape, TrainingBatches
+        from mobilevit_hf.data.types import Sample
+        from mobilevit_hf.data.dataloader import Pictures, make_loader
         from mobilevit_hf.data.transforms import make_transform
         from transformers import MobileViTImageProcessor
 

@@ -19,7 +19,7 @@ from mobilevit_hf import (
     MobileViTForSemanticSegmentation,
     MobileViTModel,
 )
-from mobilevit_hf.convert_rules import translate
+from mobilevit_hf.convert.rules import translate
 from mobilevit_hf.modeling import layers_mobilevit
 from mobilevit_hf.modeling.layers_mobilevit import FastDropout, TokenLinear
 

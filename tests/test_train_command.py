@@ -24,11 +24,11 @@ from mobilevit_hf.cli.launch import start_processes
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.evaluation import EvaluationResult
 from mobilevit_hf.training.arguments import TrainArguments
-from mobilevit_hf.training.checkpoints import find_checkpoints, load_checkpoint
-from mobilevit_hf.training.inputs import TrainingInputs
+from mobilevit_hf.training.checkpoint import find_checkpoints, load_checkpoint
+from mobilevit_hf.training.data import TrainingInputs
+from mobilevit_hf.training.initialization import start_classifier, start_detector
 from mobilevit_hf.training.reports import write_reports
-from mobilevit_hf.training.starting import start_classifier, start_detector
-from mobilevit_hf.training.status import TrainingResult
+from mobilevit_hf.training.state import TrainingResult
 from mobilevit_hf.training.tasks import TASKS
 
 FILES = MODEL_FILES | {"metrics.jsonl", "recipe.yaml", "results.json", "run.json", "curves.png", "checkpoints"}

@@ -14,11 +14,11 @@ from transformers import ViTImageProcessor
 
 from mobilevit_hf.cli import console
 from mobilevit_hf.cli.train import TrainingBar
-from mobilevit_hf.training import engine
+from mobilevit_hf.training import trainer
 from mobilevit_hf.training.arguments import TrainArguments, read_recipe
-from mobilevit_hf.training.inputs import TrainingInputs
-from mobilevit_hf.training.starting import start_classifier
-from mobilevit_hf.training.status import Status
+from mobilevit_hf.training.data import TrainingInputs
+from mobilevit_hf.training.initialization import start_classifier
+from mobilevit_hf.training.state import Status
 
 
 def test_a_training_has_a_folder_of_its_own_and_goes_on_in_the_last(no_training, mobilevit, tmp_path):
@@ -55,7 +55,7 @@ def test_numbers_are_finite(name, value):
 def test_nobody_trains_nowhere(missing):
     names = {"data": "data", "output_dir": "out"}
     with pytest.raises(ValueError, match=f"{missing}: got none"):
-        engine.train(TrainArguments(**names | {missing: ""}))
+        trainer.train(TrainArguments(**names | {missing: ""}))
 
 
 def test_time_that_is_over_before_the_first_step(data, start, mobilevit, tmp_path):

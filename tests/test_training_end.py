@@ -19,10 +19,10 @@ from transformers import AutoModelForImageClassification, MobileViTImageProcesso
 import mobilevit_hf
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.evaluation import EvaluationResult, evaluate_model
-from mobilevit_hf.training import checkpoints, engine, status, tasks
-from mobilevit_hf.training.engine import train
+from mobilevit_hf.training import checkpoint, state, tasks, trainer
 from mobilevit_hf.training.signals import StoppedError
-from mobilevit_hf.training.status import Listener
+from mobilevit_hf.training.state import Listener
+from mobilevit_hf.training.trainer import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,7 +110,7 @@ def script(monkeypatch):
                 confusion=np.eye(2, dtype=np.int64),
             )
 
-        monkeypatch.setattr(engine, "evaluate_model", evaluate)
+        monkeypatch.setattr(trainer, "evaluate_model", evaluate)
 
     return write
 
@@ -118,7 +118,7 @@ def script(monkeypatch):
 def kept_step(folder):
     """The step of the checkpoint whose averaged weights are those that were kept."""
     kept = AutoModelForImageClassification.from_pretrained(folder).state_dict()
-    states = map(checkpoints.load_checkpoint, checkpoints.find_checkpoints(folder))
+    states = map(checkpoint.load_checkpoint, checkpoint.find_checkpoints(folder))
     steps = [
         state["state"]["step"]
         for state in states
@@ -168,7 +168,7 @@ def test_it_stops_early_when_nothing_gets_better(script, arguments, tmp_path):
 def test_so_many_checkpoints_are_kept(limit, kept, script, arguments, tmp_path):
     script(0.5, 0.5, 0.5)
     train(arguments(tmp_path / "run", save_total_limit=limit))
-    names = [path.name for path in checkpoints.find_checkpoints(tmp_path / "run")]
+    names = [path.name for path in checkpoint.find_checkpoints(tmp_path / "run")]
     assert names == [f"step-{step:08}.pt" for step in kept]
 
 
@@ -218,7 +218,7 @@ class Hourglass(Listener):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (engine, status):
+    for module in (trainer, state):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
@@ -226,13 +226,13 @@ def clock(monkeypatch):
 @pytest.mark.parametrize("evaluation_seconds", [0, 3])
 def test_a_training_of_so_many_minutes_fits_into_them(evaluation_seconds, clock, script, arguments, tmp_path):
     script(*10 * [0.5])
-    measure = engine.evaluate_model
+    measure = trainer.evaluate_model
 
     def measure_slowly(*args, **kwargs):
         clock.wait(evaluation_seconds)
         return measure(*args, **kwargs)
 
-    engine.evaluate_model = measure_slowly
+    trainer.evaluate_model = measure_slowly
     options = {"max_steps": None, "max_minutes": 0.5, "eval_steps": 0.3, "logging_steps": 1, "max_grad_norm": 0.1}
     result = train(arguments(tmp_path / "run", **options), Hourglass(clock))
     lines = [line for line in result.history if "learning_rate" in line]

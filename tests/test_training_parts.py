@@ -12,8 +12,8 @@ import transformers
 from torch import nn
 
 import mobilevit_hf
-from mobilevit_hf.files import write_text, write_whole
-from mobilevit_hf.training.checkpoints import (
+from mobilevit_hf.io import write_text, write_whole
+from mobilevit_hf.training.checkpoint import (
     History,
     find_checkpoints,
     load_checkpoint,
@@ -21,8 +21,8 @@ from mobilevit_hf.training.checkpoints import (
     save_model,
     tidy,
 )
+from mobilevit_hf.training.data import batch_shapes
 from mobilevit_hf.training.ema import EMA
-from mobilevit_hf.training.inputs import batch_shapes
 from mobilevit_hf.training.optimization import Schedule, make_optimizer
 from mobilevit_hf.training.tasks import balanced_weights
 

@@ -19,11 +19,11 @@ import pytest
 import torch
 from trainings import AtStep, lines_of, names_in, results_of, state_of
 
-from mobilevit_hf.training import checkpoints, engine
+from mobilevit_hf.training import checkpoint, trainer
 from mobilevit_hf.training.arguments import TrainArguments
 from mobilevit_hf.training.ema import EMA
-from mobilevit_hf.training.engine import train
 from mobilevit_hf.training.signals import StoppedError
+from mobilevit_hf.training.trainer import train
 
 CONTEXT = multiprocessing.get_context("forkserver")
 TIMES = ("seconds", "images_per_second", "waiting_for_data", "evaluation_seconds")
@@ -70,7 +70,7 @@ def run_apart():
     """A function that calls another in a process forked from one that has imported everything; returns exit codes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        CONTEXT.set_forkserver_preload(["mobilevit_hf.training.engine", "mobilevit_hf.visualization.plots", "pytest"])
+        CONTEXT.set_forkserver_preload(["mobilevit_hf.training.trainer", "mobilevit_hf.visualization.plots", "pytest"])
 
         def run(function, *arguments):
             process = CONTEXT.Process(target=function, args=arguments)
@@ -120,10 +120,10 @@ class Places:
             (Path, "unlink", "unlink"),
             (torch.optim.AdamW, "step", "step"),
             (EMA, "update", "average"),
-            (engine, "evaluate_model", "measure"),
-            (engine, "save_model", "keep"),
-            (engine, "save_checkpoint", "save"),
-            (engine, "write_reports", "report"),
+            (trainer, "evaluate_model", "measure"),
+            (trainer, "save_model", "keep"),
+            (trainer, "save_checkpoint", "save"),
+            (trainer, "write_reports", "report"),
         ):
             self.watch(owner, name, kind)
 
@@ -244,7 +244,7 @@ def test_stopped_by_a_signal_it_is_saved_and_goes_on(number, arguments, whole, t
     assert stop.signal == number
     assert "step 4, 33%" in str(stop)
     assert str(tmp_path / "run") in str(stop)
-    assert [path.name for path in checkpoints.find_checkpoints(tmp_path / "run")] == [
+    assert [path.name for path in checkpoint.find_checkpoints(tmp_path / "run")] == [
         "step-00000003.pt",
         "step-00000004.pt",
     ]
@@ -274,7 +274,7 @@ def test_it_goes_on_with_other_processes_that_load_pictures(arguments, whole, tm
     stop_at(5, arguments(tmp_path / "run"))
     train(arguments(tmp_path / "run", resume="auto", dataloader_num_workers=1, save_total_limit=1))
     assert (tmp_path / "run/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert [path.name for path in checkpoints.find_checkpoints(tmp_path / "run")] == ["step-00000012.pt"]
+    assert [path.name for path in checkpoint.find_checkpoints(tmp_path / "run")] == ["step-00000012.pt"]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_a_finished_training_says_so_and_can_be_given_more(arguments, whole, tmp
 
 def test_a_damaged_checkpoint_is_named(arguments, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
-    path = checkpoints.find_checkpoints(tmp_path / "run")[-1]
+    path = checkpoint.find_checkpoints(tmp_path / "run")[-1]
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=f"{path.name} is no checkpoint.*Remove it"):
         train(arguments(tmp_path / "run", resume="auto"))

@@ -12,9 +12,9 @@ from formula import formula_image
 from PIL import Image
 
 import mobilevit_hf
-from mobilevit_hf.data.dataset import Objects, Sample
+from mobilevit_hf.data.types import Objects, Sample
 from mobilevit_hf.training.arguments import TrainArguments
-from mobilevit_hf.training.starting import start_classifier, start_detector
+from mobilevit_hf.training.initialization import start_classifier, start_detector
 
 OWN = ["cat", "dog", "fish", "owl"]
 

@@ -21,7 +21,7 @@ from transformers import MobileViTImageProcessor
 from transformers_js.install import NotInstalled, install
 
 import mobilevit_hf
-from mobilevit_hf.backends.exporting import export_program
+from mobilevit_hf.backends.export import export_program
 from mobilevit_hf.hub import Given, publish
 
 pytest.importorskip("onnxscript")

@@ -13,10 +13,10 @@ from torchvision.transforms import v2
 from transformers import AutoImageProcessor, BitImageProcessor, MobileViTImageProcessor, ViTImageProcessorPil
 
 from mobilevit_hf import MobileViTSSDLiteImageProcessor
-from mobilevit_hf.data.dataset import Objects, Sample
 from mobilevit_hf.data.decoding import Picture, Region
 from mobilevit_hf.data.images import UnreadableImageError, load_image
 from mobilevit_hf.data.transforms import choose_crop, fit_objects, make_mix, make_transform
+from mobilevit_hf.data.types import Objects, Sample
 from mobilevit_hf.modeling.ssdlite import check_labels
 
 CROPS = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}}

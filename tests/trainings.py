@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from mobilevit_hf.training.checkpoints import find_checkpoints, load_checkpoint
-from mobilevit_hf.training.status import Listener
+from mobilevit_hf.training.checkpoint import find_checkpoints, load_checkpoint
+from mobilevit_hf.training.state import Listener
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SCRIPT_OF = {"image-classification": "train_classification.py", "object-detection": "train_detection.py"}

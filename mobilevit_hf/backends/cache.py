@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from transformers import PreTrainedConfig
 
-from ..files import SCRATCH, user_path
+from ..io import SCRATCH, user_path
 from .formats import FORMATS, Format
 
 RECORD = "export.json"

@@ -22,14 +22,14 @@ import numpy as np
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.dataset import Problem, Sample
 from ..data.images import find_images
 from ..data.reading import load_dataset
-from ..evaluation.evaluating import evaluate_model
-from ..evaluation.running import Prepared, prepare_ahead
-from .checking import compare, stack
-from .exporting import quiet
-from .runners import EngineModel
+from ..data.types import Problem, Sample
+from ..evaluation.evaluator import evaluate_model
+from ..evaluation.inference import Prepared, prepare_ahead
+from .export import quiet
+from .runtime import EngineModel
+from .verify import compare, stack
 
 if TYPE_CHECKING:
     import openvino

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from rich.table import Table
 from transformers import AutoImageProcessor
 
-from ..backends.benchmarking import (
+from ..backends.benchmark import (
     Timing,
     count_macs,
     count_parameters,
@@ -19,11 +19,11 @@ from ..backends.benchmarking import (
     parse_setting,
     possible_settings,
 )
-from ..backends.checking import draw_pictures, prepare
 from ..backends.formats import check_request
-from ..checkpoints import find_task, resolve_model
+from ..backends.verify import draw_pictures, prepare
+from ..model_sources import find_task, resolve_model
 from ..pipelines import load_model
-from ..training.recording import describe_hardware
+from ..training.record import describe_hardware
 from . import console
 from .cache import MEGABYTE
 from .export import TASKS

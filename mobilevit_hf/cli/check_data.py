@@ -14,9 +14,9 @@ from rich.text import Text
 from torch import Tensor
 
 from ..data.checks import DatasetReport, Range, check_dataset, good_splits
-from ..data.dataset import Sample
 from ..data.images import load_image
 from ..data.reading import DATA_FORMATS, load_dataset
+from ..data.types import Sample
 from ..visualization import draw_sheet, save_picture
 from . import console
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..convert import convert_checkpoint
+from ..convert.conversion import convert_checkpoint
 from . import console
 
 

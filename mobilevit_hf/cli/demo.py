@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..checkpoints import DEFAULT_MODEL, builtin_models
+from ..model_sources import DEFAULT_MODEL, builtin_models
 from ..samples import SAMPLES, write_sample
 from . import console
 

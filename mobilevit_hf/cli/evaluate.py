@@ -13,11 +13,11 @@ from rich.table import Table
 from transformers import Pipeline
 
 from ..allocator import tune_allocator
-from ..checkpoints import find_task, resolve_model
-from ..data.dataset import Dataset, Problem, Sample
 from ..data.formats.samples import Joined
 from ..data.reading import DATA_FORMATS, load_dataset, local_path
+from ..data.types import Dataset, Problem, Sample
 from ..evaluation import BATCH_SIZE, EvaluationResult, evaluate_model
+from ..model_sources import find_task, resolve_model
 from ..pipelines import pipeline
 from . import console
 

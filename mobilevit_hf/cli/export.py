@@ -18,16 +18,16 @@ from torch import Tensor
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from ..backends import cache
-from ..backends.checking import LATENCY_BATCHES, TIE, compare, measure_latency
-from ..backends.exporting import make_openvino, program_bytes, program_files, remove_program, save_openvino
+from ..backends.export import make_openvino, program_bytes, program_files, remove_program, save_openvino
 from ..backends.formats import FORMATS, check_request
-from ..backends.opening import check_pixels, export_checked
-from ..backends.runners import load_program
-from ..checkpoints import TASKS as PREDICTED
-from ..checkpoints import find_task, has_weights, resolve_model
-from ..files import SCRATCH, put_in_place
+from ..backends.loader import check_pixels, export_checked
+from ..backends.runtime import load_program
+from ..backends.verify import LATENCY_BATCHES, TIE, compare, measure_latency
+from ..io import SCRATCH, put_in_place
+from ..model_sources import TASKS as PREDICTED
+from ..model_sources import find_task, has_weights, resolve_model
 from ..pipelines import load_model
-from ..training.recording import describe_hardware
+from ..training.record import describe_hardware
 from . import console
 from .cache import MEGABYTE
 from .predict import Dtype, Quantization

@@ -9,9 +9,9 @@ from huggingface_hub import metadata_load
 from rich.markup import escape
 from rich.table import Table
 
-from ..checkpoints import ASSETS, builtin_models
-from ..hub.facts import read_weights
 from ..hub.licenses import APPLE_LICENSE
+from ..hub.metadata import read_weights
+from ..model_sources import ASSETS, builtin_models
 from . import console
 
 CLASSIFICATION, SEGMENTATION = "image-classification", "image-segmentation"

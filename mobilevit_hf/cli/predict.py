@@ -18,9 +18,9 @@ from transformers import Pipeline
 
 from ..allocator import tune_allocator
 from ..backends.formats import BACKENDS, DTYPES, QUANTIZATIONS
-from ..backends.runners import EngineModel
-from ..checkpoints import DEFAULT_MODEL, builtin, find_task, recommended_threshold, resolve_model
+from ..backends.runtime import EngineModel
 from ..data.images import UnreadableImageError, find_images, is_url, load_image
+from ..model_sources import DEFAULT_MODEL, builtin, find_task, recommended_threshold, resolve_model
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..pipelines import pipeline
 from ..samples import SAMPLES, write_sample

@@ -8,9 +8,9 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ..checkpoints import find_task
 from ..hub import Given, Publication, publish_space
 from ..hub import publish as publish_folder
+from ..model_sources import find_task
 from . import console
 
 CARD, HUB = "The card", "The repository"

@@ -12,12 +12,12 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..allocator import tune_allocator
-from ..data.dataset import Task
-from ..files import user_path
+from ..data.types import Task
+from ..io import user_path
 from ..training.arguments import DEFAULTS, TrainArguments, read_recipe
-from ..training.engine import train as run_training
 from ..training.signals import StoppedError
-from ..training.status import Listener, Status, TrainingResult
+from ..training.state import Listener, Status, TrainingResult
+from ..training.trainer import train as run_training
 from . import console
 
 RUNS = Path("runs")

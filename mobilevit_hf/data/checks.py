@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dataset import Dataset, Objects, Problem, ProblemKind, Sample, Task
 from .decoding import Picture
 from .formats.samples import LazySequence
 from .images import DECODER_ERRORS, UnreadableImageError, open_header
+from .types import Dataset, Objects, Problem, ProblemKind, Sample, Task
 
 # Of a stream, which may have no end, the first samples stand for all.
 STREAM_SAMPLES = 1000

@@ -4,12 +4,12 @@ import os
 import re
 from pathlib import Path
 
-from ..files import user_path
-from .dataset import Dataset
+from ..io import user_path
 from .formats import coco, hub, imagefolder, voc, yolo
 from .formats.folder import DataFolder
 from .formats.rows import Stream
-from .splitting import cut_validation
+from .splits import cut_validation
+from .types import Dataset
 
 # Modules with `recognises(folder)` and `read(folder)`, by the format's name.
 DATA_FORMATS = {"datasets": hub, "coco": coco, "voc": voc, "yolo": yolo, "imagefolder": imagefolder}

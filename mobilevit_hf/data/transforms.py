@@ -18,8 +18,8 @@ from transformers import BaseImageProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import SizeDict
 
-from .dataset import Objects, Sample, Task
 from .decoding import Picture, Region
+from .types import Objects, Sample, Task
 
 FILL = (124, 116, 104)  # ImageNet's mean colour, for what lies outside a picture or is erased
 MIN_SIDE = 1.0  # a box of which a crop leaves less, in pixels of the result, is left out

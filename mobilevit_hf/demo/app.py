@@ -11,11 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from ..checkpoints import find_task, recommended_threshold, resolve_model
 from ..data.images import UnreadableImageError, load_image
-from ..files import write_text
+from ..io import write_text
+from ..model_sources import find_task, recommended_threshold, resolve_model
 from ..visualization import class_colors, draw_detections
-from .answering import (
+from .inference import (
     DETECTION,
     Found,
     Table,

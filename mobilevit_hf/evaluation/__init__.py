@@ -1,7 +1,7 @@
 """Measure a model on pictures whose answers are known: what `pipeline` answers, counted as papers count it."""
 
-from .class_names import match_classes
-from .evaluating import BATCH_SIZE, evaluate_model
+from .class_mapping import match_classes
+from .evaluator import BATCH_SIZE, evaluate_model
 from .results import BestThreshold, EvaluationResult, Mistake
 
 __all__ = ["evaluate_model", "EvaluationResult", "BestThreshold", "Mistake", "match_classes", "BATCH_SIZE"]

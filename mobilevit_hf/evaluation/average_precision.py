@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.naming import class_names
-from .matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, ranks, unpack
+from ..metrics.class_names import class_names
+from .matcher import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, ranks, unpack
 
 # COCO averages precision over such recalls, and counts what is found with so many detections of a class on a picture.
 RECALLS = np.linspace(0, 1, 101)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..data.dataset import Sample
-from ..metrics.naming import class_names
-from .confidence import chunks, interval
+from ..data.types import Sample
+from ..metrics.class_names import class_names
+from .confidence_intervals import chunks, interval
+from .inference import Prepared
 from .results import Mistake, find_worst
-from .running import Prepared
 
 TOP = 5
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import BaseImageProcessor
 
-from ..data.dataset import Objects, Sample
+from ..data.types import Objects, Sample
 from .average_precision import average_precision, by_class, coco_statistics
-from .confidence import chunks, interval
-from .matching import Matches, match, unpack
+from .confidence_intervals import chunks, interval
+from .inference import Prepared
+from .matcher import Matches, match, unpack
 from .results import BestThreshold, Mistake, find_worst
-from .running import Prepared
 
 
 class Detection:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.dataset import Problem, Task
+from ..data.types import Problem, Task
 
 MAX_MISTAKES = 24
 

@@ -1,10 +1,10 @@
 """Publish a model: recorded facts → card → repository."""
 
 from .card import CARD_MARKER, is_ours, render_card, render_eval_results
-from .facts import PUBLISHED_FILES, Given, ModelFacts, collect_facts
-from .publishing import Publication, check_access, publish
+from .client import HubError
+from .metadata import PUBLISHED_FILES, Given, ModelFacts, collect_facts
+from .repository import Publication, check_access, publish
 from .space import publish_space
-from .transport import HubError
 
 __all__ = [
     "CARD_MARKER",

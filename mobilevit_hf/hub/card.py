@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
 
-from .facts import Evaluation, ModelFacts
+from .metadata import Evaluation, ModelFacts
 
 # By this comment in its body a card is known to be made here.
 CARD_MARKER = "<!-- Written by mobilevit_hf, which writes it anew when the model is published again. -->"

@@ -20,7 +20,7 @@ from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageP
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 from ..pipelines import load_model
 from .card import is_ours, render_card, render_eval_results
-from .facts import PICTURES, PUBLISHED_FILES, Given, collect_facts, find_task
+from .metadata import PICTURES, PUBLISHED_FILES, Given, collect_facts, find_task
 
 CARD, CONFIG, PROCESSOR = "README.md", "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..checkpoints import ASSETS, hub_answers
+from ..model_sources import ASSETS, hub_answers
 from ..modeling.configuration_mobilevit import VARIANTS
 
 RUN_FILE, CARD_FILE = "run.json", "README.md"

@@ -10,9 +10,9 @@ from huggingface_hub import SpaceCardData, constants
 from huggingface_hub.utils import validate_repo_id
 
 from .card import CARD_MARKER
+from .client import Hub
 from .contents import CARD, Contents
-from .publishing import Publication, Target, is_same, page_url, publication_of
-from .transport import Hub
+from .repository import Publication, Target, is_same, page_url, publication_of
 
 APP, REQUIREMENTS = "app.py", "requirements.txt"
 MARKER = CARD_MARKER.removeprefix("<!-- ").removesuffix(" -->")

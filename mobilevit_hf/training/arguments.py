@@ -11,8 +11,8 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from ..checkpoints import DEFAULT_MODEL
-from ..data.dataset import Task
+from ..data.types import Task
+from ..model_sources import DEFAULT_MODEL
 from ..modeling.configuration_mobilevit import VARIANTS
 
 TRACKERS = ("tensorboard", "trackio", "wandb")

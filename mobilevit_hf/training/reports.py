@@ -10,15 +10,15 @@ from typing import Any
 from PIL import Image
 from transformers import Pipeline
 
-from ..checkpoints import DEFAULT_THRESHOLD
-from ..data.dataset import Sample
 from ..data.decoding import Picture
+from ..data.types import Sample
 from ..evaluation import EvaluationResult
-from ..files import put_in_place, write_text
-from ..hub.facts import RESULTS_FILE
+from ..hub.metadata import RESULTS_FILE
+from ..io import put_in_place, write_text
+from ..model_sources import DEFAULT_THRESHOLD
 from ..pipelines import pipeline
 from ..visualization import draw_detection_mistakes, draw_mistakes, draw_sheet
-from .status import TrainingResult
+from .state import TrainingResult
 
 # How many pictures the sheets show; a detector's are larger.
 SHOWN_MISTAKES, SHOWN_DETECTION_MISTAKES = 24, 8

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..data.checks import DatasetReport
-from ..data.dataset import Dataset
 from ..data.transforms import Mix, make_mix
+from ..data.types import Dataset
 from ..evaluation import EvaluationResult
 from .arguments import TrainArguments
-from .starting import Start, start_classifier, start_detector
+from .initialization import Start, start_classifier, start_detector
 
 LossFunction: TypeAlias = Callable[[nn.Module, dict[str, Any]], Tensor]
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from PIL import ImageFont
 
-from ..files import write_whole
-from .lettering import fit_label, font_file
+from ..io import write_whole
+from .text import fit_label, font_file
 
 # Pixels an inch, of which a point of a font's size is 1/72.
 RESOLUTION = 120

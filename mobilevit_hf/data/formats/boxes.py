@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..dataset import Objects, Problem
 from ..images import DECODER_ERRORS
+from ..types import Objects, Problem
 from .folder import DataFolder, may_be_turned, read_size
 from .samples import ObjectTable, Samples
 

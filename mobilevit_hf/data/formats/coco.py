@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..dataset import Dataset
+from ..types import Dataset
 from .boxes import Annotated, make_samples
 from .folder import SPLIT_NAMES, DataFolder, split_folders
 from .metadata import add_box

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import ExifTags
 
-from ..dataset import Problem
 from ..images import IMAGE_SUFFIXES, open_header
+from ..types import Problem
 
 SPLIT_NAMES = {
     "train": "train",

@@ -7,8 +7,8 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from ...checkpoints import hub_answers
-from ..dataset import Dataset, Problem
+from ...model_sources import hub_answers
+from ..types import Dataset, Problem
 from .folder import SPLIT_NAMES, DataFolder
 from .rows import Source, Stream, find_columns, name_row_classes, read_rows
 

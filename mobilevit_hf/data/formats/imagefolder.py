@@ -1,6 +1,6 @@
 """Pictures in a folder for each class, below folders for the splits or not; or beside a metadata file with boxes."""
 
-from ..dataset import Dataset
+from ..types import Dataset
 from . import metadata
 from .folder import SPLIT_NAMES, DataFolder, is_picture_name, split_folders
 from .samples import Samples

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from ..dataset import Dataset
+from ..types import Dataset
 from .boxes import NO_BOX, Annotated, make_samples
 from .folder import SPLIT_NAMES, DataFolder, split_folders
 from .samples import Samples

@@ -13,8 +13,8 @@ import fsspec
 import numpy as np
 from huggingface_hub import constants
 
-from ..dataset import Problem, Sample
 from ..images import DECODER_ERRORS
+from ..types import Problem, Sample
 from .boxes import Annotated, check_boxes
 from .folder import read_size
 from .metadata import CATEGORY_KEYS, add_box, name_classes, read_objects

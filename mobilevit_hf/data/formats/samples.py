@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..dataset import Objects, Sample
+from ..types import Objects, Sample
 
 
 class LazySequence(Sequence):

@@ -4,8 +4,8 @@ import posixpath
 from itertools import chain
 from xml.etree import ElementTree
 
-from ..dataset import Dataset
 from ..images import IMAGE_SUFFIXES
+from ..types import Dataset
 from .boxes import NO_BOX, Annotated, make_samples
 from .folder import SPLIT_NAMES, DataFolder, is_picture_name, split_folders
 

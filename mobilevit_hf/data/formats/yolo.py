@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ..dataset import Dataset
+from ..types import Dataset
 from .boxes import NO_BOX, Annotated, make_samples
 from .folder import DataFolder, split_folders
 

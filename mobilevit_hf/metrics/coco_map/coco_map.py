@@ -11,7 +11,7 @@ import evaluate
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from mobilevit_hf.metrics.naming import class_names
+from mobilevit_hf.metrics.class_names import class_names
 
 _DESCRIPTION = """\
 Average precision and recall of detected boxes as the COCO challenge defines them, averaged over classes and over

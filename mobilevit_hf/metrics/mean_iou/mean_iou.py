@@ -10,7 +10,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from mobilevit_hf.metrics.naming import class_names
+from mobilevit_hf.metrics.class_names import class_names
 
 _DESCRIPTION = """\
 How well predicted label maps cover the right ones: for each class the pixels that both give it, divided by those that

@@ -10,7 +10,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from mobilevit_hf.metrics.naming import class_names
+from mobilevit_hf.metrics.class_names import class_names
 
 _DESCRIPTION = """\
 How often the right class is the first, or among the first k, of those a classifier names; and precision, recall and

@@ -8,8 +8,8 @@ from typing import Any
 from torchvision.models import MobileNet_V3_Small_Weights
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
-from .convert_rules import Task, listing
-from .files import user_path
+from ..io import user_path
+from .rules import Task, listing
 
 # COCO's numbers from 0 to 90 that stand for no class of objects.
 _NO_COCO_CLASS = ("__background__", "N/A")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
-from ..data.dataset import Problem, Sample
 from ..data.images import UnreadableImageError, load_image
+from ..data.types import Problem, Sample
 
 # Decoding and resizing are quick beside the network on a CPU; a GPU waits for all threads there are.
 MAX_THREADS = 8

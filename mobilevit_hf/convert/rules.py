@@ -14,15 +14,15 @@ from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor, BitImageProcessor, MobileViTImageProcessor
 
-from .modeling.configuration_mobilevit import VARIANTS
-from .modeling.configuration_mobilevit_ssdlite import (
+from ..modeling.configuration_mobilevit import VARIANTS
+from ..modeling.configuration_mobilevit_ssdlite import (
     ANCHOR_RATIOS,
     FEATURE_STRIDES,
     GLOBAL_STRIDE,
     MobileViTSSDLiteConfig,
 )
-from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
-from .modeling.modeling_mobilevit_ssdlite import level_name
+from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
+from ..modeling.modeling_mobilevit_ssdlite import level_name
 
 Origin = Literal["official", "timm", "transformers"]
 Task = Literal["image-classification", "semantic-segmentation", "object-detection", "feature-extraction"]

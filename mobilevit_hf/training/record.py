@@ -17,10 +17,10 @@ from accelerate import Accelerator, PartialState
 
 from ..data.checks import DatasetReport, Range
 from ..data.reading import HUB_NAMES, local_path
-from ..files import write_text
 from ..hub.licenses import RUN_FILE, describe_start, public_name
+from ..io import write_text
 from .arguments import TrainArguments
-from .status import TrainingResult
+from .state import TrainingResult
 
 # What stands for folders of this machine in the command.
 DATA_PLACEHOLDER, START_PLACEHOLDER = "DATA", "START"

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.dataset import Problem, Sample, Task
+from ..data.types import Problem, Sample, Task
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..pipelines import fold_batch_norm
-from .class_names import match_classes
+from .class_mapping import match_classes
 from .classification import Classification
-from .confidence import LEVEL
+from .confidence_intervals import LEVEL
 from .detection import Detection
+from .inference import Prepared, Unreadable, forward, group_by_shape, make_batches, prepare_ahead
 from .results import EvaluationResult
-from .running import Prepared, Unreadable, forward, group_by_shape, make_batches, prepare_ahead
 
 BATCH_SIZE = 8
 RESAMPLES = 1000

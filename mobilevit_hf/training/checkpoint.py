@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..files import SCRATCH, put_in_place, write_text, write_whole
+from ..io import SCRATCH, put_in_place, write_text, write_whole
 
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"step-(\d+)\.pt")

@@ -8,14 +8,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from ..data.batches import BatchShape, Draw, TrainingBatches, scale_batches
 from ..data.checks import DatasetReport, check_dataset, drop_bad
-from ..data.dataset import Dataset
-from ..data.loading import Pictures, PictureStream, make_loader
+from ..data.dataloader import Pictures, PictureStream, make_loader
 from ..data.reading import load_dataset
+from ..data.sampler import BatchShape, Draw, TrainingBatches, scale_batches
 from ..data.transforms import make_transform
+from ..data.types import Dataset
 from .arguments import TrainArguments
-from .starting import STRIDE, Start
+from .initialization import STRIDE, Start
 from .tasks import TrainingTask
 
 # The paper's sizes of training pictures, over the size that the model is tested with.

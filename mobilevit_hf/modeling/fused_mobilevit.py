@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..modeling.layers_mobilevit import (
+from .layers_mobilevit import (
     MobileViTConvLayer,
     MobileViTEncoder,
     MobileViTLayer,

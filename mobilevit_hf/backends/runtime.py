@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteObjectDetectionOutput
-from .exporting import OPENVINO_PRECISION, program_bytes
+from .export import OPENVINO_PRECISION, program_bytes
 from .formats import OUTPUTS
 
 OUTPUT_CLASSES: dict[str, type[ModelOutput]] = {

@@ -17,9 +17,9 @@ from transformers import (
 )
 from transformers.image_utils import PILImageResampling
 
-from ..checkpoints import DEFAULT_MODEL, resolve_model
-from ..data.dataset import Sample
 from ..data.decoding import Picture
+from ..data.types import Sample
+from ..model_sources import DEFAULT_MODEL, resolve_model
 from ..modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor

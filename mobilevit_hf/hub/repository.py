@@ -11,9 +11,9 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.utils import validate_repo_id
 
 from .card import is_ours
+from .client import Hub, HubError
 from .contents import CARD, EVAL_RESULTS, EXPORTS, INDEX, SHARD, WEIGHTS, Contents, gather
-from .facts import PUBLISHED_FILES, Given
-from .transport import Hub, HubError
+from .metadata import PUBLISHED_FILES, Given
 
 # How often to begin anew where somebody else commits to the same branch at the same time.
 RACES = 4

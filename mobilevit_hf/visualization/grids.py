@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, make_grid
 
-from .lettering import fit_label, font_file
+from .text import fit_label, font_file
 
 Color = tuple[int, int, int]
 

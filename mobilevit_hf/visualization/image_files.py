@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files import write_whole
+from ..io import write_whole
 
 # File systems take names of 255 bytes; a number and a suffix are added.
 MAX_STEM_BYTES = 200

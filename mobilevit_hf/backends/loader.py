@@ -9,10 +9,10 @@ from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
 from . import cache
-from .checking import NUM_PICTURES, TIE, Comparison, check, compare, draw_pictures, prepare
-from .exporting import export_program, program_bytes, program_files
+from .export import export_program, program_bytes, program_files
 from .formats import FORMATS, check_request
-from .runners import ENGINES, EngineModel, load_program
+from .runtime import ENGINES, EngineModel, load_program
+from .verify import NUM_PICTURES, TIE, Comparison, check, compare, draw_pictures, prepare
 
 
 def open_model(

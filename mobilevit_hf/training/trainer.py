@@ -17,13 +17,13 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast, gather_object, set_seed
 from torch import Tensor, nn
 
-from ..data.dataset import Task
+from ..data.types import Task
 from ..evaluation import EvaluationResult, evaluate_model
-from ..evaluation.evaluating import RESAMPLES
-from ..files import write_text
+from ..evaluation.evaluator import RESAMPLES
+from ..io import write_text
 from ..modeling.configuration_mobilevit import VARIANTS
 from .arguments import METRICS, TrainArguments
-from .checkpoints import (
+from .checkpoint import (
     History,
     explain_full_disk,
     find_checkpoints,
@@ -32,15 +32,15 @@ from .checkpoints import (
     save_model,
     tidy,
 )
+from .data import TrainingInputs, read_data
 from .ema import EMA
-from .inputs import TrainingInputs, read_data
+from .initialization import choose_start
 from .optimization import Schedule, make_optimizer
-from .publishing import find_repository, publish_result
-from .recording import RunRecord
+from .push_to_hub import find_repository, publish_result
+from .record import RunRecord
 from .reports import RESULTS_FILE, write_reports
 from .signals import StoppedError, catch_signals
-from .starting import choose_start
-from .status import Listener, State, Status, TrainingResult, Window
+from .state import Listener, State, Status, TrainingResult, Window
 from .tasks import TASKS, LossFunction
 
 ARGUMENTS_FILE, METRICS_FILE = "recipe.yaml", "metrics.jsonl"

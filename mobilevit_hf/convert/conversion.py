@@ -24,8 +24,19 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, BaseImageProcessor
 
-from .convert_labels import LABEL_SETS, SUGGESTED_LABELS, name_fields, read_labels, told_names
-from .convert_rules import (
+from ..io import user_path
+from ..modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
+from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
+from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
+from ..modeling.modeling_mobilevit import (
+    MobileViTForImageClassification,
+    MobileViTForSemanticSegmentation,
+    MobileViTModel,
+    MobileViTPreTrainedModel,
+)
+from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
+from .labels import LABEL_SETS, SUGGESTED_LABELS, name_fields, read_labels, told_names
+from .rules import (
     ChannelOrder,
     Origin,
     StateDict,
@@ -44,17 +55,6 @@ from .convert_rules import (
     translate,
     unwrap,
 )
-from .files import user_path
-from .modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
-from .modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
-from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
-from .modeling.modeling_mobilevit import (
-    MobileViTForImageClassification,
-    MobileViTForSemanticSegmentation,
-    MobileViTModel,
-    MobileViTPreTrainedModel,
-)
-from .modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 
 MODELS: dict[Task, type[MobileViTPreTrainedModel]] = {
     "image-classification": MobileViTForImageClassification,

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 from transformers import Pipeline
 
-from ..backends.benchmarking import possible_settings
+from ..backends.benchmark import possible_settings
 from ..backends.formats import FORMATS
-from ..checkpoints import find_task, resolve_model
 from ..data.images import load_image
+from ..model_sources import find_task, resolve_model
 from ..pipelines import pipeline
 
 DETECTION = "object-detection"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..modeling.fused_mobilevit import LeanModel
 from .formats import DTYPES, OUTPUTS
-from .lean import LeanModel
 
 INPUT = "pixel_values"
 # Where an OpenVINO file says what it is to compute in. The engine has to be told again when it compiles it: on its own

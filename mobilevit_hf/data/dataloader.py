@@ -13,11 +13,11 @@ import torch.utils.data
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate
 
-from .batches import Draw, TrainingBatches
-from .dataset import Sample
 from .decoding import Picture
 from .images import UnreadableImageError
+from .sampler import Draw, TrainingBatches
 from .transforms import Finish, Mix, Transform
+from .types import Sample
 
 GRACE_SECONDS = 5  # that a worker lives on after SIGTERM: a step's time, and more
 

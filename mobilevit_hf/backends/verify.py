@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import BaseImageProcessor
 from transformers.utils import ModelOutput
 
-from ..checkpoints import recommended_threshold
 from ..metrics.coco_map.coco_map import CocoMap
-from .runners import EngineModel
+from ..model_sources import recommended_threshold
+from .runtime import EngineModel
 
 MAX_ERROR = 1e-3  # in float32
 MIN_AGREEMENT = 0.97  # in less

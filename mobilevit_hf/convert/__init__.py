@@ -1,0 +1,5 @@
+"""Convert official, timm and stock transformers checkpoints."""
+
+from .conversion import ConversionReport, convert_checkpoint
+
+__all__ = ["ConversionReport", "convert_checkpoint"]
