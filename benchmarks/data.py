@@ -1,4 +1,4 @@
-"""Batches of augmented pictures from files: timm's loader, torchvision's data sets and transforms, and ours.
+"""Batches of augmented images from files: timm's loader, torchvision's datasets and transforms, and ours.
 
 All read the same files and make of each a random resized crop, mirrored half the time, as floats in 0..1. A call is an
 epoch.
@@ -31,17 +31,17 @@ class Case:
     """One setting in which all candidates are compared.
 
     Args:
-        folder: Where the pictures are, in folders by class.
-        pictures: How many there are.
+        folder: Where the images are, in folders by class.
+        images: How many there are.
         size: Height and width that they are cropped and resized to.
         workers: Processes that decode; 0 for the one that waits.
-        batch: Pictures in a batch.
+        batch: Images in a batch.
         allocator: "same", see `side_by_side`.
         threads: PyTorch's number of threads.
     """
 
     folder: str
-    pictures: int
+    images: int
     size: int
     workers: int
     batch: int
@@ -96,10 +96,10 @@ def timm_loader(case: Case) -> Iterable[Any]:
 
 
 def our_loader(case: Case) -> Iterable[Any]:
-    """With the image processor of a checkpoint from timm's colours: RGB, bilinear."""
+    """With the image processor of a checkpoint from timm's colors: RGB, bilinear."""
     from transformers import MobileViTImageProcessor
 
-    from mobilevit_hf.data.dataloader import Pictures, make_loader
+    from mobilevit_hf.data.dataloader import ImageDataset, make_loader
     from mobilevit_hf.data.sampler import BatchShape, TrainingBatches
     from mobilevit_hf.data.transforms import make_transform
     from mobilevit_hf.data.types import Sample
@@ -109,40 +109,40 @@ def our_loader(case: Case) -> Iterable[Any]:
     samples = [Sample(str(path), str(path), label=0) for path in sorted(Path(case.folder).rglob("*.*"))]
     transform = make_transform("image-classification", processor, training=True)
     batches = TrainingBatches(len(samples), [BatchShape(case.size, case.size, case.batch)])
-    return make_loader(Pictures(samples, transform), batches, num_workers=case.workers)
+    return make_loader(ImageDataset(samples, transform), batches, num_workers=case.workers)
 
 
 LOADERS = {"torchvision": torchvision_loader, "timm": timm_loader, OURS: our_loader}
 
 
 def build(candidate: str, case: Case) -> Call:
-    """An epoch: every picture once."""
+    """An epoch: every image once."""
     import torch
 
     loader = LOADERS[candidate](case)
 
     def call() -> None:
         for batch in loader:
-            pictures = batch["pixel_values"] if isinstance(batch, dict) else batch[0]
-            assert pictures.dtype == torch.float32
-            assert pictures.shape[1:] == (3, case.size, case.size)
-            assert 0 <= pictures.min() <= pictures.max() <= 1.001
+            images = batch["pixel_values"] if isinstance(batch, dict) else batch[0]
+            assert images.dtype == torch.float32
+            assert images.shape[1:] == (3, case.size, case.size)
+            assert 0 <= images.min() <= images.max() <= 1.001
 
     return call
 
 
-def choose_pictures(source: Path, count: int) -> list[Path]:
-    """So many of a folder's pictures, spread over all of them."""
+def choose_images(source: Path, count: int) -> list[Path]:
+    """So many of a folder's images, spread over all of them."""
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) < count:
-        sys.exit(f"{source}: got {len(paths)} pictures, expected {count} or more. Lower --batches or --batch.")
+        sys.exit(f"{source}: got {len(paths)} images, expected {count} or more. Lower --batches or --batch.")
     return paths[:: len(paths) // count][:count]
 
 
-def link_pictures(source: Path, folder: Path, count: int) -> None:
-    """Make `folder` a data set of one class with links to `count` of the source's pictures."""
+def link_images(source: Path, folder: Path, count: int) -> None:
+    """Make `folder` a dataset of one class with links to `count` of the source's images."""
     (folder / "all").mkdir()
-    for number, path in enumerate(choose_pictures(source, count)):
+    for number, path in enumerate(choose_images(source, count)):
         (folder / "all" / f"{number:06}{path.suffix}").symlink_to(path.resolve())
 
 
@@ -156,18 +156,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="a folder of pictures, with or without folders in it")
+    parser.add_argument("data", type=Path, metavar="DATA", help="a folder of images, with or without folders in it")
     parser.add_argument("--batches", type=int, default=16, help="in an epoch, all of them full")
     parser.add_argument("--sizes", nargs="+", type=int, default=[160, 256], help="height and width of the result")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="processes that decode")
-    parser.add_argument("--batch", type=int, default=32, help="pictures in a batch")
+    parser.add_argument("--batch", type=int, default=32, help="images in a batch")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each candidate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure here")
     args = parser.parse_args()
     count = args.batches * args.batch
     facts, candidates, results = side_by_side.machine_facts(), list(side_by_side.available(CANDIDATES)), []
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(KeyboardInterrupt):
-        link_pictures(args.data, Path(name), count)
+        link_images(args.data, Path(name), count)
         for size in args.sizes:
             for workers in args.workers:
                 case = Case(name, count, size, workers, args.batch)
@@ -182,15 +182,15 @@ def main() -> None:
 
 
 def print_report(results: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Pictures a second of each, and how many times theirs ours are."""
-    print(f"{'case':<22} {'candidate':<12} {'pictures/s':>10} {'ours is faster by':>18}")
+    """Images a second of each, and how many times theirs ours are."""
+    print(f"{'case':<22} {'candidate':<12} {'images/s':>10} {'ours is faster by':>18}")
     for result in results:
         for name, row in result["candidates"].items():
-            rate = result["pictures"] / statistics.median(row["rounds_ms"]) * 1000
+            rate = result["images"] / statistics.median(row["rounds_ms"]) * 1000
             case = f"{result['size']}x{result['size']}, {result['workers']} workers"
             print(f"{case:<22} {name:<12} {rate:>10.0f} {row['times_ours']:>17.2f}x")
     print(
-        "pictures/s: median over the rounds. faster by: the candidate's time over ours in the same round, median.\n"
+        "images/s: median over the rounds. faster by: the candidate's time over ours in the same round, median.\n"
         "Loading alone: nothing is computed with the batches."
     )
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))

@@ -21,7 +21,7 @@ BOXES = 100  # about as many are left on each photo
 
 
 def make_photos(count: int) -> list[Any]:
-    """PIL pictures of coloured noise at several scales, the same at every call."""
+    """PIL images of colored noise at several scales, the same at every call."""
     import torch
     from torchvision.transforms.functional import resize, to_pil_image
 
@@ -49,7 +49,7 @@ def mean_count(detections: list[dict[str, Any]]) -> float:
 
 
 def calibrate(model: Any, run: Callable[[], Any]) -> None:
-    """Fill the statistics of batch normalisation, without which random weights give every box the same score."""
+    """Fill the statistics of batch normalization, without which random weights give every box the same score."""
     import torch
 
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
@@ -68,8 +68,8 @@ def build_torchvision(candidate: str, photos: list[Any]) -> Call:
     from torchvision.transforms.functional import pil_to_tensor
 
     model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1)
-    pictures = torch.stack([pil_to_tensor(photo).float() / 127.5 - 1 for photo in make_photos(4)])
-    calibrate(model, lambda: model.head(list(model.backbone(pictures).values())))
+    images = torch.stack([pil_to_tensor(photo).float() / 127.5 - 1 for photo in make_photos(4)])
+    calibrate(model, lambda: model.head(list(model.backbone(images).values())))
     if candidate.endswith("channels_last"):
         model = model.to(memory_format=torch.channels_last)
 

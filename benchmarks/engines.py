@@ -1,4 +1,4 @@
-"""Pictures in, logits out on other engines: ours, the engine driven by hand, and timm's and stock's own exports."""
+"""Images in, logits out on other engines: ours, the engine driven by hand, and timm's and stock's own exports."""
 
 import tempfile
 from pathlib import Path
@@ -35,13 +35,13 @@ def open_ours(candidate: str, case: Case) -> Any:
     return open_model(model, "image-classification", processor, backend=backend, dtype=dtype, threads=case.threads)
 
 
-def drive(program: Any, pictures: Any, precision: str) -> Call:
-    """An OpenVINO model compiled for these pictures, and asked without anything around it."""
+def drive(program: Any, images: Any, precision: str) -> Call:
+    """An OpenVINO model compiled for these images, and asked without anything around it."""
     import openvino
     import torch
 
     program = program.clone()
-    program.reshape(list(pictures.shape))
+    program.reshape(list(images.shape))
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
@@ -50,14 +50,14 @@ def drive(program: Any, pictures: Any, precision: str) -> Call:
     request = openvino.Core().compile_model(program, "CPU", options).create_infer_request()
 
     def call() -> Any:
-        request.infer([pictures])
+        request.infer([images])
         return request.get_output_tensor(0).data
 
     return call
 
 
-def export_peer(candidate: str, case: Case, pictures: Any) -> Any:
-    """Stock's or timm's model by torch's exporter, for pictures of this very size."""
+def export_peer(candidate: str, case: Case, images: Any) -> Any:
+    """Stock's or timm's model by torch's exporter, for images of this very size."""
     import openvino
     import torch
 
@@ -74,24 +74,24 @@ def export_peer(candidate: str, case: Case, pictures: Any) -> Any:
 
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        torch.onnx.export(Logits().eval(), (pictures,), dynamo=True, external_data=False, verbose=False).save(file)
+        torch.onnx.export(Logits().eval(), (images,), dynamo=True, external_data=False, verbose=False).save(file)
         return openvino.convert_model(file)
 
 
 def build(candidate: str, case: Case) -> Call:
-    """From a tensor of pictures to the logits."""
+    """From a tensor of images to the logits."""
     import torch
 
-    pictures = torch.rand(case.batch, 3, case.size, case.size)
+    images = torch.rand(case.batch, 3, case.size, case.size)
     if candidate in ("stock", "timm"):
-        return drive(export_peer(candidate, case, pictures), pictures.numpy(), "f32")
+        return drive(export_peer(candidate, case, images), images.numpy(), "f32")
     model = open_ours(candidate, case)
     if candidate.startswith(OURS):
-        return lambda: model(pixel_values=pictures).logits
+        return lambda: model(pixel_values=images).logits
     if candidate.endswith("onnx"):
-        session, name, array = model.engine.session, model.engine.input, pictures.numpy()
+        session, name, array = model.engine.session, model.engine.input, images.numpy()
         return lambda: session.run(None, {name: array})
-    return drive(model.engine.model, pictures.numpy(), "bf16" if candidate.endswith("bfloat16") else "f32")
+    return drive(model.engine.model, images.numpy(), "bf16" if candidate.endswith("bfloat16") else "f32")
 
 
 def check(case: Case) -> str:
@@ -102,9 +102,9 @@ def check(case: Case) -> str:
     model, program = build_model(OURS, case).eval(), None
     torch.manual_seed(0)
     program = open_ours(OURS, case)
-    pictures = torch.rand(2, 3, case.size, case.size)
+    images = torch.rand(2, 3, case.size, case.size)
     with torch.inference_mode():
-        difference = (model(pictures).logits - program(pixel_values=pictures).logits).abs().max().item()
+        difference = (model(images).logits - program(pixel_values=images).logits).abs().max().item()
     return f"{case.variant}: the logits of ours and of the model differ by at most {difference:.1e}."
 
 
@@ -117,7 +117,7 @@ if __name__ == "__main__":
         batches=[1, 8],
         candidates=CANDIDATES,
         notes=[
-            "OpenVINO in float32, unless another is named. By hand: the file that ours runs, compiled for pictures of "
+            "OpenVINO in float32, unless another is named. By hand: the file that ours runs, compiled for images of "
             "this size. stock, timm: their models by torch.onnx.export for this size, also driven by hand.",
         ],
     )

@@ -1,9 +1,9 @@
-"""Classification of a batch of pictures: stock transformers, timm and ours, all in float32 on the CPU."""
+"""Classification of a batch of images: stock transformers, timm and ours, all in float32 on the CPU."""
 
 from typing import Any
 
 import side_by_side
-from side_by_side import OURS, Call, Case, build_model, logits_of, random_pictures
+from side_by_side import OURS, Call, Case, build_model, logits_of, random_images
 
 
 def build(candidate: str, case: Case) -> Call:
@@ -15,11 +15,11 @@ def build(candidate: str, case: Case) -> Call:
         from mobilevit_hf.pipelines import fold_batch_norm
 
         model = fold_batch_norm(model)
-    pictures = random_pictures(candidate, case)
+    images = random_images(candidate, case)
 
     @torch.inference_mode()
     def call() -> Any:
-        return logits_of(model(pictures))
+        return logits_of(model(images))
 
     return call
 
@@ -33,9 +33,9 @@ def check(case: Case) -> str:
     torch.manual_seed(0)
     stock, ours = build_model("stock", case).eval(), build_model(OURS, case).eval()
     stock.load_state_dict(ours.state_dict())
-    pictures = torch.rand(2, 3, case.size, case.size)
+    images = torch.rand(2, 3, case.size, case.size)
     with torch.inference_mode():
-        expected, logits = stock(pictures).logits, fold_batch_norm(ours)(pictures).logits
+        expected, logits = stock(images).logits, fold_batch_norm(ours)(images).logits
     difference = (logits - expected).abs().max().item()
     return (
         f"{case.variant}: with the same weights, the logits of ours and stock differ by at most {difference:.1e}; "

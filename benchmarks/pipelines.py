@@ -58,7 +58,7 @@ def build_detector(case: Case, paths: list[str]) -> tuple[Any, Any, float]:
     calibrate(model, lambda: model(**processor(make_photos(4), return_tensors="pt")))
     with torch.no_grad():
         for head in model.head.level_heads.values():
-            # The first four outputs are a box's place; without this boxes are hundreds of pictures wide.
+            # The first four outputs are a box's place; without this boxes are hundreds of images wide.
             for parameter in head.predictor.parameters():
                 parameter.unflatten(0, (-1, head.num_outputs))[:, :4].mul_(0.1)
     photos = [Image.open(path) for path in paths[: case.batch]]

@@ -62,8 +62,8 @@ class Case:
 
     Args:
         variant: "xxs", "xs" or "s".
-        batch: Pictures per call.
-        size: Height and width of the pictures.
+        batch: Images per call.
+        size: Height and width of the images.
         allocator: A key of `ALLOCATORS`.
         threads: PyTorch's number of threads, None for its default.
         fields: The config of the variant, for the candidates whose class takes one.
@@ -88,9 +88,9 @@ Build = Callable[[str, Case], Call]
 
 
 def build_model(candidate: str, case: Case) -> Any:
-    """The candidate's classifier in its memory layout, with PyTorch's default initialisation for all of them.
+    """The candidate's classifier in its memory layout, with PyTorch's default initialization for all of them.
 
-    Stock transformers initialises batch normalisation close to zero; equal weights keep that out of the timings.
+    Stock transformers initializes batch normalization close to zero; equal weights keep that out of the timings.
     """
     import torch
 
@@ -117,12 +117,12 @@ def uses_channels_last(candidate: str) -> bool:
     return candidate in ("timm channels_last", OURS)
 
 
-def random_pictures(candidate: str, case: Case) -> Any:
-    """A batch of random pictures; for timm in channels_last already laid out so, which its calls then save."""
+def random_images(candidate: str, case: Case) -> Any:
+    """A batch of random images; for timm in channels_last already laid out so, which its calls then save."""
     import torch
 
-    pictures = torch.rand(case.batch, 3, case.size, case.size)
-    return pictures.to(memory_format=torch.channels_last) if candidate == "timm channels_last" else pictures
+    images = torch.rand(case.batch, 3, case.size, case.size)
+    return images.to(memory_format=torch.channels_last) if candidate == "timm channels_last" else images
 
 
 def logits_of(output: Any) -> Any:
@@ -404,7 +404,7 @@ def main(
         variants: The default variants.
         batches: The default batch sizes.
         notes: What the reader of the table should know.
-        size: The default height and width of the pictures.
+        size: The default height and width of the images.
         candidates: Whom to compare, ours last.
     """
     if sys.argv[1:2] == ["--worker"]:
@@ -424,8 +424,8 @@ def main(
 def _parse_arguments(description: str, variants: list[str], batches: list[int], size: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=variants)
-    parser.add_argument("--batches", nargs="+", type=_positive, default=batches, help="pictures per call")
-    parser.add_argument("--size", type=_positive, default=size, help="height and width of the pictures")
+    parser.add_argument("--batches", nargs="+", type=_positive, default=batches, help="images per call")
+    parser.add_argument("--size", type=_positive, default=size, help="height and width of the images")
     parser.add_argument("--rounds", type=_positive, default=7, help="turns of each candidate")
     parser.add_argument("--allocator", choices=(*ALLOCATORS, "both"), default="both", help="; ".join(ALLOCATORS))
     parser.add_argument("--threads", type=_positive, help="PyTorch's threads (its own choice if not given)")

@@ -1,6 +1,6 @@
-"""Training from picture files: a plain loop with timm, transformers' Trainer, and ours; all in float32 on the CPU.
+"""Training from image files: a plain loop with timm, transformers' Trainer, and ours; all in float32 on the CPU.
 
-All train new weights on the same files, with AdamW, and make of each picture a random resized crop of the same size,
+All train new weights on the same files, with AdamW, and make of each image a random resized crop of the same size,
 mirrored half the time. A call is an epoch of full batches: the time from the last step of one epoch to the last step
 of the next, loading included. What comes before the first epoch and behind the last isn't timed, and nothing is
 evaluated or saved in between.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import side_by_side
-from data import choose_pictures
+from data import choose_images
 from side_by_side import ALLOCATORS, OURS, VARIANTS, Candidate
 
 CANDIDATES = {
@@ -43,14 +43,14 @@ class Case:
     """One setting in which all candidates are compared.
 
     Args:
-        data: Where the pictures are, in folders by class.
+        data: Where the images are, in folders by class.
         runs: An empty folder for what trainings write.
         classes: How many classes there are.
         batches: Batches in an epoch, all of them full.
         variant: "xxs", "xs" or "s".
-        size: Height and width of the pictures that the model sees.
+        size: Height and width of the images that the model sees.
         workers: Processes that decode; 0 for the one that trains, "own" for each candidate's default.
-        batch: Pictures in a batch.
+        batch: Images in a batch.
         allocator: A key of `side_by_side.ALLOCATORS`.
         threads: PyTorch's number of threads, None for its default.
         fields: The config of the variant, for the candidates whose class takes one.
@@ -110,7 +110,7 @@ def train_in_turns(training: Training, turns: Iterator[None], steps: int) -> Non
 
 
 def image_folder(case: Case) -> Any:
-    """The pictures for timm and Trainer: torchvision's data set and transforms, as in transformers' examples."""
+    """The images for timm and Trainer: torchvision's dataset and transforms, as in transformers' examples."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
@@ -135,8 +135,8 @@ def train_timm(case: Case, after_step: AfterStep) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * case.batches)
     for _ in range(EPOCHS):
-        for pictures, labels in loader:
-            logits = model(pictures.to(memory_format=torch.channels_last))
+        for images, labels in loader:
+            logits = model(images.to(memory_format=torch.channels_last))
             optimizer.zero_grad()
             F.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING).backward()
             optimizer.step()
@@ -145,15 +145,15 @@ def train_timm(case: Case, after_step: AfterStep) -> None:
 
 
 def collate(samples: list[tuple[Any, int]]) -> dict[str, Any]:
-    """Pictures and classes as the model's arguments."""
+    """Images and classes as the model's arguments."""
     import torch
 
-    pictures, labels = zip(*samples, strict=True)
-    return {"pixel_values": torch.stack(pictures), "labels": torch.tensor(labels)}
+    images, labels = zip(*samples, strict=True)
+    return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
 
 
 def train_trainer(case: Case, after_step: AfterStep) -> None:
-    """transformers' Trainer and MobileViT, with PyTorch's initialisation as in `side_by_side.build_model`."""
+    """transformers' Trainer and MobileViT, with PyTorch's initialization as in `side_by_side.build_model`."""
     from transformers import (
         MobileViTConfig,
         MobileViTForImageClassification,
@@ -191,7 +191,7 @@ def train_trainer(case: Case, after_step: AfterStep) -> None:
 
 
 def train_ours(case: Case, after_step: AfterStep) -> None:
-    """Our default recipe, but for pictures of one size, with a line in metrics.jsonl for each epoch."""
+    """Our default recipe, but for images of one size, with a line in metrics.jsonl for each epoch."""
     from mobilevit_hf.training import trainer
     from mobilevit_hf.training.arguments import TrainArguments
     from mobilevit_hf.training.state import Listener
@@ -211,7 +211,7 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
         per_device_train_batch_size=case.batch,
         num_train_epochs=EPOCHS,
         validation_fraction=0.0,
-        max_bad=0.0,  # all train on the same pictures
+        max_bad=0.0,  # all train on the same images
         eval_steps=NEVER,
         save_steps=NEVER,
         logging_steps=case.batches,
@@ -231,21 +231,21 @@ def build(candidate: str, case: Case) -> Training:
 
 
 def waiting_for_data(case: Case) -> float:
-    """The share of its time, 0..1, that ours waited for pictures: median over the epochs behind the first."""
+    """The share of its time, 0..1, that ours waited for images: median over the epochs behind the first."""
     lines = map(json.loads, Path(case.runs, OURS, "metrics.jsonl").read_text().splitlines())
     return statistics.median(line["waiting_for_data"] for line in lines if line["step"] > case.batches)
 
 
-def copy_pictures(source: Path, folder: Path, count: int) -> int:
-    """Fill `folder` with `count` of the source's pictures, in folders by class. (Ours follows no links out.)
+def copy_images(source: Path, folder: Path, count: int) -> int:
+    """Fill `folder` with `count` of the source's images, in folders by class. (Ours follows no links out.)
 
     Returns:
         The number of classes.
     """
-    chosen = choose_pictures(source, count)
+    chosen = choose_images(source, count)
     classes = {path.parent.name for path in chosen}
     if len(classes) < 2:
-        sys.exit(f"{source}: got pictures of one class, expected two or more. Give a folder of folders by class.")
+        sys.exit(f"{source}: got images of one class, expected two or more. Give a folder of folders by class.")
     for name in classes:
         (folder / name).mkdir(parents=True)
     for number, path in enumerate(chosen):
@@ -265,7 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="a folder of pictures, in folders by class")
+    parser.add_argument("data", type=Path, metavar="DATA", help="a folder of images, in folders by class")
     parser.add_argument("--batches", type=int, default=8, help="in an epoch, all of them full")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["xxs"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[160], help="height and width that the model sees")
@@ -276,7 +276,7 @@ def main() -> None:
         default=[0, OWN_WORKERS],
         help="processes that decode; own: each one's default",
     )
-    parser.add_argument("--batch", type=int, default=32, help="pictures in a batch")
+    parser.add_argument("--batch", type=int, default=32, help="images in a batch")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each candidate")
     parser.add_argument("--allocator", choices=(*ALLOCATORS, "both"), default="both", help="; ".join(ALLOCATORS))
     parser.add_argument("--threads", type=int, help="PyTorch's threads (its own choice if not given)")
@@ -298,11 +298,11 @@ def main() -> None:
 
 
 def build_cases(args: argparse.Namespace, folder: Path) -> list[Case]:
-    """Every combination asked for, all with the same pictures."""
+    """Every combination asked for, all with the same images."""
     from mobilevit_hf import MobileViTConfig
 
-    data = folder / "pictures"
-    classes = copy_pictures(args.data, data, args.batches * args.batch)
+    data = folder / "images"
+    classes = copy_images(args.data, data, args.batches * args.batch)
     allocators = list(ALLOCATORS) if args.allocator == "both" else [args.allocator]
     names = ("hidden_sizes", "neck_hidden_sizes", "expand_ratio", "hidden_dropout_prob")
     cases = []
@@ -328,10 +328,10 @@ def build_cases(args: argparse.Namespace, folder: Path) -> list[Case]:
 
 NOTES = (
     "images/s: of an epoch, median over the rounds. faster by: the candidate's time over ours in the same round, "
-    "median. waits: the share of its time that ours waits for pictures, by its metrics.jsonl.",
+    "median. waits: the share of its time that ours waits for images, by its metrics.jsonl.",
     "Own workers: ours has one where there is a second core, the others have none.",
-    "Ours trains by its default recipe, but for pictures of one size: it also averages the weights, and has the "
-    "config's dropout and clipped gradients as Trainer has; timm's loop has none of these, which is in its favour.",
+    "Ours trains by its default recipe, but for images of one size: it also averages the weights, and has the "
+    "config's dropout and clipped gradients as Trainer has; timm's loop has none of these, which is in its favor.",
 )
 
 

@@ -1,7 +1,7 @@
 """A training step of classification: stock transformers, timm and ours, all in float32 on the CPU."""
 
 import side_by_side
-from side_by_side import NUM_CLASSES, OURS, Call, Case, build_model, logits_of, random_pictures
+from side_by_side import NUM_CLASSES, OURS, Call, Case, build_model, logits_of, random_images
 
 
 def build(candidate: str, case: Case) -> Call:
@@ -11,12 +11,12 @@ def build(candidate: str, case: Case) -> Call:
 
     model = build_model(candidate, case).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    pictures = random_pictures(candidate, case)
+    images = random_images(candidate, case)
     labels = torch.randint(NUM_CLASSES, (case.batch,))
 
     def call() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(logits_of(model(pictures)), labels).backward()
+        F.cross_entropy(logits_of(model(images)), labels).backward()
         optimizer.step()
 
     return call
@@ -34,9 +34,9 @@ def check(case: Case) -> str:
     case = dataclasses.replace(case, fields=case.fields | no_dropout)
     stock, ours = build_model("stock", case).train(), build_model(OURS, case).train()
     stock.load_state_dict(ours.state_dict())
-    pictures, labels = torch.rand(4, 3, case.size, case.size), torch.randint(NUM_CLASSES, (4,))
+    images, labels = torch.rand(4, 3, case.size, case.size), torch.randint(NUM_CLASSES, (4,))
     for model in (stock, ours):
-        F.cross_entropy(model(pictures).logits, labels).backward()
+        F.cross_entropy(model(images).logits, labels).backward()
     expected = torch.cat([weight.grad.flatten() for weight in stock.parameters()])
     gradient = torch.cat([weight.grad.flatten() for weight in ours.parameters()])
     difference = ((gradient - expected).norm() / expected.norm()).item()
@@ -55,6 +55,6 @@ if __name__ == "__main__":
         batches=[16],
         notes=[
             "Forward, cross entropy, backward, fused AdamW. Stock and ours apply the config's dropout (0.05 in XXS, "
-            "0.1 in XS and S); timm's blocks have none, which is in timm's favour."
+            "0.1 in XS and S); timm's blocks have none, which is in timm's favor."
         ],
     )

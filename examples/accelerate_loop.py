@@ -1,10 +1,10 @@
-"""Fine-tune a classifier on your own pictures in a loop of your own, on one device or on many.
+"""Fine-tune a classifier on your own images in a loop of your own, on one device or on many.
 
     accelerate launch examples/accelerate_loop.py DATA_DIR START OUTPUT_DIR [EPOCHS]
 
 (For several processes on a CPU `torchrun --nproc-per-node 2`: `accelerate launch --cpu` starts one without MPI.)
 
-DATA_DIR has a folder of pictures for each class, or `train` and `validation` with such folders, or any other format
+DATA_DIR has a folder of images for each class, or `train` and `validation` with such folders, or any other format
 that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small.
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoImageProcessor, get_cosine_schedule_with_warmup
 
 from mobilevit_hf import MobileViTForImageClassification, metrics
-from mobilevit_hf.data.dataloader import Pictures, make_loader
+from mobilevit_hf.data.dataloader import ImageDataset, make_loader
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.sampler import BatchShape, TrainingBatches
 from mobilevit_hf.data.transforms import make_transform
@@ -40,8 +40,8 @@ augment = make_transform("image-classification", processor, training=True, crop_
 process = make_transform("image-classification", processor, training=False)
 shape = BatchShape(*augment.finish.size, 32)
 batches = TrainingBatches(len(data.splits["train"]), [shape], rank=rank, num_replicas=num_processes)
-train = make_loader(Pictures(data.splits["train"], augment), batches)
-validation = make_loader(Pictures(data.splits["validation"][rank::num_processes], process), shape.size)
+train = make_loader(ImageDataset(data.splits["train"], augment), batches)
+validation = make_loader(ImageDataset(data.splits["validation"][rank::num_processes], process), shape.size)
 
 num_steps = int(epochs) * len(batches)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
@@ -59,7 +59,7 @@ for epoch in range(int(epochs)):
         schedule.step()
         optimizer.zero_grad()
     model.eval()
-    broadcast(list(model.buffers()))  # batch normalisation: what is measured is what the first process saves
+    broadcast(list(model.buffers()))  # batch normalization: what is measured is what the first process saves
     with torch.inference_mode():
         answers = [(model(b["pixel_values"].to(accelerator.device)).logits.cpu(), b["labels"]) for b in validation]
     for logits, labels in gather_object(answers):

@@ -1,10 +1,10 @@
-"""Search by picture: MobileViT with a head of your own, here one by which like pictures lie close together.
+"""Search by image: MobileViT with a head of your own, here one by which like images lie close together.
 
     python examples/custom_head.py DATA_DIR START OUTPUT_DIR [EPOCHS]
 
-DATA_DIR has a folder of pictures for each class, or `train` and `validation` with such folders, or any other format
+DATA_DIR has a folder of images for each class, or `train` and `validation` with such folders, or any other format
 that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small. The result makes
-64 numbers of a picture; the inner product of those of two pictures is the greater, up to 1, the more they are alike:
+64 numbers of an image; the inner product of those of two images is the greater, up to 1, the more they are alike:
 
     from custom_head import MobileViTForImageEmbedding  # this file
 
@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor, EvalPrediction, Trainer, TrainingAr
 from transformers.utils import ModelOutput
 
 from mobilevit_hf import MobileViTConfig, MobileViTModel, MobileViTPreTrainedModel
-from mobilevit_hf.data.dataloader import Pictures
+from mobilevit_hf.data.dataloader import ImageDataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 
@@ -41,7 +41,7 @@ class MobileViTForImageEmbedding(MobileViTPreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ModelOutput:
-        """`embeddings` (B, `embedding_size`) of pictures (B, 3, H, W); and of their classes (B,) the `loss`."""
+        """`embeddings` (B, `embedding_size`) of images (B, 3, H, W); and of their classes (B,) the `loss`."""
         embeddings = normalize(self.projection(self.mobilevit(pixel_values).pooler_output))
         if labels is None:
             return ModelOutput(embeddings=embeddings)
@@ -50,7 +50,7 @@ class MobileViTForImageEmbedding(MobileViTPreTrainedModel):
 
 
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """How often the nearest other picture is one of the same class."""
+    """How often the nearest other image is one of the same class."""
     similarity = evaluation.predictions @ evaluation.predictions.T
     np.fill_diagonal(similarity, -np.inf)
     nearest = evaluation.label_ids[similarity.argmax(axis=1)]
@@ -69,15 +69,17 @@ def main() -> None:
     model = MobileViTForImageEmbedding.from_pretrained(start, config=config)
     processor = AutoImageProcessor.from_pretrained(start)
     augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
-    train = Pictures(data.splits["train"], augment)
-    validation = Pictures(data.splits["validation"], make_transform("image-classification", processor, training=False))
+    train = ImageDataset(data.splits["train"], augment)
+    validation = ImageDataset(
+        data.splits["validation"], make_transform("image-classification", processor, training=False)
+    )
     training = TrainingArguments(
         output_dir, num_train_epochs=float(epochs), per_device_train_batch_size=32, learning_rate=1e-3,
         weight_decay=0.01, lr_scheduler_type="cosine", warmup_steps=0.1, logging_strategy="epoch",
         eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
         metric_for_best_model="recall_at_1", remove_unused_columns=False
     )  # fmt: skip
-    # The collator is `dict`, as `Pictures` makes whole batches.
+    # The collator is `dict`, as `ImageDataset` makes whole batches.
     trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
     trainer.train()
     trainer.save_model()

@@ -1,8 +1,8 @@
-"""Fine-tune a classifier on your own pictures.
+"""Fine-tune a classifier on your own images.
 
     python examples/finetune_classifier.py DATA_DIR START OUTPUT_DIR [EPOCHS]
 
-DATA_DIR has a folder of pictures for each class, or `train` and `validation` with such folders, or any other format
+DATA_DIR has a folder of images for each class, or `train` and `validation` with such folders, or any other format
 that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small.
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
@@ -13,7 +13,7 @@ import evaluate
 from transformers import AutoImageProcessor, EvalPrediction, Trainer, TrainingArguments, set_seed
 
 from mobilevit_hf import MobileViTForImageClassification, metrics
-from mobilevit_hf.data.dataloader import Pictures
+from mobilevit_hf.data.dataloader import ImageDataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 
@@ -25,13 +25,13 @@ names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, 
 model = MobileViTForImageClassification.from_pretrained(start, **names, ignore_mismatched_sizes=True)
 processor = AutoImageProcessor.from_pretrained(start)
 augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
-train = Pictures(data.splits["train"], augment)
-validation = Pictures(data.splits["validation"], make_transform("image-classification", processor, training=False))
+train = ImageDataset(data.splits["train"], augment)
+validation = ImageDataset(data.splits["validation"], make_transform("image-classification", processor, training=False))
 accuracy = evaluate.load(metrics.path("top_k_accuracy"))
 
 
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """How often the first class named is right, over all pictures and as the mean of the classes' F1."""
+    """How often the first class named is right, over all images and as the mean of the classes' F1."""
     scores = accuracy.compute(predictions=evaluation.predictions, references=evaluation.label_ids, k=1)
     return {name: scores[name] for name in ("accuracy", "macro_f1")}
 
@@ -42,7 +42,7 @@ training = TrainingArguments(
     eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
     metric_for_best_model="accuracy", remove_unused_columns=False
 )  # fmt: skip
-# The collator is `dict`, as `Pictures` makes whole batches.
+# The collator is `dict`, as `ImageDataset` makes whole batches.
 trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
 trainer.train()
 trainer.save_model()

@@ -1,8 +1,8 @@
-"""Fine-tune a detector on your own pictures.
+"""Fine-tune a detector on your own images.
 
     python examples/finetune_detector.py DATA_DIR BACKBONE OUTPUT_DIR [EPOCHS]
 
-DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has two folders, `train` and `validation`, with pictures and a
+DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has two folders, `train` and `validation`, with images and a
 `metadata.jsonl` that says what is on each:
 
     {"file_name": "1.jpg", "objects": {"bbox": [[14, 20, 90, 45]], "category": ["cat"]}}
@@ -19,7 +19,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
 from transformers.utils import ModelOutput
 
 from mobilevit_hf import MobileViTSSDLiteForObjectDetection, MobileViTSSDLiteImageProcessor, metrics
-from mobilevit_hf.data.dataloader import Pictures
+from mobilevit_hf.data.dataloader import ImageDataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 
@@ -30,8 +30,8 @@ print(*data.notes, *data.problems, sep="\n")
 model = MobileViTSSDLiteForObjectDetection.from_backbone(backbone, id2label=dict(enumerate(data.classes)))
 processor = MobileViTSSDLiteImageProcessor.from_backbone(backbone)
 augment = make_transform("object-detection", processor, training=True, zoom_out=0.0, crop=0.5)
-train = Pictures(data.splits["train"], augment)
-validation = Pictures(data.splits["validation"], make_transform("object-detection", processor, training=False))
+train = ImageDataset(data.splits["train"], augment)
+validation = ImageDataset(data.splits["validation"], make_transform("object-detection", processor, training=False))
 coco_map = evaluate.load(metrics.path("coco_map"))
 
 
@@ -52,7 +52,7 @@ training = TrainingArguments(
     save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True, metric_for_best_model="map",
     remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
-# The collator is `dict`, as `Pictures` makes whole batches.
+# The collator is `dict`, as `ImageDataset` makes whole batches.
 trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
 trainer.train()
 trainer.save_model()

@@ -1,4 +1,4 @@
-"""Fine-tune transformers' RT-DETR, with MobileViT for its backbone, on your own pictures.
+"""Fine-tune transformers' RT-DETR, with MobileViT for its backbone, on your own images.
 
     python examples/rt_detr_on_mobilevit.py DATA_DIR BACKBONE OUTPUT_DIR [EPOCHS]
 
@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from mobilevit_hf import MobileViTBackbone, metrics
-from mobilevit_hf.data.dataloader import Pictures
+from mobilevit_hf.data.dataloader import ImageDataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 
@@ -51,13 +51,13 @@ model = RTDetrForObjectDetection(config)
 model.model.backbone.model = backbone  # the constructor's has new weights
 processor = RTDetrImageProcessor(size=trained_with.crop_size)  # small objects need more
 augment = make_transform("object-detection", processor, training=True, zoom_out=0.0, crop=0.5)
-train = Pictures(data.splits["train"], augment)
-validation = Pictures(data.splits["validation"], make_transform("object-detection", processor, training=False))
+train = ImageDataset(data.splits["train"], augment)
+validation = ImageDataset(data.splits["validation"], make_transform("object-detection", processor, training=False))
 coco_map = evaluate.load(metrics.path("coco_map"))
 
 
 def leave_out_crowds(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch that `Pictures` makes, without boxes around groups: RT-DETR's loss would take one for an object."""
+    """The batch that `ImageDataset` makes, without boxes around groups, which RT-DETR would train on."""
     for label in batch["labels"]:
         label |= {name: label[name][label["iscrowd"] == 0] for name in ("class_labels", "boxes")}
     return batch

@@ -1,10 +1,10 @@
-"""Fine-tune a classifier on a data set of the Hub that is read on the way: nothing is downloaded whole, or kept.
+"""Fine-tune a classifier on a dataset of the Hub that is read on the way: nothing is downloaded whole, or kept.
 
     accelerate launch examples/stream_from_hub.py DATASET START OUTPUT_DIR [STEPS]
 
 (For several processes on a CPU `torchrun --nproc-per-node 2`: `accelerate launch --cpu` starts one without MPI.)
 
-DATASET, such as ethz/food101, has a split `train` and one more, `validation` or `test`, with pictures in a column
+DATASET, such as ethz/food101, has a split `train` and one more, `validation` or `test`, with images in a column
 `image` and classes with names in a column `label`. START is a MobileViT classifier, such as apple/mobilevit-x-small.
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, get_cosine_schedule_with_warmup
 
 from mobilevit_hf import MobileViTForImageClassification, metrics
-from mobilevit_hf.data.decoding import Picture
+from mobilevit_hf.data.decoding import LazyImage
 from mobilevit_hf.data.transforms import Transform, make_transform
 from mobilevit_hf.data.types import Sample
 
 
 def prepare(row: dict[str, Any], transform: Transform) -> dict[str, Any]:
     """`pixel_values` and `labels` of a row."""
-    return transform(Picture(row["image"]), Sample("", row["image"], label=row["label"]))
+    return transform(LazyImage(row["image"]), Sample("", row["image"], label=row["label"]))
 
 
 def make_loader(rows: datasets.IterableDataset, transform: Transform) -> DataLoader:

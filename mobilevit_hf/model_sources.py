@@ -63,7 +63,7 @@ def resolve_model(name: str, *, folder: str | None = None) -> Path:
         return path
     if path.is_file():
         raise ValueError(f"{name} is a file, expected a directory. Turn it into one: mobilevit convert {name} OUT")
-    if name in builtin_models():  # there may be a folder of pictures of this name
+    if name in builtin_models():  # there may be a folder of images of this name
         return ASSETS / name
     if path.is_dir():
         raise ValueError(f"{name} holds no config.json. Pass a directory that save_pretrained wrote.")

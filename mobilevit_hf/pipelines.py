@@ -51,7 +51,7 @@ def pipeline(
         quantization: "int8" for an exported file that was quantized; see `mobilevit export`.
         threads: How many the engine uses. Default: torch's number, which follows the machine; with "torch" it sets
             that for the whole process.
-        compile: With "torch", compile the model by its inductor, which needs a C++ compiler. The first picture, and
+        compile: With "torch", compile the model by its inductor, which needs a C++ compiler. The first image, and
             the first batch of another size, take half a minute.
         kwargs: As for `transformers.pipeline`: `device`, `dtype`, `revision`, `token`, `model_kwargs`, `top_k`, ...
             Engines take `dtype` "float32", their default, or "bfloat16" where they can.

@@ -1,4 +1,4 @@
-"""Pictures to try a model on, drawn by this module: a smear of blood and a T-shirt."""
+"""Images to try a model on, drawn by this module: a smear of blood and a T-shirt."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -8,14 +8,14 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from .io import write_whole
 
-# Colours as in a smear with Wright's stain.
+# Colors as in a smear with Wright's stain.
 GLASS, RED, PALE = (222, 217, 203), (186, 130, 112), (216, 200, 184)
 CYTOPLASM, NUCLEUS = (203, 172, 212), (84, 58, 186)
 FABRIC, PAPER = (38, 84, 140), (250, 250, 248)
 OVERSAMPLING = 3
 
 Color = tuple[int, int, int]
-Ellipse = tuple[float, float, float, float]  # centre and radii
+Ellipse = tuple[float, float, float, float]  # center and radii
 
 # The right half of a T-shirt on a square from 0 to 1, from the collar down; the left half is its mirror image.
 T_SHIRT = (
@@ -61,14 +61,14 @@ def _draw_white_cell(smear: Image.Image, x: float, y: float, generator: random.R
     _blend(smear, [(a, b, c * 0.5, d * 0.5) for a, b, c, d in nucleus], CYTOPLASM, 0.25, blur=5)
 
 
-def _blend(picture: Image.Image, ellipses: Sequence[Ellipse], color: Color, alpha: float, blur: float) -> None:
-    """Lay ellipses of a colour over a picture, in place."""
-    mask = Image.new("L", (picture.width * OVERSAMPLING, picture.height * OVERSAMPLING))
+def _blend(image: Image.Image, ellipses: Sequence[Ellipse], color: Color, alpha: float, blur: float) -> None:
+    """Lay ellipses of a color over an image, in place."""
+    mask = Image.new("L", (image.width * OVERSAMPLING, image.height * OVERSAMPLING))
     canvas = ImageDraw.Draw(mask)
     for x, y, width, height in ellipses:
         edges = (x - width, y - height, x + width, y + height)
         canvas.ellipse([OVERSAMPLING * edge for edge in edges], fill=round(255 * alpha))
-    picture.paste(color, mask=mask.resize(picture.size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(blur)))
+    image.paste(color, mask=mask.resize(image.size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(blur)))
 
 
 def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
@@ -82,17 +82,17 @@ def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
     mask = Image.new("L", (side, side))
     ImageDraw.Draw(mask).polygon([(x * side, y * side) for x, y in outline], fill=255)
     mask = mask.resize((480, 480), Image.Resampling.BOX)
-    picture = Image.new("RGB", mask.size, PAPER)
+    image = Image.new("RGB", mask.size, PAPER)
     shadow = mask.filter(ImageFilter.GaussianBlur(8)).point(lambda value: value * 0.25)
-    picture.paste((120, 120, 120), (4, 6), shadow)
+    image.paste((120, 120, 120), (4, 6), shadow)
     cloth = Image.new("RGB", mask.size, color)
     # Light from the left, and edges that turn away from it.
     shade = ImageChops.multiply(Image.linear_gradient("L").rotate(90).resize(mask.size), Image.new("L", mask.size, 60))
     cloth = Image.composite(Image.new("RGB", mask.size, (0, 0, 0)), cloth, shade)
     rim = ImageChops.subtract(mask, mask.filter(ImageFilter.GaussianBlur(6)))
     cloth.paste((0, 0, 0), mask=rim.point(lambda value: value * 0.5))
-    picture.paste(cloth, mask=mask)
-    return picture
+    image.paste(cloth, mask=mask)
+    return image
 
 
 # By the built-in model that they are for.
@@ -103,7 +103,7 @@ SAMPLES: dict[str, Callable[[], Image.Image]] = {
 
 
 def write_sample(model: str, folder: Path) -> Path:
-    """Draw the picture to try a built-in model on, as a PNG file named after the model.
+    """Draw the image to try a built-in model on, as a PNG file named after the model.
 
     Args:
         model: A key of `SAMPLES`.

@@ -4,7 +4,7 @@ python scripts/make_builtin.py RUN NAME --license mit [--dataset HUB_ID] [--desc
 
 RUN is a folder of `mobilevit train`, with figures of the test split beside the model if `mobilevit evaluate RUN DATA
 --split test --json > RUN/evaluation-test.json` put them there. The package holds the weights in half the bits (they
-are loaded in float32), no pictures of the data and no code.
+are loaded in float32), no images of the data and no code.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def main() -> None:
         datasets=tuple(args.dataset),
         language="en",
         description=args.description,
-        pictures=False,
+        images=False,
     )
     try:
         make_builtin(args.run, ASSETS / args.name, given)

@@ -1,11 +1,11 @@
-"""Write Fashion-MNIST as folders of pictures, by split and class, for the built-in model `garments`.
+"""Write Fashion-MNIST as folders of images, by split and class, for the built-in model `garments`.
 
 python scripts/prepare_garments.py OUTPUT_DIR [--source FOLDER] [--copies 1]
 
-Fashion-MNIST (Xiao et al., arXiv 1708.07747; MIT licence) has grey garments on black, 28 x 28. A model that learns
-from these alone answers by what no photo has: the black. Beside the training pictures there are therefore copies of
-them with the garment in a colour, light or dark, on a plain, shaded or noisy background, which is white in half of
-them as in a shop's photo, with some room around. Validation (the last 5,000 of the 60,000 training pictures) and test
+Fashion-MNIST (Xiao et al., arXiv 1708.07747; MIT license) has gray garments on black, 28 x 28. A model that learns
+from these alone answers by what no photo has: the black. Beside the training images there are therefore copies of
+them with the garment in a color, light or dark, on a plain, shaded or noisy background, which is white in half of
+them as in a shop's photo, with some room around. Validation (the last 5,000 of the 60,000 training images) and test
 are the originals.
 """
 
@@ -27,7 +27,7 @@ CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 NUM_VALIDATION = 5000
 HUB_ID = "zalando-datasets/fashion_mnist"
 MOST_ROOM = 8  # pixels on each side of a copy
-SOLID = 48.0  # a grey value from which a pixel is all garment; below it is an edge
+SOLID = 48.0  # a gray value from which a pixel is all garment; below it is an edge
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -39,12 +39,12 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_split(source: Path | None, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (N, 28, 28) and classes (N,), both uint8, of "train" or "test": from files, or from the Hub."""
+    """Images (N, 28, 28) and classes (N,), both uint8, of "train" or "test": from files, or from the Hub."""
     if source is None:
         from datasets import load_dataset
 
         data = load_dataset(HUB_ID, split=split)
-        return np.stack([np.asarray(picture) for picture in data["image"]]), np.asarray(data["label"], np.uint8)
+        return np.stack([np.asarray(image) for image in data["image"]]), np.asarray(data["label"], np.uint8)
     prefix = {"train": "train", "test": "t10k"}[split]
     return read_idx(source / f"{prefix}-images-idx3-ubyte.gz"), read_idx(source / f"{prefix}-labels-idx1-ubyte.gz")
 
@@ -63,30 +63,30 @@ def draw_background(generator: np.random.Generator, size: int) -> np.ndarray:
     return (first * (1 - share) + second * share + noise).clip(0, 1)
 
 
-def recolour(garment: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A grey garment on black, (size, size) uint8, in a colour and somewhere on a background: (S, S, 3) uint8."""
+def recolor(garment: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A gray garment on black, (size, size) uint8, in a color and somewhere on a background: (S, S, 3) uint8."""
     left, right, top, bottom = generator.integers(0, MOST_ROOM + 1, 4)
-    across, down = left + right, top + bottom  # the picture stays square
+    across, down = left + right, top + bottom  # the image stays square
     right, bottom = right + max(0, down - across), bottom + max(0, across - down)
     garment = np.pad(garment, ((top, bottom), (left, right)))
-    grey = garment.astype(float) / 255
+    gray = garment.astype(float) / 255
     alpha = (garment / SOLID).clip(0, 1)[..., None]
     background = draw_background(generator, len(garment))
     if generator.random() < 0.3:
-        colour = np.full(3, generator.uniform(0.1, 1.0))
+        color = np.full(3, generator.uniform(0.1, 1.0))
     else:
-        colour = generator.random(3) * generator.uniform(0.4, 1.0)
-    shade = 1 - grey if generator.random() < 0.5 else grey
+        color = generator.random(3) * generator.uniform(0.4, 1.0)
+    shade = 1 - gray if generator.random() < 0.5 else gray
     contrast = generator.uniform(0.3, 1.0)
-    cloth = colour * (1 - contrast + contrast * shade[..., None])
+    cloth = color * (1 - contrast + contrast * shade[..., None])
     # A garment that can't be told from what it lies on teaches nothing.
     if abs((cloth * alpha).sum() / (3 * alpha.sum() + 1e-6) - background.mean()) < 0.15:
         cloth = 1 - cloth
     return ((cloth * alpha + background * (1 - alpha)) * 255).round().astype(np.uint8)
 
 
-def pictures(source: Path | None, copies: float) -> Iterator[tuple[str, int, str, np.ndarray]]:
-    """Split, class, name and pixels of every picture that is written."""
+def read_images(source: Path | None, copies: float) -> Iterator[tuple[str, int, str, np.ndarray]]:
+    """Split, class, name and pixels of every image that is written."""
     images, labels = read_split(source, "train")
     generator = np.random.default_rng(0)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -94,13 +94,13 @@ def pictures(source: Path | None, copies: float) -> Iterator[tuple[str, int, str
         yield "validation" if is_validation else "train", label, f"{number:05}", image
         number_of_copies = int(copies) if copies >= 1 else int(copies > 0 and number % round(1 / copies) == 0)
         for copy in range(0 if is_validation else number_of_copies):
-            yield "train", label, f"{number:05}-{copy}", recolour(image, generator)
+            yield "train", label, f"{number:05}-{copy}", recolor(image, generator)
     for number, (image, label) in enumerate(zip(*read_split(source, "test"), strict=True)):
         yield "test", label, f"{number:05}", image
 
 
 def write_folders(folder: Path, found: Iterable[tuple[str, int, str, np.ndarray]]) -> None:
-    """Write what `pictures` yields, all of it or nothing.
+    """Write what `read_images` yields, all of it or nothing.
 
     Raises:
         ValueError: If the folder is there already.
@@ -122,10 +122,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--source", type=Path, help=f"a folder with the four .gz files; else the Hub's {HUB_ID}")
-    parser.add_argument("--copies", type=float, default=1, help="coloured ones of a picture; 0.25: of every fourth")
+    parser.add_argument("--copies", type=float, default=1, help="colored ones of an image; 0.25: of every fourth")
     args = parser.parse_args()
     try:
-        write_folders(args.output_dir, pictures(args.source, args.copies))
+        write_folders(args.output_dir, read_images(args.source, args.copies))
     except (ValueError, OSError) as error:
         console.say("error", str(error), color="red")
         sys.exit(console.EXIT_ERROR)

@@ -80,10 +80,10 @@ def write_run(folder, task="image-classification", **changes):
             "name": name,
             "widths": {"min": 180, "median": 240, "max": 400},
             "heights": {"min": 200, "median": 320, "max": 410},
-            "pictures": {"train": 3068, "validation": 341},
+            "images": {"train": 3068, "validation": 341},
             "counts": counts,
             "streamed": False,
-            "skipped": {"unreadable picture": 2, "same picture in two splits": 1},
+            "skipped": {"unreadable image": 2, "same image in two splits": 1},
             "validation_cut_off": False,
         },
         "arguments": ARGUMENTS,
@@ -97,7 +97,7 @@ def write_run(folder, task="image-classification", **changes):
         run["data"] |= {
             "format": "voc",
             "box_sides": {"min": 0.031, "median": 0.17, "max": 0.62},
-            "boxes_per_picture": {"min": 1, "median": 12, "max": 29},
+            "boxes_per_image": {"min": 1, "median": 12, "max": 29},
         }
     (folder / "run.json").write_text(json.dumps(run | changes))
     (folder / "results.json").write_text(json.dumps(figures))
@@ -120,7 +120,7 @@ RUNS = {
             "steps": 1152,
             "seconds": 3725.4,
             "split": "validation",
-            "num_pictures": 341,
+            "num_images": 341,
             "metrics": {
                 "accuracy": 0.92375,
                 "macro_f1": 0.8125,
@@ -146,7 +146,7 @@ RUNS = {
             "steps": 1152,
             "seconds": 3725.4,
             "split": "validation",
-            "num_pictures": 341,
+            "num_images": 341,
             "metrics": {
                 "map": 0.4871,
                 "map_50": 0.8125,

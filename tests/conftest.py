@@ -1,4 +1,4 @@
-"""What all tests share: no network, a fair share of the cores, clean subprocesses, tiny checkpoints and data sets."""
+"""What all tests share: no network, a fair share of the cores, clean subprocesses, tiny checkpoints and datasets."""
 
 import ipaddress
 import os
@@ -23,7 +23,7 @@ from hub_server import TOKEN, HubServer
 from PIL import Image
 from training_data import CLASSES, draw_classification, draw_detection
 from transformers import MobileViTImageProcessor
-from written_data import make_pictures, save_picture, write
+from written_data import make_images, save_image, write
 
 import mobilevit_hf
 from mobilevit_hf import cli
@@ -98,8 +98,8 @@ def run_python(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def picture():
-    """A photo-like RGB picture, not square."""
+def image():
+    """A photo-like RGB image, not square."""
     values = formula_image(96, 128)[0].permute(1, 2, 0).numpy()
     values[20:50, 30:60] = (0.9, 0.2, 0.1)
     return Image.fromarray((values * 255).round().astype(np.uint8))
@@ -230,7 +230,7 @@ def save_start(folder, resize, crop, fields):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A small data set for each task; the validation pictures don't come out even."""
+    """A small dataset for each task; the validation images don't come out even."""
     folder = tmp_path_factory.mktemp("data")
     return {
         "image-classification": draw_classification(folder / "shapes", train=24, validation=9),
@@ -240,7 +240,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uneven_data(tmp_path_factory):
-    """Two small data sets; their pictures don't come out even with batches of 4."""
+    """Two small datasets; their images don't come out even with batches of 4."""
     folder = tmp_path_factory.mktemp("data")
     return {
         "image-classification": draw_classification(folder / "classification", train=18, validation=6, side=96),
@@ -306,12 +306,12 @@ def no_plots(monkeypatch):
 
 @pytest.fixture
 def class_folders(tmp_path):
-    """Three classes in train, val and test, with a picture deeper down and things that are no pictures."""
+    """Three classes in train, val and test, with an image deeper down and things that are no images."""
     root = tmp_path / "data"
     for split, count in {"train": 3, "val": 2, "test": 1}.items():
         for name in ("owl", "Cat", "dog"):
             for number in range(count):
-                save_picture(root / split / name / f"{number}.jpg")
+                save_image(root / split / name / f"{number}.jpg")
     write(root / "train" / "owl" / "notes.txt", "")
     write(root / "train" / "owl" / "._0.jpg", "what macOS leaves")
     return root
@@ -319,14 +319,14 @@ def class_folders(tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Two splits with sparse category ids, a crowd, areas of shapes and a picture without boxes."""
+    """Two splits with sparse category ids, a crowd, areas of shapes and an image without boxes."""
     root = tmp_path / "coco"
     rng = np.random.default_rng(0)
     for split, count in {"train2017": 6, "val2017": 3}.items():
         content = {"images": [], "annotations": [], "categories": []}
         content["categories"] = [{"id": i, "name": name} for i, name in ((90, "brush"), (1, "person"), (13, "sign"))]
         for number in range(count):
-            save_picture(root / split / f"{number}.jpg", (60, 50))
+            save_image(root / split / f"{number}.jpg", (60, 50))
             content["images"].append({"id": 100 - number, "file_name": f"{number}.jpg", "width": 60, "height": 50})
             for _ in range(number):
                 bbox = [*rng.uniform(0, 20, 2).round(2), *rng.uniform(2, 25, 2).round(2)]
@@ -340,12 +340,12 @@ def coco(tmp_path):
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """A folder for each class of the tiny classifier, with pictures of several kinds."""
+    """A folder for each class of the tiny classifier, with images of several kinds."""
     folder, names = tmp_path_factory.mktemp("labelled"), ("cat", "dog", "fish", "owl")
-    for i, picture in enumerate(make_pictures(30)):
+    for i, image in enumerate(make_images(30)):
         file = folder / names[i * i % 4 if i % 3 else i % 4] / f"{i}.{'jpg' if i % 2 else 'png'}"
         file.parent.mkdir(exist_ok=True)
-        (picture.rotate(90, expand=True) if i % 5 == 0 else picture).save(file)
+        (image.rotate(90, expand=True) if i % 5 == 0 else image).save(file)
     return folder
 
 

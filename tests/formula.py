@@ -1,4 +1,4 @@
-"""Weights, models and pictures from a formula, and the names and shapes of official MobileViT-XXS checkpoints.
+"""Weights, models and images from a formula, and the names and shapes of official MobileViT-XXS checkpoints.
 
 The official code's outputs for them are in `data/formula_golden.npz`: the classifier with 10 classes, SSDLite with 5
 (the background among them) and DeepLabv3 at output stride 16 with 4, all XXS and in evaluation mode.
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "golden"
 
 
 def formula_array(key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -24,7 +24,7 @@ def formula_array(key: str, shape: tuple[int, ...]) -> np.ndarray:
         values = generator.random(shape) + 0.5
     elif key.endswith(("running_mean", "bias")):
         values = normal * 0.1
-    elif len(shape) == 1:  # the weight of a normalisation
+    elif len(shape) == 1:  # the weight of a normalization
         values = normal * 0.1 + 1
     elif len(shape) == 2:  # of a linear layer, (out, in)
         values = normal / np.sqrt(shape[1])
@@ -34,7 +34,7 @@ def formula_array(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def formula_image(height: int, width: int) -> torch.Tensor:
-    """A picture (1, 3, height, width) in 0..1."""
+    """An image (1, 3, height, width) in 0..1."""
     y, x = np.mgrid[0:height, 0:width]
     channels = []
     for c in range(3):
@@ -59,7 +59,7 @@ def fill(model: nn.Module) -> nn.Module:
 
 
 def timm_model(variant: str = "xxs", num_classes: int = 5) -> nn.Module:
-    """A timm model in which every parameter and statistic differs from its neighbours."""
+    """A timm model in which every parameter and statistic differs from its neighbors."""
     import timm  # here, since other tests run without it, and sooner
 
     return fill(timm.create_model(f"mobilevit_{variant}", num_classes=num_classes)).eval()

@@ -128,7 +128,7 @@ class Commit:
 
 
 class Repository:
-    """A model, data set or space: its commits by sha and its branches, which name one each."""
+    """A model, dataset or space: its commits by sha and its branches, which name one each."""
 
     def __init__(self, kind: str, repo_id: str, private: bool) -> None:
         self.id = repo_id

@@ -16,7 +16,7 @@ from mobilevit_hf import MobileViTConfig, MobileViTSSDLiteConfig, MobileViTSSDLi
 from mobilevit_hf.modeling.layers_mobilevit import MobileViTConvLayer
 from mobilevit_hf.pipelines import fold_batch_norm
 
-# The smallest MobileViT in which no two neighbouring widths can be mistaken for each other.
+# The smallest MobileViT in which no two neighboring widths can be mistaken for each other.
 TINY = {
     "image_size": 64,
     "hidden_sizes": [12, 16, 20],
@@ -51,7 +51,7 @@ def tiny_detector(**fields: Any) -> MobileViTSSDLiteForObjectDetection:
 
 
 def make_pixels(batch: int = 2, height: int = 64, width: int = 64, channels: int = 3) -> Tensor:
-    """Random pictures (batch, channels, height, width) in 0..1, the same at every call."""
+    """Random images (batch, channels, height, width) in 0..1, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(batch, channels, height, width, generator=generator)
 
@@ -85,7 +85,7 @@ class ModelSuite:
         model_class: The class under test.
         output_names: The outputs to compare; each a tensor or a tuple of tensors.
         first_stage: Which of stem (0) and encoder layers (1 to 5) is the first of the hidden states.
-        smallest_exported_side: From how many pixels up a program serves all pictures. One cell or patch in the
+        smallest_exported_side: From how many pixels up a program serves all images. One cell or patch in the
             coarsest feature map is a case of its own, so that it has to have more.
     """
 
@@ -115,7 +115,7 @@ class ModelSuite:
     # --- tools -------------------------------------------------------------------------------------------------------
 
     def make_model(self, attn_implementation: str | None = None, **fields: Any) -> nn.Module:
-        """A tiny model in evaluation mode in which every parameter differs from its neighbours."""
+        """A tiny model in evaluation mode in which every parameter differs from its neighbors."""
         config = self.make_config(**fields)
         return fill(self.model_class._from_config(config, attn_implementation=attn_implementation)).eval()
 
@@ -235,7 +235,7 @@ class ModelSuite:
         assert [tuple(tensor.shape) for tensor in outputs] == self.output_shapes(model.config, 2, 64, 80)
         assert all(tensor.isfinite().all() for tensor in outputs)
 
-    def test_pictures_of_a_batch_are_independent(self):
+    def test_images_of_a_batch_are_independent(self):
         model, pixels = self.make_model(), make_pixels(3, 64, 80)
         together = self.run(model, pixels)
         alone = self.run(model, pixels[1:2])
@@ -334,7 +334,7 @@ class ModelSuite:
             (torch.rand(2, 4, 64, 64), r"got shape \(2, 4, 64, 64\), expected \(batch, 3, .*image processor"),
             (torch.rand(3, 64, 64), r"got shape \(3, 64, 64\), expected \(batch, 3, .*unsqueeze"),
             (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), r"got torch.uint8, expected floating-point.*divide by 255"),
-            (torch.rand(2, 3, 64, 7), r"got pictures of 64x7 pixels, expected at least \d+ a side.*Resize"),
+            (torch.rand(2, 3, 64, 7), r"got images of 64x7 pixels, expected at least \d+ a side.*Resize"),
         ],
         ids=["none", "channels", "no-batch", "uint8", "small"],
     )
@@ -398,7 +398,7 @@ class HeadSuite(ModelSuite):
     """Further tests for models that take labels and return a loss."""
 
     def wrong_labels(self) -> list[tuple[dict[str, Any], str]]:
-        """Labels for two pictures of 64x64 that `forward` refuses, and what it has to say to each."""
+        """Labels for two images of 64x64 that `forward` refuses, and what it has to say to each."""
         raise NotImplementedError
 
     def test_loss(self):

@@ -72,7 +72,7 @@ def test_trainings_from_files_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("candidate", ["timm", "Trainer", "ours"])
-def test_an_epoch_of_a_training_reads_every_picture(candidate: str, run_python, tmp_path: Path) -> None:
+def test_an_epoch_of_a_training_reads_every_image(candidate: str, run_python, tmp_path: Path) -> None:
     pytest.importorskip("timm")
     data = draw_classification(tmp_path / "data", train=8, validation=0) / "train"
     code = f"""
@@ -98,5 +98,5 @@ def test_an_epoch_of_a_training_reads_every_picture(candidate: str, run_python, 
         )
         training.train_in_turns(training.build({candidate!r}, case), turns(), case.batches)
     """
-    pictures = ",".join(sorted(map(str, data.rglob("*.png"))))
-    assert run_python(code).splitlines() == [pictures, pictures]
+    images = ",".join(sorted(map(str, data.rglob("*.png"))))
+    assert run_python(code).splitlines() == [images, images]

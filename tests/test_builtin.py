@@ -35,7 +35,7 @@ def test_an_unknown_name_is_told_what_there_is():
         mobilevit_hf.builtin("flowers")
 
 
-def test_they_are_small_and_hold_no_pictures_of_the_data(name):
+def test_they_are_small_and_hold_no_images_of_the_data(name):
     files = list(mobilevit_hf.builtin(name).iterdir())
     assert sum(file.stat().st_size for file in files) <= 4_000_000
     assert {file.name for file in files if file.suffix not in (".json", ".md", ".safetensors")} <= {
@@ -106,7 +106,7 @@ def test_the_first_command_answers_without_a_hub(first_run, tmp_path):
     assert garment["predictions"][0]["score"] > 0.5
     with Image.open(cells["saved"]) as drawn, Image.open(cells["image"]) as smear:
         assert np.any(np.asarray(drawn) != np.asarray(smear))
-    for command in ("predict photo.jpg --model garments", "--model apple/mobilevit", "train pictures/"):
+    for command in ("predict photo.jpg --model garments", "--model apple/mobilevit", "train images/"):
         assert command in err
 
 

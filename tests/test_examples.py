@@ -57,7 +57,7 @@ def run_example(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(tiny_fields, tmp_path_factory):
-    """A folder with a small classifier of four classes that has not learned anything, and takes colours as BGR."""
+    """A folder with a small classifier of four classes that has not learned anything, and takes colors as BGR."""
     sizes = {"hidden_sizes": [24, 32, 40], "neck_hidden_sizes": [16, 16, 24, 24, 32, 40, 64], "expand_ratio": 2.0}
     torch.manual_seed(0)
     model = MobileViTForImageClassification(MobileViTConfig(**tiny_fields | sizes, hidden_dropout_prob=0.0))
@@ -77,22 +77,22 @@ def logs_of(output):
 
 
 def draw_flowers(name, seed):
-    """Red discs (poppies) or blue ones (irises) on grey noise."""
+    """Red discs (poppies) or blue ones (irises) on gray noise."""
     generator = np.random.default_rng(seed)
     width, height = [(96, 72), (72, 96)][seed % 2]
-    picture = Image.fromarray(generator.integers(60, 140, (height, width, 3), dtype=np.uint8))
-    canvas = ImageDraw.Draw(picture)
+    image = Image.fromarray(generator.integers(60, 140, (height, width, 3), dtype=np.uint8))
+    canvas = ImageDraw.Draw(image)
     for _ in range(12):
         x, y, radius = (int(generator.integers(*ends)) for ends in ((0, width), (0, height), (5, 12)))
         strong, *weak = (int(generator.integers(*ends)) for ends in ((170, 256), (0, 100), (0, 100)))
-        colour = (strong, *weak) if name == "poppy" else (*weak, strong)
-        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-    return picture
+        color = (strong, *weak) if name == "poppy" else (*weak, strong)
+        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+    return image
 
 
 @pytest.fixture(scope="module")
 def flowers(tmp_path_factory):
-    """A folder with pictures by split and class: 100 to learn from, and 31 others, of which four are misnamed.
+    """A folder with images by split and class: 100 to learn from, and 31 others, of which four are misnamed.
 
     These are among every other one: two processes that share them have unequal shares to get right.
     """
@@ -103,8 +103,8 @@ def flowers(tmp_path_factory):
             for place in range(count):
                 seed += 1
                 is_misnamed = split == "validation" and name == "iris" and place in (0, 2, 4, 6)
-                picture = draw_flowers("poppy" if is_misnamed else name, seed)
-                picture.save(root / split / name / f"{seed:03}.png")
+                image = draw_flowers("poppy" if is_misnamed else name, seed)
+                image.save(root / split / name / f"{seed:03}.png")
     return root
 
 
@@ -129,7 +129,7 @@ def stock_accuracy(flowers, run_python):
 
 def test_finetune_classifier(flowers, start, run_example, stock_accuracy, tmp_path):
     output = run_example("finetune_classifier.py", flowers / "train", start, tmp_path / "model", 40)
-    assert "There was no validation split: it is 10 of 100 training pictures" in output
+    assert "There was no validation split: it is 10 of 100 training images" in output
     logs = logs_of(output)
     losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_accuracy"))
     assert len(losses) == len(found) == 40
@@ -190,8 +190,8 @@ def test_custom_head(flowers, start, run_example, run_python, tmp_path):
         model = AutoModel.from_pretrained({str(tmp_path / "model")!r})
         processor = AutoImageProcessor.from_pretrained({str(tmp_path / "model")!r})
         weights = load_file({str(tmp_path / "model" / "model.safetensors")!r})
-        pictures = [Image.open(path) for path in {paths!r}]
-        features = model(**processor(pictures, return_tensors="pt")).pooler_output.detach().numpy()
+        images = [Image.open(path) for path in {paths!r}]
+        features = model(**processor(images, return_tensors="pt")).pooler_output.detach().numpy()
         vectors = features @ weights["projection.weight"].T + weights["projection.bias"]
         print(json.dumps((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).tolist()))
         """
@@ -220,11 +220,11 @@ CATEGORIES = {3: "ball", 7: "cube"}
 
 
 def draw_objects(seed):
-    """A picture of noise with a white ball, a white cube or both; COCO's annotations of it, one a crowd."""
+    """An image of noise with a white ball, a white cube or both; COCO's annotations of it, one a crowd."""
     generator = np.random.default_rng(seed)
     width, height = [(128, 96), (96, 128), (112, 112)][seed % 3]
-    picture = Image.fromarray(generator.integers(0, 90, (height, width, 3), dtype=np.uint8))
-    canvas, annotations = ImageDraw.Draw(picture), []
+    image = Image.fromarray(generator.integers(0, 90, (height, width, 3), dtype=np.uint8))
+    canvas, annotations = ImageDraw.Draw(image), []
     for place, category in enumerate([[3, 7], [7], [3], [7, 3]][seed % 4]):
         w, h = (int(generator.integers(30, 46)) for _ in range(2))
         x = place * width // 2 + int(generator.integers(0, width // 2 - w + 1)) if w <= width // 2 else 0
@@ -233,19 +233,19 @@ def draw_objects(seed):
         shape((x, y, x + w - 1, y + h - 1), fill="white")
         crowd = {"iscrowd": int(seed == 0 and place == 1), "area": w * h * 0.8}
         annotations.append({"bbox": [x, y, w, h], "category_id": category, **crowd})
-    return picture, annotations
+    return image, annotations
 
 
 def write_coco(root, **splits):
-    """A folder in COCO's format with a picture for each of the seeds of a split."""
+    """A folder in COCO's format with an image for each of the seeds of a split."""
     for split, seeds in splits.items():
         (root / split).mkdir(parents=True)
         content = {"images": [], "annotations": []}
         content["categories"] = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
         for seed in seeds:
-            picture, annotations = draw_objects(seed)
-            picture.save(root / split / f"{seed}.png")
-            size = {"width": picture.width, "height": picture.height}
+            image, annotations = draw_objects(seed)
+            image.save(root / split / f"{seed}.png")
+            size = {"width": image.width, "height": image.height}
             content["images"].append({"id": seed, "file_name": f"{seed}.png", **size})
             for annotation in annotations:
                 place = {"id": len(content["annotations"]) + 1, "image_id": seed}
@@ -256,7 +256,7 @@ def write_coco(root, **splits):
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory):
-    """A folder in COCO's format, whose validation pictures are among those to learn from."""
+    """A folder in COCO's format, whose validation images are among those to learn from."""
     return write_coco(tmp_path_factory.mktemp("coco"), train=range(8), validation=range(3))
 
 
@@ -304,14 +304,14 @@ def test_finetune_detector(coco, start, run_example, run_python, tmp_path):
 
 
 def test_finetune_detector_is_decided_by_its_seed(start, run_example, tmp_path):
-    """On a folder as the example describes it, one picture without objects."""
+    """On a folder as the example describes it, one image without objects."""
     for split, seeds in {"train": range(4), "validation": range(4, 8)}.items():
         folder = tmp_path / "data" / split
         folder.mkdir(parents=True)
         lines = []
         for seed in seeds:
-            picture, annotations = draw_objects(seed)
-            picture.save(folder / f"{seed}.png")
+            image, annotations = draw_objects(seed)
+            image.save(folder / f"{seed}.png")
             annotations = [] if seed == 1 else annotations
             boxes, names = [a["bbox"] for a in annotations], [CATEGORIES[a["category_id"]] for a in annotations]
             lines.append(json.dumps({"file_name": f"{seed}.png", "objects": {"bbox": boxes, "category": names}}))
@@ -330,7 +330,7 @@ def test_finetune_detector_is_decided_by_its_seed(start, run_example, tmp_path):
 
 
 def test_rt_detr_on_mobilevit(start, run_example, run_python, tmp_path):
-    """It finds objects on pictures that it did not learn from; the backbone's colours are turned round."""
+    """It finds objects on images that it did not learn from; the backbone's colors are turned round."""
     pytest.importorskip("scipy", reason="RT-DETR's loss matches boxes with SciPy")
     coco = write_coco(tmp_path / "data", train=range(96), validation=range(96, 108))
     shutil.copytree(start, tmp_path / "start")

@@ -50,11 +50,11 @@ def has_batch_norm(model):
 
 
 @tasks
-@pytest.mark.parametrize("kind", ["picture", "path", "object"])
-def test_answers_as_transformers_does(task, kind, checkpoints, picture, tmp_path):
+@pytest.mark.parametrize("kind", ["image", "path", "object"])
+def test_answers_as_transformers_does(task, kind, checkpoints, image, tmp_path):
     folder = str(checkpoints[task])
-    picture.save(tmp_path / "picture.png")
-    image = str(tmp_path / "picture.png") if kind == "path" else picture
+    image.save(tmp_path / "image.png")
+    source = str(tmp_path / "image.png") if kind == "path" else image
     stock = transformers.pipeline(task, model=folder)
     assert stock.model.__module__.startswith("transformers.")
     if kind == "object":
@@ -64,61 +64,59 @@ def test_answers_as_transformers_does(task, kind, checkpoints, picture, tmp_path
         ours = mobilevit_hf.pipeline(task, folder)
     assert type(ours) is type(stock)
     assert type(ours.model) is getattr(mobilevit_hf, type(stock.model).__name__)
-    assert_same_answers(ours(image), stock(image))
+    assert_same_answers(ours(source), stock(source))
 
 
 @pytest.mark.parametrize("task", ["image-classification", "image-feature-extraction"])
-def test_batches_give_the_answers_of_single_pictures(task, checkpoints, picture):
-    pictures = [picture, picture.rotate(90, expand=True), picture.crop((10, 10, 50, 90))]
+def test_batches_give_the_answers_of_single_images(task, checkpoints, image):
+    images = [image, image.rotate(90, expand=True), image.crop((10, 10, 50, 90))]
     pipeline = mobilevit_hf.pipeline(task, str(checkpoints[task]), batch_size=2)
     sizes = []
     pipeline.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
-    answers = pipeline(pictures)
+    answers = pipeline(images)
     assert sizes == [2, 1]
-    for found, expected in zip(
-        answers, map(transformers.pipeline(task, str(checkpoints[task])), pictures), strict=True
-    ):
+    for found, expected in zip(answers, map(transformers.pipeline(task, str(checkpoints[task])), images), strict=True):
         assert_same_answers(found, expected)
 
 
-def test_a_folder_may_be_a_path_object(checkpoints, picture):
+def test_a_folder_may_be_a_path_object(checkpoints, image):
     folder = checkpoints["image-classification"]
     pipeline = mobilevit_hf.pipeline("image-classification", folder)
     assert type(pipeline.model) is mobilevit_hf.MobileViTForImageClassification
-    assert_same_answers(pipeline(picture), transformers.pipeline("image-classification", folder)(picture))
+    assert_same_answers(pipeline(image), transformers.pipeline("image-classification", folder)(image))
 
 
-def test_arguments_reach_transformers(checkpoints, picture):
+def test_arguments_reach_transformers(checkpoints, image):
     folder = str(checkpoints["image-classification"])
     pipeline = mobilevit_hf.pipeline("image-classification", folder, top_k=2, function_to_apply="none")
     stock = transformers.pipeline("image-classification", folder, top_k=2, function_to_apply="none")
-    assert len(pipeline(picture)) == 2
-    assert_same_answers(pipeline(picture), stock(picture))
+    assert len(pipeline(image)) == 2
+    assert_same_answers(pipeline(image), stock(image))
     eager = {"attn_implementation": "eager"}
     assert mobilevit_hf.pipeline(
         "image-classification", folder, model_kwargs=eager
     ).model.config._attn_implementation == ("eager")
 
 
-def test_runs_in_bfloat16(checkpoints, picture):
+def test_runs_in_bfloat16(checkpoints, image):
     folder = str(checkpoints["image-classification"])
     pipeline = mobilevit_hf.pipeline("image-classification", folder, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in pipeline.model.parameters()} == {torch.bfloat16}
-    found = {answer["label"]: answer["score"] for answer in pipeline(picture)}
+    found = {answer["label"]: answer["score"] for answer in pipeline(image)}
     stock = transformers.pipeline("image-classification", folder)
-    assert found == pytest.approx({answer["label"]: answer["score"] for answer in stock(picture)}, abs=0.05)
+    assert found == pytest.approx({answer["label"]: answer["score"] for answer in stock(image)}, abs=0.05)
 
 
-def test_other_models_go_through_to_transformers(picture, tmp_path):
+def test_other_models_go_through_to_transformers(image, tmp_path):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3)
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     MobileViTImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(tmp_path)
     pipeline = mobilevit_hf.pipeline("image-classification", str(tmp_path))
     assert type(pipeline.model) is ResNetForImageClassification
     assert has_batch_norm(pipeline.model)
-    assert pipeline(picture) == transformers.pipeline("image-classification", str(tmp_path))(picture)
+    assert pipeline(image) == transformers.pipeline("image-classification", str(tmp_path))(image)
 
 
 # --- the model -------------------------------------------------------------------------------------------------------
@@ -134,13 +132,13 @@ def test_the_pipelines_model_is_folded_and_in_channels_last(task, checkpoints):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_model_passed_in_is_left_alone(training, checkpoints, picture):
+def test_a_model_passed_in_is_left_alone(training, checkpoints, image):
     folder = checkpoints["image-classification"]
     model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(folder).train(training)
     before = copy.deepcopy(model.state_dict())
     storage = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     pipeline = mobilevit_hf.pipeline("image-classification", model, image_processor=str(folder))
-    pipeline(picture)
+    pipeline(image)
     assert pipeline.model is not model
     assert has_batch_norm(model)
     assert not is_channels_last(model)
@@ -150,8 +148,8 @@ def test_a_model_passed_in_is_left_alone(training, checkpoints, picture):
     assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == storage
 
 
-def test_a_saved_pipeline_is_a_whole_checkpoint_or_refused(checkpoints, picture, tmp_path):
-    """Folded weights under a checkpoint's names would load with the batch normalisations drawn anew."""
+def test_a_saved_pipeline_is_a_whole_checkpoint_or_refused(checkpoints, image, tmp_path):
+    """Folded weights under a checkpoint's names would load with the batch normalizations drawn anew."""
     pipeline = mobilevit_hf.pipeline("image-classification", str(checkpoints["image-classification"]))
     try:
         pipeline.save_pretrained(tmp_path)
@@ -159,7 +157,7 @@ def test_a_saved_pipeline_is_a_whole_checkpoint_or_refused(checkpoints, picture,
         assert not (tmp_path / "model.safetensors").exists()
     else:
         stock = transformers.pipeline("image-classification", str(tmp_path))
-        assert_same_answers(stock(picture), pipeline(picture))
+        assert_same_answers(stock(image), pipeline(image))
 
 
 # --- the allocator ---------------------------------------------------------------------------------------------------
@@ -188,15 +186,15 @@ def test_only_the_caller_tunes_the_allocator(checkpoints, run_python):
         import mobilevit_hf
         from PIL import Image
 
-        picture = Image.new("RGB", (80, 64), "orange")
+        image = Image.new("RGB", (80, 64), "orange")
         classify = mobilevit_hf.pipeline("image-classification", {str(checkpoints["image-classification"])!r})
-        expected = classify(picture)
+        expected = classify(image)
         assert calls == [], calls
 
         glibc = platform.libc_ver()[0] == "glibc"
         assert mobilevit_hf.tune_allocator() is glibc
         assert len(calls) == (3 if glibc else 0)
-        assert classify(picture) == expected
+        assert classify(image) == expected
         """
     run_python(code)
 
@@ -231,29 +229,29 @@ def test_what_is_pushed_is_what_is_saved(published, checkpoints):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("without_package", [True, False])
-def test_runs_from_the_hub(published, checkpoints, picture, run_python, tmp_path, without_package):
-    picture.save(tmp_path / "picture.png")
+def test_runs_from_the_hub(published, checkpoints, image, run_python, tmp_path, without_package):
+    image.save(tmp_path / "image.png")
     code = f"""
         import json, transformers
         from PIL import Image
 
-        without_package, picture = {without_package!r}, Image.open({str(tmp_path / "picture.png")!r})
+        without_package, image = {without_package!r}, Image.open({str(tmp_path / "image.png")!r})
         if without_package:
             model = transformers.MobileViTForImageClassification.from_pretrained("user/repo")
         else:
             import mobilevit_hf
             model = mobilevit_hf.MobileViTForImageClassification.from_pretrained("user/repo")
         make_pipeline = transformers.pipeline if without_package else mobilevit_hf.pipeline
-        pixels = transformers.AutoImageProcessor.from_pretrained("user/repo")(picture, return_tensors="pt")
+        pixels = transformers.AutoImageProcessor.from_pretrained("user/repo")(image, return_tensors="pt")
         scores = model.eval()(**pixels).logits[0].softmax(-1).tolist()
-        answers = make_pipeline("image-classification", "user/repo")(picture)
+        answers = make_pipeline("image-classification", "user/repo")(image)
         print(json.dumps([answers, dict(zip(model.config.id2label.values(), scores))]))
         """
     output = run_python(code, published.environment(tmp_path), without_package=without_package)
     answers, scores = json.loads(output)
     stock = transformers.pipeline("image-classification", str(checkpoints["image-classification"]))
-    assert_same_answers(answers, stock(picture))
-    assert scores == pytest.approx({answer["label"]: answer["score"] for answer in stock(picture)}, abs=1e-5)
+    assert_same_answers(answers, stock(image))
+    assert scores == pytest.approx({answer["label"]: answer["score"] for answer in stock(image)}, abs=1e-5)
 
 
 def test_threads_are_at_least_one():

@@ -59,13 +59,13 @@ def test_layout_names_files_that_exist():
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory, picture):
+def machine(tmp_path_factory, image):
     """A folder with the files the README speaks of, and the environment of a machine with a Hub."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").mkdir()
-    picture.save(folder / "photo.jpg")
+    image.save(folder / "photo.jpg")
     draw_smear().save(folder / "smear.jpg")
-    picture.save(folder / "photos" / "a.jpg")
+    image.save(folder / "photos" / "a.jpg")
 
     model = MobileViTForImageClassification(MobileViTConfig.from_variant("xxs", num_labels=1000))
     detector = MobileViTSSDLiteForObjectDetection(MobileViTSSDLiteConfig.from_variant("xxs", num_labels=80))
@@ -73,9 +73,9 @@ def machine(tmp_path_factory, picture):
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         network.load_state_dict(formula_state_dict(shapes))
     for angle, name in ((0, "cat"), (5, "dog")):
-        (folder / "pictures" / name).mkdir(parents=True)
+        (folder / "images" / name).mkdir(parents=True)
         for number in range(3):
-            picture.rotate(10 * number + angle).save(folder / "pictures" / name / f"{name}-{number}.png")
+            image.rotate(10 * number + angle).save(folder / "images" / name / f"{name}-{number}.png")
     MobileViTForImageClassification(
         MobileViTConfig.from_variant("xxs", id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1})
     ).save_pretrained(folder / "my-model")

@@ -51,13 +51,13 @@ def draw_photo(number):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The program for Node and the browser, with photos and `picture.png`, which is of the processor's size."""
+    """The program for Node and the browser, with photos and `image.png`, which is of the processor's size."""
     folder = tmp_path_factory.mktemp("site")
     for path in (Path(__file__).parent / "transformers_js").glob("*.*"):
         shutil.copy(path, folder)
     for number in LABELS:
         draw_photo(number).save(folder / f"{number}.jpg", quality=95)
-    draw_photo(0).resize((96, 72)).save(folder / "picture.png")
+    draw_photo(0).resize((96, 72)).save(folder / "image.png")
     return folder
 
 
@@ -69,10 +69,10 @@ def classifier(tiny_model, site, tmp_path_factory):
     photos = processor([Image.open(site / f"{number}.jpg") for number in LABELS], return_tensors="pt")
     with torch.no_grad():
         features = model.mobilevit(**photos).pooler_output
-        centred = features - features.mean(0)
-        # The logit is higher the nearer a picture's features are to those of the class's photo.
-        scale = 4 / centred.square().sum(1).mean()
-        model.classifier.weight.copy_(scale * centred)
+        centered = features - features.mean(0)
+        # The logit is higher the nearer an image's features are to those of the class's photo.
+        scale = 4 / centered.square().sum(1).mean()
+        model.classifier.weight.copy_(scale * centered)
         model.classifier.bias.copy_(-scale * (features.square().sum(1) - features.mean(0).square().sum()) / 2)
     folder = tmp_path_factory.mktemp("classifier")
     model.save_pretrained(folder)
@@ -103,10 +103,10 @@ def expected(hub, site, run_python, tmp_path_factory):
 
         classify = transformers.pipeline("image-classification", model={REPO!r})
         assert type(classify.model) is transformers.MobileViTForImageClassification
-        picture = classify.image_processor(Image.open({str(site / "picture.png")!r}), return_tensors="pt")
+        image = classify.image_processor(Image.open({str(site / "image.png")!r}), return_tensors="pt")
         with torch.no_grad():
             logits = [classify.model(pixels).logits.tolist() for pixels in torch.load({str(site / "pixels.pt")!r})]
-            answers = {{"pixels": logits, "picture": classify.model(**picture).logits.tolist()}}
+            answers = {{"pixels": logits, "image": classify.model(**image).logits.tolist()}}
         photos = [f"{site}/{{number}}.jpg" for number in range({len(LABELS)})]
         answers["labels"] = [best["label"] for (best,) in classify(photos, top_k=1)]
         print(json.dumps(answers))
@@ -161,7 +161,7 @@ def answers(request, site, site_url, hub):
         "hub": hub.url,
         "repository": REPO,
         "pixels": [{"values": pixels.flatten().tolist(), "shape": pixels.shape} for pixels in PIXELS],
-        "picture": f"{site_url}/picture.png",
+        "image": f"{site_url}/image.png",
         "photos": [f"{site_url}/{number}.jpg" for number in LABELS],
     }
     return request.param(question, site, site_url)
@@ -173,9 +173,9 @@ def test_logits_on_pixels(answers, expected):
         np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=1e-4)
 
 
-def test_logits_on_a_picture_without_resize(answers, expected):
+def test_logits_on_a_image_without_resize(answers, expected):
     """Its image processor flips channels, rescales and crops as stock's does."""
-    np.testing.assert_allclose(answers["picture"], expected["picture"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(answers["image"], expected["image"], rtol=0, atol=1e-4)
 
 
 def test_top_labels_on_photos(answers, expected):

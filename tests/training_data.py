@@ -1,4 +1,4 @@
-"""Small data sets for trainings: circles and squares, whose colours tell nothing about what they are."""
+"""Small datasets for trainings: circles and squares, whose colors tell nothing about what they are."""
 
 import json
 import random
@@ -9,33 +9,33 @@ from PIL import Image, ImageDraw
 CLASSES = ("circle", "square")
 
 
-def draw_picture(shapes, seed, side=64):
-    """A picture of shapes in any colour on a blurred background in any colours, and where they are.
+def draw_image(shapes, seed, side=64):
+    """An image of shapes in any color on a blurred background in any colors, and where they are.
 
     Args:
         shapes: Their names. They lie beside each other.
         seed: Of all that is drawn at random.
-        side: Of the picture, in pixels.
+        side: Of the image, in pixels.
 
     Returns:
-        The picture, and a box (x1, y1, x2, y2) in pixels for each shape.
+        The image, and a box (x1, y1, x2, y2) in pixels for each shape.
     """
     chance, noise = random.Random(seed), np.random.default_rng(seed)
-    colours = noise.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
-    picture = Image.fromarray(colours).resize((side, side))
+    colors = noise.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+    image = Image.fromarray(colors).resize((side, side))
     boxes, room = [], side / max(len(shapes), 1)
     for place, shape in enumerate(shapes):
         length = chance.uniform(0.4, 0.8) * room
         x, y = place * room + chance.uniform(0, room - length), chance.uniform(0, side - length)
         boxes.append([round(value, 2) for value in (x, y, x + length, y + length)])
-        draw = ImageDraw.Draw(picture)
+        draw = ImageDraw.Draw(image)
         draw_shape = draw.ellipse if shape == "circle" else draw.rectangle
         draw_shape(boxes[-1], fill=tuple(chance.randrange(256) for _ in range(3)))
-    return picture, boxes
+    return image, boxes
 
 
 def draw_classification(folder, train=16, validation=8, side=64):
-    """Class folders in two splits, with so many pictures in each split.
+    """Class folders in two splits, with so many images in each split.
 
     Returns:
         The folder.
@@ -44,12 +44,12 @@ def draw_classification(folder, train=16, validation=8, side=64):
         for i in range(count):
             shape = CLASSES[i % 2]
             (folder / split / shape).mkdir(parents=True, exist_ok=True)
-            draw_picture([shape], seed + i, side)[0].save(folder / split / shape / f"{i:03}.png")
+            draw_image([shape], seed + i, side)[0].save(folder / split / shape / f"{i:03}.png")
     return folder
 
 
 def draw_detection(folder, train=16, validation=8, side=64):
-    """Pictures of one to three shapes in COCO's format in two splits, with so many pictures in each split.
+    """Images of one to three shapes in COCO's format in two splits, with so many images in each split.
 
     Returns:
         The folder.
@@ -60,9 +60,9 @@ def draw_detection(folder, train=16, validation=8, side=64):
         images, annotations = [], []
         for i in range(count):
             shapes = random.Random(seed + i).choices(CLASSES, k=1 + i % 3)
-            picture, boxes = draw_picture(shapes, seed + i, side)
+            image, boxes = draw_image(shapes, seed + i, side)
             name = f"{i:03}.png"
-            picture.save(folder / split / name)
+            image.save(folder / split / name)
             images.append({"id": i, "file_name": name, "width": side, "height": side})
             for shape, (x1, y1, x2, y2) in zip(shapes, boxes, strict=True):
                 annotations.append(

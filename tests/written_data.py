@@ -1,4 +1,4 @@
-"""Data sets written by hand, file by file, and what is read of them."""
+"""Datasets written by hand, file by file, and what is read of them."""
 
 import io
 import json
@@ -9,8 +9,8 @@ from PIL import Image
 ORIENTATION = 0x0112
 
 
-def make_pictures(count, size=(96, 80), seed=0):
-    """Pictures that differ in colours and in what is on them."""
+def make_images(count, size=(96, 80), seed=0):
+    """Images that differ in colors and in what is on them."""
     generator = np.random.default_rng(seed)
     for _ in range(count):
         coarse = generator.integers(0, 256, (4, 5, 3), dtype=np.uint8)
@@ -19,13 +19,13 @@ def make_pictures(count, size=(96, 80), seed=0):
         yield Image.fromarray((smooth * generator.random(3) + noise).clip(0, 255).astype(np.uint8))
 
 
-def picture_file(picture):
+def image_file(image):
     """The bytes of a file."""
-    picture.save(file := io.BytesIO(), "PNG")
+    image.save(file := io.BytesIO(), "PNG")
     return file.getvalue()
 
 
-def save_picture(path, size=(40, 30), orientation=None):
+def save_image(path, size=(40, 30), orientation=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     if orientation:
@@ -38,8 +38,8 @@ def write(path, text):
     path.write_text(text if isinstance(text, str) else json.dumps(text))
 
 
-def one_picture(boxes, **fields):
-    """COCO's JSON for a picture a.jpg of 40x30 pixels with boxes [x, y, w, h] of one class."""
+def one_image(boxes, **fields):
+    """COCO's JSON for an image a.jpg of 40x30 pixels with boxes [x, y, w, h] of one class."""
     content = {"images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}]}
     content["annotations"] = [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)]
     return content | {"categories": [{"id": 1, "name": "cell"}]} | fields

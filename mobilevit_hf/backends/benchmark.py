@@ -51,12 +51,12 @@ def parse_setting(text: str) -> Setting:
 
 @dataclass(frozen=True)
 class Timing:
-    """A model on one engine, at one size of batch and picture.
+    """A model on one engine, at one size of batch and image.
 
     Attributes:
         setting: The engine.
-        batch, height, width: Of the pictures.
-        p50_ms, p95_ms: Of a call, from the pictures' tensor to the outputs', in milliseconds.
+        batch, height, width: Of the images.
+        p50_ms, p95_ms: Of a call, from the images' tensor to the outputs', in milliseconds.
         images_per_second: By the median.
         peak_mib: The most memory that the process has had resident by then, libraries included.
         file_bytes: Of the program with its weights.
@@ -79,11 +79,11 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-accumulates for one picture in convolutions and linear layers; the products in attention not counted.
+    """Multiply-accumulates for one image in convolutions and linear layers; the products in attention not counted.
 
     Args:
         model: Any that takes `pixel_values`.
-        height, width: Of the picture, in pixels.
+        height, width: Of the image, in pixels.
     """
     model, total = copy.deepcopy(model).to("meta").eval(), 0
 
@@ -156,7 +156,7 @@ class Engine:
         self.file_bytes: int = self._receive()
 
     def time(self, shape: tuple[int, int, int], calls: int) -> tuple[list[float], float]:
-        """The seconds of each of so many calls on (B, H, W) pictures, and the peak memory in MiB."""
+        """The seconds of each of so many calls on (B, H, W) images, and the peak memory in MiB."""
         self.connection.send((*shape, calls))
         return self._receive()
 
@@ -191,7 +191,7 @@ def measure(
         task: The model's.
         folder: Where it is.
         settings: The engines.
-        shapes: (B, H, W) of the pictures, random ones.
+        shapes: (B, H, W) of the images, random ones.
         rounds: Turns of each engine for each shape.
         threads: For each engine. Default: torch's number, which follows the machine.
 

@@ -98,7 +98,7 @@ def fetch(
         weights: From `weights_hash`.
         backend: A key of `formats.FORMATS`.
         dtype: What it computes in.
-        size: Height and width of the model's pictures.
+        size: Height and width of the model's images.
         write: Writes the program into a folder, under its `Format.path`, and returns what to record of it.
 
     Returns:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..modeling.fused_mobilevit import LeanModel
+from ..modeling.fused_mobilevit import FusedModel
 from .formats import DTYPES, OUTPUTS
 
 INPUT = "pixel_values"
@@ -32,8 +32,8 @@ def export_program(model: nn.Module, task: str, backend: str, path: Path, pixels
         task: A key of `formats.OUTPUTS`.
         backend: A key of `formats.FORMATS`.
         path: The file to write, in a folder that is there; OpenVINO's weights go beside it as .bin.
-        pixels: (B, 3, H, W) what the image processor returns. ExecuTorch's and Core ML's programs take one picture of
-            this size, the others batches and pictures of any.
+        pixels: (B, 3, H, W) what the image processor returns. ExecuTorch's and Core ML's programs take one image of
+            this size, the others batches and images of any.
         dtype: What it computes in, a key of `formats.DTYPES`.
     """
     with quiet():
@@ -68,7 +68,7 @@ def _write_openvino(model: nn.Module, task: str, path: Path, pixels: Tensor, dty
 
 
 def make_openvino(model: nn.Module, task: str, pixels: Tensor) -> Any:
-    """The `openvino.Model` of a model, for batches and pictures of all sizes; see `export_program`."""
+    """The `openvino.Model` of a model, for batches and images of all sizes; see `export_program`."""
     import openvino
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
@@ -125,16 +125,16 @@ WRITERS: dict[str, Callable[[nn.Module, str, Path, Tensor, str], None]] = {
 
 
 def _odd_batch(pixels: Tensor) -> Tensor:
-    """Two pictures to trace a program for all sizes with.
+    """Two images to trace a program for all sizes with.
 
-    Wherever a size is 1 at some layer, or height and width are alike, that would pass for a fact about all pictures:
+    Wherever a size is 1 at some layer, or height and width are alike, that would pass for a fact about all images:
     so they are not square, and larger than the coarsest stride, a detector's 256.
     """
     return pixels.new_zeros(2, pixels.shape[1], 288, 320)
 
 
 def _trace(model: nn.Module, task: str, pixels: Tensor, dtype: str, *, any_size: bool) -> ExportedProgram:
-    lean = LeanModel(model, OUTPUTS[task], DTYPES[dtype]).eval()
+    lean = FusedModel(model, OUTPUTS[task], DTYPES[dtype]).eval()
     sizes = {INPUT: {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}} if any_size else None
     with torch.no_grad():
         program = torch.export.export(lean, (pixels,), dynamic_shapes=sizes, strict=False)

@@ -28,7 +28,7 @@ class Format:
         file: Path in a model's folder, with `{ending}` for precision.
         dtypes: What it can compute in.
         tasks: What can be exported.
-        any_size: Whether one file takes batches and pictures of all sizes.
+        any_size: Whether one file takes batches and images of all sizes.
         quantizations: How it can be quantized.
     """
 

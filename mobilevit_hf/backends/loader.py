@@ -12,7 +12,7 @@ from . import cache
 from .export import export_program, program_bytes, program_files
 from .formats import FORMATS, check_request
 from .runtime import ENGINES, EngineModel, load_program
-from .verify import NUM_PICTURES, TIE, Comparison, check, compare, draw_pictures, prepare
+from .verify import NUM_IMAGES, TIE, Comparison, check, compare, draw_images, prepare
 
 
 def open_model(
@@ -52,7 +52,7 @@ def open_model(
     if path is None and quantization is not None:
         raise ValueError(
             f"quantization: {source or 'the model'} has no {quantization} file for {backend}, and making one takes "
-            f"pictures: mobilevit export MODEL OUT --to {backend} --quantization {quantization} --calibration DATA"
+            f"images: mobilevit export MODEL OUT --to {backend} --quantization {quantization} --calibration DATA"
         )
     if path is None:
 
@@ -61,7 +61,7 @@ def open_model(
             comparison = export_checked(model, task, processor, backend, file, pixels, dtype)
             return {"bytes": program_bytes(file), **comparison._asdict()}
 
-        height, width = prepare(draw_pictures(1), processor).shape[2:]
+        height, width = prepare(draw_images(1), processor).shape[2:]
         path = cache.fetch(weights, backend, dtype, (height, width), write)
     return load_program(path, model.config, task, backend, threads)
 
@@ -86,8 +86,8 @@ def open_export(
 
 
 def check_pixels(task: str, processor: BaseImageProcessor) -> Tensor:
-    """The pictures that exports for a task are checked on, as a model takes them."""
-    return prepare(draw_pictures(NUM_PICTURES[task]), processor)
+    """The images that exports for a task are checked on, as a model takes them."""
+    return prepare(draw_images(NUM_IMAGES[task]), processor)
 
 
 def export_checked(

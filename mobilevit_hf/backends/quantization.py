@@ -1,12 +1,12 @@
-"""Programs in int8 that answer like the model: how to make one of pictures without labels, and what it costs.
+"""Programs in int8 that answer like the model: how to make one of images without labels, and what it costs.
 
 Quantization after training, for OpenVINO by NNCF, with two choices that hold the accuracy of MobileViT:
 
 - Ranges of activations are those with the least error on a histogram of all values. NNCF's default, the mean of each
-  picture's smallest and largest value, cuts off what half of the pictures have; the extremes of all waste steps.
-- What no layer with weights reads stays in float32: a detector's decoded boxes would be rounded to 1/256 of a picture.
+  image's smallest and largest value, cuts off what half of the images have; the extremes of all waste steps.
+- What no layer with weights reads stays in float32: a detector's decoded boxes would be rounded to 1/256 of an image.
 
-Depthwise convolutions get a range for each channel anyway, which folded batch normalisation makes very different.
+Depthwise convolutions get a range for each channel anyway, which folded batch normalization makes very different.
 """
 
 import importlib.util
@@ -34,9 +34,9 @@ from .verify import compare, stack
 if TYPE_CHECKING:
     import openvino
 
-# Answers of a MobileViT-XXS were 0.0017 nats from the model's with 300 pictures, 0.0019 with 100 (mean KL divergence).
-CALIBRATION_PICTURES = 300
-CHECK_PICTURES = 1000
+# Answers of a MobileViT-XXS were 0.0017 nats from the model's with 300 images, 0.0019 with 100 (mean KL divergence).
+CALIBRATION_IMAGES = 300
+CHECK_IMAGES = 1000
 AHEAD = 16
 
 # Layers with weights: what is ahead of them is quantized, and what is behind the last of them is not.
@@ -47,26 +47,26 @@ def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) ->
     """A copy of an OpenVINO model whose weights and activations are int8.
 
     Args:
-        model: In float32, batch normalisations folded, with one input.
-        batches: Pictures like those it will see, each (B, 3, H, W) float32 as the image processor returns them; no
+        model: In float32, batch normalizations folded, with one input.
+        batches: Images like those it will see, each (B, 3, H, W) float32 as the image processor returns them; no
             labels. Some hundred are enough; they are all in memory at once.
 
     Raises:
-        ValueError: If NNCF is not installed, or there are no pictures.
+        ValueError: If NNCF is not installed, or there are no images.
     """
     if importlib.util.find_spec("nncf") is None:
         raise ValueError("int8 needs nncf, not installed here: pip install nncf")
-    pictures = [picture[None] for batch in batches for picture in np.asarray(batch, dtype=np.float32)]
-    if not pictures:
-        raise ValueError("calibration: got no pictures, expected some like those the model will see.")
+    images = [image[None] for batch in batches for image in np.asarray(batch, dtype=np.float32)]
+    if not images:
+        raise ValueError("calibration: got no images, expected some like those the model will see.")
     with _quiet():
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         return nncf.quantize(
             model.clone(),
-            nncf.Dataset(pictures),
-            subset_size=len(pictures),
+            nncf.Dataset(images),
+            subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,  # SiLU's values lie on one side of 0: so does their range
             ignored_scope=nncf.IgnoredScope(names=_behind_the_layers(model), validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
@@ -102,8 +102,8 @@ def _quiet() -> Iterator[None]:
 
 
 @dataclass
-class Pictures:
-    """What a model is quantized with, and what it is checked on afterwards: other pictures.
+class CalibrationImages:
+    """What a model is quantized with, and what it is checked on afterwards: other images.
 
     Attributes:
         calibration: (N, 3, H, W) as the image processor returns them.
@@ -118,18 +118,18 @@ class Pictures:
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_pictures(source: str, task: str, processor: BaseImageProcessor, seed: int = 0) -> Pictures:
-    """Pictures to quantize with and to check on.
+def read_images(source: str, task: str, processor: BaseImageProcessor, seed: int = 0) -> CalibrationImages:
+    """Images to quantize with and to check on.
 
     Args:
-        source: A data set as `load_dataset` takes it: its training split is for quantizing, its validation split for
-            checking. Or a folder of pictures without labels, of which up to half are for quantizing.
+        source: A dataset as `load_dataset` takes it: its training split is for quantizing, its validation split for
+            checking. Or a folder of images without labels, of which up to half are for quantizing.
         task: The model's.
         processor: The model's.
         seed: Another number picks others.
 
     Raises:
-        ValueError: If there are too few pictures that can be read, or they come out in different sizes.
+        ValueError: If there are too few images that can be read, or they come out in different sizes.
     """
     try:
         dataset = load_dataset(source, seed=seed)
@@ -138,17 +138,17 @@ def read_pictures(source: str, task: str, processor: BaseImageProcessor, seed: i
         if len(names) < 2:
             raise ValueError(f"calibration: {error}") from error
         samples = Random(seed).sample([Sample(name, name) for name in names], len(names))
-        half = min(CALIBRATION_PICTURES, len(samples) // 2)
+        half = min(CALIBRATION_IMAGES, len(samples) // 2)
         first, others, classes, problems = samples[:half], samples[half:], None, []
     else:
         first = list(dataset.splits.get("train") or next(iter(dataset.splits.values())))
-        first = Random(seed).sample(first, min(CALIBRATION_PICTURES, len(first)))
+        first = Random(seed).sample(first, min(CALIBRATION_IMAGES, len(first)))
         others = list(dataset.splits.get("validation", first))
         classes = dataset.classes if dataset.task == task else None
         problems = list(dataset.problems)
-    others = Random(seed).sample(others, min(CHECK_PICTURES, len(others)))
+    others = Random(seed).sample(others, min(CHECK_IMAGES, len(others)))
     pixels, unreadable = _prepare(processor, first)
-    return Pictures(pixels, others, classes, problems + unreadable)
+    return CalibrationImages(pixels, others, classes, problems + unreadable)
 
 
 def _prepare(processor: BaseImageProcessor, samples: Sequence[Sample]) -> tuple[Tensor, list[Problem]]:
@@ -158,7 +158,7 @@ def _prepare(processor: BaseImageProcessor, samples: Sequence[Sample]) -> tuple[
     problems = [unreadable.problem for unreadable in ready if not isinstance(unreadable, Prepared)]
     if not pixels:
         first = f" The first is {problems[0].name}: {problems[0].reason}." if problems else ""
-        raise ValueError(f"calibration: none of {len(samples)} pictures can be read.{first}")
+        raise ValueError(f"calibration: none of {len(samples)} images can be read.{first}")
     return stack(pixels), problems
 
 
@@ -170,13 +170,13 @@ class Drop(NamedTuple):
             lose more.
         model: The metric's value for the model.
         program: And for the program.
-        num_pictures: How many pictures it was measured on.
+        num_images: How many images it was measured on.
     """
 
     metric: str
     model: float
     program: float
-    num_pictures: int
+    num_images: int
 
     @property
     def points(self) -> float:
@@ -185,21 +185,21 @@ class Drop(NamedTuple):
 
 
 def measure_drop(
-    model: PreTrainedModel, program: EngineModel, task: str, processor: BaseImageProcessor, pictures: Pictures
+    model: PreTrainedModel, program: EngineModel, task: str, processor: BaseImageProcessor, images: CalibrationImages
 ) -> Drop:
-    """Both on the same pictures; labels are used if there are some.
+    """Both on the same images; labels are used if there are some.
 
     Raises:
-        ValueError: If no picture can be read, or the classes are not the model's.
+        ValueError: If no image can be read, or the classes are not the model's.
     """
-    if pictures.classes is None:
-        pixels, _ = _prepare(processor, pictures.samples)
+    if images.classes is None:
+        pixels, _ = _prepare(processor, images.samples)
         return Drop("agreement", 1.0, compare(model, program, pixels, task, processor).agreement, len(pixels))
     results = [
-        evaluate_model(each, processor, pictures.samples, pictures.classes, resamples=0) for each in (model, program)
+        evaluate_model(each, processor, images.samples, images.classes, resamples=0) for each in (model, program)
     ]
     metric = "map_50" if task == "object-detection" else "accuracy"
-    return Drop(metric, *(float(result.metrics[metric]) for result in results), results[0].num_pictures)
+    return Drop(metric, *(float(result.metrics[metric]) for result in results), results[0].num_images)
 
 
 def check_drop(drop: Drop, max_drop: float) -> None:
@@ -214,10 +214,10 @@ def check_drop(drop: Drop, max_drop: float) -> None:
     """
     if not drop.points <= max_drop:  # NaN is too much
         raise ValueError(
-            f"int8: {drop.metric} falls from {drop.model:.1%} to {drop.program:.1%} on {drop.num_pictures} pictures, "
-            f"{drop.points:.1f} points, expected at most {max_drop:g}. Nothing was written. Calibrate with pictures "
+            f"int8: {drop.metric} falls from {drop.model:.1%} to {drop.program:.1%} on {drop.num_images} images, "
+            f"{drop.points:.1f} points, expected at most {max_drop:g}. Nothing was written. Calibrate with images "
             "more like those it will see, allow more with --max-drop, or leave out --quantization."
         )
 
 
-__all__ = ["Drop", "Pictures", "check_drop", "measure_drop", "quantize_openvino", "read_pictures"]
+__all__ = ["Drop", "CalibrationImages", "check_drop", "measure_drop", "quantize_openvino", "read_images"]

@@ -95,7 +95,7 @@ class OpenVINOEngine:
 
 
 def _drop_idle_resizes(model: Any) -> None:
-    """Take out the resizes that, for pictures of this size, change nothing."""
+    """Take out the resizes that, for images of this size, change nothing."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Interpolate":
             source, result = node.input(0), node.output(0)
@@ -104,7 +104,7 @@ def _drop_idle_resizes(model: Any) -> None:
 
 
 class ExecuTorchEngine:
-    """ExecuTorch's XNNPACK on the CPU: pictures of the exported size, one after the other. It has its own threads."""
+    """ExecuTorch's XNNPACK on the CPU: images of the exported size, one after the other. It has its own threads."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from executorch.runtime import Runtime
@@ -118,7 +118,7 @@ class ExecuTorchEngine:
         """The outputs for (B, 3, H, W) float32, arrays of their own."""
         if pixels.shape[1:] != self.shape[1:]:
             raise ValueError(
-                f"pixel_values: got pictures of {pixels.shape[2]}x{pixels.shape[3]} pixels, expected "
+                f"pixel_values: got images of {pixels.shape[2]}x{pixels.shape[3]} pixels, expected "
                 f"{self.shape[2]}x{self.shape[3]}, for which the ExecuTorch program was exported. Resize them, or use "
                 "openvino or onnx, which take any size."
             )
@@ -156,7 +156,7 @@ class EngineModel:
         self._input = _Input(getattr(config, "backbone_config", config))
 
     def __call__(self, pixel_values: Tensor | None = None, **kwargs: Any) -> ModelOutput:
-        """The task's output for (B, 3, H, W) pictures.
+        """The task's output for (B, 3, H, W) images.
 
         Raises:
             ValueError: If they don't fit the model, or more is asked for than the program returns.

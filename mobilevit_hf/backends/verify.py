@@ -1,4 +1,4 @@
-"""Is an exported program the model it was made from? Both are shown the same pictures."""
+"""Is an exported program the model it was made from? Both are shown the same images."""
 
 import statistics
 import time
@@ -21,11 +21,11 @@ MAX_ERROR = 1e-3  # in float32
 MIN_AGREEMENT = 0.97  # in less
 SAME = 0.999  # agreement in float32: rounding may settle a tie the other way
 
-NUM_PICTURES = {"image-classification": 64, "object-detection": 32, "image-segmentation": 8}
+NUM_IMAGES = {"image-classification": 64, "object-detection": 32, "image-segmentation": 8}
 BATCH_SIZE = 4
-BOXES_PER_PICTURE = 5
+BOXES_PER_IMAGE = 5
 
-# On drawn pictures a classifier is unsure. A label that the model puts this close to its best counts as the same: the
+# On drawn images a classifier is unsure. A label that the model puts this close to its best counts as the same: the
 # distance of the two logits as a share of that from the best to the worst.
 TIE = 0.1
 
@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         max_error: The largest difference of any number in the outputs.
-        agreement: The share of pictures with the same top label, or of pixels in a segmentation; of a detector mAP50
+        agreement: The share of images with the same top label, or of pixels in a segmentation; of a detector mAP50
             against the boxes of the model.
     """
 
@@ -46,49 +46,49 @@ class Comparison(NamedTuple):
     agreement: float
 
 
-def draw_pictures(number: int) -> list[Image.Image]:
-    """Pictures that look different from one another: parts of a sample photo, and drawn shapes; always the same."""
+def draw_images(number: int) -> list[Image.Image]:
+    """Images that look different from one another: parts of a sample photo, and drawn shapes; always the same."""
     random = np.random.default_rng(0)
     photo = Image.open(get_sample_data("grace_hopper.jpg")).convert("RGB")
-    pictures = []
+    images = []
     for i in range(number):
         side = int(random.integers(100, min(photo.size)))
         left, top = (int(random.integers(0, whole - side + 1)) for whole in photo.size)
-        picture = photo.crop((left, top, left + side, top + side)).rotate(90 * int(random.integers(4)))
+        image = photo.crop((left, top, left + side, top + side)).rotate(90 * int(random.integers(4)))
         if i % 2:
-            colours = random.integers(0, 256, (12, 3))
+            colors = random.integers(0, 256, (12, 3))
             noise = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-            picture = Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC)
-            draw = ImageDraw.Draw(picture)
-            for number_of_shape, colour in enumerate(colours):
+            image = Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC)
+            draw = ImageDraw.Draw(image)
+            for number_of_shape, color in enumerate(colors):
                 x, y, width, height = random.integers(8, 200, 4)
                 shape = (draw.ellipse, draw.rectangle)[number_of_shape % 2]
-                shape((int(x), int(y), int(x + width), int(y + height)), fill=tuple(map(int, colour)))
-        pictures.append(picture)
-    return pictures
+                shape((int(x), int(y), int(x + width), int(y + height)), fill=tuple(map(int, color)))
+        images.append(image)
+    return images
 
 
-def prepare(pictures: Sequence[Image.Image], processor: BaseImageProcessor) -> Tensor:
-    """Pictures as a model takes them: (B, 3, H, W) float32.
+def prepare(images: Sequence[Image.Image], processor: BaseImageProcessor) -> Tensor:
+    """Images as a model takes them: (B, 3, H, W) float32.
 
     Raises:
         ValueError: If they come out in different sizes.
     """
-    return stack([processor(picture, return_tensors="pt")["pixel_values"][0] for picture in pictures])
+    return stack([processor(image, return_tensors="pt")["pixel_values"][0] for image in images])
 
 
-def stack(pictures: Sequence[Tensor]) -> Tensor:
-    """What an image processor made of single pictures, (3, H, W) each, as one (B, 3, H, W) float32.
+def stack(images: Sequence[Tensor]) -> Tensor:
+    """What an image processor made of single images, (3, H, W) each, as one (B, 3, H, W) float32.
 
     Raises:
         ValueError: If they are of different sizes.
     """
-    if len(sizes := {picture.shape for picture in pictures}) > 1:
+    if len(sizes := {image.shape for image in images}) > 1:
         raise ValueError(
-            f"image processor: gives pictures of {len(sizes)} sizes, expected one. Set its crop_size, or height and "
+            f"image processor: gives images of {len(sizes)} sizes, expected one. Set its crop_size, or height and "
             "width as its size."
         )
-    return torch.stack(tuple(pictures)).float()
+    return torch.stack(tuple(images)).float()
 
 
 def compare(
@@ -99,7 +99,7 @@ def compare(
     processor: BaseImageProcessor | None,
     tie: float = 0.0,
 ) -> Comparison:
-    """Run both on the same pictures.
+    """Run both on the same images.
 
     Args:
         model: In float32, on the CPU.
@@ -120,7 +120,7 @@ def compare(
 
 
 def _same_label(expected: Tensor, found: Tensor, tie: float) -> Tensor:
-    """For each picture (or pixel) of (B, K, ...) logits 1 where the top label is the same, else 0."""
+    """For each image (or pixel) of (B, K, ...) logits 1 where the top label is the same, else 0."""
     label, best = found.argmax(dim=1, keepdim=True), expected.amax(dim=1, keepdim=True)
     behind = (best - expected.gather(1, label)) / (best - expected.amin(dim=1, keepdim=True)).clamp(min=1e-12)
     return (behind <= tie).float().flatten(1).mean(dim=1)
@@ -144,7 +144,7 @@ def _box_agreement(pairs: list[tuple[ModelOutput, ModelOutput]], processor: Any,
     if len(scores) == 0:
         return float(all(len(boxes["scores"]) == 0 for boxes in found))
     # A model that is sure of little is held to what it is surest of.
-    surest = scores[min(len(scores) - 1, BOXES_PER_PICTURE * len(expected))]
+    surest = scores[min(len(scores) - 1, BOXES_PER_IMAGE * len(expected))]
     threshold = min(float(surest), recommended_threshold(config))
     metric = CocoMap()
     # COCO measures in pixels: boxes of a unit square would all be too small to count.
@@ -183,15 +183,15 @@ def check(comparison: Comparison, name: str, *, exact: bool) -> None:
 
 
 def measure_latency(program: Callable[..., Any], pixels: Tensor, batches: Sequence[int] = LATENCY_BATCHES) -> dict:
-    """Milliseconds a call, the median, by the number of pictures in it."""
+    """Milliseconds a call, the median, by the number of images in it."""
     latency = {}
     for batch in batches:
-        pictures = pixels[torch.arange(batch) % len(pixels)]
-        program(pixel_values=pictures)
+        images = pixels[torch.arange(batch) % len(pixels)]
+        program(pixel_values=images)
         seconds: list[float] = []
         while len(seconds) < LATENCY_MIN_CALLS or sum(seconds) < LATENCY_SECONDS:
             start = time.perf_counter()
-            program(pixel_values=pictures)
+            program(pixel_values=images)
             seconds.append(time.perf_counter() - start)
         latency[batch] = round(statistics.median(seconds) * 1000, 3)
     return latency

@@ -20,7 +20,7 @@ from ..backends.benchmark import (
     possible_settings,
 )
 from ..backends.formats import check_request
-from ..backends.verify import draw_pictures, prepare
+from ..backends.verify import draw_images, prepare
 from ..model_sources import find_task, resolve_model
 from ..pipelines import load_model
 from ..training.record import describe_hardware
@@ -38,9 +38,9 @@ def benchmark(
             "float32. Default: all that are installed, in float32."
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Pictures in a call, with commas.")] = "1,8",
+    batch: Annotated[str, typer.Option(help="Images in a call, with commas.")] = "1,8",
     size: Annotated[
-        str | None, typer.Option(help="Side of the pictures in pixels, with commas. Default: the model's own.")
+        str | None, typer.Option(help="Side of the images in pixels, with commas. Default: the model's own.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of half a second for each engine.")] = 10,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each engine. Default: by the machine.")] = None,
@@ -49,7 +49,7 @@ def benchmark(
 ) -> None:
     """Time a model on each engine.
 
-    Random pictures go in, the network's outputs come out. Each engine has a process of its own, and they take turns.
+    Random images go in, the network's outputs come out. Each engine has a process of its own, and they take turns.
     """
     if plot and not plot.parent.is_dir():
         raise ValueError(f"--plot: there is no folder {plot.parent}. Make it, or name another.")
@@ -63,7 +63,7 @@ def benchmark(
     loaded, _ = load_model(task, str(folder), {"trust_remote_code": False})
     if size is None:
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        sizes = [tuple(prepare(draw_pictures(1), processor).shape[2:])]
+        sizes = [tuple(prepare(draw_images(1), processor).shape[2:])]
     else:
         sizes = [(side, side) for side in _numbers("--size", size)]
     shapes = [(count, *sides) for sides in sizes for count in _numbers("--batch", batch)]
@@ -128,7 +128,7 @@ def _show(facts: dict[str, Any], timings: Sequence[Timing]) -> None:
     say(f"{facts['parameters']:,} parameters", highlight=False)
     for size, macs in facts["macs"].items():
         say(
-            f"{macs / 1e9:.2f} G multiply-accumulates for a picture of {size} (convolutions and linear layers)",
+            f"{macs / 1e9:.2f} G multiply-accumulates for an image of {size} (convolutions and linear layers)",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""`mobilevit check-data`: what is in a data set, and what is wrong with it."""
+"""`mobilevit check-data`: what is in a dataset, and what is wrong with it."""
 
 import json
 from collections import defaultdict
@@ -17,16 +17,16 @@ from ..data.checks import DatasetReport, Range, check_dataset, good_splits
 from ..data.images import load_image
 from ..data.reading import DATA_FORMATS, load_dataset
 from ..data.types import Sample
-from ..visualization import draw_sheet, save_picture
+from ..visualization import draw_image_grid, save_image
 from . import console
 
-# So many pictures a sheet shows, and so many samples of a split it picks them from.
-SHEET_PICTURES = 36
+# So many images a sheet shows, and so many samples of a split it picks them from.
+SHEET_IMAGES = 36
 SHEET_CANDIDATES = 10_000
 
 
 def check_data(
-    path: Annotated[str, typer.Argument(help="The data set: a folder or file, or a Hub id.")],
+    path: Annotated[str, typer.Argument(help="The dataset: a folder or file, or a Hub id.")],
     data_format: Annotated[
         str | None, typer.Option(metavar="FORMAT", help=f"{', '.join(DATA_FORMATS)}. Default: found out.")
     ] = None,
@@ -38,13 +38,13 @@ def check_data(
         0.05
     ),
 ) -> None:
-    """Say what is in a data set, and name every bad file in it.
+    """Say what is in a dataset, and name every bad file in it.
 
-    Every picture is decoded. The exit code is 1 if anything is bad.
+    Every image is decoded. The exit code is 1 if anything is bad.
     """
     dataset = load_dataset(path, data_format=data_format)
     with console.show_progress(disable=False) as progress:
-        bar = progress.add_task("Looking at pictures")
+        bar = progress.add_task("Looking at images")
         report = check_dataset(dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total))
     saved = _save_sheet(next(iter(good_splits(dataset, report).values()), []), report, sheet) if sheet else None
     if as_json:
@@ -73,7 +73,7 @@ def _as_json(report: DatasetReport) -> dict[str, Any]:
         "widths": spread(report.widths),
         "heights": spread(report.heights),
         "box_sides": spread(report.box_sides),
-        "boxes_per_picture": spread(report.boxes_per_picture),
+        "boxes_per_image": spread(report.boxes_per_image),
         "notes": report.notes,
         "bad": [{"name": p.name, "kind": p.kind, "reason": p.reason} for p in report.problems],
         "bad_by_kind": report.problem_counts,
@@ -89,17 +89,17 @@ def _show(path: str, report: DatasetReport) -> None:
         table.add_column(Text(split), justify="right")
     for name in report.classes:
         table.add_row(_text(name), *(str(report.counts[split][name]) for split in report.samples))
-    table.add_row("pictures", *map(str, report.samples.values()), style="bold")
+    table.add_row("images", *map(str, report.samples.values()), style="bold")
     console.output.print(table)
     if report.imbalance:
         _line(f"largest class / smallest: {report.imbalance:.1f}")
     if report.widths and report.heights:
         _line(f"width: {_spread(report.widths, ' px')}, height: {_spread(report.heights, ' px')}")
-    if report.boxes_per_picture:
-        _line(f"boxes a picture: {_spread(report.boxes_per_picture)}")
+    if report.boxes_per_image:
+        _line(f"boxes an image: {_spread(report.boxes_per_image)}")
     if report.box_sides:
         percents = Range(*(100 * side for side in report.box_sides))
-        _line(f"√(box area / picture area): {_spread(percents, ' %')}")
+        _line(f"√(box area / image area): {_spread(percents, ' %')}")
     for note in report.notes:
         _line(f"note: {note}")
     for kind, number in report.problem_counts.items():
@@ -127,11 +127,11 @@ def _line(text: str, style: str = "") -> None:
 def _save_sheet(split: Sequence[Sample], report: DatasetReport, file: Path) -> Path | None:
     picked = _pick(split)
     if not picked:
-        console.say("note", "no picture for the sheet")
+        console.say("note", "no image for the sheet")
         return None
-    sheet = draw_sheet((_annotated(sample, report.classes) for sample in picked), report.classes)
+    sheet = draw_image_grid((_annotated(sample, report.classes) for sample in picked), report.classes)
     file.parent.mkdir(parents=True, exist_ok=True)
-    return save_picture(sheet, file.parent, file.name)
+    return save_image(sheet, file.parent, file.name)
 
 
 def _pick(split: Sequence[Sample]) -> list[Sample]:
@@ -142,7 +142,7 @@ def _pick(split: Sequence[Sample]) -> list[Sample]:
         labels = [sample.label] if sample.objects is None else sample.objects.labels[:1].tolist()
         by_class[*labels].append(place)
     turns = chain.from_iterable(zip_longest(*by_class.values()))
-    return [split[place] for place in islice((place for place in turns if place is not None), SHEET_PICTURES)]
+    return [split[place] for place in islice((place for place in turns if place is not None), SHEET_IMAGES)]
 
 
 def _annotated(sample: Sample, classes: Sequence[str]) -> tuple[Image.Image, list[str], Tensor | None]:

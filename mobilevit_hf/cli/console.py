@@ -35,7 +35,7 @@ def _written_out(character: str) -> str:
 
 
 def say(kind: str, text: str, color: str = "yellow") -> None:
-    """A line on standard error: what kind of message it is, in colour, and the message."""
+    """A line on standard error: what kind of message it is, in color, and the message."""
     messages.print(f"[{color}]{kind}:[/] {escape(printable(text))}", soft_wrap=True, highlight=False)
 
 

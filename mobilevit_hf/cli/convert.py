@@ -12,7 +12,7 @@ from . import console
 
 
 class ChannelOrder(StrEnum):
-    """The order of colours in the model's input."""
+    """The order of colors in the model's input."""
 
     bgr = "bgr"
     rgb = "rgb"
@@ -25,10 +25,10 @@ def convert(
         str | None, typer.Option(help="A text file with one label name a line, imagenet-1k or coco.")
     ] = None,
     channel_order: Annotated[
-        ChannelOrder | None, typer.Option(help="How the model takes colours. Default: as the source was trained.")
+        ChannelOrder | None, typer.Option(help="How the model takes colors. Default: as the source was trained.")
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=32, help="Side of the training pictures in pixels. Default: the source's.")
+        int | None, typer.Option(min=32, help="Side of the training images in pixels. Default: the source's.")
     ] = None,
 ) -> None:
     """Turn an official, timm or stock checkpoint into a model."""

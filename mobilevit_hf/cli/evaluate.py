@@ -1,4 +1,4 @@
-"""`mobilevit evaluate`: how good a model is on pictures whose answers are known."""
+"""`mobilevit evaluate`: how good a model is on images whose answers are known."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ TITLES = {
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Directory, built-in name or Hub id.")],
-    data: Annotated[str, typer.Argument(help="The data set: a folder or file, or a Hub id.")],
+    data: Annotated[str, typer.Argument(help="The dataset: a folder or file, or a Hub id.")],
     split: Annotated[
         str | None, typer.Option(help=f"Which part of the data, or {ALL}. Default: the first of {', '.join(SPLITS)}.")
     ] = None,
@@ -55,19 +55,19 @@ def evaluate(
         str | None, typer.Option(metavar="FORMAT", help=f"{', '.join(DATA_FORMATS)}. Default: found out.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="How many pictures run together.")] = BATCH_SIZE,
+    batch_size: Annotated[int, typer.Option(min=1, help="How many images run together.")] = BATCH_SIZE,
     device: Annotated[console.Device, typer.Option(help="Where to run.")] = console.Device.auto,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of bad pictures above which it stops.")] = 0.05,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of bad images above which it stops.")] = 0.05,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many pictures, from all over the split; of a stream the first.")
+        int | None, typer.Option(min=1, help="Only so many images, from all over the split; of a stream the first.")
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Download a Hub data set whole, and keep it, instead of streaming it.")
+        bool, typer.Option("--download", help="Download a Hub dataset whole, and keep it, instead of streaming it.")
     ] = False,
 ) -> None:
     """Measure accuracy, or a detector's mean average precision.
 
-    What is measured is what predict and transformers' pipeline answer. A picture that can't be read is named with the
+    What is measured is what predict and transformers' pipeline answer. An image that can't be read is named with the
     reason, the others are measured, and the exit code is 1.
 
     The paper's figures: mobilevit evaluate apple/mobilevit-small imagenet-1k gives its accuracy on ImageNet (78.4 %);
@@ -83,7 +83,7 @@ def evaluate(
     _check_share(_problems_of(dataset, name), samples, max_bad)
     predictor = _load_predictor(task, folder, device)
     with console.show_progress(disable=False) as progress:
-        bar = progress.add_task("Looking at pictures")
+        bar = progress.add_task("Looking at images")
         result = evaluate_model(
             predictor.model,
             predictor.image_processor,
@@ -103,9 +103,9 @@ def evaluate(
     else:
         for problem in problems:
             console.say(problem.kind, f"{problem.name}: {problem.reason}", color="red")
-        _show(result, f"{model} on {data}, {name}: {result.num_pictures} pictures")
+        _show(result, f"{model} on {data}, {name}: {result.num_images} images")
     if problems:
-        total = result.num_pictures + len(result.problems)
+        total = result.num_images + len(result.problems)
         unreadable = f"{len(result.problems)} of {total} could not be read"
         left_out = f", {len(damaged)} left out when the data was read" if damaged else ""
         console.messages.print(f"[yellow]{unreadable}{left_out}.[/]", highlight=False)
@@ -113,7 +113,7 @@ def evaluate(
 
 
 def _load(data: str, data_format: str | None, download: bool) -> Dataset:
-    """Of a Hub data set that is streamed only the split is fetched that is measured, and nothing is kept on disk."""
+    """Of a Hub dataset that is streamed only the split is fetched that is measured, and nothing is kept on disk."""
     return load_dataset(data, data_format=data_format, streaming=not (download or local_path(data)))
 
 
@@ -134,7 +134,7 @@ def _pick_split(dataset: Dataset, wanted: str | None, data: str) -> tuple[str, S
 
 
 def _problems_of(dataset: Dataset, split: str) -> list[Problem]:
-    """What was found wrong with a split when it was read; a picture that is in no split may have been in this one."""
+    """What was found wrong with a split when it was read; an image that is in no split may have been in this one."""
     elsewhere = {
         sample.name
         for name, samples in dataset.splits.items()
@@ -201,7 +201,7 @@ def _show(result: EvaluationResult, heading: str) -> None:
             soft_wrap=True,
             highlight=False,
         )
-    console.output.print(f" {result.images_per_second:.1f} pictures a second", highlight=False)
+    console.output.print(f" {result.images_per_second:.1f} images a second", highlight=False)
     _show_classes(result)
 
 
@@ -219,7 +219,7 @@ def _show_classes(result: EvaluationResult) -> None:
     table.add_column("class", overflow="fold", min_width=20)
     columns = list(shown[0][1])
     for column in columns:
-        table.add_column({"f1": "F1", "map": "mAP", "support": "pictures"}.get(column, column), justify="right")
+        table.add_column({"f1": "F1", "map": "mAP", "support": "images"}.get(column, column), justify="right")
     for name, row in shown:
         table.add_row(escape(console.printable(name)), *map(_cell, row.values()))
     console.output.print(table)

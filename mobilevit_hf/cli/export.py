@@ -33,7 +33,7 @@ from .cache import MEGABYTE
 from .predict import Dtype, Quantization
 
 if TYPE_CHECKING:
-    from ..backends.quantization import Pictures
+    from ..backends.quantization import CalibrationImages
 
 Backend = StrEnum("Backend", {name: name for name in FORMATS})
 TASKS = {**PREDICTED, "ForSemanticSegmentation": "image-segmentation"}
@@ -51,7 +51,7 @@ def export(
     quantization: Annotated[Quantization | None, typer.Option(help="Smaller and faster; needs --calibration.")] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Pictures like those it will see, to check on and to quantize with."),
+        typer.Option(metavar="DATA", help="Images like those it will see, to check on and to quantize with."),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(min=0, metavar="POINTS", help="How much of its accuracy quantization may cost.")
@@ -63,7 +63,7 @@ def export(
     measured goes to export.json.
     """
     if quantization and not calibration:
-        raise ValueError("--quantization: got no pictures to do it with. Say where some are: --calibration DATA")
+        raise ValueError("--quantization: got no images to do it with. Say where some are: --calibration DATA")
     names = [str(backend) for backend in dict.fromkeys([*to, *(more or [])])]
     folder = resolve_model(model)
     task = find_task(model, folder, TASKS)
@@ -71,8 +71,8 @@ def export(
         check_request(name, task, str(dtype), quantization and str(quantization))
     loaded, _ = load_model(task, str(folder), {"trust_remote_code": False})
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    pictures = _read_pictures(calibration, task, processor) if calibration else None
-    job = Export(loaded, task, processor, str(dtype), check_pixels(task, processor), pictures, folder, out)
+    images = _read_images(calibration, task, processor) if calibration else None
+    job = Export(loaded, task, processor, str(dtype), check_pixels(task, processor), images, folder, out)
     entries: list[dict[str, Any]] = []
     try:
         for name in names:
@@ -84,14 +84,14 @@ def export(
     console.output.print(str(out), soft_wrap=True, highlight=False, markup=False)
 
 
-def _read_pictures(source: str, task: str, processor: BaseImageProcessor) -> "Pictures":
+def _read_images(source: str, task: str, processor: BaseImageProcessor) -> "CalibrationImages":
     """The user's own; those that can't be read are named."""
-    from ..backends.quantization import read_pictures
+    from ..backends.quantization import read_images
 
-    pictures = read_pictures(source, task, processor)
-    for problem in pictures.problems:
+    images = read_images(source, task, processor)
+    for problem in images.problems:
         console.say("unreadable", f"{problem.name}: {problem.reason}", color="red")
-    return pictures
+    return images
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Export:
     processor: BaseImageProcessor
     dtype: str
     pixels: Tensor
-    pictures: "Pictures | None"
+    images: "CalibrationImages | None"
     folder: Path
     out: Path
 
@@ -111,8 +111,8 @@ class Export:
         """Write a file, put down what was measured, and return that."""
         file = FORMATS[backend].path(self.dtype, None)
         with _scratch_for(self.out / file) as path:
-            # On real pictures a model is sure: nothing counts as a tie.
-            pixels, tie = (self.pictures.calibration, 0.0) if self.pictures else (self.pixels, TIE)
+            # On real images a model is sure: nothing counts as a tie.
+            pixels, tie = (self.images.calibration, 0.0) if self.images else (self.pixels, TIE)
             found = export_checked(self.model, self.task, self.processor, backend, path, pixels, self.dtype, tie)
             measured = {**found._asdict(), **self._measure(path, backend)} if found else {"verified": False}
             return self._record(path, backend, None, measured)
@@ -121,15 +121,15 @@ class Export:
         """Like `run`, for an int8 file that is worth its model's accuracy."""
         from ..backends.quantization import check_drop, measure_drop, quantize_openvino
 
-        pictures = self.pictures
+        images = self.images
         full = make_openvino(self.model, self.task, self.pixels)
-        program = quantize_openvino(full, (batch.numpy() for batch in pictures.calibration.split(1)))
+        program = quantize_openvino(full, (batch.numpy() for batch in images.calibration.split(1)))
         with _scratch_for(self.out / FORMATS[backend].path(self.dtype, "int8")) as path:
             save_openvino(program, path, self.dtype)
             runner = load_program(path, self.model.config, self.task, backend, None)
-            drop = measure_drop(self.model, runner, self.task, self.processor, pictures)
+            drop = measure_drop(self.model, runner, self.task, self.processor, images)
             check_drop(drop, max_drop)
-            found = compare(self.model, runner, pictures.calibration, self.task, self.processor)
+            found = compare(self.model, runner, images.calibration, self.task, self.processor)
             measured = {**found._asdict(), "drop": drop._asdict(), **self._measure(path, backend)}
             return self._record(path, backend, "int8", measured)
 

@@ -1,4 +1,4 @@
-"""`mobilevit predict`: what is on pictures, and where."""
+"""`mobilevit predict`: what is on images, and where."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ from ..model_sources import DEFAULT_MODEL, builtin, find_task, recommended_thres
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..pipelines import pipeline
 from ..samples import SAMPLES, write_sample
-from ..visualization import draw_detections, save_picture
+from ..visualization import draw_detections, save_image
 from . import console
 
 # The choices of engine, and the panel of the help that they are in.
@@ -44,7 +44,7 @@ SAMPLES_FOLDER = Path("mobilevit-samples")
 FIRST_STEPS = {
     "A garment of yours:": "mobilevit predict photo.jpg --model garments",
     "Any photo (ImageNet):": f"mobilevit predict photo.jpg --model {DEFAULT_MODEL}",
-    "Your own classes:": "mobilevit train pictures/",
+    "Your own classes:": "mobilevit train images/",
 }
 
 
@@ -62,16 +62,16 @@ class Options:
 
 def predict(
     images: Annotated[
-        list[str] | None, typer.Argument(help="Pictures: files, folders, patterns or URLs. Default: drawn samples.")
+        list[str] | None, typer.Argument(help="Images: files, folders, patterns or URLs. Default: drawn samples.")
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"Directory, built-in name or Hub id. Default: {DEFAULT_MODEL}; without a picture, the built-in ones."
+            help=f"Directory, built-in name or Hub id. Default: {DEFAULT_MODEL}; without an image, the built-in ones."
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="Classifier: how many labels to show for each picture. Default: 5.")
+        int | None, typer.Option(min=1, help="Classifier: how many labels to show for each image. Default: 5.")
     ] = None,
     threshold: Annotated[
         float | None,
@@ -79,9 +79,9 @@ def predict(
     ] = None,
     save: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Detector: draw boxes on copies of the pictures, in DIR."),
+        typer.Option(metavar="DIR", file_okay=False, help="Detector: draw boxes on copies of the images, in DIR."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line and picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line and image.")] = False,
     device: Annotated[console.Device, typer.Option(help="Where to run.")] = console.Device.auto,
     backend: Annotated[
         Backend, typer.Option(help="What runs the model; all but torch run on the CPU.", rich_help_panel=ENGINE)
@@ -96,12 +96,12 @@ def predict(
         int | None, typer.Option(min=1, help="How many to use. Default: as the machine has.", rich_help_panel=ENGINE)
     ] = None,
     compile: Annotated[
-        bool, typer.Option("--compile", help="torch: compile the model, for many pictures.", rich_help_panel=ENGINE)
+        bool, typer.Option("--compile", help="torch: compile the model, for many images.", rich_help_panel=ENGINE)
     ] = False,
 ) -> None:
-    """Say what is on pictures; with a detector also where.
+    """Say what is on images; with a detector also where.
 
-    A picture that can't be read is named with the reason, the others are answered, and the exit code is 1.
+    An image that can't be read is named with the reason, the others are answered, and the exit code is 1.
     """
     engine = {
         "backend": str(backend),
@@ -121,10 +121,10 @@ def predict(
 
 
 def _sample_for(model: str) -> str:
-    """A picture to try a model on: its own if it is built in, or matplotlib's sample photo."""
+    """An image to try a model on: its own if it is built in, or matplotlib's sample photo."""
     if model in SAMPLES:
         return str(write_sample(model, SAMPLES_FOLDER))
-    console.say("note", "No picture given: here is matplotlib's sample photo. Yours: mobilevit predict photo.jpg")
+    console.say("note", "No image given: here is matplotlib's sample photo. Yours: mobilevit predict photo.jpg")
     return str(get_sample_data("grace_hopper.jpg", asfileobj=False))
 
 
@@ -139,7 +139,7 @@ def _answer_samples(options: Options) -> None:
 
 
 def _answer(images: list[str], model: str, options: Options) -> tuple[int, int]:
-    """Say what is on pictures; how many could not be read, of how many."""
+    """Say what is on images; how many could not be read, of how many."""
     sources, missing = find_images(images)
     for source, reason in missing.items():
         _report_unreadable(source, reason, options.as_json)
@@ -154,12 +154,12 @@ def _answer(images: list[str], model: str, options: Options) -> tuple[int, int]:
         arguments = {"top_k": options.top_k or 5}
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
-    for source, picture, answer in _predict(predictor, sources, arguments):
-        if isinstance(picture, UnreadableImageError):
+    for source, image, answer in _predict(predictor, sources, arguments):
+        if isinstance(image, UnreadableImageError):
             failures += 1
-            _report_unreadable(source, str(picture), options.as_json)
+            _report_unreadable(source, str(image), options.as_json)
             continue
-        saved = _save_drawing(predictor, source, picture, answer, options.save) if options.save else None
+        saved = _save_drawing(predictor, source, image, answer, options.save) if options.save else None
         if options.as_json:
             line = {"image": source, "predictions": answer} | ({"saved": str(saved)} if saved else {})
             print(json.dumps(line), flush=True)
@@ -197,19 +197,19 @@ def _load_predictor(name: str, options: Options) -> Pipeline:
 def _predict(
     predictor: Pipeline, sources: list[str], arguments: dict[str, Any]
 ) -> Iterator[tuple[str, Image.Image | UnreadableImageError, list[dict[str, Any]]]]:
-    """Each source with its picture, or the reason why there is none, and with what is on it, best first."""
-    # Other detectors may take each picture in a size of its own, which makes no batch.
+    """Each source with its image, or the reason why there is none, and with what is on it, best first."""
+    # Other detectors may take each image in a size of its own, which makes no batch.
     batch_size = BATCH_SIZE if isinstance(predictor.model, MobileViTPreTrainedModel | EngineModel) else 1
     starts = range(0, len(sources), BATCH_SIZE)
     with console.show_progress(disable=len(starts) == 1) as progress:
-        for start in progress.track(starts, description="Looking at pictures"):
+        for start in progress.track(starts, description="Looking at images"):
             batch = sources[start : start + BATCH_SIZE]
-            pictures = [_load_or_error(source) for source in batch]
-            readable = [picture for picture in pictures if not isinstance(picture, UnreadableImageError)]
+            images = [_load_or_error(source) for source in batch]
+            readable = [image for image in images if not isinstance(image, UnreadableImageError)]
             answers = iter(predictor(readable, batch_size=batch_size, **arguments) if readable else [])
-            for source, picture in zip(batch, pictures, strict=True):
-                answer = [] if isinstance(picture, UnreadableImageError) else next(answers)
-                yield source, picture, sorted(answer, key=lambda prediction: -prediction["score"])
+            for source, image in zip(batch, images, strict=True):
+                answer = [] if isinstance(image, UnreadableImageError) else next(answers)
+                yield source, image, sorted(answer, key=lambda prediction: -prediction["score"])
 
 
 def _load_or_error(source: str) -> Image.Image | UnreadableImageError:
@@ -227,11 +227,11 @@ def _report_unreadable(source: str, reason: str, as_json: bool) -> None:
 
 
 def _save_drawing(
-    detector: Pipeline, source: str, picture: Image.Image, detections: list[dict[str, Any]], folder: Path
+    detector: Pipeline, source: str, image: Image.Image, detections: list[dict[str, Any]], folder: Path
 ) -> Path:
     names = [name for _, name in sorted(detector.model.config.id2label.items())]
     file = urlsplit(source).path if is_url(source) else source
-    return save_picture(draw_detections(picture, detections, names), folder, Path(file).name)
+    return save_image(draw_detections(image, detections, names), folder, Path(file).name)
 
 
 def _show_labels(source: str, predictions: list[dict[str, Any]]) -> None:

@@ -41,8 +41,8 @@ def publish(
     tag: Annotated[list[str] | None, typer.Option(help="To find it by; again for more.", rich_help_panel=CARD)] = None,
     description: Annotated[str | None, typer.Option(help="What it is for.", rich_help_panel=CARD)] = None,
     intended_use: Annotated[str | None, typer.Option(help="What to use it for, or not.", rich_help_panel=CARD)] = None,
-    pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Show pictures of the data.", rich_help_panel=CARD)
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Show images of the data.", rich_help_panel=CARD)
     ] = True,
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace a card written by hand.", rich_help_panel=CARD)
@@ -76,7 +76,7 @@ def publish(
         tags=tuple(tag or ()),
         description=description,
         intended_use=intended_use,
-        pictures=pictures,
+        images=images,
     )
     if space:
         _check_space(folder, revision)

@@ -1,4 +1,4 @@
-"""`mobilevit train`: a model for your own pictures."""
+"""`mobilevit train`: a model for your own images."""
 
 import dataclasses
 import inspect
@@ -27,10 +27,10 @@ EXIT_SIGNAL = 128
 
 
 def _train(recipe: Path | None, values: dict[str, Any]) -> None:
-    """Train a model on your own pictures.
+    """Train a model on your own images.
 
     It is left in a folder that every other command takes. The task follows from the data: a folder for each class, or
-    pictures with boxes in COCO's, VOC's or YOLO's format. Without options it is a fine-tuning that suits most data;
+    images with boxes in COCO's, VOC's or YOLO's format. Without options it is a fine-tuning that suits most data;
     --max-minutes fits it to the time you have. A training that was stopped goes on with --resume auto.
     """
     arguments = {**(read_recipe(recipe) if recipe else {}), **values}
@@ -62,7 +62,7 @@ def make_command(task: Task | None = None) -> Callable[..., None]:
         _train(recipe, {"data": data, "task": task, **given})
 
     parameters = [
-        _parameter("data", Annotated[str, typer.Argument(help="The data set: a folder or file, or a Hub id.")]),
+        _parameter("data", Annotated[str, typer.Argument(help="The dataset: a folder or file, or a Hub id.")]),
         _parameter(
             "recipe",
             Annotated[Path | None, typer.Option(metavar="FILE", help="A YAML file of options; those given here win.")],
@@ -109,10 +109,10 @@ def _default_folder(data: str, *, resumes: bool) -> Path:
 
 def _show(result: TrainingResult) -> None:
     minutes, seconds = divmod(round(result.seconds), 60)
-    measured = f", {result.metric} {result.best:.3f} on the validation pictures" if result.best is not None else ""
+    measured = f", {result.metric} {result.best:.3f} on the validation images" if result.best is not None else ""
     console.say("done", f"{result.steps} steps in {minutes}:{seconds:02}{measured}.", color="green")
     console.output.print(str(result.output_dir), soft_wrap=True, highlight=False)
-    console.say("try it", f"mobilevit predict PICTURE --model {result.output_dir}", color="green")
+    console.say("try it", f"mobilevit predict IMAGE --model {result.output_dir}", color="green")
 
 
 class TrainingBar(Listener):
@@ -126,7 +126,7 @@ class TrainingBar(Listener):
             transient=True,
             disable=not console.messages.is_terminal,
         )
-        self._task = self._bar.add_task("Looking at pictures", total=1.0)
+        self._task = self._bar.add_task("Looking at images", total=1.0)
 
     def __enter__(self) -> "TrainingBar":
         self._bar.start()

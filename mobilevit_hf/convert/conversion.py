@@ -83,7 +83,7 @@ class ConversionReport:
         task: The pipeline task of the converted model; `"feature-extraction"` is a backbone without a head.
         variant: `"xxs"`, `"xs"` or `"s"`; None for other widths, which a stock configuration can describe.
         num_labels: The number of labels, None without a head; a detector's background is not among them.
-        channel_order: The order in which the written preprocessor hands colours to the model.
+        channel_order: The order in which the written preprocessor hands colors to the model.
         channel_order_assumed: Whether that is a guess, neither given nor told by the source.
         ignored: The source's parameters that were left behind because they are on the ignore list.
         notes: Plain sentences about assumptions, to be shown to the user.
@@ -119,9 +119,9 @@ def convert_checkpoint(
         labels: The labels' names in the classifier's order, without a background for a detector: a text file with one
             name a line, `"imagenet-1k"`, `"coco"`, or the names themselves. Default: those the source tells, else
             LABEL_0, LABEL_1, ...
-        channel_order: The order in which the model takes colours. Default: what the source tells, else BGR for
+        channel_order: The order in which the model takes colors. Default: what the source tells, else BGR for
             official and stock checkpoints, as Apple's were trained, and RGB for timm's.
-        image_size: Side of the square pictures the model was trained on, in pixels; the shorter side before the crop
+        image_size: Side of the square images the model was trained on, in pixels; the shorter side before the crop
             keeps its ratio to it. Default: what the source tells, else 256 (segmentation: 512, detection: 320).
 
     Raises:
@@ -296,7 +296,7 @@ def _make_processor(
     if origin == "timm":
         if not facts:
             notes.append(
-                f"Preprocessing taken as timm's default for MobileViT (RGB, {image_size or 256} px, centre crop of "
+                f"Preprocessing taken as timm's default for MobileViT (RGB, {image_size or 256} px, center crop of "
                 "90 %, bicubic, no mean and std), as nothing beside the file says otherwise."
             )
         return timm_preprocessing(facts, channel_order or "rgb", image_size).make_processor(), True
@@ -311,7 +311,7 @@ def _make_processor(
 def _adapt_processor(
     folder: Path, task: Task, channel_order: ChannelOrder | None, image_size: int | None
 ) -> BaseImageProcessor:
-    """The source's own processor, with the channel order and picture size that were asked for."""
+    """The source's own processor, with the channel order and image size that were asked for."""
     try:
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, TypeError, AttributeError) as error:
@@ -342,7 +342,7 @@ def _adapt_processor(
 
 
 def _input_side(processor: BaseImageProcessor) -> int:
-    """The height of the pictures that the processor makes; their shorter side where it does not crop."""
+    """The height of the images that the processor makes; their shorter side where it does not crop."""
     crop = processor.crop_size if processor.do_center_crop else None
     size = processor.size
     return crop.height if crop else size.height or size.shortest_edge or size.longest_edge
@@ -394,7 +394,7 @@ def _make_config(
 def _adapt_config(
     tensors: StateDict, task: Task, facts: Mapping[str, Any], names: list[str] | None, image_size: int | None
 ) -> MobileViTConfig | MobileViTSSDLiteConfig:
-    """The source's own configuration, with the labels and picture size that were asked for."""
+    """The source's own configuration, with the labels and image size that were asked for."""
     fields = {**facts, "image_size": image_size} if image_size else facts
     if task == "object-detection":  # it tells the anchors too, of which weights show only how many outputs they have
         num_labels = _read_config(task, fields).num_labels
@@ -447,7 +447,7 @@ def _fill(model: MobileViTPreTrainedModel, translation: Translation) -> None:
             )
         if expected.is_floating_point() and not tensor.is_floating_point():
             raise ValueError(
-                f"{sources[name]}: got {tensor.dtype}, expected floating point. Give weights that are not quantised."
+                f"{sources[name]}: got {tensor.dtype}, expected floating point. Give weights that are not quantized."
             )
     model.load_state_dict({place: tensors[name] for name, place in places.items()})
 

@@ -1,7 +1,7 @@
 """From other people's parameter names to ours: one ordered rule table and one ignore list per origin.
 
 Origins are the official code (`apple/ml-cvnets`), `timm` and stock `transformers`, whose names are also ours. How each
-prepares pictures is here too. Reading and writing files is in `convert.py`.
+prepares images is here too. Reading and writing files is in `convert.py`.
 """
 
 import math
@@ -355,16 +355,16 @@ def listing(names: Iterable[str], limit: int = 4) -> str:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures reach the model: resize, centre crop, scale to 0..1, normalise, order the channels.
+    """How images reach the model: resize, center crop, scale to 0..1, normalize, order the channels.
 
     Attributes:
         crop: Side of the square the model sees, in pixels.
         resize: Length of the shorter side before the crop, in pixels; of both sides if `squash`.
         resample: Pillow's number of the interpolation.
-        channel_order: The order in which the model takes colours.
-        mean: Subtracted from each channel of a picture in 0..1.
+        channel_order: The order in which the model takes colors.
+        mean: Subtracted from each channel of an image in 0..1.
         std: What each channel is divided by after that.
-        squash: Whether both sides are resized to `resize`, whatever the picture's shape.
+        squash: Whether both sides are resized to `resize`, whatever the image's shape.
     """
 
     crop: int
@@ -376,7 +376,7 @@ class Preprocessing:
     squash: bool = False
 
     def make_processor(self) -> BaseImageProcessor:
-        """A stock image processor that does this: MobileViT's can turn channels around, Bit's can normalise.
+        """A stock image processor that does this: MobileViT's can turn channels around, Bit's can normalize.
 
         Raises:
             ValueError: If both are wanted.
@@ -396,7 +396,7 @@ class Preprocessing:
         if flip:
             raise ValueError(
                 f"channel_order: got 'bgr' for a checkpoint with mean {mean} and std {std}, but no stock image "
-                "processor both turns channels around and normalises. Use 'rgb' if it was trained so."
+                "processor both turns channels around and normalizes. Use 'rgb' if it was trained so."
             )
         return BitImageProcessor(do_normalize=True, **shared)
 

@@ -1,1 +1,1 @@
-"""Reading pictures and data sets."""
+"""Reading images and datasets."""

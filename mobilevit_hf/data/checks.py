@@ -1,4 +1,4 @@
-"""Look at every picture of a data set before it is trained on: what is there, what is bad, and what is left."""
+"""Look at every image of a dataset before it is trained on: what is there, what is bad, and what is left."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decoding import Picture
+from .decoding import LazyImage
 from .formats.samples import LazySequence
 from .images import DECODER_ERRORS, UnreadableImageError, open_header
 from .types import Dataset, Objects, Problem, ProblemKind, Sample, Task
@@ -22,11 +22,11 @@ from .types import Dataset, Objects, Problem, ProblemKind, Sample, Task
 # Of a stream, which may have no end, the first samples stand for all.
 STREAM_SAMPLES = 1000
 
-# Pictures above it are decoded one at a time, in a thread of their own: each takes up to 20 bytes a pixel on its way
+# Images above it are decoded one at a time, in a thread of their own: each takes up to 20 bytes a pixel on its way
 # to RGB, and the C library keeps for each thread what it once took.
 LARGE_PIXELS = 25_000_000
 
-# What annotation tools differ by in where a picture's last pixel ends.
+# What annotation tools differ by in where an image's last pixel ends.
 EDGE_TOLERANCE = 1.0
 
 # How many of the bad samples an error shows.
@@ -43,7 +43,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What is in a data set, counted without what is bad.
+    """What is in a dataset, counted without what is bad.
 
     Attributes:
         task: As in `Dataset`, like the next two.
@@ -52,10 +52,10 @@ class DatasetReport:
         samples: For each split how many samples are good.
         counts: For each split and class how many of these (classification) or of their objects (detection) there are.
         imbalance: The largest class by the smallest one of the first split; None if one of them is empty.
-        widths: Of the upright pictures in pixels; None if none was decoded.
+        widths: Of the upright images in pixels; None if none was decoded.
         heights: The same.
-        box_sides: √(box area / picture area), 0..1; None without boxes or decoded pictures.
-        boxes_per_picture: None in classification.
+        box_sides: √(box area / image area), 0..1; None without boxes or decoded images.
+        boxes_per_image: None in classification.
         notes: Those from reading, and what was left unchecked.
         problems: Those from reading, then those found here, in the samples' order.
         bad_share: Of how many of all samples something was left out, 0..1.
@@ -71,7 +71,7 @@ class DatasetReport:
     widths: Range | None
     heights: Range | None
     box_sides: Range | None
-    boxes_per_picture: Range | None
+    boxes_per_image: Range | None
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
     bad_share: float
@@ -84,9 +84,9 @@ class DatasetReport:
 
 
 class _Look(NamedTuple):
-    """What a look at one sample's picture gave."""
+    """What a look at one sample's image gave."""
 
-    sample: Sample  # without its picture
+    sample: Sample  # without its image
     size: tuple[int, int] | None = None  # (width, height), None if it wasn't decoded
     digest: bytes | None = None  # of its pixels
     error: str | None = None
@@ -95,14 +95,14 @@ class _Look(NamedTuple):
 def check_dataset(
     dataset: Dataset, *, decode: bool = True, progress: Callable[[int, int | None], None] | None = None
 ) -> DatasetReport:
-    """Decode every picture, on all cores, and look for what would spoil training or its evaluation.
+    """Decode every image, on all cores, and look for what would spoil training or its evaluation.
 
-    Found are pictures that can't be decoded whole, boxes without area or outside their picture, labels that are no
-    class, and pictures of one split that a later split has too, with equal pixels in whatever file. Of a stream only
+    Found are images that can't be decoded whole, boxes without area or outside their image, labels that are no
+    class, and images of one split that a later split has too, with equal pixels in whatever file. Of a stream only
     the first `STREAM_SAMPLES` are looked at.
 
     Args:
-        decode: False leaves the pictures closed, for a quick count: it tells nothing of them and their sizes.
+        decode: False leaves the images closed, for a quick count: it tells nothing of them and their sizes.
         progress: Called after each sample with how many are done, and of how many if that is known.
     """
     streams = [name for name, split in dataset.splits.items() if not isinstance(split, Sequence)]
@@ -115,9 +115,9 @@ def check_dataset(
         if not decode:
             return _Look(bare)
         try:
-            picture = Picture(sample.image).load()
-            digest = hashlib.sha256(picture.tobytes()).digest() if digests_wanted else None
-            return _Look(bare, picture.size, digest)
+            image = LazyImage(sample.image).load()
+            digest = hashlib.sha256(image.tobytes()).digest() if digests_wanted else None
+            return _Look(bare, image.size, digest)
         except UnreadableImageError as error:
             return _Look(bare, error=str(error))
 
@@ -147,9 +147,9 @@ def check_dataset(
 
 
 def drop_bad(dataset: Dataset, report: DatasetReport, max_bad: float = 0.05) -> Dataset:
-    """The data set without what the report found bad: the samples, or of a picture with some good boxes the bad ones.
+    """The dataset without what the report found bad: the samples, or of an image with some good boxes the bad ones.
 
-    A picture in two splits stays in the later one, so that what is measured there keeps its meaning. Streams stay as
+    An image in two splits stays in the later one, so that what is measured there keeps its meaning. Streams stay as
     they are: what reads them meets what no check has seen.
 
     Raises:
@@ -211,10 +211,10 @@ def _results_in_order(futures: Iterable[Future[_Look]], ahead: int) -> Iterator[
 
 
 def _is_large(image: Any) -> bool:
-    """By what the file says of itself; `Picture` says what is wrong with a file that says nothing."""
+    """By what the file says of itself; `LazyImage` says what is wrong with a file that says nothing."""
     try:
-        with open_header(image) as picture:
-            return picture.width * picture.height > LARGE_PIXELS
+        with open_header(image) as opened:
+            return opened.width * opened.height > LARGE_PIXELS
     except (*DECODER_ERRORS, AttributeError):
         return False
 
@@ -265,7 +265,7 @@ def _report(dataset: Dataset, looks: dict[str, list[_Look]], notes: list[str]) -
         widths=_range([width for width, _ in sizes]),
         heights=_range([height for _, height in sizes]),
         box_sides=_range(box_sides),
-        boxes_per_picture=_range(box_numbers),
+        boxes_per_image=_range(box_numbers),
         notes=(*dataset.notes, *notes),
         problems=(*dataset.problems, *problems),
         bad_share=len(bad) / max(1, len(known | bad)),
@@ -274,7 +274,7 @@ def _report(dataset: Dataset, looks: dict[str, list[_Look]], notes: list[str]) -
 
 
 def _later_copies(looks: dict[str, list[_Look]]) -> dict[tuple[str, int], str]:
-    """For each picture, by split and place, that a later split has too: the split and name of that one."""
+    """For each image, by split and place, that a later split has too: the split and name of that one."""
     seen: dict[tuple, str] = {}
     copies = {}
     for split, found in reversed(looks.items()):
@@ -289,9 +289,9 @@ def _judge(look: _Look, copy: str | None, num_classes: int) -> tuple[Tensor | No
     """A mask (N,) of a sample's good objects, None if the whole sample is bad, and what is wrong with it."""
     name = look.sample.name
     if look.error:
-        return None, [Problem(name, "unreadable picture", look.error)]
+        return None, [Problem(name, "unreadable image", look.error)]
     if copy:
-        return None, [Problem(name, "same picture in two splits", f"equal to {copy}")]
+        return None, [Problem(name, "same image in two splits", f"equal to {copy}")]
     objects = look.sample.objects
     if objects is None:
         if look.sample.label in range(num_classes):
@@ -304,13 +304,13 @@ def _judge(look: _Look, copy: str | None, num_classes: int) -> tuple[Tensor | No
     inside = (objects.boxes[:, :2] >= -EDGE_TOLERANCE).all(dim=1) & (objects.boxes[:, 2:] <= limits).all(dim=1)
     tests: list[tuple[ProblemKind, Tensor]] = [
         ("box without area", (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(dim=1)),
-        ("box outside the picture", inside),
+        ("box outside the image", inside),
         ("unknown class", (objects.labels >= 0) & (objects.labels < num_classes)),
     ]
     for kind, passed in tests:
         for i in (good & ~passed).nonzero()[:, 0].tolist():
             corners = ", ".join(f"{edge:g}" for edge in objects.boxes[i].tolist())
-            size = f", picture {look.size[0]}x{look.size[1]}" if look.size else ""
+            size = f", image {look.size[0]}x{look.size[1]}" if look.size else ""
             problems.append(Problem(name, kind, f"box ({corners}), label {int(objects.labels[i])}{size}"))
         good &= passed
     return (None if problems and not good.any() else good), problems

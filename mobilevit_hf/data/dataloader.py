@@ -1,4 +1,4 @@
-"""Batches of decoded and augmented pictures, made by worker processes while the model computes."""
+"""Batches of decoded and augmented images, made by worker processes while the model computes."""
 
 import random
 import signal
@@ -13,7 +13,7 @@ import torch.utils.data
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate
 
-from .decoding import Picture
+from .decoding import LazyImage
 from .images import UnreadableImageError
 from .sampler import Draw, TrainingBatches
 from .transforms import Finish, Mix, Transform
@@ -23,14 +23,14 @@ GRACE_SECONDS = 5  # that a worker lives on after SIGTERM: a step's time, and mo
 
 
 class UnreadableSampleError(UnreadableImageError):
-    """A sample's picture can't be decoded; the message names it, in one line."""
+    """A sample's image can't be decoded; the message names it, in one line."""
 
     def __init__(self, message: str) -> None:
         # Out of a worker process it comes with that one's traceback before it.
         super().__init__(message.strip().rpartition("\n")[2].removeprefix(f"{__name__}.UnreadableSampleError: "))
 
 
-class Pictures(torch.utils.data.Dataset):
+class ImageDataset(torch.utils.data.Dataset):
     """Samples, decoded and transformed when they are drawn.
 
     What a `Draw` gives depends on nothing but itself: not on the process or on what was drawn before.
@@ -67,17 +67,17 @@ def prepare(
         a list of dicts, whose `image_id` (1,) is the sample's number.
 
     Raises:
-        UnreadableSampleError: If a picture can't be decoded.
-        ValueError: If the sizes of the pictures differ.
+        UnreadableSampleError: If an image can't be decoded.
+        ValueError: If the sizes of the images differ.
     """
-    pictures, labels = zip(*(_prepare_one(draw, sample, transform) for draw, sample in drawn), strict=True)
-    sizes = {tuple(picture.shape[-2:]) for picture in pictures}
+    images, labels = zip(*(_prepare_one(draw, sample, transform) for draw, sample in drawn), strict=True)
+    sizes = {tuple(image.shape[-2:]) for image in images}
     if len(sizes) > 1:
         raise ValueError(
-            f"got pictures of {len(sizes)} sizes in a batch, such as {sorted(sizes)[:2]}, expected one size. Let the "
+            f"got images of {len(sizes)} sizes in a batch, such as {sorted(sizes)[:2]}, expected one size. Let the "
             "image processor crop or resize them to a height and a width, or take one at a time."
         )
-    first, pixels = drawn[0][0], default_collate(pictures)
+    first, pixels = drawn[0][0], default_collate(images)
     if isinstance(first, Draw):
         pixels = Unfinished(transform.finish, pixels)
         pixels = pixels if mix is None and torch.utils.data.get_worker_info() else pixels.finish()
@@ -89,14 +89,14 @@ def prepare(
 
 
 def _prepare_one(draw: Draw | int, sample: Sample, transform: Transform) -> tuple[Tensor, Any]:
-    """A picture and its labels: for training not finished, which is faster for a whole batch."""
+    """An image and its labels: for training not finished, which is faster for a whole batch."""
     try:
-        picture = Picture(sample.image)
+        image = LazyImage(sample.image)
         if isinstance(draw, Draw):
             with seeded(draw.seed):
-                pixels, labels = transform.augment(picture, sample, (draw.height, draw.width))
+                pixels, labels = transform.augment(image, sample, (draw.height, draw.width))
         else:
-            pixels, labels = transform(picture, sample).values()
+            pixels, labels = transform(image, sample).values()
     except UnreadableImageError as error:
         raise UnreadableSampleError(
             f"{sample.name}: {error}. Mend or remove it; `mobilevit check-data` finds all such files."
@@ -111,7 +111,7 @@ def _index_of(draw: Draw | int) -> int:
 
 
 class Labels(list[dict[str, Tensor]]):
-    """The labels of a batch in detection, a dict for each picture.
+    """The labels of a batch in detection, a dict for each image.
 
     Between processes they go by value: in shared memory every one of their many small tensors would be an open file.
     """
@@ -126,7 +126,7 @@ def _labels_of_arrays(labels: list[dict[str, Any]]) -> Labels:
 
 @dataclass
 class Unfinished:
-    """Pictures on their way from a worker, which arrive finished: bytes go through memory faster than floats."""
+    """Images on their way from a worker, which arrive finished: bytes go through memory faster than floats."""
 
     finishing: Finish
     pixels: Tensor
@@ -139,7 +139,7 @@ class Unfinished:
         return self.finishing, (self.pixels,)
 
 
-class PictureStream(torch.utils.data.IterableDataset):
+class ImageStream(torch.utils.data.IterableDataset):
     """Batches of samples that come one after the other, without a known number of them.
 
     Every process and worker reads the whole stream and prepares its share. In training all processes have equally
@@ -149,7 +149,7 @@ class PictureStream(torch.utils.data.IterableDataset):
         samples: The samples; can be iterated anew in each epoch.
         transform: As `make_transform` returns it.
         batch_size: How many samples a batch has.
-        size: (height, width) of the pictures in training; None for the evaluation of all samples in their order.
+        size: (height, width) of the images in training; None for the evaluation of all samples in their order.
         mix: As `make_mix` returns it.
         seed: With the epoch it decides the order and the augmentation.
         buffer_size: The next sample is one of so many, at random.
@@ -218,7 +218,7 @@ class PictureStream(torch.utils.data.IterableDataset):
 
 
 def make_loader(
-    data: Pictures | PictureStream,
+    data: ImageDataset | ImageStream,
     batches: TrainingBatches | int | None = None,
     *,
     num_workers: int = 0,
@@ -229,8 +229,8 @@ def make_loader(
     The batches are the same for any number of workers, except those of a stream.
 
     Args:
-        data: `Pictures`, or a `PictureStream`, which makes its own batches.
-        batches: Of `Pictures` in training the batches; in evaluation how many samples each has, in their order.
+        data: `ImageDataset`, or a `ImageStream`, which makes its own batches.
+        batches: Of `ImageDataset` in training the batches; in evaluation how many samples each has, in their order.
         num_workers: How many processes prepare batches, two each ahead; 0 for this one.
         pin_memory: Whether batches are put where a GPU gets them from faster.
     """

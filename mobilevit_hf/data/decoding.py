@@ -1,4 +1,4 @@
-"""Decode of a picture what training takes, no finer than needed: the fast way for most, else `load_image`'s."""
+"""Decode of an image what training takes, no finer than needed: the fast way for most, else `load_image`'s."""
 
 import io
 import math
@@ -16,15 +16,15 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from .images import DECODER_ERRORS, MAX_PIXELS, is_url, load_image
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
-# Markers in a JPEG's header: frames (baseline, extended, progressive), and segments that tell no colours and no EXIF:
-# JFIF, ICC profile, comment, quantisation and Huffman tables, restart interval.
+# Markers in a JPEG's header: frames (baseline, extended, progressive), and segments that tell no colors and no EXIF:
+# JFIF, ICC profile, comment, quantization and Huffman tables, restart interval.
 PLAIN_FRAMES = {0xC0, 0xC1, 0xC2}
 HARMLESS_SEGMENTS = {0xE0, 0xE2, 0xFE, 0xDB, 0xC4, 0xDD}
 MAX_REDUCTION = 8  # a JPEG's blocks have 8x8 pixels
 
 
 class Region(NamedTuple):
-    """A rectangle in pixels of the upright picture."""
+    """A rectangle in pixels of the upright image."""
 
     top: int
     left: int
@@ -32,11 +32,11 @@ class Region(NamedTuple):
     width: int
 
 
-class Picture:
-    """A picture of which only the size is known; its pixels are decoded when they are asked for.
+class LazyImage:
+    """An image of which only the size is known; its pixels are decoded when they are asked for.
 
     Args:
-        source: A path, an http(s) URL, the bytes of a file, or a decoded picture.
+        source: A path, an http(s) URL, the bytes of a file, or a decoded image.
 
     Raises:
         UnreadableImageError: As `load_image` does.
@@ -49,14 +49,14 @@ class Picture:
         self.width, self.height = size or self._image.size
 
     def load(self) -> Image.Image:
-        """The whole picture, upright 8-bit RGB."""
+        """The whole image, upright 8-bit RGB."""
         return self._image or load_image(self._source)
 
     def read(self, region: Region, size: tuple[int, int]) -> Tensor:
-        """A part of the picture, to be resized to `size`.
+        """A part of the image, to be resized to `size`.
 
         Args:
-            region: The part, inside the picture.
+            region: The part, inside the image.
             size: Height and width it is needed at.
 
         Returns:
@@ -77,7 +77,7 @@ class Picture:
 
 
 def _plain_jpeg(source: Any) -> tuple[bytes, tuple[int, int]] | None:
-    """A file's bytes, and its width and height, if it is a JPEG that is upright RGB or grey."""
+    """A file's bytes, and its width and height, if it is a JPEG that is upright RGB or gray."""
     if isinstance(source, Image.Image) or (isinstance(source, str) and is_url(source)):
         return None
     try:
@@ -92,9 +92,9 @@ def _plain_jpeg(source: Any) -> tuple[bytes, tuple[int, int]] | None:
 
 
 def _simple_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height if the header says all there is to know: 8-bit grey or YCbCr and no EXIF, which may turn it.
+    """Width and height if the header says all there is to know: 8-bit gray or YCbCr and no EXIF, which may turn it.
 
-    Pillow finds out the same, but reads the tables too: a third of the time that decoding a small picture takes.
+    Pillow finds out the same, but reads the tables too: a third of the time that decoding a small image takes.
     """
     if data[:3] != b"\xff\xd8\xff":
         return None

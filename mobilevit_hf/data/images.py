@@ -1,4 +1,4 @@
-"""Find pictures on disk, in folders, by pattern or at a URL, and decode any of them to upright 8-bit RGB."""
+"""Find images on disk, in folders, by pattern or at a URL, and decode any of them to upright 8-bit RGB."""
 
 import glob
 import http.client
@@ -46,7 +46,7 @@ DECODER_ERRORS = (
 
 
 class UnreadableImageError(ValueError):
-    """A picture can't be read; the message says why, in one line."""
+    """An image can't be read; the message says why, in one line."""
 
 
 def is_url(source: str) -> bool:
@@ -55,14 +55,14 @@ def is_url(source: str) -> bool:
 
 
 def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """The pictures behind files, folders, glob patterns and URLs.
+    """The images behind files, folders, glob patterns and URLs.
 
     Args:
-        sources: A folder stands for all files below it that end like a picture, in alphabetical order; a pattern
+        sources: A folder stands for all files below it that end like an image, in alphabetical order; a pattern
             (`"photos/*.jpg"`, `**` for folders below) for the files it matches. A file is taken whatever its ending.
 
     Returns:
-        The pictures' paths and URLs, each once, in the order given, and the sources that stand for no picture with
+        The images' paths and URLs, each once, in the order given, and the sources that stand for no image with
         the reason.
     """
     found: dict[str, None] = {}
@@ -74,7 +74,7 @@ def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str]]:
             continue
         if path.is_dir():
             matches = [str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-            reason = f"no pictures in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+            reason = f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
         else:
             matches = [match for match in sorted(glob.glob(source, recursive=True)) if os.path.isfile(match)]  # noqa: PTH207, PTH113
             reason = "no such file or folder"
@@ -85,13 +85,13 @@ def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
-    """Decode a picture to upright 8-bit RGB.
+    """Decode an image to upright 8-bit RGB.
 
-    EXIF rotation is applied, transparency laid over white, 16-bit grey scaled to 8, CMYK and palettes converted; of an
+    EXIF rotation is applied, transparency laid over white, 16-bit gray scaled to 8, CMYK and palettes converted; of an
     animation it is the first frame.
 
     Args:
-        source: A path, an http(s) URL, the bytes of a file, or a picture that is decoded already.
+        source: A path, an http(s) URL, the bytes of a file, or an image that is decoded already.
 
     Raises:
         UnreadableImageError: If it can't be fetched or decoded, or is larger than `MAX_PIXELS`.
@@ -114,7 +114,7 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
 
 
 def open_header(source: str | Path | bytes) -> Image.Image:
-    """A picture's file of which only the header is read, without Pillow's warning of its size.
+    """An image's file of which only the header is read, without Pillow's warning of its size.
 
     Raises:
         One of `DECODER_ERRORS` if it can't be read.
@@ -168,7 +168,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture in a format Pillow reads"
+        return "not an image in a format Pillow reads"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Read a data set by name or path, whatever format it is in."""
+"""Read a dataset by name or path, whatever format it is in."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from .formats.rows import Stream
 from .splits import cut_validation
 from .types import Dataset
 
-# Modules with `recognises(folder)` and `read(folder)`, by the format's name.
+# Modules with `recognizes(folder)` and `read(folder)`, by the format's name.
 DATA_FORMATS = {"datasets": hub, "coco": coco, "voc": voc, "yolo": yolo, "imagefolder": imagefolder}
 FORMATS_OF_FILES = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
-# Data sets that papers call by a shorter name than the Hub.
+# Datasets that papers call by a shorter name than the Hub.
 HUB_NAMES = {"imagenet-1k": "ILSVRC/imagenet-1k"}
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 
@@ -29,21 +29,21 @@ def load_dataset(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> Dataset:
-    """Read a data set, and cut a validation split off the training split if it has none.
+    """Read a dataset, and cut a validation split off the training split if it has none.
 
     Args:
         source: A folder, in a format that is found out by what lies in it; a COCO .json or YOLO .yaml file beside
-            the pictures; or the name of a data set on the Hub, `user/name` or `user/name:configuration`.
+            the images; or the name of a dataset on the Hub, `user/name` or `user/name:configuration`.
         data_format: One of `DATA_FORMATS`, to say it instead.
         validation_fraction: The share of the training split to cut off, class by class; 0 for none. The test split is
             never used for it.
         seed: Another number gives another cut; the same one the same cut everywhere.
-        streaming: Read a data set of the Hub, or of Parquet files, on the way instead of downloading it first.
-        revision: Of a data set on the Hub.
+        streaming: Read a dataset of the Hub, or of Parquet files, on the way instead of downloading it first.
+        revision: Of a dataset on the Hub.
         token: For the Hub; None takes that of the machine's login.
 
     Returns:
-        The data set, with what was wrong in `problems` and what was decided in `notes`.
+        The dataset, with what was wrong in `problems` and what was decided in `notes`.
 
     Raises:
         ValueError: If there is nothing by this name, it can't be read, or an argument is wrong.
@@ -55,23 +55,23 @@ def load_dataset(
     path = local_path(source)
     if path is not None:
         if revision is not None:
-            raise ValueError(f"{source} is on this machine; revision={revision!r} is for data sets on the Hub.")
+            raise ValueError(f"{source} is on this machine; revision={revision!r} is for datasets on the Hub.")
         dataset = _read_path(path, data_format, streaming)
     elif data_format in (None, "datasets") and HUB_ID.fullmatch(str(source)):
         name = HUB_NAMES.get(str(source), str(source))
         dataset = hub.read_hub(name, revision=revision, token=token, streaming=streaming)
     else:
-        raise ValueError(f"There is no file or folder {source}. Pass a folder of pictures, or a Hub name (user/name).")
+        raise ValueError(f"There is no file or folder {source}. Pass a folder of images, or a Hub name (user/name).")
     _drop_empty_splits(dataset, str(source))
     if not dataset.classes:
-        raise ValueError(f"{source}: the training split has no class on any of its pictures.")
+        raise ValueError(f"{source}: the training split has no class on any of its images.")
     if "train" in dataset.splits and "validation" not in dataset.splits:
         _add_validation(dataset, validation_fraction, seed)
     return dataset
 
 
 def local_path(source: str | Path) -> Path | None:
-    """The file or folder of this machine that a data set is named by; None if there is no such."""
+    """The file or folder of this machine that a dataset is named by; None if there is no such."""
     path = user_path(source)
     return path if os.path.exists(path) else None  # noqa: PTH110, Path's own fails at names that are too long
 
@@ -86,7 +86,7 @@ def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
         file = {"file": path.name}
     data_format = data_format or _find_format(folder)
     if streaming and data_format != "datasets":
-        raise ValueError(f"{path} ({data_format}) can't be streamed. Leave it away: pictures are read on the way.")
+        raise ValueError(f"{path} ({data_format}) can't be streamed. Leave it away: images are read on the way.")
     options = {"streaming": True} if streaming else file
     dataset = DATA_FORMATS[data_format].read(folder, **options)
     dataset.root, dataset.notes, dataset.problems = folder.root, folder.notes, folder.problems
@@ -94,12 +94,12 @@ def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
 
 
 def _find_format(folder: DataFolder) -> str:
-    found = [name for name, module in DATA_FORMATS.items() if module.recognises(folder)]
+    found = [name for name, module in DATA_FORMATS.items() if module.recognizes(folder)]
     found = found[:-1] if len(found) > 1 and found[-1] == "imagefolder" else found  # which any folder may be
     if not found:
         raise ValueError(
-            f"{folder.root} holds no data set. Expected a folder for each class, COCO's annotations/*.json, "
-            "Pascal VOC's Annotations/*.xml, YOLO's data.yaml or labels, or a data set of the datasets library."
+            f"{folder.root} holds no dataset. Expected a folder for each class, COCO's annotations/*.json, "
+            "Pascal VOC's Annotations/*.xml, YOLO's data.yaml or labels, or a dataset of the datasets library."
         )
     if len(found) > 1:
         raise ValueError(f"{folder.root} may be {' or '.join(found)}. Say which it is: data_format={found[0]!r}")
@@ -112,22 +112,20 @@ def _drop_empty_splits(dataset: Dataset, source: str) -> None:
     ]
     for split in empty:
         del dataset.splits[split]
-        dataset.notes.append(f"The {split} split has no picture that can be used, and is left out.")
+        dataset.notes.append(f"The {split} split has no image that can be used, and is left out.")
     if not dataset.splits:
         first = next((f" The first is {p.name}: {p.kind}, {p.reason}." for p in dataset.problems), "")
-        raise ValueError(f"{source} has no picture that can be used, and {len(dataset.problems)} problems.{first}")
+        raise ValueError(f"{source} has no image that can be used, and {len(dataset.problems)} problems.{first}")
 
 
 def _add_validation(dataset: Dataset, fraction: float, seed: int) -> None:
     train = dataset.splits["train"]
     if fraction and isinstance(train, Stream):
         rest, validation = train.cut(fraction, seed)
-        cut = f"about {fraction:.1%} of the training pictures, chosen by a hash of their content"
+        cut = f"about {fraction:.1%} of the training images, chosen by a hash of their content"
     elif fraction and len((parts := cut_validation(train, fraction, seed))[1]):
         rest, validation = parts
-        cut = (
-            f"{len(validation)} of {len(train)} training pictures ({len(validation) / len(train):.1%}), class by class"
-        )
+        cut = f"{len(validation)} of {len(train)} training images ({len(validation) / len(train):.1%}), class by class"
     else:
         dataset.notes.append("There is no validation split, and none was cut off the training split.")
         return

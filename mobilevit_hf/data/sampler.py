@@ -1,4 +1,4 @@
-"""Which pictures make a batch and at what size: the paper's multi-scale batches (section 3.3), or one size."""
+"""Which images make a batch and at what size: the paper's multi-scale batches (section 3.3), or one size."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ class Draw(NamedTuple):
 
     Attributes:
         index: The sample.
-        height: The picture's height in the batch, in pixels.
+        height: The image's height in the batch, in pixels.
         width: Its width.
         seed: Of this draw's augmentation.
     """
@@ -24,7 +24,7 @@ class Draw(NamedTuple):
 
 
 class BatchShape(NamedTuple):
-    """How a batch can look: `size` pictures of height x width pixels."""
+    """How a batch can look: `size` images of height x width pixels."""
 
     height: int
     width: int
@@ -49,7 +49,7 @@ def scale_batches(
         divisor: Heights and widths are multiples of it.
 
     Returns:
-        By size, the smallest pictures first. The paper's: 327 of 160², 227 of 192², 128 of 256², 101 of 288², 81 of
+        By size, the smallest images first. The paper's: 327 of 160², 227 of 192², 128 of 256², 101 of 288², 81 of
         320².
 
     Raises:

@@ -9,8 +9,8 @@ from .formats.samples import Samples
 def cut_validation(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
     """Set a share of samples apart, class by class.
 
-    Each picture counts for its class, in detection for the rarest of those on it, and each class gives its share,
-    rounded so that the whole is right; a class's only picture stays. Which pictures of a class it gives is decided by
+    Each image counts for its class, in detection for the rarest of those on it, and each class gives its share,
+    rounded so that the whole is right; a class's only image stays. Which images of a class it gives is decided by
     a hash of the seed and their names: the same on every machine, and nearly the same after some were added.
 
     Args:

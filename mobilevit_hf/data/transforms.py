@@ -1,6 +1,6 @@
-"""From a picture and its sample to what a model is trained or tested on; pixels end as the image processor ends them.
+"""From an image and its sample to what a model is trained or tested on; pixels end as the image processor ends them.
 
-Training chooses a region of the picture first and decodes and resizes only that, once.
+Training chooses a region of the image first and decodes and resizes only that, once.
 """
 
 import math
@@ -18,10 +18,10 @@ from transformers import BaseImageProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import SizeDict
 
-from .decoding import Picture, Region
+from .decoding import LazyImage, Region
 from .types import Objects, Sample, Task
 
-FILL = (124, 116, 104)  # ImageNet's mean colour, for what lies outside a picture or is erased
+FILL = (124, 116, 104)  # ImageNet's mean color, for what lies outside an image or is erased
 MIN_SIDE = 1.0  # a box of which a crop leaves less, in pixels of the result, is left out
 
 # SSD's crops: how much a box has to overlap with one (1: no crop), how large and how long they may be, how many tries.
@@ -36,7 +36,7 @@ Mix: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def make_transform(task: Task, processor: BaseImageProcessor, *, training: bool, **options: Any) -> Transform:
-    """What makes a model's input of a picture.
+    """What makes a model's input of an image.
 
     Args:
         task: What the samples are for.
@@ -45,7 +45,7 @@ def make_transform(task: Task, processor: BaseImageProcessor, *, training: bool,
         options: Fields of `ClassificationTraining` or `DetectionTraining`.
 
     Returns:
-        A function of a picture (PIL or `Picture`), its `Sample` and, in training, the (height, width) wanted instead
+        A function of an image (PIL or `LazyImage`), its `Sample` and, in training, the (height, width) wanted instead
         of the processor's. It returns `pixel_values` (3, H, W) float32 and `labels`: in classification the class, in
         detection a dict as `MobileViTSSDLiteForObjectDetection` takes it.
 
@@ -63,9 +63,9 @@ class Evaluation:
 
     processor: BaseImageProcessor
 
-    def __call__(self, picture: Image.Image | Picture, sample: Sample) -> dict[str, Any]:
+    def __call__(self, source: Image.Image | LazyImage, sample: Sample) -> dict[str, Any]:
         """See `make_transform`."""
-        image = picture.load() if isinstance(picture, Picture) else picture
+        image = source.load() if isinstance(source, LazyImage) else source
         pixels = self.processor(image, return_tensors="pt")["pixel_values"][0]
         if sample.objects is None:
             return {"pixel_values": pixels, "labels": sample.label}
@@ -74,30 +74,30 @@ class Evaluation:
 
 
 class Finish:
-    """The last steps of an image processor: channel order, scale and normalisation, found out by trying it.
+    """The last steps of an image processor: channel order, scale and normalization, found out by trying it.
 
     Args:
         processor: It has to map each channel by a straight line to one of the three it returns.
 
     Attributes:
-        size: (height, width) of the pictures that it makes of square ones.
+        size: (height, width) of the images that it makes of square ones.
 
     Raises:
         ValueError: If it does anything else.
     """
 
     def __init__(self, processor: BaseImageProcessor) -> None:
-        colours = ["black", (255, 0, 0), (0, 255, 0), (0, 0, 255)]
-        pictures = [Image.new("RGB", (64, 64), colour) for colour in colours]
-        values = processor(pictures, return_tensors="pt")["pixel_values"]
+        colors = ["black", (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+        images = [Image.new("RGB", (64, 64), color) for color in colors]
+        values = processor(images, return_tensors="pt")["pixel_values"]
         self.size = (values.shape[-2], values.shape[-1])
-        centres = values[:, :, self.size[0] // 2, self.size[1] // 2].double()
-        self.biases = centres[0].tolist()
-        response = (centres[1:] - centres[0]).T  # (out, in)
+        centers = values[:, :, self.size[0] // 2, self.size[1] // 2].double()
+        self.biases = centers[0].tolist()
+        response = (centers[1:] - centers[0]).T  # (out, in)
         self.channels = response.abs().argmax(dim=1).tolist()
         if values.shape[1] != 3 or sorted(self.channels) != [0, 1, 2] or (response.abs() > 1e-6).sum() != 3:
             raise ValueError(
-                f"{type(processor).__name__}: got a processor that mixes colours, expected one that returns the three "
+                f"{type(processor).__name__}: got a processor that mixes colors, expected one that returns the three "
                 "channels, in any order, each scaled by itself. Train with a MobileViT's image processor."
             )
         self.scales = [response[i, channel].item() / 255 for i, channel in enumerate(self.channels)]
@@ -118,20 +118,20 @@ class _Training:
 
     Args:
         processor: The image processor that the trained model is saved with.
-        horizontal_flip: How often a picture is mirrored, 0..1.
+        horizontal_flip: How often an image is mirrored, 0..1.
         vertical_flip: How often it is turned upside down, 0..1.
-        colour: How often brightness, contrast, saturation, hue and the channels' order are varied (each of them half
-            the time), 0..1.
+        color_jitter: How often brightness, contrast, saturation, hue and the order of channels are varied (each half
+            of the time), 0..1.
     """
 
     processor: BaseImageProcessor
     _: KW_ONLY
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
-    colour: float = 0.0
+    color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check_probabilities("horizontal_flip", "vertical_flip", "colour")
+        self._check_probabilities("horizontal_flip", "vertical_flip", "color_jitter")
         self._distort = v2.RandomPhotometricDistort()
         if not isinstance(self.processor, TorchvisionBackend):
             raise ValueError(
@@ -140,16 +140,16 @@ class _Training:
             )
         self.finish = Finish(self.processor)
 
-    def augment(self, picture: Picture, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
+    def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
         """(3, H, W) uint8 RGB and labels."""
         raise NotImplementedError
 
     def __call__(
-        self, picture: Image.Image | Picture, sample: Sample, size: tuple[int, int] | None = None
+        self, image: Image.Image | LazyImage, sample: Sample, size: tuple[int, int] | None = None
     ) -> dict[str, Any]:
         """See `make_transform`."""
-        picture = picture if isinstance(picture, Picture) else Picture(picture)
-        pixels, labels = self.augment(picture, sample, size or self.finish.size)
+        image = image if isinstance(image, LazyImage) else LazyImage(image)
+        pixels, labels = self.augment(image, sample, size or self.finish.size)
         return {"pixel_values": self.finish(pixels[None])[0], "labels": labels}
 
     def _check_probabilities(self, *names: str) -> None:
@@ -163,8 +163,8 @@ class _Training:
             return pixels
         return self.processor.resize(pixels, SizeDict(height=size[0], width=size[1]), self.processor.resample)
 
-    def _recolour(self, pixels: Tensor) -> Tensor:
-        return self._distort(pixels) if _happens(self.colour) else pixels
+    def _recolor(self, pixels: Tensor) -> Tensor:
+        return self._distort(pixels) if _happens(self.color_jitter) else pixels
 
 
 @dataclass(kw_only=True)
@@ -172,7 +172,7 @@ class ClassificationTraining(_Training):
     """Random resized crops and flips, the paper's recipe, and what is asked for beside.
 
     Args:
-        crop_scale: The least and the greatest share of the picture's area that a crop has.
+        crop_scale: The least and the greatest share of the image's area that a crop has.
         crop_ratio: The least and the greatest width of a crop over its height.
         rand_augment: The magnitude of RandAugment's two operations, 0..30; None for none.
         random_erasing: How often a rectangle is painted over, 0..1.
@@ -196,10 +196,10 @@ class ClassificationTraining(_Training):
         augment += [v2.RandomErasing(self.random_erasing, value=list(FILL))] if self.random_erasing else []
         self._augment = v2.Compose(augment) if augment else None
 
-    def augment(self, picture: Picture, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
+    def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
         """(3, H, W) uint8 RGB and the class."""
-        region = choose_region(picture.height, picture.width, self.crop_scale, self.crop_ratio)
-        pixels = self._recolour(self._resize(picture.read(region, size), size))
+        region = choose_region(image.height, image.width, self.crop_scale, self.crop_ratio)
+        pixels = self._recolor(self._resize(image.read(region, size), size))
         for dim, probability in ((-1, self.horizontal_flip), (-2, self.vertical_flip)):
             if _happens(probability):
                 pixels = pixels.flip(dim)
@@ -209,17 +209,17 @@ class ClassificationTraining(_Training):
 
 
 def choose_region(height: int, width: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:
-    """The part of a picture that a random resized crop takes (Inception's, arXiv 1409.4842).
+    """The part of an image that a random resized crop takes (Inception's, arXiv 1409.4842).
 
-    As torchvision's, whose own choice takes as long as decoding a small picture.
+    As torchvision's, whose own choice takes as long as decoding a small image.
 
     Args:
-        height, width: Of the picture in pixels.
+        height, width: Of the image in pixels.
         scale: The least and the greatest share of its area.
         ratio: The least and the greatest width over height, drawn evenly by its logarithm.
 
     Returns:
-        A region with both, or where ten tries find none the middle of the picture, as near to the ratio as possible.
+        A region with both, or where ten tries find none the middle of the image, as near to the ratio as possible.
     """
     least, greatest = math.log(ratio[0]), math.log(ratio[1])
     for share, shape, down, right in torch.rand(REGION_TRIES, 4).tolist():
@@ -235,14 +235,14 @@ def choose_region(height: int, width: int, scale: Sequence[float], ratio: Sequen
 
 @dataclass(kw_only=True)
 class DetectionTraining(_Training):
-    """SSD's augmentation: other colours, a larger canvas around the picture, a crop around some box, flips.
+    """SSD's augmentation: other colors, a larger canvas around the image, a crop around some box, flips.
 
     Args:
-        zoom_out: How often the picture lies in a canvas of up to four times its sides, 0..1.
+        zoom_out: How often the image lies in a canvas of up to four times its sides, 0..1.
         crop: How often a crop is chosen by its overlap with the boxes (one time in seven that is no crop), 0..1.
     """
 
-    colour: float = 1.0
+    color_jitter: float = 1.0
     zoom_out: float = 0.5
     crop: float = 1.0
 
@@ -251,37 +251,35 @@ class DetectionTraining(_Training):
         self._check_probabilities("zoom_out", "crop")
         self._zoom_out = v2.RandomZoomOut()
 
-    def augment(self, picture: Picture, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
+    def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
         """(3, H, W) uint8 RGB and a dict."""
-        region = self._choose_region(picture, sample.objects)
-        pixels, objects = self._render(picture, region, size), fit_objects(sample.objects, region, size)
+        region = self._choose_region(image, sample.objects)
+        pixels, objects = self._render(image, region, size), fit_objects(sample.objects, region, size)
         for dim, probability in ((-1, self.horizontal_flip), (-2, self.vertical_flip)):
             if _happens(probability):
                 pixels, objects = pixels.flip(dim), _flip(objects, dim, size)
-        return pixels, _make_labels(objects, size, (picture.height, picture.width))
+        return pixels, _make_labels(objects, size, (image.height, image.width))
 
-    def _choose_region(self, picture: Picture, objects: Objects) -> Region:
-        """The part of the picture to show, or of a canvas around it."""
-        region = Region(0, 0, picture.height, picture.width)
+    def _choose_region(self, image: LazyImage, objects: Objects) -> Region:
+        """The part of the image to show, or of a canvas around it."""
+        region = Region(0, 0, image.height, image.width)
         if _happens(self.zoom_out):
-            left, top, right, bottom = self._zoom_out.make_params([_empty_canvas(picture)])["padding"]
-            region = Region(-top, -left, top + picture.height + bottom, left + picture.width + right)
+            left, top, right, bottom = self._zoom_out.make_params([_empty_canvas(image)])["padding"]
+            region = Region(-top, -left, top + image.height + bottom, left + image.width + right)
         boxes = objects.boxes[objects.iscrowd == 0]
         return choose_crop(region, boxes) if len(boxes) and _happens(self.crop) else region
 
-    def _render(self, picture: Picture, region: Region, size: tuple[int, int]) -> Tensor:
-        """(3, H, W) uint8: the region in other colours, what lies outside the picture filled."""
+    def _render(self, image: LazyImage, region: Region, size: tuple[int, int]) -> Tensor:
+        """(3, H, W) uint8: the region in other colors, what lies outside the image filled."""
         sides, places = [], []
-        for start, length, limit, side in zip(
-            region[:2], region[2:], (picture.height, picture.width), size, strict=True
-        ):
+        for start, length, limit, side in zip(region[:2], region[2:], (image.height, image.width), size, strict=True):
             first, last = max(start, 0), min(start + length, limit)
             begin = min(round((first - start) * side / length), side - 1)
             sides.append((first, last - first))
             places.append(slice(begin, max(begin + 1, round((last - start) * side / length))))
         (top, height), (left, width) = sides
         shown = (places[0].stop - places[0].start, places[1].stop - places[1].start)
-        pixels = self._recolour(self._resize(picture.read(Region(top, left, height, width), shown), shown))
+        pixels = self._recolor(self._resize(image.read(Region(top, left, height, width), shown), shown))
         if shown == size:
             return pixels
         canvas = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).repeat(1, *size)
@@ -293,13 +291,13 @@ TRAINING = {"image-classification": ClassificationTraining, "object-detection": 
 
 
 def choose_crop(region: Region, boxes: Tensor) -> Region:
-    """SSD's random crop (section 2.2): one with the centre of some box in it, and an overlap with such a box.
+    """SSD's random crop (section 2.2): one with the center of some box in it, and an overlap with such a box.
 
     As torchvision's `RandomIoUCrop`, which tries one crop after the other and takes twenty times as long.
 
     Args:
         region: What to crop.
-        boxes: (N, 4) (x1, y1, x2, y2) in pixels of the picture, at least one.
+        boxes: (N, 4) (x1, y1, x2, y2) in pixels of the image, at least one.
 
     Returns:
         A part of the region, or all of it.
@@ -322,9 +320,9 @@ def choose_crop(region: Region, boxes: Tensor) -> Region:
 
 
 def fit_objects(objects: Objects, region: Region, size: tuple[int, int]) -> Objects:
-    """The objects in a region of their picture, in pixels of the region resized to `size`.
+    """The objects in a region of their image, in pixels of the region resized to `size`.
 
-    Boxes are cut off at its border, and areas shrink by as much. Left out are objects whose box has its centre
+    Boxes are cut off at its border, and areas shrink by as much. Left out are objects whose box has its center
     outside, or less than `MIN_SIDE` pixels inside.
     """
     top, left, height, width = region
@@ -349,7 +347,7 @@ def make_mix(num_classes: int, mixup: float = 0.0, cutmix: float = 0.0) -> Mix |
         cutmix: That of cutmix.
 
     Returns:
-        A function of pictures (B, 3, H, W) and classes (B,) that returns mixed pictures and soft labels (B, K), whose
+        A function of images (B, 3, H, W) and classes (B,) that returns mixed images and soft labels (B, K), whose
         rows sum to 1; None if neither is asked for.
 
     Raises:
@@ -364,20 +362,20 @@ def make_mix(num_classes: int, mixup: float = 0.0, cutmix: float = 0.0) -> Mix |
 
 
 def _holds_centres(crops: Tensor, boxes: Tensor) -> Tensor:
-    """Whether each of the crops (M, 4) holds the centre of each of the boxes (N, 4) → (M, N)."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((crops[:, None, :2] < centres) & (centres < crops[:, None, 2:])).all(dim=2)
+    """Whether each of the crops (M, 4) holds the center of each of the boxes (N, 4) → (M, N)."""
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((crops[:, None, :2] < centers) & (centers < crops[:, None, 2:])).all(dim=2)
 
 
 def _flip(objects: Objects, dim: int, size: tuple[int, int]) -> Objects:
-    """Mirror boxes (x1, y1, x2, y2) along a picture's dimension, -1 or -2."""
+    """Mirror boxes (x1, y1, x2, y2) along an image's dimension, -1 or -2."""
     boxes, first, last = objects.boxes.clone(), -1 - dim, 1 - dim  # columns 0 and 2 of x, 1 and 3 of y
     boxes[:, [first, last]] = size[dim] - objects.boxes[:, [last, first]]
     return replace(objects, boxes=boxes)
 
 
 def _make_labels(objects: Objects, size: tuple[int, int], orig_size: tuple[int, int]) -> dict[str, Tensor]:
-    """Objects on a picture of `size` (height, width) → the model's `labels` of it."""
+    """Objects on an image of `size` (height, width) → the model's `labels` of it."""
     height, width = size
     return {
         "class_labels": objects.labels,
@@ -388,9 +386,9 @@ def _make_labels(objects: Objects, size: tuple[int, int], orig_size: tuple[int, 
     }
 
 
-def _empty_canvas(picture: Picture) -> tv_tensors.BoundingBoxes:
-    """What tells a transform of torchvision how large a picture is."""
-    return tv_tensors.BoundingBoxes(torch.empty(0, 4), format="XYXY", canvas_size=(picture.height, picture.width))
+def _empty_canvas(image: LazyImage) -> tv_tensors.BoundingBoxes:
+    """What tells a transform of torchvision how large an image is."""
+    return tv_tensors.BoundingBoxes(torch.empty(0, 4), format="XYXY", canvas_size=(image.height, image.width))
 
 
 def _happens(probability: float) -> bool:

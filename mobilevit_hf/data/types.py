@@ -1,4 +1,4 @@
-"""What a data set is here, whatever format it came in: samples in splits, the classes' names, what was wrong."""
+"""What a dataset is here, whatever format it came in: samples in splits, the classes' names, what was wrong."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,23 +12,23 @@ Task = Literal["image-classification", "object-detection"]
 
 # What can be wrong with a file; each word is also the heading under which it is counted.
 ProblemKind = Literal[
-    "unreadable picture",
-    "missing picture",
+    "unreadable image",
+    "missing image",
     "unreadable annotation",
     "empty label file",
     "box without area",
-    "box outside the picture",
+    "box outside the image",
     "unknown class",
-    "same picture in two splits",
+    "same image in two splits",
 ]
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What is on one picture.
+    """What is on one image.
 
     Attributes:
-        boxes: (N, 4) float32 (x1, y1, x2, y2) in pixels of the upright picture.
+        boxes: (N, 4) float32 (x1, y1, x2, y2) in pixels of the upright image.
         labels: (N,) int64, 0..K-1.
         iscrowd: (N,) int64, 1 for a box around many objects, which training leaves out and COCO's metric ignores.
         areas: (N,) float32 in pixels²: of the annotated shape where the format says it, else of the box.
@@ -60,11 +60,11 @@ class Objects:
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and what is known about it.
+    """An image and what is known about it.
 
     Attributes:
-        name: How the user knows it: the file's path below the data set's folder, or `train[17]`.
-        image: What `Picture` reads: a path, a URL, the bytes of a file, or a decoded picture.
+        name: How the user knows it: the file's path below the dataset's folder, or `train[17]`.
+        image: What `LazyImage` reads: a path, a URL, the bytes of a file, or a decoded image.
         label: Its class 0..K-1 in classification, else None.
         objects: What is on it in detection, else None.
     """
@@ -77,7 +77,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one file (or row) of a data set.
+    """Something wrong with one file (or row) of a dataset.
 
     Attributes:
         name: As in `Sample`, or the annotation file's path.
@@ -91,13 +91,13 @@ class Problem:
 
     @property
     def is_bad(self) -> bool:
-        """Whether anything was left out for it; a picture with an empty label file is kept as background."""
+        """Whether anything was left out for it; an image with an empty label file is kept as background."""
         return self.kind != "empty label file"
 
 
 @dataclass
 class Dataset:
-    """A data set that was read.
+    """A dataset that was read.
 
     Attributes:
         task: What it is for.
@@ -108,7 +108,7 @@ class Dataset:
         root: Its folder, None if it came from the Hub.
         notes: Plain sentences about decisions to tell the user, such as a validation split that was cut off.
         problems: What was found wrong while reading. What has a problem is not in the splits: a sample, or of a
-            picture with some good boxes the bad ones.
+            image with some good boxes the bad ones.
     """
 
     task: Task

@@ -55,7 +55,7 @@ def build_app(models: Sequence[str], *, fixed: bool = False, examples: Sequence[
     Args:
         models: Those to choose from, as `resolve_model` takes them; at least one, and the first is chosen.
         fixed: Offer no others, as where visitors are not to name a folder of this machine.
-        examples: Pictures to try, each with the model that it is for.
+        examples: Images to try, each with the model that it is for.
 
     Raises:
         ValueError: If a model can't be had, or is neither a classifier nor a detector.
@@ -108,7 +108,7 @@ def _add_photo(settings: list[gr.Component], examples: Sequence[tuple[Path, str]
             photo.preprocess = lambda payload: payload and payload.path
         with gr.Column():
             # Without its label, which would lie on a box.
-            picture = gr.Image(
+            image = gr.Image(
                 label="Found",
                 show_label=False,
                 elem_id="found",
@@ -125,7 +125,7 @@ def _add_photo(settings: list[gr.Component], examples: Sequence[tuple[Path, str]
         # Not gr.Examples, whose updates would replace the component, and with it how it reads files.
         shown = gr.Dataset(components=[photo], samples=[[path] for path, _ in samples], type="index", label="Try one")
         shown.click(lambda index: samples[index], shown, [photo, model], api_visibility="private")
-    inputs, outputs = [photo, *settings], [labels, picture, note, compare, table]
+    inputs, outputs = [photo, *settings], [labels, image, note, compare, table]
     again = {"inputs": inputs, "outputs": outputs, "show_progress_on": note, "trigger_mode": "always_last", **QUEUE}
     gr.on([photo.change, settings[1].change, threshold.release], answer_photo, api_name="answer", **again)
     chosen = model.change(choose_model, model, threshold, show_progress="hidden", api_visibility="private", **QUEUE)
@@ -134,7 +134,7 @@ def _add_photo(settings: list[gr.Component], examples: Sequence[tuple[Path, str]
 
 
 def _add_files(settings: list[gr.Component]) -> None:
-    files = gr.File(file_count="multiple", label="Pictures", height=180)
+    files = gr.File(file_count="multiple", label="Images", height=180)
     look = gr.Button("Answer", variant="primary")
     note = gr.HTML(elem_classes="note")
     table = gr.HTML(elem_classes="answers")
@@ -208,12 +208,12 @@ def answer_all(
 ) -> tuple[Any, ...]:
     """The table of files, and as CSV in a folder that goes with the page."""
     if not paths:
-        return _problem("Choose pictures first."), "", NOTHING
+        return _problem("Choose images first."), "", NOTHING
     try:
         predictor = load_predictor(model, backend)
     except (ValueError, OSError) as error:
         return _problem(error), "", NOTHING
-    table = answer_files(predictor, progress.tqdm(list(map(Path, paths)), desc="Looking at pictures"), threshold)
+    table = answer_files(predictor, progress.tqdm(list(map(Path, paths)), desc="Looking at images"), threshold)
     text = io.StringIO()
     csv.writer(text).writerows([table.headers, *table.rows])
     try:
@@ -237,12 +237,12 @@ def _show(table: Table) -> str:
 
 
 def _problem(reason: Exception | str) -> str:
-    kind = "This picture can't be read: " if isinstance(reason, UnreadableImageError) else ""
+    kind = "This image can't be read: " if isinstance(reason, UnreadableImageError) else ""
     return f'<p class="problem" role="alert">{kind}{escape(str(reason))}</p>'
 
 
 def _counts(found: Found, names: Sequence[str], threshold: float) -> str:
-    """How many boxes there are of each class, beside its colour."""
+    """How many boxes there are of each class, beside its color."""
     colors = class_colors(names)
     chips = "".join(
         f'<span class="chip"><span class="dot" style="background: rgb{colors[label]}"></span>{number} '

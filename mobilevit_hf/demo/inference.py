@@ -1,4 +1,4 @@
-"""What models say of pictures, and how fast: what the page shows, without the page."""
+"""What models say of images, and how fast: what the page shows, without the page."""
 
 import statistics
 import time
@@ -24,7 +24,7 @@ KEPT = 8
 # How often a call is timed, unless that takes longer.
 TIMED_CALLS, TIMED_SECONDS = 5, 1.0
 
-# What a model says of a picture, best first, as its pipeline returns it.
+# What a model says of an image, best first, as its pipeline returns it.
 Found = list[dict[str, Any]]
 
 
@@ -56,24 +56,24 @@ def load_predictor(model: str, backend: str) -> Pipeline:
     return pipeline(find_task(model, folder), str(folder), backend=backend, trust_remote_code=False)
 
 
-def answer(predictor: Pipeline, picture: Image.Image, threshold: float) -> Found:
-    """What a classifier or a detector says of a picture.
+def answer(predictor: Pipeline, image: Image.Image, threshold: float) -> Found:
+    """What a classifier or a detector says of an image.
 
     Args:
         predictor: Theirs.
-        picture: RGB.
+        image: RGB.
         threshold: Of a detector: the boxes' scores are above it.
     """
     options = {"threshold": threshold} if predictor.task == DETECTION else {"top_k": SHOWN_LABELS}
-    return sorted(predictor(picture, **options), key=lambda found: -found["score"])
+    return sorted(predictor(image, **options), key=lambda found: -found["score"])
 
 
-def answer_timed(predictor: Pipeline, picture: Image.Image, threshold: float) -> tuple[Found, float, int]:
-    """As `answer`, with the median milliseconds of some more calls, from the decoded picture, and how many."""
-    found, seconds = answer(predictor, picture, threshold), []
+def answer_timed(predictor: Pipeline, image: Image.Image, threshold: float) -> tuple[Found, float, int]:
+    """As `answer`, with the median milliseconds of some more calls, from the decoded image, and how many."""
+    found, seconds = answer(predictor, image, threshold), []
     while len(seconds) < TIMED_CALLS and sum(seconds) < TIMED_SECONDS:
         start = time.perf_counter()
-        answer(predictor, picture, threshold)
+        answer(predictor, image, threshold)
         seconds.append(time.perf_counter() - start)
     return found, 1000 * statistics.median(seconds), len(seconds)
 
@@ -90,13 +90,13 @@ def describe(task: str, found: Found, threshold: float) -> str:
     return ", ".join(f"{number} {label}" for label, number in count(found).items()) or f"nothing above {threshold:g}"
 
 
-def compare_backends(model: str, picture: Image.Image, threshold: float) -> Iterator[Table]:
+def compare_backends(model: str, image: Image.Image, threshold: float) -> Iterator[Table]:
     """A row for each engine that is installed: its time and its answer, or why it has none; again after each row."""
     table = Table(["backend", "ms", "answer"], [])
     for backend, title in backend_titles().items():
         try:
             predictor = load_predictor(model, backend)
-            found, milliseconds, _ = answer_timed(predictor, picture, threshold)
+            found, milliseconds, _ = answer_timed(predictor, image, threshold)
             row = [title, f"{milliseconds:.1f}", describe(predictor.task, found, threshold)]
         except (ValueError, OSError) as error:
             row = [title, "", str(error)]

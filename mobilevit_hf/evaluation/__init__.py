@@ -1,4 +1,4 @@
-"""Measure a model on pictures whose answers are known: what `pipeline` answers, counted as papers count it."""
+"""Measure a model on images whose answers are known: what `pipeline` answers, counted as papers count it."""
 
 from .class_mapping import match_classes
 from .evaluator import BATCH_SIZE, evaluate_model

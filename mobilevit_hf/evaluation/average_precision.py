@@ -1,4 +1,4 @@
-"""COCO's figures from the matches of all pictures."""
+"""COCO's figures from the matches of all images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,44 +9,44 @@ import numpy as np
 from ..metrics.class_names import class_names
 from .matcher import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, ranks, unpack
 
-# COCO averages precision over such recalls, and counts what is found with so many detections of a class on a picture.
+# COCO averages precision over such recalls, and counts what is found with so many detections of a class on an image.
 RECALLS = np.linspace(0, 1, 101)
 NUMBERS = (1, 10, MAX_DETECTIONS)
 
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """The n detections and m objects of one class on all pictures.
+    """The n detections and m objects of one class on all images.
 
     Attributes:
         label: The class.
-        pictures: (n,) which picture each detection is on, from the best.
-        ranks: (n,) how many better ones of the class are on the same picture.
+        images: (n,) which image each detection is on, from the best.
+        ranks: (n,) how many better ones of the class are on the same image.
         hits, ignored: (n, 5), see `Matches`.
-        object_pictures: (m,) which picture each object is on.
+        object_images: (m,) which image each object is on.
         wanted: (m, 4), see `Matches`.
     """
 
     label: int
-    pictures: np.ndarray
+    images: np.ndarray
     ranks: np.ndarray
     hits: np.ndarray
     ignored: np.ndarray
-    object_pictures: np.ndarray
+    object_images: np.ndarray
     wanted: np.ndarray
 
 
-def by_class(pictures: Sequence[Matches]) -> list[ClassMatches]:
-    """For each class that is found or there; of equal scores those of the first picture come first."""
+def by_class(images: Sequence[Matches]) -> list[ClassMatches]:
+    """For each class that is found or there; of equal scores those of the first image come first."""
     numbers, objects_on = (
-        np.repeat(np.arange(len(pictures)), [len(getattr(picture, name)) for picture in pictures])
+        np.repeat(np.arange(len(images)), [len(getattr(image, name)) for image in images])
         for name in ("scores", "objects")
     )
     scores, labels, hits, ignored, objects, wanted = (
-        np.concatenate([getattr(picture, name) for picture in pictures])
+        np.concatenate([getattr(image, name) for image in images])
         for name in ("scores", "labels", "hits", "ignored", "objects", "wanted")
     )
-    better = np.concatenate([ranks(picture.labels) for picture in pictures])
+    better = np.concatenate([ranks(image.labels) for image in images])
     order = np.lexsort((-scores, labels))
     classes = np.union1d(labels, objects)
     starts, ends = (np.searchsorted(labels[order], classes, side=side) for side in ("left", "right"))
@@ -67,9 +67,9 @@ def by_class(pictures: Sequence[Matches]) -> list[ClassMatches]:
     return found
 
 
-def coco_statistics(matches: Sequence[ClassMatches], num_pictures: int, id2label: Mapping[int, str]) -> dict[str, Any]:
+def coco_statistics(matches: Sequence[ClassMatches], num_images: int, id2label: Mapping[int, str]) -> dict[str, Any]:
     """The figures of `CocoMap`: -1 where there is nothing to find."""
-    once = np.ones((num_pictures, 1), dtype=np.int64)
+    once = np.ones((num_images, 1), dtype=np.int64)
     precision = [average_precision(matches, once, area)[..., 0] for area in range(len(AREAS))]
     sizes = list(enumerate(AREAS))[1:]
     names = class_names([found.label for found in matches], id2label)
@@ -91,7 +91,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _recall(matches: Sequence[ClassMatches], area: int = 0, number: int = MAX_DETECTIONS) -> np.ndarray:
-    """(classes, thresholds) how much is found by so many detections on a picture, NaN where nothing is to be found."""
+    """(classes, thresholds) how much is found by so many detections on an image, NaN where nothing is to be found."""
     recall = np.full((len(matches), len(IOU_THRESHOLDS)), np.nan)
     for found, of_class in zip(matches, recall, strict=True):
         if present := found.wanted[:, area].sum():
@@ -100,14 +100,14 @@ def _recall(matches: Sequence[ClassMatches], area: int = 0, number: int = MAX_DE
 
 
 def average_precision(matches: Sequence[ClassMatches], draws: np.ndarray, area: int = 0) -> np.ndarray:
-    """COCO's average precision on pictures drawn anew.
+    """COCO's average precision on images drawn anew.
 
-    A picture drawn twice brings each of its detections twice in a row, so one pass over the detections with the draws
-    as weights gives what COCO's evaluation of the drawn pictures would (up to the order of equal scores).
+    An image drawn twice brings each of its detections twice in a row, so one pass over the detections with the draws
+    as weights gives what COCO's evaluation of the drawn images would (up to the order of equal scores).
 
     Args:
         matches: By class.
-        draws: (N, R) how often each picture is drawn.
+        draws: (N, R) how often each image is drawn.
         area: Which of `AREAS` objects are to have.
 
     Returns:
@@ -115,12 +115,12 @@ def average_precision(matches: Sequence[ClassMatches], draws: np.ndarray, area: 
     """
     precision = np.full((len(matches), len(IOU_THRESHOLDS), draws.shape[1]), np.nan)
     for found, of_class in zip(matches, precision, strict=True):
-        objects_on = found.object_pictures[found.wanted[:, area]]
+        objects_on = found.object_images[found.wanted[:, area]]
         if not len(objects_on):
             continue
         present = np.bincount(objects_on, minlength=len(draws)) @ draws
         is_hit, is_ignored = unpack(found.hits)[:, area], unpack(found.ignored)[:, area]
-        weights = draws[found.pictures]
+        weights = draws[found.images]
         detected = weights.cumsum(axis=0)
         for threshold, of_threshold in enumerate(of_class):
             hits, ignored = np.flatnonzero(is_hit[:, threshold]), np.flatnonzero(is_ignored[:, threshold])

@@ -1,4 +1,4 @@
-"""Which class of a model a data set means."""
+"""Which class of a model a dataset means."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ MAX_RENAMED = 0.01
 
 
 def match_classes(id2label: Mapping[int, str], classes: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Which of a model's classes each class of a data set is, by name.
+    """Which of a model's classes each class of a dataset is, by name.
 
     Names are the same if they are equal; else if they differ in case, blanks and underscores only; else if what is
     before the first comma is the same, as in "tench" and "tench, Tinca tinca". Of several classes with one name it is
@@ -16,7 +16,7 @@ def match_classes(id2label: Mapping[int, str], classes: Sequence[str]) -> tuple[
 
     Args:
         id2label: The model's names by class.
-        classes: The data set's, in the order of its labels.
+        classes: The dataset's, in the order of its labels.
 
     Returns:
         The model's class for each, and notes for the user.
@@ -32,7 +32,7 @@ def match_classes(id2label: Mapping[int, str], classes: Sequence[str]) -> tuple[
         return found, []
     if len(names) == len(classes) and len(unknown) == len(classes):
         return list(range(len(classes))), [
-            f"The model calls its {len(names)} classes {_listing(names)}, the data set {_listing(classes)}: no name "
+            f"The model calls its {len(names)} classes {_listing(names)}, the dataset {_listing(classes)}: no name "
             "agrees, so they are taken to be in the same order."
         ]
     if len(names) == len(classes) and len(classes) - in_place <= MAX_RENAMED * len(classes):
@@ -41,8 +41,8 @@ def match_classes(id2label: Mapping[int, str], classes: Sequence[str]) -> tuple[
             f"Matched by their place in the list, as all other names agree: {pairs}."
         ]
     raise ValueError(
-        f"The model does not know {len(unknown)} of the data set's {len(classes)} classes: "
-        f"{_listing([classes[place] for place in unknown])}. It knows {_listing(names)}. Give the data set's classes "
+        f"The model does not know {len(unknown)} of the dataset's {len(classes)} classes: "
+        f"{_listing([classes[place] for place in unknown])}. It knows {_listing(names)}. Give the dataset's classes "
         "the model's names, or take a model trained on them."
     )
 

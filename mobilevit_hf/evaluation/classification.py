@@ -36,7 +36,7 @@ class Classification:
 
     Args:
         id2label: The model's names of its classes.
-        targets: The model's class for each of the data set's.
+        targets: The model's class for each of the dataset's.
     """
 
     def __init__(self, id2label: Mapping[int, str], targets: Sequence[int]) -> None:
@@ -49,7 +49,7 @@ class Classification:
         return outputs.logits.float().cpu().numpy()
 
     def add(self, logits: np.ndarray, group: Sequence[Prepared]) -> None:
-        """Count the answers (B, K) to a group of pictures."""
+        """Count the answers (B, K) to a group of images."""
         if not np.isfinite(logits).all():
             raise ValueError("The model's logits are not all finite numbers: it is broken, or was trained so.")
         right = np.array([self._right_class(prepared.sample) for prepared in group])
@@ -72,7 +72,7 @@ class Classification:
     def _right_class(self, sample: Sample) -> int:
         if sample.label is None:
             raise ValueError(
-                f"{sample.name} has no label: the model is a classifier, and this data set is not for one."
+                f"{sample.name} has no label: the model is a classifier, and this dataset is not for one."
             )
         return self.targets[sample.label]
 
@@ -85,7 +85,7 @@ class Classification:
             self.known.mistakes = find_worst([*self.known.mistakes, *part.mistakes])
 
     def confusion(self) -> np.ndarray:
-        """(K, K) int64: how many pictures of the row's class are called the column's."""
+        """(K, K) int64: how many images of the row's class are called the column's."""
         confusion = np.zeros((len(self.id2label),) * 2, dtype=np.int64)
         for (named, right), uses in self.known.pairs.items():
             confusion[right, named] = uses
@@ -117,7 +117,7 @@ class Classification:
     def intervals(
         self, metrics: Mapping[str, Any], resamples: int, generator: np.random.Generator
     ) -> dict[str, tuple[float, float]]:
-        """Drawing N pictures anew is drawing how many of them have each pair of answers: a multinomial number."""
+        """Drawing N images anew is drawing how many of them have each pair of answers: a multinomial number."""
         count = self.known.pairs.total()
         pairs = np.array(sorted(self.known.pairs))
         uses = np.array([self.known.pairs[pair] for pair in sorted(self.known.pairs)])

@@ -1,4 +1,4 @@
-"""Confidence intervals by the bootstrap: the same pictures, drawn anew."""
+"""Confidence intervals by the bootstrap: the same images, drawn anew."""
 
 import numpy as np
 

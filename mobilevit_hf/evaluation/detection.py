@@ -24,10 +24,10 @@ class Detection:
     Args:
         processor: What makes detections of the model's outputs.
         id2label: The model's names of its classes.
-        targets: The model's class for each of the data set's.
+        targets: The model's class for each of the dataset's.
 
     Attributes:
-        known: Of each picture its place in the samples, its name and what there is to know of its detections.
+        known: Of each image its place in the samples, its name and what there is to know of its detections.
     """
 
     def __init__(self, processor: BaseImageProcessor, id2label: Mapping[int, str], targets: Sequence[int]) -> None:
@@ -38,7 +38,7 @@ class Detection:
         self.known: list[tuple[int, str, Matches]] = []
 
     def answer(self, outputs: Any, group: Sequence[Prepared]) -> list[dict[str, Tensor]]:
-        """The detections of each picture, of the classes that the data set has: of others it says nothing."""
+        """The detections of each image, of the classes that the dataset has: of others it says nothing."""
         sizes = torch.tensor([prepared.size for prepared in group], device=outputs.logits.device)
         answers = self.processor.post_process_object_detection(outputs, self.threshold, sizes)
         found = [{name: value.float().cpu() for name, value in answer.items()} for answer in answers]
@@ -49,7 +49,7 @@ class Detection:
         ]
 
     def add(self, answers: Sequence[Mapping[str, Tensor]], group: Sequence[Prepared]) -> None:
-        """Match the answers to a group of pictures."""
+        """Match the answers to a group of images."""
         for answer, prepared in zip(answers, group, strict=True):
             reference = self._reference(prepared.sample)
             for boxes in (answer["boxes"], reference["boxes"]):
@@ -59,15 +59,15 @@ class Detection:
     def _reference(self, sample: Sample) -> dict[str, Tensor]:
         objects: Objects | None = sample.objects
         if objects is None:
-            raise ValueError(f"{sample.name} has no boxes: the model is a detector, and this data set is not for one.")
+            raise ValueError(f"{sample.name} has no boxes: the model is a detector, and this dataset is not for one.")
         labels = self.targets[objects.labels]
         return {"boxes": objects.boxes, "labels": labels, "iscrowd": objects.iscrowd, "area": objects.areas}
 
     def join(self, parts: Iterable[Sequence[tuple[int, str, Matches]]]) -> None:
         """Take what all processes know, in the order of the samples, for what is known."""
         self.known = sorted(chain(*parts), key=itemgetter(0))
-        self.pictures = [matches for _, _, matches in self.known]
-        self.matches = by_class(self.pictures)
+        self.images = [matches for _, _, matches in self.known]
+        self.matches = by_class(self.images)
 
     def confusion(self) -> None:
         """A detector has none."""
@@ -75,16 +75,16 @@ class Detection:
 
     def compute(self) -> dict[str, Any]:
         """The figures of `CocoMap`."""
-        return coco_statistics(self.matches, len(self.pictures), self.id2label)
+        return coco_statistics(self.matches, len(self.images), self.id2label)
 
     def intervals(
         self, metrics: Mapping[str, Any], resamples: int, generator: np.random.Generator
     ) -> dict[str, tuple[float, float]]:
-        """By drawing the pictures anew."""
+        """By drawing the images anew."""
         if metrics["map"] < 0:  # nothing to find
             return {}
-        count, values = len(self.pictures), []
-        longest = max(len(found.pictures) for found in self.matches)
+        count, values = len(self.images), []
+        longest = max(len(found.images) for found in self.matches)
         for size in chunks(resamples, max(longest, count)):
             draws = generator.multinomial(count, np.full(count, 1 / count), size=size).T.copy()
             values.append(average_precision(self.matches, draws))
@@ -97,12 +97,11 @@ class Detection:
 
     def best_threshold(self) -> BestThreshold | None:
         """None if there is nothing to find, or nothing is found."""
-        scores = np.concatenate([picture.scores for picture in self.pictures]).astype(np.float64)
+        scores = np.concatenate([image.scores for image in self.images]).astype(np.float64)
         hits, ignored = (
-            np.concatenate([_at_half(getattr(picture, name)) for picture in self.pictures])
-            for name in ("hits", "ignored")
+            np.concatenate([_at_half(getattr(image, name)) for image in self.images]) for name in ("hits", "ignored")
         )
-        present = sum(int(picture.wanted[:, 0].sum()) for picture in self.pictures)
+        present = sum(int(image.wanted[:, 0].sum()) for image in self.images)
         order = np.argsort(-scores[~ignored])
         scores, right = scores[~ignored][order], np.cumsum(hits[~ignored][order])
         if not len(scores) or not present:
@@ -121,14 +120,14 @@ class Detection:
         )
 
     def mistakes(self) -> list[Mistake]:
-        """The pictures with the most errors at the best threshold; without one all detections count."""
+        """The images with the most errors at the best threshold; without one all detections count."""
         best = self.best_threshold()
-        mistakes = (_find_errors(*picture, best.value if best else self.threshold) for picture in self.known)
+        mistakes = (_find_errors(*image, best.value if best else self.threshold) for image in self.known)
         return find_worst(mistake for mistake in mistakes if mistake.score)
 
 
 def _find_errors(place: int, name: str, matches: Matches, threshold: float) -> Mistake:
-    """What is wrong on a picture with the detections above a threshold."""
+    """What is wrong on an image with the detections above a threshold."""
     sure = matches.scores > threshold
     hits = int(_at_half(matches.hits)[sure].sum())
     wrong = int((~_at_half(matches.hits) & ~_at_half(matches.ignored))[sure].sum())
@@ -151,5 +150,5 @@ def _check_boxes(boxes: Tensor, sample: Sample) -> None:
     if not (boxes.isfinite().all() and (boxes[:, :2] <= boxes[:, 2:]).all()):
         raise ValueError(
             f"{sample.name}: got boxes {boxes[:10].tolist()}, expected finite (x1, y1, x2, y2) with x1 ≤ x2 and "
-            "y1 ≤ y2, of the model as of the data set. Other formats are converted by torchvision.ops.box_convert."
+            "y1 ≤ y2, of the model as of the dataset. Other formats are converted by torchvision.ops.box_convert."
         )

@@ -44,10 +44,10 @@ def evaluate_model(
 ) -> EvaluationResult:
     """Measure an image classifier or object detector on samples.
 
-    Pictures go through the image processor, the network and the post-processing as in transformers' pipeline, so the
+    Images go through the image processor, the network and the post-processing as in transformers' pipeline, so the
     figures are those of its answers; only boxes stay as the processor gives them, where the pipeline cuts them to
     whole pixels. A detector's boxes enter the metric above the processor's own `score_threshold`, or all of them if
-    it has none. Of pictures, logits and boxes nothing is kept: a classifier's answers are counted, and of a detector's
+    it has none. Of images, logits and boxes nothing is kept: a classifier's answers are counted, and of a detector's
     there are a score, a class and ten bytes for each detection.
 
     Several processes share the work if each calls this with the same arguments but `rank`. Each measures every
@@ -55,16 +55,16 @@ def evaluate_model(
     return the same, but for what the network rounds otherwise in other batches, or all raise.
 
     Args:
-        model: It is left as it is and runs where it is, in evaluation mode; a MobileViT with its batch normalisations
+        model: It is left as it is and runs where it is, in evaluation mode; a MobileViT with its batch normalizations
             folded.
         processor: What makes the model's inputs; for a detector also detections of its outputs.
-        samples: Pictures with a label or objects; a stream will do. Every process gets all.
+        samples: Images with a label or objects; a stream will do. Every process gets all.
         classes: The names that labels stand for, matched with the model's by `match_classes`.
-        batch_size: How many pictures run together, if the processor gives them one size.
-        max_bad: The largest share of pictures that may be unreadable.
-        resamples: How often the pictures are drawn anew for the confidence intervals; 0 leaves them out.
+        batch_size: How many images run together, if the processor gives them one size.
+        max_bad: The largest share of images that may be unreadable.
+        resamples: How often the images are drawn anew for the confidence intervals; 0 leaves them out.
         seed: Of these draws.
-        progress: Called after each batch with how many of this process's pictures are done, and of how many if that
+        progress: Called after each batch with how many of this process's images are done, and of how many if that
             is known.
         rank: Which of the processes this is, from 0.
         num_replicas: How many there are.
@@ -73,7 +73,7 @@ def evaluate_model(
 
     Raises:
         ValueError: If the classes don't match, the model does something else or the samples are for something else,
-            too many pictures are unreadable, there are none, or several processes can't be told apart or joined.
+            too many images are unreadable, there are none, or several processes can't be told apart or joined.
         RuntimeError: If another process failed by anything but a ValueError.
     """
     if not 0 <= rank < num_replicas or (num_replicas > 1 and gather is None):
@@ -96,14 +96,14 @@ def evaluate_model(
     if error := failure or next((part.error for part in parts if part.error), None):
         raise error
     unreadable = sorted(chain(*(part.unreadable for part in parts)), key=attrgetter("place"))
-    problems, count = [picture.problem for picture in unreadable], sum(part.count for part in parts)
+    problems, count = [image.problem for image in unreadable], sum(part.count for part in parts)
     _check_share(problems, count, max_bad)
     measure.join(part.known for part in parts)
     metrics = measure.compute()
     if metrics.get("accuracy") == 1:
         possible = 1 - (1 - LEVEL) ** (1 / count)
         notes.append(
-            f"All {count} pictures are right, so drawing them anew shows no doubt. An error rate of {possible:.1%} "
+            f"All {count} images are right, so drawing them anew shows no doubt. An error rate of {possible:.1%} "
             f"would still give that in {1 - LEVEL:.0%} of such tests."
         )
     return EvaluationResult(
@@ -112,7 +112,7 @@ def evaluate_model(
         intervals=measure.intervals(metrics, resamples, np.random.default_rng(seed)) if resamples else {},
         best_threshold=measure.best_threshold(),
         images_per_second=count / max(part.seconds for part in parts),
-        num_pictures=count,
+        num_images=count,
         problems=problems,
         notes=notes,
         confusion=measure.confusion(),
@@ -155,8 +155,8 @@ class _Part:
 
     Attributes:
         known: What `Classification` or `Detection` knows of the answers.
-        unreadable: The pictures that can't be read.
-        count: How many pictures could be.
+        unreadable: The images that can't be read.
+        count: How many images could be.
         seconds: What that took.
         error: Why it stopped, if it did; the rest is then empty.
     """
@@ -177,7 +177,7 @@ def _measure(
     max_bad: float,
     progress: Callable[[int, int | None], None] | None,
 ) -> _Part:
-    """What one process does by itself. It stops early where its own unreadable pictures are too many of all."""
+    """What one process does by itself. It stops early where its own unreadable images are too many of all."""
     model = fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else copy.deepcopy(model).eval()
     part, start = _Part(), time.perf_counter()
     # Set here once for all threads: the filters that `load_image` sets and restores belong to the whole process.
@@ -209,10 +209,10 @@ def _without_class(error: Exception) -> Exception:
 def _check_share(problems: Sequence[Problem], count: int, max_bad: float) -> None:
     total = len(problems) + count
     if not total:
-        raise ValueError("There are no pictures to measure on: the split is empty.")
+        raise ValueError("There are no images to measure on: the split is empty.")
     if not count or len(problems) > max_bad * total:
         first = problems[0]
         raise ValueError(
-            f"{len(problems)} of {total} pictures can't be read, more than {max_bad:.0%}, such as {first.name}: "
+            f"{len(problems)} of {total} images can't be read, more than {max_bad:.0%}, such as {first.name}: "
             f"{first.reason}. Mend them, or allow more bad ones."
         )

@@ -19,13 +19,13 @@ MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as the model takes it.
+    """An image as the model takes it.
 
     Attributes:
         place: Of the sample among all.
         sample: Where it comes from.
         inputs: The processor's, for a batch of one.
-        size: Height and width of the picture in pixels.
+        size: Height and width of the image in pixels.
     """
 
     place: int
@@ -36,7 +36,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that can't be read, and its place among all samples."""
+    """An image that can't be read, and its place among all samples."""
 
     place: int
     problem: Problem
@@ -61,13 +61,13 @@ def prepare_ahead(
 
 
 def _prepare(processor: BaseImageProcessor, place: int, sample: Sample) -> Prepared | Unreadable:
-    """One picture by itself, as the pipeline does it: of a batch some processors make something else."""
+    """One image by itself, as the pipeline does it: of a batch some processors make something else."""
     try:
-        picture = load_image(sample.image)
+        image = load_image(sample.image)
     except UnreadableImageError as error:
-        return Unreadable(place, Problem(sample.name, "unreadable picture", str(error)))
-    inputs = processor(images=[picture], return_tensors="pt")
-    return Prepared(place, sample, inputs, (picture.height, picture.width))
+        return Unreadable(place, Problem(sample.name, "unreadable image", str(error)))
+    inputs = processor(images=[image], return_tensors="pt")
+    return Prepared(place, sample, inputs, (image.height, image.width))
 
 
 def make_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -83,7 +83,7 @@ def make_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def group_by_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
-    """The pictures by the shapes of their inputs: other detectors take each picture in a size of its own."""
+    """The images by the shapes of their inputs: other detectors take each image in a size of its own."""
     groups: dict[tuple[Any, ...], list[Prepared]] = {}
     for prepared in batch:
         groups.setdefault(tuple(value.shape for value in prepared.inputs.values()), []).append(prepared)
@@ -92,6 +92,6 @@ def group_by_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
 
 @torch.inference_mode()
 def forward(model: PreTrainedModel, group: Sequence[Prepared]) -> Any:
-    """The model's outputs for pictures whose inputs have equal shapes."""
+    """The model's outputs for images whose inputs have equal shapes."""
     inputs = {name: torch.cat([prepared.inputs[name] for prepared in group]) for name in group[0].inputs}
     return model(**BatchFeature(inputs).to(model.device, model.dtype))

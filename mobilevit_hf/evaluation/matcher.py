@@ -1,4 +1,4 @@
-"""Which detections on a picture are right, by COCO's rules."""
+"""Which detections on an image are right, by COCO's rules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 # COCO's: a found box is right above such an overlap (IoU), objects are also counted by area in pixels², both ends
-# included, and of each class on a picture so many detections count.
+# included, and of each class on an image so many detections count.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 MAX_DETECTIONS = 100
@@ -15,7 +15,7 @@ MAX_DETECTIONS = 100
 
 @dataclass(frozen=True)
 class Matches:
-    """What there is to know of the n detections on a picture that count and the m objects on it, in a few bytes each.
+    """What there is to know of the n detections on an image that count and the m objects on it, in a few bytes each.
 
     Attributes:
         scores, labels: (n,) of the detections, by class and from the best.

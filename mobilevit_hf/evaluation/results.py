@@ -29,7 +29,7 @@ class BestThreshold:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that a model gets wrong.
+    """An image that a model gets wrong.
 
     Attributes:
         place: In the samples.
@@ -53,17 +53,17 @@ class EvaluationResult:
     Attributes:
         task: What it does.
         metrics: What `TopKAccuracy` or `CocoMap` returns, with `per_class` by the model's names of the classes.
-        intervals: By metric the ends of its 95 % confidence interval: a bootstrap over the pictures.
+        intervals: By metric the ends of its 95 % confidence interval: a bootstrap over the images.
         best_threshold: Of a detector that found anything, else None.
         images_per_second: From the file to the answer: decoding, processing, the network and what makes detections
-            of its outputs; without the metrics. Of several processes the pictures of all by the time of the slowest.
-        num_pictures: How many were measured.
-        problems: The pictures that could not be read, in the samples' order.
+            of its outputs; without the metrics. Of several processes the images of all by the time of the slowest.
+        num_images: How many were measured.
+        problems: The images that could not be read, in the samples' order.
         notes: Plain sentences about decisions to tell the user.
-        confusion: (K, K) int64 of a classifier, by the model's classes: how many pictures of the row's class it calls
+        confusion: (K, K) int64 of a classifier, by the model's classes: how many images of the row's class it calls
             the column's. None for a detector.
         mistakes: The worst first, at most `MAX_MISTAKES`: a classifier's wrong answers by the probability that it
-            gave them; a detector's pictures by the objects missed and the detections that are wrong, at the best
+            gave them; a detector's images by the objects missed and the detections that are wrong, at the best
             threshold and an IoU of 0.5.
     """
 
@@ -72,7 +72,7 @@ class EvaluationResult:
     intervals: dict[str, tuple[float, float]]
     best_threshold: BestThreshold | None
     images_per_second: float
-    num_pictures: int
+    num_images: int
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     confusion: np.ndarray | None = None

@@ -29,8 +29,8 @@ METRICS = {
 }
 # How many classes are named in the first sentence, and in tables.
 NAMED_CLASSES, LISTED_CLASSES, WORST_CLASSES = 20, 40, 20
-# A class with fewer training pictures is named among the limits, if there are no more of them than this.
-FEW_PICTURES, FEW_CLASSES = 20, 10
+# A class with fewer training images is named among the limits, if there are no more of them than this.
+FEW_IMAGES, FEW_CLASSES = 20, 10
 # A longer command is written on several lines.
 LINE_LENGTH = 80
 # The options that say most about a training, in this order.
@@ -38,7 +38,7 @@ HYPERPARAMETERS = (
     "image_size", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "min_lr_rate",
     "warmup_steps", "weight_decay", "max_grad_norm", "label_smoothing_factor", "class_weights", "ema_decay",
     "hidden_dropout_prob", "freeze_backbone", "multi_scale", "horizontal_flip", "vertical_flip", "crop_scale",
-    "rand_augment", "random_erasing", "mixup", "cutmix", "colour", "zoom_out", "crop", "anchors", "bf16", "fp16",
+    "rand_augment", "random_erasing", "mixup", "cutmix", "color_jitter", "zoom_out", "crop", "anchors", "bf16", "fp16",
     "seed",
 )  # fmt: skip
 # A recommended threshold is a best one, rounded.
@@ -99,9 +99,9 @@ def render_card(facts: ModelFacts, repo_id: str) -> str:
 
 
 def render_eval_results(facts: ModelFacts) -> dict[str, str]:
-    """What was measured on a data set of the Hub, as its leaderboards read it.
+    """What was measured on a dataset of the Hub, as its leaderboards read it.
 
-    Figures of a split that the data set itself doesn't have are not among them.
+    Figures of a split that the dataset itself doesn't have are not among them.
 
     Returns:
         YAML by the names of files below `.eval_results/`.
@@ -117,7 +117,7 @@ def render_eval_results(facts: ModelFacts) -> dict[str, str]:
     entry = {
         "dataset": {"id": dataset, "task_id": "default"},
         "value": evaluation.metrics[metric],
-        "notes": f"{title}, {evaluation.split} split, {count(evaluation.num_pictures, 'picture')}",
+        "notes": f"{title}, {evaluation.split} split, {count(evaluation.num_images, 'image')}",
     }
     if date := facts.run.get("date"):
         entry["date"] = date
@@ -178,7 +178,7 @@ def _chosen_on(facts: ModelFacts) -> Evaluation | None:
 
 
 def _best_known(evaluations: Sequence[Evaluation]) -> Evaluation | None:
-    """The evaluation to quote: on pictures that chose nothing, if there is one."""
+    """The evaluation to quote: on images that chose nothing, if there is one."""
     tests = [evaluation for evaluation in evaluations if evaluation.split == "test"]
     return next(iter([*tests, *evaluations]), None)
 
@@ -212,8 +212,8 @@ def _table_of_classes(facts: ModelFacts) -> dict[str, Any] | None:
     if len(shown) > LISTED_CLASSES:
         shown = sorted(rows, key=lambda name: rows[name][key])[:WORST_CLASSES]
     trained = _counts(facts, "train")
-    titles = {"support": f"{evaluation.split} pictures", "f1": "F1"}
-    unit = "objects" if facts.task == "object-detection" else "pictures"
+    titles = {"support": f"{evaluation.split} images", "f1": "F1"}
+    unit = "objects" if facts.task == "object-detection" else "images"
     columns = ([f"training {unit}"] if trained else []) + [titles.get(name, name) for name in rows[shown[0]]]
     return {
         "evaluation": evaluation,
@@ -300,7 +300,7 @@ def _machine(hardware: Mapping[str, Any]) -> str | None:
 
 
 def _rare_classes(facts: ModelFacts) -> list[tuple[str, int]]:
-    rare = [(name, number) for name, number in _counts(facts, "train").items() if number < FEW_PICTURES]
+    rare = [(name, number) for name, number in _counts(facts, "train").items() if number < FEW_IMAGES]
     return sorted(rare, key=lambda item: item[1]) if len(rare) <= FEW_CLASSES else []
 
 
@@ -343,7 +343,7 @@ def percent(value: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Such as "1 picture", "2,000 pictures"."""
+    """Such as "1 image", "2,000 images"."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 

@@ -20,7 +20,7 @@ from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageP
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 from ..pipelines import load_model
 from .card import is_ours, render_card, render_eval_results
-from .metadata import PICTURES, PUBLISHED_FILES, Given, collect_facts, find_task
+from .metadata import IMAGES, PUBLISHED_FILES, Given, collect_facts, find_task
 
 CARD, CONFIG, PROCESSOR = "README.md", "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -121,7 +121,7 @@ def _refuse(folder: Path, problems: list[str]) -> str:
 
 def _choose(folder: Path, given: Given) -> Iterator[str]:
     """The names of the files in the folder that are published as they are."""
-    beside = [name for name in PUBLISHED_FILES if given.pictures or name not in PICTURES]
+    beside = [name for name in PUBLISHED_FILES if given.images or name not in IMAGES]
     for name in (CONFIG, PROCESSOR, *weight_files(folder), RECORD, *beside):
         if (folder / name).is_file():
             yield name
@@ -166,7 +166,7 @@ def _check_model(folder: Path, files: dict[str, Path | bytes]) -> Iterator[str]:
         yield f"it is a model of type {config.get('model_type')}, expected {' or '.join(expected)}"
         return
     if PROCESSOR not in files:
-        yield f"{PROCESSOR} is missing, which says how pictures are prepared: save the image processor there"
+        yield f"{PROCESSOR} is missing, which says how images are prepared: save the image processor there"
     elif _read_json(folder / PROCESSOR) is None:
         yield f"{PROCESSOR} is not JSON"
     if any("For" in name for name in config.get("architectures") or ["For"]):  # it answers with names

@@ -54,7 +54,7 @@ def describe_start(name: str) -> dict[str, Any]:
     if name in VARIANTS:
         return {"kind": "new weights", "name": name}
     for kind, folder in (("local", Path(name)), ("built-in", ASSETS / name)):
-        if (folder / "config.json").is_file():  # else it is beside a folder of pictures of that name
+        if (folder / "config.json").is_file():  # else it is beside a folder of images of that name
             return {"kind": kind, "name": public_name(folder)} | _read_origin(folder)
     card = _read_card(_download_card(name))
     license = _license_of(card)

@@ -15,12 +15,12 @@ from .licenses import RUN_FILE, License, find_license, public_name, read_license
 RESULTS_FILE = "results.json"
 # What a training or `mobilevit evaluate --json` leaves beside a model.
 FIGURES = ("curves.png", "confusion_matrix.png", "average_precision.png")
-PICTURES = ("samples.png", "mistakes.png")
+IMAGES = ("samples.png", "mistakes.png")
 EVALUATIONS = "evaluation*.json"
 EXPORTS = ("export.json", "*/export.json")
 # What may be published beside weights, configurations, card and exports: no path of this machine is in it. The recipe,
 # checkpoints and the results of `mobilevit evaluate` have some.
-PUBLISHED_FILES = (RUN_FILE, RESULTS_FILE, *FIGURES, *PICTURES)
+PUBLISHED_FILES = (RUN_FILE, RESULTS_FILE, *FIGURES, *IMAGES)
 
 # Tasks by the ending of an architecture's name.
 TASKS = {
@@ -48,7 +48,7 @@ class Given:
         tags: Beside those that follow from the model.
         description: What it is for, in Markdown.
         intended_use: What it should be used for, and what not, in Markdown.
-        pictures: Whether pictures of the data may be shown.
+        images: Whether images of the data may be shown.
     """
 
     license: str | None = None
@@ -60,17 +60,17 @@ class Given:
     tags: tuple[str, ...] = ()
     description: str | None = None
     intended_use: str | None = None
-    pictures: bool = True
+    images: bool = True
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured on some pictures.
+    """What was measured on some images.
 
     Attributes:
         data: The data's name, None if it has none that others may see.
         split: Of it, such as "validation".
-        num_pictures: How many there were.
+        num_images: How many there were.
         metrics: As `EvaluationResult` has them, like the next two.
         intervals: By metric.
         threshold: The fields of `BestThreshold`; None for a classifier.
@@ -79,7 +79,7 @@ class Evaluation:
 
     data: str | None
     split: str
-    num_pictures: int
+    num_images: int
     metrics: Mapping[str, Any]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     threshold: Mapping[str, float] | None = None
@@ -94,7 +94,7 @@ class ModelFacts:
         given: By its maker.
         task: As transformers' `pipeline` calls it.
         classes: Their names, in the model's order.
-        image_size: Side of the pictures that the model sees, in pixels.
+        image_size: Side of the images that the model sees, in pixels.
         parameters: How many it has.
         num_bytes: Of its weights' files.
         dtype: Of its weights, such as "float32".
@@ -105,7 +105,7 @@ class ModelFacts:
         evaluations: That of the training first.
         threshold: The score above which a detector's answers are best taken for objects.
         exports: What `mobilevit export` recorded of each file.
-        figures: Names of the pictures and plots to show.
+        figures: Names of the images and plots to show.
     """
 
     given: Given
@@ -142,7 +142,7 @@ def collect_facts(folder: Path, given: Given) -> ModelFacts:
         stated = None if given.base_model else read_license(folder)
     parameters, num_bytes, dtype = read_weights(folder)
     names = config.get("id2label") or {}
-    shown = (*FIGURES, *(PICTURES if given.pictures else ()))
+    shown = (*FIGURES, *(IMAGES if given.images else ()))
     return ModelFacts(
         given=given,
         task=find_task(config),
@@ -238,7 +238,7 @@ def _read_evaluations(folder: Path, run: Mapping[str, Any]) -> Iterator[Evaluati
 
 
 def _evaluation(path: Path, values: Mapping[str, Any], data: str | None, **more: Any) -> Evaluation:
-    names = ("split", "num_pictures", "metrics")
+    names = ("split", "num_images", "metrics")
     if missing := [name for name in names if name not in values]:
         raise ValueError(
             f"{path} is no result of a training or of mobilevit evaluate --json: it has no {', '.join(missing)}. "

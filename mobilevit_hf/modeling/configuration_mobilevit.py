@@ -124,7 +124,7 @@ def _check_patch_size(config: StockMobileViTConfig) -> None:
     if patch_size > feature_side:
         raise ValueError(
             f"patch_size: got {patch_size}, expected at most {feature_side}, the side of the stride-8 feature map of "
-            f"a picture of image_size={image_size}. Use a smaller patch (the paper's is 2) or larger pictures."
+            f"an image of image_size={image_size}. Use a smaller patch (the paper's is 2) or larger images."
         )
 
 

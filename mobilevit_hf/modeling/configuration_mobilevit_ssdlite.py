@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 
 from .configuration_mobilevit import MobileViTBackboneConfig, MobileViTConfig, check_architecture, resolve_variant
 
-# The stride that stands for one cell over the whole picture: the last level's features are pooled.
+# The stride that stands for one cell over the whole image: the last level's features are pooled.
 GLOBAL_STRIDE = -1
 
 # The paper's levels and anchors.
@@ -28,7 +28,7 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
     r"""The architecture of `MobileViTSSDLiteForObjectDetection` and the constants of its anchors and loss.
 
     The defaults are the paper's. `id2label` names the objects only: the background, which the model's `logits` have
-    first, is not among them. What happens to a picture before and to the boxes behind the model (size, score
+    first, is not among them. What happens to an image before and to the boxes behind the model (size, score
     threshold, suppression) is the image processor's.
 
     A level is a feature map with a head of its own. Fields with one entry for each level are in the order of
@@ -37,15 +37,15 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
     Args:
         backbone_config: The `MobileViTBackboneConfig`, or its fields. MobileViT-S if not given. Its `out_features`
             follow from `feature_strides`.
-        image_size: Side of the square pictures the model is trained on, in pixels.
+        image_size: Side of the square images the model is trained on, in pixels.
         feature_strides: The levels, finest first: some of the backbone's strides 8, 16, 32, the last among them; then
-            64, 128, ... by extra layers; -1 for one cell over the whole picture, last if at all.
+            64, 128, ... by extra layers; -1 for one cell over the whole image, last if at all.
         level_channels: Channels of each level's head; what an extra layer puts out too.
         head_act: Activation in extra layers and heads.
-        anchor_scales: Side of the square anchor of each level, as a fraction of the picture, and one more, of which
+        anchor_scales: Side of the square anchor of each level, as a fraction of the image, and one more, of which
             the last level's second square is made.
         anchor_ratios: For each level the aspect ratios r; each gives an anchor of r and one of 1 / r.
-        center_variance: Unit in which the heads predict a centre's offset, in anchor sizes.
+        center_variance: Unit in which the heads predict a center's offset, in anchor sizes.
         size_variance: Unit in which they predict the logarithm of a size.
         match_iou_threshold: The least overlap (IoU) at which an anchor is made to find an object.
         match_iou_eps: Added to the union when overlaps are computed, so that empty boxes have none.
@@ -53,7 +53,7 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
         smooth_l1_beta: Where the localisation loss turns from quadratic to linear.
         localization_loss_weight: Factor on the localisation loss.
         recommended_threshold: The score above which a trained detector's answers are best taken for objects (highest
-            F1 on its validation pictures); None if it was not measured.
+            F1 on its validation images); None if it was not measured.
 
     Raises:
         ValueError: If no detector can be built from the values.
@@ -177,7 +177,7 @@ def check_detector(config: MobileViTSSDLiteConfig) -> None:
     require(
         all(scale > 0 for scale in config.anchor_scales),
         "anchor_scales",
-        "positive fractions of the picture",
+        "positive fractions of the image",
         "The paper's run from 0.1 to 1.05.",
     )
     require(

@@ -17,7 +17,7 @@ from .layers_mobilevit import (
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy of a model for inference: each batch normalisation folded into its convolution, in channels_last.
+    """A copy of a model for inference: each batch normalization folded into its convolution, in channels_last.
 
     Outputs are equal up to rounding. The copy has other parameters than a checkpoint and refuses to be saved.
     """
@@ -32,15 +32,15 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
     raise ValueError(
-        "save_pretrained: got a model folded for inference, expected one with its batch normalisations. "
+        "save_pretrained: got a model folded for inference, expected one with its batch normalizations. "
         "Save the model it was made from."
     )
 
 
-class LeanModel(nn.Module):
-    """A model to export: (B, 3, H, W) pictures → the tensors of its task, in float32 whatever it computes in.
+class FusedModel(nn.Module):
+    """A model to export: (B, 3, H, W) images → the tensors of its task, in float32 whatever it computes in.
 
-    Beside batch normalisation, scale and shift of the layer normalisations and the attention's scale are folded into
+    Beside batch normalization, scale and shift of the layer normalizations and the attention's scale are folded into
     the weights, and patches are cut by one transposition: engines fuse neither by themselves.
 
     Args:
@@ -55,7 +55,7 @@ class LeanModel(nn.Module):
         encoder = next(module for module in self.model.modules() if isinstance(module, MobileViTEncoder))
         for i, layer in enumerate(encoder.layer):
             if isinstance(layer, MobileViTLayer):
-                encoder.layer[i] = LeanMobileViTLayer(layer)
+                encoder.layer[i] = FusedMobileViTLayer(layer)
         self.model = self.model.to(dtype)
         self.outputs, self.dtype = outputs, dtype
 
@@ -65,8 +65,8 @@ class LeanModel(nn.Module):
         return tuple(outputs[name].float() for name in self.outputs)
 
 
-class LeanMobileViTLayer(MobileViTLayer):
-    """A MobileViT block with the layer normalisations' weights folded into what follows; inference only."""
+class FusedMobileViTLayer(MobileViTLayer):
+    """A MobileViT block with the layer normalizations' weights folded into what follows; inference only."""
 
     def __init__(self, layer: MobileViTLayer) -> None:
         nn.Module.__init__(self)
@@ -76,7 +76,7 @@ class LeanMobileViTLayer(MobileViTLayer):
             layer.conv_kxk,
             layer.conv_1x1,
         )
-        self.transformer = LeanTransformer(*map(LeanTransformerLayer, layer.transformer.layer))
+        self.transformer = FusedTransformer(*map(FusedTransformerLayer, layer.transformer.layer))
         self.layernorm, self.conv_projection, self.fusion = layer.layernorm, layer.conv_projection, layer.fusion
         _fold_scale_and_shift(layer.layernorm, layer.conv_projection.convolution)
 
@@ -88,15 +88,15 @@ class LeanMobileViTLayer(MobileViTLayer):
         return pixels.reshape(batch * p * p, rows * columns, channels)
 
 
-class LeanTransformer(nn.Sequential):
+class FusedTransformer(nn.Sequential):
     """Transformer layers; like `MobileViTTransformer` it also returns attention weights, of which there are none."""
 
     def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[()]]:
         return super().forward(tokens), ()
 
 
-class LeanTransformerLayer(nn.Module):
-    """A pre-norm transformer layer whose normalisations have no weights and whose queries are scaled already."""
+class FusedTransformerLayer(nn.Module):
+    """A pre-norm transformer layer whose normalizations have no weights and whose queries are scaled already."""
 
     def __init__(self, layer: MobileViTTransformerLayer) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class LeanTransformerLayer(nn.Module):
 
 
 def _fold_scale_and_shift(norm: nn.LayerNorm, *layers: nn.Linear | nn.Conv2d) -> None:
-    """Put a layer normalisation's weights into all that reads its output: linear layers or 1x1 convolutions."""
+    """Put a layer normalization's weights into all that reads its output: linear layers or 1x1 convolutions."""
     for layer in layers:
         weight = layer.weight.flatten(1)  # (outputs, D)
         bias = weight @ norm.bias + (0 if layer.bias is None else layer.bias)
@@ -138,4 +138,4 @@ def _fold_scale_and_shift(norm: nn.LayerNorm, *layers: nn.Linear | nn.Conv2d) ->
     norm.elementwise_affine = False
 
 
-__all__ = ["LeanModel", "fold_batch_norm"]
+__all__ = ["FusedModel", "fold_batch_norm"]

@@ -1,4 +1,4 @@
-"""Pictures into a MobileViT SSDLite detector, and boxes out of it."""
+"""Images into a MobileViT SSDLite detector, and boxes out of it."""
 
 import operator
 import os
@@ -22,7 +22,7 @@ from .ssdlite import select_detections
 class MobileViTSSDLiteImageProcessorKwargs(ImagesKwargs, total=False):
     r"""
     do_flip_channel_order (`bool`, *optional*, defaults to `self.do_flip_channel_order`):
-        Whether the model takes colours as BGR.
+        Whether the model takes colors as BGR.
     score_threshold (`float`, *optional*, defaults to `self.score_threshold`):
         Only scores above it are detections, where `post_process_object_detection` is given none.
     max_candidates_per_class (`int`, *optional*, defaults to `self.max_candidates_per_class`):
@@ -30,7 +30,7 @@ class MobileViTSSDLiteImageProcessorKwargs(ImagesKwargs, total=False):
     nms_iou_threshold (`float`, *optional*, defaults to `self.nms_iou_threshold`):
         Boxes of a class that overlap a better one by more are dropped.
     max_detections (`int`, *optional*, defaults to `self.max_detections`):
-        How many are kept for a picture.
+        How many are kept for an image.
     """
 
     do_flip_channel_order: bool
@@ -41,9 +41,9 @@ class MobileViTSSDLiteImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
-    r"""Resizes pictures to a square for `MobileViTSSDLiteForObjectDetection`, and makes detections of what it returns.
+    r"""Resizes images to a square for `MobileViTSSDLiteForObjectDetection`, and makes detections of what it returns.
 
-    The defaults are the paper's: 320x320 whatever the picture's shape, values in 0..1, bilinear; scores above 0.01,
+    The defaults are the paper's: 320x320 whatever the image's shape, values in 0..1, bilinear; scores above 0.01,
     the best 400 of a class, suppression at an overlap of 0.5, 200 detections. Channels are RGB unless
     `do_flip_channel_order`; Apple's published weights take BGR.
     """
@@ -80,7 +80,7 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
     def from_backbone(cls, source: str | os.PathLike[str], **kwargs: Any) -> "MobileViTSSDLiteImageProcessor":
         """The image processor for a detector made by `MobileViTSSDLiteForObjectDetection.from_backbone`.
 
-        Channel order, scaling and normalisation are those that the backbone was trained with.
+        Channel order, scaling and normalization are those that the backbone was trained with.
 
         Args:
             source: The directory or Hub id of a MobileViT checkpoint with its `preprocessor_config.json`.
@@ -99,12 +99,12 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
             if "do_flip_channel_order" in kwargs:
                 return cls(**kwargs)
             raise ValueError(
-                f"{source}: no preprocessor_config.json, so the colours' order is not known. Pass "
+                f"{source}: no preprocessor_config.json, so the colors' order is not known. Pass "
                 "do_flip_channel_order=True if the backbone takes BGR, as Apple's do, else False."
             ) from error
         fields = {name: getattr(trained_with, name) for name in ("do_rescale", "rescale_factor")}
         fields["do_flip_channel_order"] = getattr(trained_with, "do_flip_channel_order", False)
-        # MobileViT's own processor never normalises, whatever its file says.
+        # MobileViT's own processor never normalizes, whatever its file says.
         if trained_with.do_normalize and not isinstance(trained_with, MobileViTImageProcessor):
             fields |= {name: getattr(trained_with, name) for name in ("do_normalize", "image_mean", "image_std")}
         return cls(**{**fields, **kwargs})
@@ -115,11 +115,11 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Unpack[MobileViTSSDLiteImageProcessorKwargs],
     ) -> BatchFeature:
-        """Prepare pictures, and the objects on them for training.
+        """Prepare images, and the objects on them for training.
 
         Args:
-            images: One picture or a list; PIL, or arrays and tensors in 0..255.
-            annotations: For each picture a dict in COCO's format: `image_id` and `annotations`, a list of dicts with
+            images: One image or a list; PIL, or arrays and tensors in 0..255.
+            annotations: For each image a dict in COCO's format: `image_id` and `annotations`, a list of dicts with
                 `bbox` (x, y, w, h) in pixels, `category_id` as the model numbers its classes, and `iscrowd` where it
                 is 1.
             kwargs: Fields to set for this call, and `return_tensors`.
@@ -130,7 +130,7 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
             (height, width) beside.
 
         Raises:
-            ValueError: If there are not as many annotations as pictures, or one has another format.
+            ValueError: If there are not as many annotations as images, or one has another format.
         """
         return super().preprocess(images, annotations, **kwargs)
 
@@ -141,17 +141,17 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         return_tensors: str | TensorType | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        pictures = self._prepare_image_like_inputs(images, **kwargs)
-        data = {"pixel_values": self._preprocess(pictures, **kwargs)}
+        prepared = self._prepare_image_like_inputs(images, **kwargs)
+        data = {"pixel_values": self._preprocess(prepared, **kwargs)}
         if annotations is not None:
             annotations = [annotations] if isinstance(annotations, Mapping) else annotations
-            if len(annotations) != len(pictures):
+            if len(annotations) != len(prepared):
                 raise ValueError(
-                    f"annotations: got {len(annotations)} for {len(pictures)} pictures. Give one dict for each."
+                    f"annotations: got {len(annotations)} for {len(prepared)} images. Give one dict for each."
                 )
             data["labels"] = [
-                BatchFeature(_make_label(i, annotation, picture.shape[-2:]), tensor_type=return_tensors)
-                for i, (annotation, picture) in enumerate(zip(annotations, pictures, strict=True))
+                BatchFeature(_make_label(i, annotation, image.shape[-2:]), tensor_type=return_tensors)
+                for i, (annotation, image) in enumerate(zip(annotations, prepared, strict=True))
             ]
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["labels"])
 
@@ -169,10 +169,10 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         do_flip_channel_order: bool,
         **kwargs: Any,
     ) -> Tensor | list[Tensor]:
-        """(3, H, W) each → (B, 3, height, width); a list where pictures of several sizes are not resized."""
+        """(3, H, W) each → (B, 3, height, width); a list where images of several sizes are not resized."""
         if do_resize:
             images = [self.resize(image, size, resample) for image in images]
-        # Colours are swapped while a pixel is a byte.
+        # Colors are swapped while a pixel is a byte.
         batches = [torch.stack(images)] if len({image.shape for image in images}) == 1 else [i[None] for i in images]
         if do_flip_channel_order:
             batches = [batch.flip(1) for batch in batches]
@@ -188,23 +188,23 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         threshold: float | None = None,
         target_sizes: Tensor | Sequence[tuple[int, int]] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """The objects that the model found in each picture of a batch.
+        """The objects that the model found in each image of a batch.
 
         Args:
             outputs: What the model returned: `logits` (B, A, 1 + K), the background first, and `pred_boxes` (B, A, 4).
             threshold: Only scores above it. Default: `score_threshold`.
-            target_sizes: (height, width) of each picture in pixels.
+            target_sizes: (height, width) of each image in pixels.
 
         Returns:
-            For each picture `scores` (n,), best first, `labels` (n,) int64, 0..K-1, and `boxes` (n, 4) (x1, y1, x2,
-            y2), clipped to the picture; in its pixels, or in 0..1 without `target_sizes`.
+            For each image `scores` (n,), best first, `labels` (n,) int64, 0..K-1, and `boxes` (n, 4) (x1, y1, x2,
+            y2), clipped to the image; in its pixels, or in 0..1 without `target_sizes`.
 
         Raises:
-            ValueError: If there are not as many sizes as pictures.
+            ValueError: If there are not as many sizes as images.
         """
         logits, boxes = outputs.logits.float(), outputs.pred_boxes.float()
         if target_sizes is not None and len(target_sizes) != len(logits):
-            raise ValueError(f"target_sizes: got {len(target_sizes)} for {len(logits)} pictures. Give one each.")
+            raise ValueError(f"target_sizes: got {len(target_sizes)} for {len(logits)} images. Give one each.")
         detections = select_detections(
             logits.softmax(dim=-1)[..., 1:],
             box_convert(boxes, "cxcywh", "xyxy"),
@@ -221,9 +221,9 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         return detections
 
 
-def _make_label(index: int, annotation: Mapping[str, Any], picture_size: tuple[int, int]) -> dict[str, Any]:
-    """A picture's objects in COCO's format → the model's `labels`."""
-    height, width = picture_size
+def _make_label(index: int, annotation: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+    """An image's objects in COCO's format → the model's `labels`."""
+    height, width = image_size
     try:
         objects = annotation["annotations"]
         bboxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(len(objects), 4)
@@ -234,7 +234,7 @@ def _make_label(index: int, annotation: Mapping[str, Any], picture_size: tuple[i
         area = torch.tensor(areas, dtype=torch.float32)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"annotations: picture {index}: {type(error).__name__}: {error}. Expected a dict with a list "
+            f"annotations: image {index}: {type(error).__name__}: {error}. Expected a dict with a list "
             "`annotations` of dicts with `bbox` [x, y, w, h] and an integer `category_id`; `image_id`, `iscrowd` and "
             "`area` are numbers where they are there."
         ) from error

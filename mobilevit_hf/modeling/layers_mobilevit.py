@@ -46,7 +46,7 @@ POINTWISE_CONVOLUTION_MIN_MACS = 2**23
 
 
 class TokenLinear(nn.Linear):
-    """`nn.Linear` on (B, N, D) tokens, run on the CPU as the 1x1 convolution of one picture that it also is."""
+    """`nn.Linear` on (B, N, D) tokens, run on the CPU as the 1x1 convolution of one image that it also is."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         if (
@@ -58,8 +58,8 @@ class TokenLinear(nn.Linear):
         ):
             return super().forward(tokens)
         # (B, N, D) → (1, D, B, N) in channels_last → (1, D', B, N) → (B, N, D'), all without a copy
-        picture = tokens.unsqueeze(0).permute(0, 3, 1, 2)
-        return F.conv2d(picture, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).squeeze(0)
+        image = tokens.unsqueeze(0).permute(0, 3, 1, 2)
+        return F.conv2d(image, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).squeeze(0)
 
 
 class FastDropout(nn.Dropout):
@@ -90,7 +90,7 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 
 
 class MobileViTConvLayer(nn.Module):
-    """Convolution, then batch normalisation and an activation where wanted. (B, C, H, W) → (B, C', H', W')."""
+    """Convolution, then batch normalization and an activation where wanted. (B, C, H, W) → (B, C', H', W')."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from .layers_mobilevit import MobileViTConvLayer, MobileViTDeepLabV3, MobileViTE
 
 @contextmanager
 def _frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Let batch normalisation run as in training, without recording anything."""
+    """Let batch normalization run as in training, without recording anything."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
     recorded = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -39,7 +39,7 @@ def _frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 class MobileViTPreTrainedModel(PreTrainedModel):
-    """What all MobileViT models share: configuration, initialisation, input checks, gradient checkpointing."""
+    """What all MobileViT models share: configuration, initialization, input checks, gradient checkpointing."""
 
     config: MobileViTConfig
     config_class = MobileViTConfig
@@ -59,7 +59,7 @@ class MobileViTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The official code's initialisation (v0.1, which trained the published checkpoints)."""
+        """The official code's initialization (v0.1, which trained the published checkpoints)."""
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out")
         elif isinstance(module, nn.Linear):
@@ -76,7 +76,7 @@ class MobileViTPreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
     ) -> None:
-        # The backward pass runs each block a second time; batch normalisation must not count that batch twice.
+        # The backward pass runs each block a second time; batch normalization must not count that batch twice.
         use_reentrant = getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", False)
         if enable and not use_reentrant:
             gradient_checkpointing_func = partial(
@@ -88,7 +88,7 @@ class MobileViTPreTrainedModel(PreTrainedModel):
         return nullcontext(), _frozen_batch_statistics(self)
 
     def _prepare_pixels(self, pixel_values: Tensor) -> Tensor:
-        """Check a batch of pictures and bring it into the weights' dtype and the channels_last layout.
+        """Check a batch of images and bring it into the weights' dtype and the channels_last layout.
 
         Raises:
             ValueError: If it isn't a floating-point (B, C, H, W) tensor with the right C and sides of at least the
@@ -113,10 +113,10 @@ class MobileViTPreTrainedModel(PreTrainedModel):
         if torch.compiler.is_exporting():  # a program can't raise, and asking it about sizes would fix them
             return self._to_weights(pixel_values)
         if len(pixel_values) == 0:
-            raise ValueError("pixel_values: got an empty batch, expected at least one picture. Leave it out.")
+            raise ValueError("pixel_values: got an empty batch, expected at least one image. Leave it out.")
         if min(pixel_values.shape[-2:]) < self.config.output_stride:
             raise ValueError(
-                f"pixel_values: got pictures of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected at "
+                f"pixel_values: got images of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected at "
                 f"least {self.config.output_stride} a side (the model's stride). Resize them first."
             )
         return self._to_weights(pixel_values)
@@ -176,7 +176,7 @@ class MobileViTModel(MobileViTPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Features of a batch of pictures.
+        """Features of a batch of images.
 
         Args:
             pixel_values: (B, 3, H, W) floating point in 0..1, any H and W from the output stride up, in the channel
@@ -232,11 +232,11 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
-        """Class scores of a batch of pictures.
+        """Class scores of a batch of images.
 
         Args:
             pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
-            labels: (B,) class indices in 0..num_labels-1, -100 for pictures to leave out; or floating-point targets
+            labels: (B,) class indices in 0..num_labels-1, -100 for images to leave out; or floating-point targets
                 for `problem_type` "regression" and "multi_label_classification".
             output_hidden_states: See `MobileViTModel.forward`.
             output_attentions: See `MobileViTModel.forward`.
@@ -246,7 +246,7 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
             `logits` (B, num_labels), and `loss` when there are labels.
 
         Raises:
-            ValueError: If the pictures don't fit the model or a label is out of range.
+            ValueError: If the images don't fit the model or a label is out of range.
         """
         outputs = self.mobilevit(
             pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
@@ -300,7 +300,7 @@ class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
             `logits` (B, num_labels, H / output_stride, W / output_stride), and `loss` when there are labels.
 
         Raises:
-            ValueError: If the pictures don't fit the model, a label is out of range, or there is but one class.
+            ValueError: If the images don't fit the model, a label is out of range, or there is but one class.
         """
         if labels is not None and self.num_labels == 1:
             raise ValueError("num_labels: got 1, expected at least 2 to train. Add a class for the background.")

@@ -28,7 +28,7 @@ class MobileViTSSDLiteObjectDetectionOutput(ModelOutput):
         loss: The sum of `loss_dict`, where there are labels.
         loss_dict: `loss_classification` and `loss_localization`.
         logits: (B, A, 1 + K) before the softmax, the background first.
-        pred_boxes: (B, A, 4) (cx, cy, w, h) as fractions of the picture, float32, not clipped.
+        pred_boxes: (B, A, 4) (cx, cy, w, h) as fractions of the image, float32, not clipped.
         hidden_states: The backbone's six feature maps, the stem's first, where asked for.
         attentions: The backbone's attention weights, where asked for.
     """
@@ -59,7 +59,7 @@ class MobileViTSSDLiteExtraLayer(nn.Module):
 
 
 class MobileViTSSDLiteGlobalLayer(nn.Module):
-    """One cell over the whole picture: (B, C, H, W) → (B, C', 1, 1)."""
+    """One cell over the whole image: (B, C, H, W) → (B, C', 1, 1)."""
 
     def __init__(self, in_channels: int, out_channels: int, activation: str) -> None:
         super().__init__()
@@ -219,12 +219,12 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MobileViTSSDLiteObjectDetectionOutput:
-        """Boxes and class scores at every anchor of a batch of pictures.
+        """Boxes and class scores at every anchor of a batch of images.
 
         Args:
             pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`; the paper's H and W are 320.
-            labels: For each picture a dict with `class_labels` (N,) integers in 0..K-1 and `boxes` (N, 4) (cx, cy,
-                w, h) as fractions of the picture; N may be 0. Where `iscrowd` (N,) is there, boxes with 1 are left
+            labels: For each image a dict with `class_labels` (N,) integers in 0..K-1 and `boxes` (N, 4) (cx, cy,
+                w, h) as fractions of the image; N may be 0. Where `iscrowd` (N,) is there, boxes with 1 are left
                 out. Other entries are ignored.
             output_hidden_states: Also return the backbone's feature maps.
             output_attentions: Also return its attention weights.
@@ -234,7 +234,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             processor's `post_process_object_detection` makes detections of them.
 
         Raises:
-            ValueError: If the pictures don't fit the model, or a label or box is wrong; it names picture and box.
+            ValueError: If the images don't fit the model, or a label or box is wrong; it names image and box.
         """
         outputs = self.backbone(
             pixel_values,
@@ -258,15 +258,15 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         )
 
     def _check_batch(self, pixel_values: Tensor) -> None:
-        """Raise a ValueError where batch normalisation would have a single value of each channel to train on."""
+        """Raise a ValueError where batch normalization would have a single value of each channel to train on."""
         if not self.training or len(pixel_values) > 1:
             return
         coarsest = max(self.config.feature_strides)
         height, width = pixel_values.shape[-2:]
         if max(height, width) <= coarsest:
             raise ValueError(
-                f"pixel_values: got a batch of one picture of {height}x{width} pixels to train on, expected more "
-                f"pictures or a side above {coarsest}. Drop the last incomplete batch (dataloader_drop_last=True), or "
+                f"pixel_values: got a batch of one image of {height}x{width} pixels to train on, expected more "
+                f"images or a side above {coarsest}. Drop the last incomplete batch (dataloader_drop_last=True), or "
                 "change the batch size."
             )
 
@@ -277,7 +277,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
     def _compute_loss(
         self, logits: Tensor, locations: Tensor, anchors: Tensor, labels: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Match the objects of each picture to the anchors and compare: the parts of the loss."""
+        """Match the objects of each image to the anchors and compare: the parts of the loss."""
         if not torch.compiler.is_compiling():  # a graph can't look at values
             check_labels(labels, len(logits), self.num_labels)
         config = self.config
@@ -303,13 +303,13 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
 
 
 def _check_finite(pixel_values: Tensor) -> None:
-    """Raise a ValueError that names the picture for pixels that would end a training with a loss of NaN."""
+    """Raise a ValueError that names the image for pixels that would end a training with a loss of NaN."""
     if torch.compiler.is_compiling():
         return
     wrong = ~pixel_values.isfinite().flatten(1).all(dim=1)
     if wrong.any():
         raise ValueError(
-            f"pixel_values: picture {int(wrong.nonzero()[0])} holds NaN or infinity, expected values in 0..1. Look at "
+            f"pixel_values: image {int(wrong.nonzero()[0])} holds NaN or infinity, expected values in 0..1. Look at "
             "what is done to it before the image processor."
         )
 

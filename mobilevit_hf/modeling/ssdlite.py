@@ -1,9 +1,9 @@
 """What an SSD detector computes besides its network, as pure functions (Liu et al., arXiv 1512.02325).
 
 Anchors, the box codec, matching, the multibox loss and suppression; each works alone and on any device. Boxes are
-fractions of the picture (0..1) throughout, either (cx, cy, w, h) or (x1, y1, x2, y2), as each function says.
+fractions of the image (0..1) throughout, either (cx, cy, w, h) or (x1, y1, x2, y2), as each function says.
 
-Shapes: B pictures, A anchors, K object classes (the background is not one of them), N boxes of one picture.
+Shapes: B images, A anchors, K object classes (the background is not one of them), N boxes of one image.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +88,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, center_variance: float, size_va
     Args:
         boxes: (..., A, 4) (cx, cy, w, h), with an area.
         anchors: (A, 4) (cx, cy, w, h).
-        center_variance: Unit of the centre's offset, in anchor sizes.
+        center_variance: Unit of the center's offset, in anchor sizes.
         size_variance: Unit of the size's logarithm.
 
     Returns:
@@ -131,7 +131,7 @@ def match_anchors(
     overlaps it most, however little; of two that want the same anchor the later one gets it.
 
     Args:
-        boxes: (N, 4) (cx, cy, w, h) of the objects in one picture; N may be 0.
+        boxes: (N, 4) (cx, cy, w, h) of the objects in one image; N may be 0.
         class_labels: (N,) int64, 0..K-1.
         anchors: (A, 4) (cx, cy, w, h).
         iou_threshold: The least overlap.
@@ -159,7 +159,7 @@ def match_anchors(
 
 
 def mine_hard_negatives(background_loss: Tensor, is_positive: Tensor, negatives_per_positive: int) -> Tensor:
-    """The background anchors that count in the loss: of each picture the worst ones (SSD, section 2.2).
+    """The background anchors that count in the loss: of each image the worst ones (SSD, section 2.2).
 
     Args:
         background_loss: (B, A) what each anchor would lose if it is on the background.
@@ -199,7 +199,7 @@ def multibox_loss(
 
     Returns:
         `loss_classification` and `loss_localization`, whose sum is the loss. Both are 0, with gradients of 0, when no
-        picture has an object.
+        image has an object.
     """
     is_positive = target_labels > BACKGROUND
     log_normalizer = logits.logsumexp(dim=-1)
@@ -236,28 +236,28 @@ def select_detections(
     nms_iou_threshold: float = 0.5,
     max_detections: int = 200,
 ) -> list[dict[str, Tensor]]:
-    """The objects in each picture of a batch: of boxes that say the same, only the one that is surest.
+    """The objects in each image of a batch: of boxes that say the same, only the one that is surest.
 
     Args:
         scores: (B, A, K) probabilities of the object classes, without the background.
         boxes: (B, A, 4) (x1, y1, x2, y2).
         score_threshold: Only scores above it count.
-        max_candidates_per_class: How many of each class, the best, are looked at in a picture.
+        max_candidates_per_class: How many of each class, the best, are looked at in an image.
         nms_iou_threshold: Boxes of one class that overlap a better one by more are dropped (non-maximum suppression).
-        max_detections: How many are kept for a picture.
+        max_detections: How many are kept for an image.
 
     Returns:
-        For each picture `scores` (n,), best first, `labels` (n,) int64, 0..K-1, and `boxes` (n, 4).
+        For each image `scores` (n,), best first, `labels` (n,) int64, 0..K-1, and `boxes` (n, 4).
     """
-    num_pictures, _, num_labels = scores.shape
-    picture, anchor, label = (scores > score_threshold).nonzero().unbind(dim=1)
-    score = scores[picture, anchor, label]
+    num_images, _, num_labels = scores.shape
+    image, anchor, label = (scores > score_threshold).nonzero().unbind(dim=1)
+    score = scores[image, anchor, label]
     order = score.argsort(descending=True, stable=True)
-    order = order[rank_in_group((picture * num_labels + label)[order]) < max_candidates_per_class]
-    order = order[picture[order].argsort(stable=True)]
-    counts = picture[order].bincount(minlength=num_pictures).tolist()
-    candidates = (part.split(counts) for part in (score[order], label[order], boxes[picture, anchor][order]))
-    # One call for the whole batch would be one group for each picture and class: with more than 1000 boxes torchvision
+    order = order[rank_in_group((image * num_labels + label)[order]) < max_candidates_per_class]
+    order = order[image[order].argsort(stable=True)]
+    counts = image[order].bincount(minlength=num_images).tolist()
+    candidates = (part.split(counts) for part in (score[order], label[order], boxes[image, anchor][order]))
+    # One call for the whole batch would be one group for each image and class: with more than 1000 boxes torchvision
     # then loops over hundreds of groups, which takes ten times as long.
     detections = []
     for score, label, box in zip(*candidates, strict=True):
@@ -267,7 +267,7 @@ def select_detections(
 
 
 def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """The indices of the boxes of one picture that remain; best first, as the boxes come."""
+    """The indices of the boxes of one image that remain; best first, as the boxes come."""
     # The operator moves each class to a place of its own, which would cost single precision the last digits.
     dtype = torch.float32 if boxes.device.type == "mps" else torch.float64
     corners = boxes.to(dtype)
@@ -282,39 +282,39 @@ def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: floa
 BOX_TOLERANCE = 1e-3
 
 
-def check_labels(labels: Sequence[Mapping[str, Tensor]], num_pictures: int, num_labels: int) -> None:
+def check_labels(labels: Sequence[Mapping[str, Tensor]], num_images: int, num_labels: int) -> None:
     """Look through the labels of a batch before they are used.
 
     Args:
-        labels: For each picture `class_labels` (N,) integers in 0..num_labels-1, and `boxes` (N, 4) floating point
+        labels: For each image `class_labels` (N,) integers in 0..num_labels-1, and `boxes` (N, 4) floating point
             (cx, cy, w, h) in 0..1, each with an area. N may be 0.
-        num_pictures: How many there have to be.
+        num_images: How many there have to be.
         num_labels: K.
 
     Raises:
-        ValueError: If they are anything else; it names the picture by its place in the batch, and the box.
+        ValueError: If they are anything else; it names the image by its place in the batch, and the box.
     """
     if not isinstance(labels, list | tuple) or not all(isinstance(label, Mapping) for label in labels):
-        raise ValueError(f"labels: got {type(labels).__name__}, expected a list with one dict for each picture.")
-    if len(labels) != num_pictures:
+        raise ValueError(f"labels: got {type(labels).__name__}, expected a list with one dict for each image.")
+    if len(labels) != num_images:
         raise ValueError(
-            f"labels: got {len(labels)} for a batch of {num_pictures} pictures. Give one dict with class_labels and "
-            "boxes for each picture, with empty tensors where there is nothing."
+            f"labels: got {len(labels)} for a batch of {num_images} images. Give one dict with class_labels and "
+            "boxes for each image, with empty tensors where there is nothing."
         )
     for i, label in enumerate(labels):
         boxes, class_labels = (label.get(name) for name in ("boxes", "class_labels"))
         if not isinstance(boxes, Tensor) or not isinstance(class_labels, Tensor):
-            raise ValueError(f"labels: picture {i} has {sorted(label)}, expected tensors class_labels and boxes.")
+            raise ValueError(f"labels: image {i} has {sorted(label)}, expected tensors class_labels and boxes.")
         if boxes.ndim != 2 or boxes.shape[1] != 4 or class_labels.shape != boxes.shape[:1]:
             raise ValueError(
-                f"labels: picture {i} has boxes {tuple(boxes.shape)} and class_labels {tuple(class_labels.shape)}, "
+                f"labels: image {i} has boxes {tuple(boxes.shape)} and class_labels {tuple(class_labels.shape)}, "
                 "expected (n, 4) and (n,)."
             )
         if (iscrowd := label.get("iscrowd")) is not None and getattr(iscrowd, "shape", None) != class_labels.shape:
-            raise ValueError(f"labels: picture {i}: iscrowd is not a tensor with a number for each box.")
+            raise ValueError(f"labels: image {i}: iscrowd is not a tensor with a number for each box.")
         if not boxes.is_floating_point() or class_labels.is_floating_point():
             raise ValueError(
-                f"labels: picture {i} has boxes of {boxes.dtype} and class_labels of {class_labels.dtype}, expected "
+                f"labels: image {i} has boxes of {boxes.dtype} and class_labels of {class_labels.dtype}, expected "
                 "floating-point boxes and integer labels."
             )
     boxes = torch.cat([label["boxes"].detach().float() for label in labels])
@@ -326,9 +326,9 @@ def check_labels(labels: Sequence[Mapping[str, Tensor]], num_pictures: int, num_
     if wrong.any():
         first = int(wrong.nonzero()[0])
         counts = [len(label["boxes"]) for label in labels]
-        picture, box = [(i, j) for i, count in enumerate(counts) for j in range(count)][first]
+        image, box = [(i, j) for i, count in enumerate(counts) for j in range(count)][first]
         reason = _what_is_wrong(boxes[first], int(class_labels[first]), num_labels)
-        raise ValueError(f"labels: picture {picture}, box {box}: {reason}")
+        raise ValueError(f"labels: image {image}, box {box}: {reason}")
 
 
 def _what_is_wrong(box: Tensor, class_label: int, num_labels: int) -> str:
@@ -339,7 +339,7 @@ def _what_is_wrong(box: Tensor, class_label: int, num_labels: int) -> str:
         return f"{got}, a box without area, expected a width and a height above 0. Remove it or correct it."
     if (box < -BOX_TOLERANCE).any() or (box > 1 + BOX_TOLERANCE).any():
         return (
-            f"{got}, expected (cx, cy, w, h) as fractions of the picture, 0..1. Divide pixels by its width and "
+            f"{got}, expected (cx, cy, w, h) as fractions of the image, 0..1. Divide pixels by its width and "
             "height, or let the image processor do it: processor(images, annotations=...)."
         )
     return (
@@ -348,7 +348,7 @@ def _what_is_wrong(box: Tensor, class_label: int, num_labels: int) -> str:
     )
 
 
-# --- anchors for a data set ------------------------------------------------------------------------------------------
+# --- anchors for a dataset ------------------------------------------------------------------------------------------
 
 # Added in front of the paper's levels where objects are small.
 FINE_STRIDE, FINE_CHANNELS = 8, 256
@@ -356,7 +356,7 @@ GOOD_RECALL, WORTHWHILE_GAIN = 0.95, 0.01
 
 
 def feature_sizes(image_size: int, strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(height, width) of the levels' feature maps for a square picture."""
+    """(height, width) of the levels' feature maps for a square image."""
     return [(1, 1) if s == GLOBAL_STRIDE else (-(-image_size // s),) * 2 for s in strides]
 
 
@@ -365,7 +365,7 @@ def best_overlaps(
 ) -> Tensor:
     """The overlap (IoU) of each box with the anchor that overlaps it most.
 
-    Among anchors of one size that is the one with the nearest centre, so no others are looked at.
+    Among anchors of one size that is the one with the nearest center, so no others are looked at.
 
     Args:
         boxes: (N, 4) (cx, cy, w, h).
@@ -394,14 +394,14 @@ def fit_anchors(
     image_size: int = 320,
     iou_threshold: float = 0.5,
 ) -> dict[str, Any]:
-    """Levels and anchors for a data set, so that most of its boxes meet an anchor.
+    """Levels and anchors for a dataset, so that most of its boxes meet an anchor.
 
     The paper's settings suit COCO. They are the first candidate here; scales and ratios are then moved towards the
     boxes as long as more of them meet an anchor. A level of stride 8 is added where that alone helps small objects.
 
     Args:
-        boxes: For each picture (N, 4) (x1, y1, x2, y2) in pixels.
-        image_sizes: For each picture its (height, width) in pixels.
+        boxes: For each image (N, 4) (x1, y1, x2, y2) in pixels.
+        image_sizes: For each image its (height, width) in pixels.
         image_size: Side of the square that the model sees, in pixels.
         iou_threshold: The overlap at which an anchor is matched.
 
@@ -409,7 +409,7 @@ def fit_anchors(
         Fields of a `MobileViTSSDLiteConfig`: `feature_strides`, `level_channels`, `anchor_scales`, `anchor_ratios`.
 
     Raises:
-        ValueError: If there are no boxes, or one lies outside its picture or has no area.
+        ValueError: If there are no boxes, or one lies outside its image or has no area.
 
     Example:
         >>> fields = fit_anchors([torch.tensor([[10.0, 10.0, 30.0, 25.0]])], [(480, 640)])
@@ -450,19 +450,19 @@ def anchor_recall(
 
 
 def _normalize_boxes(boxes: Sequence[Any], image_sizes: Any) -> Tensor:
-    """Boxes (x1, y1, x2, y2) in pixels → one float64 (N, 4) (cx, cy, w, h) in 0..1 for all pictures."""
+    """Boxes (x1, y1, x2, y2) in pixels → one float64 (N, 4) (cx, cy, w, h) in 0..1 for all images."""
     if len(boxes) != len(image_sizes):
-        raise ValueError(f"image_sizes: got {len(image_sizes)} for the boxes of {len(boxes)} pictures. Give one each.")
+        raise ValueError(f"image_sizes: got {len(image_sizes)} for the boxes of {len(boxes)} images. Give one each.")
     normalized = []
-    for i, (picture_boxes, (height, width)) in enumerate(zip(boxes, image_sizes, strict=True)):
-        corners = torch.as_tensor(picture_boxes, dtype=torch.float64).reshape(-1, 4).cpu()
+    for i, (image_boxes, (height, width)) in enumerate(zip(boxes, image_sizes, strict=True)):
+        corners = torch.as_tensor(image_boxes, dtype=torch.float64).reshape(-1, 4).cpu()
         corners = corners / torch.tensor([width, height, width, height], dtype=torch.float64)
         outside = (corners < -BOX_TOLERANCE) | (corners > 1 + BOX_TOLERANCE)
         wrong = ~corners.isfinite().all(dim=1) | outside.any(dim=1) | (corners[:, 2:] <= corners[:, :2]).any(dim=1)
         if wrong.any():
             j = int(wrong.nonzero()[0])
             raise ValueError(
-                f"boxes: picture {i}, box {j}: got {torch.as_tensor(picture_boxes)[j].tolist()}, expected "
+                f"boxes: image {i}, box {j}: got {torch.as_tensor(image_boxes)[j].tolist()}, expected "
                 f"(x1, y1, x2, y2) in pixels with an area, inside {int(width)}x{int(height)}."
             )
         normalized.append(box_convert(corners, "xyxy", "cxcywh"))

@@ -26,7 +26,7 @@ DEFAULTS: dict[Task, dict[str, Any]] = {
         "weight_decay": 0.01,
         "label_smoothing_factor": 0.1,
         "multi_scale": "progressive",
-        "colour": 0.0,
+        "color_jitter": 0.0,
         "metric_for_best_model": "accuracy",
     },
     "object-detection": {
@@ -36,7 +36,7 @@ DEFAULTS: dict[Task, dict[str, Any]] = {
         "weight_decay": 0.01,
         "label_smoothing_factor": 0.0,
         "multi_scale": "progressive",
-        "colour": 1.0,
+        "color_jitter": 1.0,
         "metric_for_best_model": "map",
     },
 }
@@ -88,11 +88,11 @@ class TrainArguments:
         ValueError: If a value can't be used.
     """
 
-    data: str = option("", "The data set: a folder or file, or a Hub id.", DATA)
+    data: str = option("", "The dataset: a folder or file, or a Hub id.", DATA)
     data_format: str | None = option(None, "Its format, if it isn't to be found out.", DATA)
     validation_fraction: float = option(0.1, "The share cut off for validation, if there is no such split.", DATA)
     max_bad: float = option(0.05, "The share of bad samples above which nothing is trained.", DATA)
-    streaming: bool = option(False, "Read a Hub data set on the way instead of downloading it.", DATA)
+    streaming: bool = option(False, "Read a Hub dataset on the way instead of downloading it.", DATA)
 
     task: str | None = option(
         None, "What the data must be for.", DATA, choices=("image-classification", "object-detection")
@@ -106,7 +106,7 @@ class TrainArguments:
     output_dir: str | None = option(None, "Where the result goes. Default: runs/NAME OF DATA.", START)
     image_size: int | None = option(
         None,
-        "Side of the pictures the model sees. Default: its own (96 for new weights), or less if they are smaller.",
+        "Side of the images the model sees. Default: its own (96 for new weights), or less if they are smaller.",
         START,
     )
     anchors: str = option(
@@ -122,14 +122,14 @@ class TrainArguments:
         None, "Stop after so many evaluations without a better result.", LENGTH
     )
 
-    per_device_train_batch_size: int | None = option(None, "Pictures in a batch, for each process.", STEP)
+    per_device_train_batch_size: int | None = option(None, "Images in a batch, for each process.", STEP)
     gradient_accumulation_steps: int = option(1, "Batches for one step.", STEP)
     learning_rate: float | None = option(None, "The highest learning rate.", STEP)
     min_lr_rate: float = option(0.0, "The share of it that is left at the end.", STEP)
     warmup_steps: float = option(0.1, "Steps until it is reached; below 1 the share of all.", STEP)
     warmup_lr_rate: float = option(0.0, "The share of it to begin with.", STEP)
     weight_decay: float | None = option(None, "AdamW's.", STEP)
-    decay_norms_and_biases: bool = option(True, "Whether normalisations and biases decay too.", STEP)
+    decay_norms_and_biases: bool = option(True, "Whether normalizations and biases decay too.", STEP)
     adam_beta1: float = option(0.9, "AdamW's.", STEP)
     adam_beta2: float = option(0.999, "AdamW's.", STEP)
     max_grad_norm: float | None = option(10.0, "Longer gradients are cut to this length; 0 leaves them.", STEP)
@@ -143,26 +143,26 @@ class TrainArguments:
 
     multi_scale: str | None = option(
         None,
-        "Sizes of training pictures: one, growing, or the paper's five at random.",
+        "Sizes of training images: one, growing, or the paper's five at random.",
         AUGMENT,
         choices=("off", "progressive", "on"),
     )
-    horizontal_flip: float = option(0.5, "How often pictures are mirrored.", AUGMENT)
+    horizontal_flip: float = option(0.5, "How often images are mirrored.", AUGMENT)
     vertical_flip: float = option(0.0, "How often they are turned upside down.", AUGMENT)
-    crop_scale: float = option(0.35, "Classifier: the least share of a picture that a crop has.", AUGMENT)
+    crop_scale: float = option(0.35, "Classifier: the least share of an image that a crop has.", AUGMENT)
     rand_augment: int | None = option(None, "Classifier: magnitude of RandAugment, 0..30.", AUGMENT)
     random_erasing: float = option(0.0, "Classifier: how often a rectangle is painted over.", AUGMENT)
     mixup: float = option(0.0, "Classifier: alpha of mixup.", AUGMENT)
     cutmix: float = option(0.0, "Classifier: alpha of cutmix.", AUGMENT)
-    colour: float | None = option(None, "How often colours are varied.", AUGMENT)
-    zoom_out: float = option(0.0, "Detector: how often pictures are put on a larger canvas.", AUGMENT)
-    crop: float = option(0.5, "Detector: how often pictures are cropped.", AUGMENT)
+    color_jitter: float | None = option(None, "How often colors are varied.", AUGMENT)
+    zoom_out: float = option(0.0, "Detector: how often images are put on a larger canvas.", AUGMENT)
+    crop: float = option(0.5, "Detector: how often images are cropped.", AUGMENT)
 
     eval_steps: float = option(0.1, "Steps between evaluations; below 1 the share of all.", MEASURE)
     save_steps: float = option(0.1, "Steps between checkpoints; below 1 the share of all.", MEASURE)
     save_total_limit: int = option(2, "How many checkpoints to keep.", MEASURE)
     logging_steps: int = option(10, "Steps between lines in metrics.jsonl.", MEASURE)
-    per_device_eval_batch_size: int = option(16, "Pictures that are measured together.", MEASURE)
+    per_device_eval_batch_size: int = option(16, "Images that are measured together.", MEASURE)
     metric_for_best_model: str | None = option(None, "By which the best result is kept.", MEASURE)
     resume: str | None = option(
         None, "auto: go on where the training in --output-dir ended, if it began.", MEASURE, choices=("auto",)
@@ -173,7 +173,7 @@ class TrainArguments:
     hub_model_id: str | None = option(None, "As what. Default: the output directory's name.", PUBLISH)
     hub_private_repo: bool = option(False, "A new repository is for your eyes only.", PUBLISH)
     hub_revision: str | None = option(None, "Its branch. Default: main.", PUBLISH)
-    hub_pictures: bool = option(True, "Whether its card shows pictures of the data.", PUBLISH)
+    hub_images: bool = option(True, "Whether its card shows images of the data.", PUBLISH)
     license: str | None = option(None, "Of the result. Default: that of what it started from.", PUBLISH)
     license_name: str | None = option(None, "The name, with --license other.", PUBLISH)
     license_link: str | None = option(None, "To its text.", PUBLISH)
@@ -182,9 +182,7 @@ class TrainArguments:
     fp16: bool = option(False, "Compute in float16 where that does no harm; GPUs only.", MACHINE)
     gradient_checkpointing: bool = option(False, "Less memory, more time.", MACHINE)
     compile: bool = option(False, "Let torch.compile make the model faster.", MACHINE)
-    dataloader_num_workers: int | None = option(
-        None, "Processes that load pictures. Default: by the machine.", MACHINE
-    )
+    dataloader_num_workers: int | None = option(None, "Processes that load images. Default: by the machine.", MACHINE)
     use_cpu: bool = option(False, "Leave a GPU alone.", MACHINE)
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ..data.checks import DatasetReport, check_dataset, drop_bad
-from ..data.dataloader import Pictures, PictureStream, make_loader
+from ..data.dataloader import ImageDataset, ImageStream, make_loader
 from ..data.reading import load_dataset
 from ..data.sampler import BatchShape, Draw, TrainingBatches, scale_batches
 from ..data.transforms import make_transform
@@ -18,19 +18,19 @@ from .arguments import TrainArguments
 from .initialization import STRIDE, Start
 from .tasks import TrainingTask
 
-# The paper's sizes of training pictures, over the size that the model is tested with.
+# The paper's sizes of training images, over the size that the model is tested with.
 LEAST_SCALE, GREATEST_SCALE, NUM_SCALES = 160 / 256, 320 / 256, 5
-# Growing pictures: from which share of the training on, and how large over the size that the model is tested with.
+# Growing images: from which share of the training on, and how large over the size that the model is tested with.
 GROWTH = ((0.0, 0.625), (0.25, 0.8), (0.5, 1.0))
 
 MAX_WORKERS = 8
 
 
 def read_data(arguments: TrainArguments, accelerator: Accelerator) -> tuple[Dataset, DatasetReport]:
-    """The data set without what is bad, and a report of it. One process looks at the pictures, for all of them.
+    """The dataset without what is bad, and a report of it. One process looks at the images, for all of them.
 
     Raises:
-        ValueError: If there is no such data set, it has no training pictures, or too much of it is bad.
+        ValueError: If there is no such dataset, it has no training images, or too much of it is bad.
     """
     dataset = load_dataset(
         arguments.data,
@@ -58,9 +58,9 @@ def batch_shapes(multi_scale: str, image_size: int, batch_size: int, progress: f
 
     Args:
         multi_scale: "off": one; "on": the paper's five sizes around the model's (section 3.3), with as many pixels in
-            a batch; "progressive": pictures grow (arXiv 2104.00298, section 4), and a batch stays one of `batch_size`.
-        image_size: Side of the pictures the model is tested with, in pixels.
-        batch_size: Pictures in a batch at that size.
+            a batch; "progressive": images grow (arXiv 2104.00298, section 4), and a batch stays one of `batch_size`.
+        image_size: Side of the images the model is tested with, in pixels.
+        batch_size: Images in a batch at that size.
         progress: How much of the training lies behind, 0..1.
     """
     base = BatchShape(image_size, image_size, batch_size)
@@ -94,10 +94,10 @@ class TrainingInputs:
         self.batches = None
         if isinstance(self.samples, Sequence):
             self.batches = TrainingBatches(len(self.samples), self._shapes(0.0), seed=seed, **shares)
-            data = Pictures(self.samples, transform, task.mix())
+            data = ImageDataset(self.samples, transform, task.mix())
         else:
             size = (start.image_size, start.image_size)
-            data = self.stream = PictureStream(
+            data = self.stream = ImageStream(
                 self.samples, transform, batch_size, size, mix=task.mix(), seed=seed, **shares
             )
         self.loader = make_loader(
@@ -109,8 +109,8 @@ class TrainingInputs:
         """Optimizer steps of an epoch at the model's size, None if nobody knows."""
         if self.batches is None:
             return None
-        pictures = self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
-        return -(-len(self.samples) // (pictures * self.accelerator.num_processes))
+        images = self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
+        return -(-len(self.samples) // (images * self.accelerator.num_processes))
 
     @property
     def batches_per_epoch(self) -> int | None:
@@ -141,7 +141,7 @@ class TrainingInputs:
         self.loader = None
 
     def names(self, draws: Sequence[Draw]) -> list[str]:
-        """The names of the pictures of a batch."""
+        """The names of the images of a batch."""
         return [self.samples[draw.index].name for draw in draws]
 
     def _shapes(self, progress: float) -> list[BatchShape]:

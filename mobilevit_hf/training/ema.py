@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class EMA:
     """An average of the weights of all steps so far, in which old steps count less and less.
 
-    Statistics of batch normalisation are averaged like weights; counters are copied. The paper evaluates such an
+    Statistics of batch normalization are averaged like weights; counters are copied. The paper evaluates such an
     average (section 4.1), with a momentum of 5e-4: a decay of 0.9995.
 
     Args:

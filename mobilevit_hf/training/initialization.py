@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.image_utils import PILImageResampling
 
-from ..data.decoding import Picture
+from ..data.decoding import LazyImage
 from ..data.types import Sample
 from ..model_sources import DEFAULT_MODEL, resolve_model
 from ..modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
@@ -32,12 +32,12 @@ from .arguments import TrainArguments
 # The size of new weights where no checkpoint can be had.
 FALLBACK_VARIANT = "xxs"
 CLASSIFIER_TYPES = ("mobilevit", "mobilevit_backbone")
-# The shorter side that a picture is resized to, over that of the crop in its middle; the paper's.
+# The shorter side that an image is resized to, over that of the crop in its middle; the paper's.
 RESIZE_RATIO = 288 / 256
-# Sides of pictures are multiples of this, the model's stride.
+# Sides of images are multiples of this, the model's stride.
 STRIDE = 32
 MIN_IMAGE_SIZE = 96
-# With new weights a classifier learns more from many small pictures than from few large ones in the same time.
+# With new weights a classifier learns more from many small images than from few large ones in the same time.
 NEW_IMAGE_SIZE = 96
 
 
@@ -48,7 +48,7 @@ class Start:
     Attributes:
         model: In single precision, with a head for the data's classes.
         processor: The image processor that goes with it.
-        image_size: Side of the pictures the model sees, in pixels.
+        image_size: Side of the images the model sees, in pixels.
         notes: Plain sentences about decisions to tell the user.
     """
 
@@ -65,7 +65,7 @@ def choose_start() -> tuple[str, list[str]]:
     except ValueError as error:
         return FALLBACK_VARIANT, [
             f"{error} Training starts with new weights ({FALLBACK_VARIANT}); with pretrained ones (--model) fewer "
-            "pictures do."
+            "images do."
         ]
     return DEFAULT_MODEL, []
 
@@ -79,13 +79,13 @@ def _find_start(name: str) -> str | Path:
     return name if name in VARIANTS else resolve_model(name)
 
 
-def start_classifier(arguments: TrainArguments, classes: Sequence[str], picture_side: float | None) -> Start:
+def start_classifier(arguments: TrainArguments, classes: Sequence[str], image_side: float | None) -> Start:
     """A classifier of the data's classes.
 
     Args:
         arguments: Those of the training.
         classes: Their names.
-        picture_side: A typical shorter side of the pictures in pixels, if known: the model sees no larger ones.
+        image_side: A typical shorter side of the images in pixels, if known: the model sees no larger ones.
 
     Raises:
         ValueError: If the model to start with is something else.
@@ -110,7 +110,7 @@ def start_classifier(arguments: TrainArguments, classes: Sequence[str], picture_
             )
         own_size = processor.crop_size["height"]
         ratio = processor.size["shortest_edge"] / own_size if "shortest_edge" in processor.size else 1.0
-    size = arguments.image_size or _fit_size(own_size, picture_side)
+    size = arguments.image_size or _fit_size(own_size, image_side)
     processor.size = {"shortest_edge": round(size * ratio)}
     processor.crop_size = {"height": size, "width": size}
     model.config.image_size = size
@@ -123,7 +123,7 @@ def start_detector(arguments: TrainArguments, classes: Sequence[str], samples: S
     Args:
         arguments: Those of the training.
         classes: Their names.
-        samples: Pictures to fit anchors to, None if they can't be looked at before the training.
+        samples: Images to fit anchors to, None if they can't be looked at before the training.
 
     Raises:
         ValueError: If the model to start with is something else.
@@ -220,28 +220,28 @@ def _load(model_class: type[PreTrainedModel], source: Path, fields: dict[str, An
     return model
 
 
-def _fit_size(own_size: int, picture_side: float | None) -> int:
-    """The model's size, or the pictures' where that is less: enlarged pictures show nothing more and take longer."""
-    if picture_side is None:
+def _fit_size(own_size: int, image_side: float | None) -> int:
+    """The model's size, or the images' where that is less: enlarged images show nothing more and take longer."""
+    if image_side is None:
         return own_size
-    return min(own_size, max(MIN_IMAGE_SIZE, round(picture_side / STRIDE) * STRIDE))
+    return min(own_size, max(MIN_IMAGE_SIZE, round(image_side / STRIDE) * STRIDE))
 
 
 def _fit_anchors(samples: Sequence[Sample], size: int) -> tuple[dict[str, Any], str]:
     """Fields of the configuration, and what is gained by them."""
-    boxes, picture_sizes = [], []
+    boxes, image_sizes = [], []
     for sample in samples:
         kept = sample.objects.boxes[sample.objects.iscrowd == 0]
         if len(kept):
-            picture = Picture(sample.image)
+            image = LazyImage(sample.image)
             boxes.append(kept)
-            picture_sizes.append((picture.height, picture.width))
+            image_sizes.append((image.height, image.width))
     if not boxes:
-        return {}, "The training pictures have no boxes to fit anchors to."
-    fields = fit_anchors(boxes, picture_sizes, size)
+        return {}, "The training images have no boxes to fit anchors to."
+    fields = fit_anchors(boxes, image_sizes, size)
     paper = MobileViTSSDLiteConfig()
     before = {name: getattr(paper, name) for name in fields}
-    shares = [anchor_recall(boxes, picture_sizes, given, size) for given in (before, fields)]
+    shares = [anchor_recall(boxes, image_sizes, given, size) for given in (before, fields)]
     return (
         fields,
         f"Boxes that meet an anchor: {shares[0]:.1%} with the paper's anchors, {shares[1]:.1%} with fitted ones.",

@@ -55,10 +55,10 @@ def make_optimizer(
         learning_rate: To begin with.
         weight_decay: How fast weights shrink, in learning rates.
         betas: AdamW's.
-        decay_norms_and_biases: Whether the weights of normalisations and all biases shrink too, as in the paper.
+        decay_norms_and_biases: Whether the weights of normalizations and all biases shrink too, as in the paper.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # What has one dimension is the scale of a normalisation or a bias.
+    # What has one dimension is the scale of a normalization or a bias.
     groups = [
         {"params": [p for p in trained if p.ndim > 1 or decay_norms_and_biases], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1 and not decay_norms_and_biases], "weight_decay": 0.0},

@@ -42,7 +42,7 @@ def publish_result(arguments: TrainArguments, repo_id: str, say: Callable[[str],
         license=arguments.license,
         license_name=arguments.license_name,
         license_link=arguments.license_link,
-        pictures=arguments.hub_pictures,
+        images=arguments.hub_images,
     )
     folder, private, revision = arguments.output_dir, arguments.hub_private_repo, arguments.hub_revision
     try:
@@ -51,7 +51,7 @@ def publish_result(arguments: TrainArguments, repo_id: str, say: Callable[[str],
         options = {"license": given.license, "license-name": given.license_name, "license-link": given.license_link}
         options |= {"revision": revision}
         words = [word for name, value in options.items() if value for word in (f"--{name}", value)]
-        words += ["--private"] * private + ["--no-pictures"] * (not given.pictures)
+        words += ["--private"] * private + ["--no-images"] * (not given.images)
         raise ValueError(
             f"{error} The training is done, and its result is whole. To publish it: "
             f"{shlex.join(['mobilevit', 'publish', folder, repo_id, *words])}"

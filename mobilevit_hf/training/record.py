@@ -48,7 +48,7 @@ class RunRecord:
         asked: Its arguments as they were given, with the model to start from.
         complete: The same, complete for the task.
         report: Of its data.
-        image_size: Side of the pictures the model sees, in pixels.
+        image_size: Side of the images the model sees, in pixels.
     """
 
     def __init__(
@@ -106,18 +106,18 @@ def describe_data(source: str, report: DatasetReport, *, streamed: bool) -> dict
     Args:
         source: As it was given: what lies on this machine is called by the last part of its path.
         report: Of it.
-        streamed: Whether only its first pictures were counted.
+        streamed: Whether only its first images were counted.
     """
     facts: dict[str, Any] = {"format": report.data_format, "classes": list(report.classes)}
     if path := local_path(source):
         facts["name"] = public_name(path)
     else:
         facts["name"] = facts["dataset"] = HUB_NAMES.get(source, source).partition(":")[0]
-    for name in ("widths", "heights", "box_sides", "boxes_per_picture"):
+    for name in ("widths", "heights", "box_sides", "boxes_per_image"):
         if found := getattr(report, name):
             facts[name] = Range(*(round(number, 4) for number in found))._asdict()
     return facts | {
-        "pictures": report.samples,
+        "images": report.samples,
         "counts": report.counts,
         "streamed": streamed,
         "skipped": {kind: count for kind, count in report.problem_counts.items() if kind != "empty label file"},

@@ -10,17 +10,17 @@ from typing import Any
 from PIL import Image
 from transformers import Pipeline
 
-from ..data.decoding import Picture
+from ..data.decoding import LazyImage
 from ..data.types import Sample
 from ..evaluation import EvaluationResult
 from ..hub.metadata import RESULTS_FILE
 from ..io import put_in_place, write_text
 from ..model_sources import DEFAULT_THRESHOLD
 from ..pipelines import pipeline
-from ..visualization import draw_detection_mistakes, draw_mistakes, draw_sheet
+from ..visualization import draw_detection_mistakes, draw_image_grid, draw_mistakes
 from .state import TrainingResult
 
-# How many pictures the sheets show; a detector's are larger.
+# How many images the sheets show; a detector's are larger.
 SHOWN_MISTAKES, SHOWN_DETECTION_MISTAKES = 24, 8
 SHOWN_SAMPLES, SHOWN_DETECTION_SAMPLES = 12, 3
 # The side of a detector's samples on the sheet, in pixels: a card shows them above all else.
@@ -28,15 +28,15 @@ SAMPLE_SIDE = 320
 
 
 def write_reports(result: TrainingResult, samples: Sequence[Sample] | None, classes: Sequence[str]) -> list[Path]:
-    """Write figures and pictures about a training into its folder.
+    """Write figures and images about a training into its folder.
 
     `results.json` holds the figures of the weights that were kept; `curves.png` how they came about;
     `confusion_matrix.png` or `average_precision.png` and `mistakes.png` what the model gets wrong on the validation
-    pictures; `samples.png` what it answers to some of them, from all over the split.
+    images; `samples.png` what it answers to some of them, from all over the split.
 
     Args:
         result: Of the training.
-        samples: The validation pictures, None if they can't be looked at again.
+        samples: The validation images, None if they can't be looked at again.
         classes: The names of the classes.
 
     Returns:
@@ -69,7 +69,7 @@ def _facts(result: TrainingResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 1),
     }
     if evaluation := result.evaluation:
-        facts |= {"split": "validation", "num_pictures": evaluation.num_pictures, "metrics": evaluation.metrics}
+        facts |= {"split": "validation", "num_images": evaluation.num_images, "metrics": evaluation.metrics}
         facts |= {"intervals": evaluation.intervals, "images_per_second": round(evaluation.images_per_second, 1)}
         if evaluation.best_threshold:
             facts["threshold"] = evaluation.best_threshold.value
@@ -93,9 +93,9 @@ def _draw(
     threshold = evaluation.best_threshold.value if evaluation.best_threshold else DEFAULT_THRESHOLD
 
     def compare(sample: Sample) -> tuple[Any, ...]:
-        picture, objects = _load(sample), sample.objects
+        image, objects = _load(sample), sample.objects
         labels = [classes[label] for label in objects.labels.tolist()]
-        return picture, objects.boxes, labels, answer(picture, threshold=threshold)
+        return image, objects.boxes, labels, answer(image, threshold=threshold)
 
     some = map(compare, _spread(readable, SHOWN_DETECTION_SAMPLES))
     sheets = {"samples.png": draw_detection_mistakes(some, classes, side=SAMPLE_SIDE)}
@@ -109,13 +109,13 @@ def _draw_answers(classify: Pipeline, samples: Sequence[Sample], classes: Sequen
     """What is answered right above what is answered wrong, on one sheet."""
     right, wrong = [], []
     for sample in samples:
-        picture, name = _load(sample), classes[sample.label]
-        answer = classify(picture, top_k=1)[0]
+        image, name = _load(sample), classes[sample.label]
+        answer = classify(image, top_k=1)[0]
         if answer["label"] == name:
-            right.append((picture, [name], None))
+            right.append((image, [name], None))
         else:
-            wrong.append((picture, name, answer["label"], answer["score"]))
-    sheets = [draw(some, classes) for draw, some in ((draw_sheet, right), (draw_mistakes, wrong)) if some]
+            wrong.append((image, name, answer["label"], answer["score"]))
+    sheets = [draw(some, classes) for draw, some in ((draw_image_grid, right), (draw_mistakes, wrong)) if some]
     both = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
     for number, sheet in enumerate(sheets):
         both.paste(sheet, (0, sum(above.height for above in sheets[:number])))
@@ -129,4 +129,4 @@ def _spread(samples: Sequence[Sample], number: int) -> list[Sample]:
 
 
 def _load(sample: Sample) -> Image.Image:
-    return Picture(sample.image).load()
+    return LazyImage(sample.image).load()

@@ -20,7 +20,7 @@ LossFunction: TypeAlias = Callable[[nn.Module, dict[str, Any]], Tensor]
 
 
 class TrainingTask(ABC):
-    """A task, for a data set.
+    """A task, for a dataset.
 
     Args:
         arguments: Those of the training, complete for the task.
@@ -51,14 +51,14 @@ class TrainingTask(ABC):
         return
 
     def _augmentation_of_both(self) -> dict[str, float]:
-        return {name: getattr(self.arguments, name) for name in ("horizontal_flip", "vertical_flip", "colour")}
+        return {name: getattr(self.arguments, name) for name in ("horizontal_flip", "vertical_flip", "color_jitter")}
 
 
 class ClassificationTask(TrainingTask):
-    """One of K classes for each picture: cross-entropy."""
+    """One of K classes for each image: cross-entropy."""
 
     def start(self, report: DatasetReport) -> Start:
-        """A classifier of the data's classes that sees pictures no larger than they are."""
+        """A classifier of the data's classes that sees images no larger than they are."""
         side = min(report.widths.median, report.heights.median) if report.widths else None
         return start_classifier(self.arguments, self.dataset.classes, side)
 

@@ -57,13 +57,13 @@ EVALUATION_RESERVE, CLOSING_SECONDS = 2.25, 6.0
 MAY_CHANGE = (
     "resume", "output_dir", "num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience", "save_steps",
     "save_total_limit", "logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
-    "hub_revision", "hub_pictures", "license", "license_name", "license_link",
+    "hub_revision", "hub_images", "license", "license_name", "license_link",
     "dataloader_num_workers", "per_device_eval_batch_size", "compile", "max_bad",
 )  # fmt: skip
 
 
 def train(arguments: TrainArguments, listener: Listener | None = None) -> TrainingResult:
-    """Train a model on a data set and leave the best weights in `arguments.output_dir`.
+    """Train a model on a dataset and leave the best weights in `arguments.output_dir`.
 
     Raises:
         ValueError: If an argument, the data or the model to start with can't be used; if the loss is not a number;
@@ -307,9 +307,9 @@ class Engine:
 
     def _fail(self, step: int, draws: list[Any]) -> None:
         """The loss is not a number."""
-        names = ", ".join(self.inputs.names(draws)) or "pictures of a stream"
+        names = ", ".join(self.inputs.names(draws)) or "images of a stream"
         raise ValueError(
-            f"The loss is not a finite number at step {step}, on these pictures: {names}. What was "
+            f"The loss is not a finite number at step {step}, on these images: {names}. What was "
             "saved before is whole. Try a lower --learning-rate, a longer warm-up (--warmup-steps) or a lower "
             "--max-grad-norm; without --fp16, if that was on."
         )
@@ -386,7 +386,7 @@ class Engine:
         )
 
     def _share_statistics(self) -> None:
-        """Each process has seen other pictures: the first one's statistics of batch normalisation are all's."""
+        """Each process has seen other images: the first one's statistics of batch normalization are all's."""
         if self.accelerator.num_processes > 1:
             for buffer in self.raw_model.buffers():
                 buffer.copy_(broadcast(buffer))

@@ -1,16 +1,16 @@
-"""Pictures of what was found, of a data set and of mistakes.
+"""Images of what was found, of a dataset and of mistakes.
 
-Plots are in `plots`, which is left out here: matplotlib's figures take longer to import than a picture to draw.
+Plots are in `plots`, which is left out here: matplotlib's figures take longer to import than an image to draw.
 """
 
-from .grids import class_colors, draw_detection_mistakes, draw_detections, draw_mistakes, draw_sheet
-from .image_files import save_picture
+from .grids import class_colors, draw_detection_mistakes, draw_detections, draw_image_grid, draw_mistakes
+from .image_files import save_image
 
 __all__ = [
     "class_colors",
     "draw_detection_mistakes",
     "draw_detections",
     "draw_mistakes",
-    "draw_sheet",
-    "save_picture",
+    "draw_image_grid",
+    "save_image",
 ]

@@ -1,4 +1,4 @@
-"""Draw boxes and names on copies of pictures, and put pictures together on sheets."""
+"""Draw boxes and names on copies of images, and put images together on sheets."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ from .text import fit_label, font_file
 
 Color = tuple[int, int, int]
 
-# Hues that neighbour each other differ in brightness, so that many classes can be told apart.
+# Hues that neighbor each other differ in brightness, so that many classes can be told apart.
 BRIGHTNESS = np.array([1.0, 0.7, 0.45])
 
 # Behind what is right, what is wrong, and what may be either.
@@ -26,34 +26,34 @@ RIGHT, WRONG, FOUND = (0, 110, 50), (190, 20, 40), (70, 70, 70)
 # Pixels that draw_bounding_boxes leaves between a label's letters and the end of its background.
 LABEL_MARGIN = 1
 
-# Pixels beside the names below the pictures of a sheet.
+# Pixels beside the names below the images of a sheet.
 LABEL_PADDING = 3
 
-# Of the lines below the pictures of a sheet, in sizes of the font.
+# Of the lines below the images of a sheet, in sizes of the font.
 LINE_HEIGHT = 1.4
 
 
 def class_colors(names: Sequence[str]) -> dict[str, Color]:
-    """A colour (R, G, B) in 0..255 for each class, the same whenever the names are the same in the same order."""
+    """A color (R, G, B) in 0..255 for each class, the same whenever the names are the same in the same order."""
     names = list(dict.fromkeys(names))
     index = np.arange(len(names))
     colors = matplotlib.colormaps["hsv"](index / len(names))[:, :3] * BRIGHTNESS[index % 3, None]
     return {name: tuple(color) for name, color in zip(names, (colors * 255).round().astype(int).tolist(), strict=True)}
 
 
-# --- boxes on a picture ----------------------------------------------------------------------------------------------
+# --- boxes on an image ----------------------------------------------------------------------------------------------
 
 
 def draw_detections(image: Image.Image, detections: Sequence[dict[str, Any]], names: Sequence[str]) -> Image.Image:
-    """A copy of a picture with the boxes, names and scores of what was found on it, the best on top.
+    """A copy of an image with the boxes, names and scores of what was found on it, the best on top.
 
-    Lines and letters grow with the picture, and labels stay inside it.
+    Lines and letters grow with the image, and labels stay inside it.
 
     Args:
         image: RGB.
         detections: As the object-detection pipeline returns them: dicts of `score`, `label` and `box`, which has
             `xmin`, `ymin`, `xmax` and `ymax` in pixels. A box may have no area.
-        names: All classes of the model, in its order: so a class has the same colour on each picture.
+        names: All classes of the model, in its order: so a class has the same color on each image.
 
     Raises:
         ValueError: If a detection's label is not among the names.
@@ -71,7 +71,7 @@ def _read_detections(detections: Sequence[dict[str, Any]]) -> tuple[Tensor, list
 def _draw_boxes(
     image: Image.Image, boxes: Tensor, labels: Sequence[str], suffixes: Sequence[str], names: Sequence[str]
 ) -> Image.Image:
-    """A copy of a picture with boxes (N, 4) (x1, y1, x2, y2) in pixels, and their labels, each with its suffix."""
+    """A copy of an image with boxes (N, 4) (x1, y1, x2, y2) in pixels, and their labels, each with its suffix."""
     colors = class_colors(names)
     if unknown := set(labels) - set(colors):
         raise ValueError(f"names: got {len(colors)} without {sorted(unknown)}. Pass all names of the model's classes.")
@@ -106,7 +106,7 @@ def _draw_boxes(
 def _label_corner(
     label: str, box: Sequence[float], font: ImageFont.FreeTypeFont, size: tuple[int, int]
 ) -> tuple[float, float]:
-    """Where `draw_bounding_boxes` must be told to write: above the box, moved as needed to stay inside the picture.
+    """Where `draw_bounding_boxes` must be told to write: above the box, moved as needed to stay inside the image.
 
     It writes `LABEL_MARGIN` right and below of the corner, and fills as much around the letters.
     """
@@ -123,33 +123,33 @@ def _text_color(background: Color) -> str:
     return "black" if luminance > 0.179 else "white"
 
 
-# --- sheets of pictures ----------------------------------------------------------------------------------------------
+# --- sheets of images ----------------------------------------------------------------------------------------------
 
 
-def draw_sheet(
-    pictures: Iterable[tuple[Image.Image, Sequence[str], Tensor | None]],
+def draw_image_grid(
+    images: Iterable[tuple[Image.Image, Sequence[str], Tensor | None]],
     names: Sequence[str],
     *,
     side: int = 240,
     columns: int = 6,
 ) -> Image.Image:
-    """Annotated pictures side by side, each with the names of its classes below, and its boxes in their colours.
+    """Annotated images side by side, each with the names of its classes below, and its boxes in their colors.
 
     Args:
-        pictures: RGB pictures with their labels and, where a label is a box and not the whole picture, the boxes:
-            (N, 4) float32 (x1, y1, x2, y2) in pixels of the picture. At least one picture.
-        names: All classes, among them all labels, in their order: so a class has the same colour on each sheet.
-        side: Of the square that each picture is fitted into, in pixels.
-        columns: How many pictures a row has.
+        images: RGB images with their labels and, where a label is a box and not the whole image, the boxes:
+            (N, 4) float32 (x1, y1, x2, y2) in pixels of the image. At least one image.
+        names: All classes, among them all labels, in their order: so a class has the same color on each sheet.
+        side: Of the square that each image is fitted into, in pixels.
+        columns: How many images a row has.
     """
     colors = class_colors(names)
     font = _font(names, side // 16)
     tiles = []
-    for picture, labels, boxes in pictures:
-        fitted = _fit(picture, side)
+    for image, labels, boxes in images:
+        fitted = _fit(image, side)
         if boxes is not None and len(boxes):
             last = torch.tensor([fitted.width, fitted.height] * 2) - 1
-            corners = _scale(boxes, picture, fitted).clamp(torch.zeros_like(last), last)
+            corners = _scale(boxes, image, fitted).clamp(torch.zeros_like(last), last)
             box_colors = [colors[label] for label in labels]
             fitted = to_pil_image(draw_bounding_boxes(pil_to_tensor(fitted), corners, colors=box_colors, width=2))
         line = [
@@ -167,18 +167,18 @@ def draw_mistakes(
     side: int = 240,
     columns: int = 6,
 ) -> Image.Image:
-    """Pictures that a classifier got wrong, each with two lines below: what it is, and what was named how surely.
+    """Images that a classifier got wrong, each with two lines below: what it is, and what was named how surely.
 
     Args:
-        entries: RGB pictures with the right class, the one that was named and its probability. At least one.
+        entries: RGB images with the right class, the one that was named and its probability. At least one.
         names: All classes.
-        side: Of the square that each picture is fitted into, in pixels.
-        columns: How many pictures a row has.
+        side: Of the square that each image is fitted into, in pixels.
+        columns: How many images a row has.
     """
     font = _font(names, side // 16)
     tiles = [
-        _make_tile(_fit(picture, side), (side, side), [[(right, "", RIGHT)], [(named, f" {score:.2f}", WRONG)]], font)
-        for picture, right, named, score in entries
+        _make_tile(_fit(image, side), (side, side), [[(right, "", RIGHT)], [(named, f" {score:.2f}", WRONG)]], font)
+        for image, right, named, score in entries
     ]
     return to_pil_image(make_grid(tiles, nrow=columns, padding=side // 20, pad_value=255))
 
@@ -189,24 +189,24 @@ def draw_detection_mistakes(
     *,
     side: int = 480,
 ) -> Image.Image:
-    """Pictures below each other, each twice: on the left with what is there, on the right with what was found.
+    """Images below each other, each twice: on the left with what is there, on the right with what was found.
 
     Args:
-        entries: RGB pictures with the right boxes, (N, 4) float32 (x1, y1, x2, y2) in pixels of the picture, their
+        entries: RGB images with the right boxes, (N, 4) float32 (x1, y1, x2, y2) in pixels of the image, their
             labels, and detections as `draw_detections` takes them. At least one.
-        names: All classes of the model, in its order: so a class has the same colour on each sheet.
-        side: Of the square that each picture is fitted into, in pixels.
+        names: All classes of the model, in its order: so a class has the same color on each sheet.
+        side: Of the square that each image is fitted into, in pixels.
 
     Raises:
         ValueError: If a label is not among the names.
     """
     font = _font(names, side // 32)
     rows = []
-    for picture, boxes, labels, detections in entries:
-        fitted = _fit(picture, side)
+    for image, boxes, labels, detections in entries:
+        fitted = _fit(image, side)
         found_boxes, *found_labels = _read_detections(detections)
-        there = _draw_boxes(fitted, _scale(boxes, picture, fitted), labels, [""] * len(labels), names)
-        found = _draw_boxes(fitted, _scale(found_boxes, picture, fitted), *found_labels, names)
+        there = _draw_boxes(fitted, _scale(boxes, image, fitted), labels, [""] * len(labels), names)
+        found = _draw_boxes(fitted, _scale(found_boxes, image, fitted), *found_labels, names)
         size = (side, fitted.height)
         tiles = [
             _make_tile(there, size, [[("right", f": {len(labels)}", RIGHT)]], font),
@@ -221,14 +221,14 @@ def _font(names: Sequence[str], size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_file("".join(names)), size)
 
 
-def _fit(picture: Image.Image, side: int) -> Image.Image:
-    shrink = side / max(picture.size)
-    return picture.resize([max(1, round(shrink * length)) for length in picture.size])
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    shrink = side / max(image.size)
+    return image.resize([max(1, round(shrink * length)) for length in image.size])
 
 
-def _scale(boxes: Tensor, picture: Image.Image, fitted: Image.Image) -> Tensor:
-    """Boxes (N, 4) (x1, y1, x2, y2) in pixels of the picture → in whole pixels of the fitted one."""
-    scale = torch.tensor([fitted.width / picture.width, fitted.height / picture.height] * 2)
+def _scale(boxes: Tensor, image: Image.Image, fitted: Image.Image) -> Tensor:
+    """Boxes (N, 4) (x1, y1, x2, y2) in pixels of the image → in whole pixels of the fitted one."""
+    scale = torch.tensor([fitted.width / image.width, fitted.height / image.height] * 2)
     return (boxes.reshape(-1, 4) * scale).round()
 
 
@@ -238,7 +238,7 @@ def _make_tile(
     lines: Sequence[Sequence[tuple[str, str, Color]]],
     font: ImageFont.FreeTypeFont,
 ) -> Tensor:
-    """A picture at the lower edge of a white area of a size, and lines below it: names, suffixes, backgrounds.
+    """An image at the lower edge of a white area of a size, and lines below it: names, suffixes, backgrounds.
 
     Returns:
         (3, H, W) uint8.

@@ -1,4 +1,4 @@
-"""Pictures as files, written whole or not at all."""
+"""Images as files, written whole or not at all."""
 
 import os
 from itertools import chain, count
@@ -12,11 +12,11 @@ from ..io import write_whole
 MAX_STEM_BYTES = 200
 
 # What a file's name may end with; Pillow writes the format it stands for.
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-def save_picture(image: Image.Image, folder: Path, name: str) -> Path:
-    """Write a picture whole or not at all, and never over another file: a name that is taken gets a number.
+def save_image(image: Image.Image, folder: Path, name: str) -> Path:
+    """Write an image whole or not at all, and never over another file: a name that is taken gets a number.
 
     Args:
         image: RGB.
@@ -26,13 +26,13 @@ def save_picture(image: Image.Image, folder: Path, name: str) -> Path:
     Returns:
         The file.
     """
-    stem, suffix = Path(name).stem or "picture", Path(name).suffix
+    stem, suffix = Path(name).stem or "image", Path(name).suffix
     while len(os.fsencode(stem)) > MAX_STEM_BYTES:
         stem = stem[:-1]
-    suffix = suffix if suffix.lower() in PICTURE_SUFFIXES else ".png"
+    suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".png"
     numbered = chain([stem], (f"{stem}-{number}" for number in count(2)))
     path = next(path for name in numbered if not (path := folder / f"{name}{suffix}").exists())
     file_format = "PNG" if suffix.lower() == ".png" else "JPEG"
-    # As JPEG without subsampling: thin lines keep their colours.
+    # As JPEG without subsampling: thin lines keep their colors.
     write_whole(path, lambda file: image.save(file, file_format, quality=95, subsampling=0))
     return path

@@ -24,7 +24,7 @@ FONT_SIZE = 9
 # In pixels. A longer name is cut.
 MAX_NAME_WIDTH = 160
 
-# A matrix of more classes shows those with the most confusions, and one of this many has colours only.
+# A matrix of more classes shows those with the most confusions, and one of this many has colors only.
 MAX_CLASSES = 30
 MAX_CLASSES_WITH_COUNTS = 20
 
@@ -143,13 +143,13 @@ def _plot_line(axes: Axes, steps: np.ndarray, values: np.ndarray, **style: Any) 
 
 
 def plot_confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> Figure:
-    """What pictures of each class were taken for: as colours, and with few classes also as numbers of pictures.
+    """What images of each class were taken for: as colors, and with few classes also as numbers of images.
 
-    A colour is a share of the right class's pictures; where it has none the row is blank. Of many classes those are
+    A color is a share of the right class's images; where it has none the row is blank. Of many classes those are
     shown that take part in the most confusions, in their order.
 
     Args:
-        confusion: (K, K) numbers of pictures, by right class (rows) and named class (columns).
+        confusion: (K, K) numbers of images, by right class (rows) and named class (columns).
         names: Of the K classes.
 
     Raises:
@@ -162,8 +162,8 @@ def plot_confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> Figure
     if count > MAX_CLASSES:
         confusions = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
         shown = np.sort(np.argsort(-confusions, kind="stable")[:MAX_CLASSES])
-    pictures, totals = confusion[np.ix_(shown, shown)], confusion.sum(axis=1)[shown, None]
-    shares = np.divide(pictures, totals, where=totals > 0, out=np.full(pictures.shape, np.nan))
+    images, totals = confusion[np.ix_(shown, shown)], confusion.sum(axis=1)[shown, None]
+    shares = np.divide(images, totals, where=totals > 0, out=np.full(images.shape, np.nan))
 
     side = CELL * max(len(shown), 6)
     margin = MAX_NAME_WIDTH / RESOLUTION
@@ -172,10 +172,10 @@ def plot_confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> Figure
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the right class", shrink=0.7, aspect=30)
     if count <= MAX_CLASSES_WITH_COUNTS:
-        digits = len(f"{pictures.max():.0f}")
-        for row, column in np.argwhere(pictures):
+        digits = len(f"{images.max():.0f}")
+        for row, column in np.argwhere(images):
             axes.text(
-                *(column, row, f"{pictures[row, column]:.0f}"),
+                *(column, row, f"{images[row, column]:.0f}"),
                 ha="center",
                 va="center",
                 color="white" if shares[row, column] > 0.5 else "black",
@@ -201,7 +201,7 @@ def plot_average_precision(per_class: Mapping[Any, float]) -> Figure:
         ValueError: If there are no classes.
     """
     if not per_class:
-        raise ValueError("per_class: got no classes. Plot an evaluation on pictures with objects.")
+        raise ValueError("per_class: got no classes. Plot an evaluation on images with objects.")
     rows = sorted(((str(name), value) for name, value in per_class.items()), key=lambda row: -row[1])
     measured = [value for _, value in rows if value >= 0]
     left_out = max(0, len(measured) - MAX_BEST - MAX_WORST)
@@ -234,7 +234,7 @@ def plot_average_precision(per_class: Mapping[Any, float]) -> Figure:
 
 
 def plot_speed(speeds: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Images a second of each engine, in a panel for each size of batch and picture.
+    """Images a second of each engine, in a panel for each size of batch and image.
 
     Args:
         speeds: By panel, such as "batch 1, 256x256", and by engine.

@@ -8,11 +8,11 @@ import { RawImage, Tensor, env, pipeline } from "@huggingface/transformers";
  * @param {string} hub Address of the Hub.
  * @param {string} repository Its id there.
  * @param {{values: number[], shape: number[]}[]} pixels Batches for the model as they are.
- * @param {string} picture URL of a picture that the image processor has nothing to resize in.
+ * @param {string} image URL of an image that the image processor has nothing to resize in.
  * @param {string[]} photos URLs of photos.
- * @returns Logits by batch, the picture's logits, and the top label by photo.
+ * @returns Logits by batch, the image's logits, and the top label by photo.
  */
-export async function classify({ hub, repository, pixels, picture, photos }) {
+export async function classify({ hub, repository, pixels, image, photos }) {
   env.allowLocalModels = false;
   env.useBrowserCache = env.useWasmCache = false;
   env.cacheDir = "cache"; // Node's: it needs one, and its own would outlive the Hub
@@ -24,7 +24,7 @@ export async function classify({ hub, repository, pixels, picture, photos }) {
   for (const { values, shape } of pixels) {
     answers.pixels.push(await computeLogits(new Tensor("float32", Float32Array.from(values), shape)));
   }
-  answers.picture = await computeLogits((await classifier.processor(await RawImage.read(picture))).pixel_values);
+  answers.image = await computeLogits((await classifier.processor(await RawImage.read(image))).pixel_values);
   for (const photo of photos) {
     answers.labels.push((await classifier(photo, { top_k: 1 }))[0].label);
   }

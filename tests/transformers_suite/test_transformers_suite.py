@@ -112,7 +112,7 @@ class MobileViTTests(modeling.ModelTesterMixin):
             hidden_states = self.run_model(model_class, output_hidden_states=True).hidden_states
             assert [tuple(features.shape) for features in hidden_states] == expected
 
-    @unittest.skip("pictures have no token embeddings")
+    @unittest.skip("images have no token embeddings")
     def test_model_get_set_embeddings(self):
         pass
 

@@ -1,1 +1,1 @@
-"""The formats that data sets come in: a module each, with `recognises(folder)` and `read(folder)`."""
+"""The formats that datasets come in: a module each, with `recognizes(folder)` and `read(folder)`."""

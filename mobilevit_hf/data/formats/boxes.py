@@ -17,10 +17,10 @@ ROUNDING_PIXELS = 1.0  # boxes may stick out this far without a word
 
 @dataclass
 class Annotated:
-    """A picture and its boxes as the annotation states them.
+    """An image and its boxes as the annotation states them.
 
     Attributes:
-        name: The picture's path below the folder.
+        name: The image's path below the folder.
         size: Its width and height if the annotation states them.
         boxes: (x1, y1, x2, y2) in pixels; `NO_BOX` for one that could not be read.
         keys: The class of each, by name or number.
@@ -36,68 +36,68 @@ class Annotated:
     areas: list[float] = field(default_factory=list)
 
 
-def measure(folder: DataFolder, pictures: list[Annotated]) -> list[Annotated]:
-    """Put in the sizes that are missing, of the upright pictures, from the files' headers.
+def measure(folder: DataFolder, images: list[Annotated]) -> list[Annotated]:
+    """Put in the sizes that are missing, of the upright images, from the files' headers.
 
     Returns:
-        The pictures without those that can't be read, and those whose annotation states the size before EXIF turns
+        The images without those that can't be read, and those whose annotation states the size before EXIF turns
         them: which way its boxes lie can't be told.
     """
     kept = []
-    for picture in pictures:
-        path = folder.path(picture.name)
+    for image in images:
+        path = folder.path(image.name)
         try:
-            if picture.boxes and (picture.size is None or may_be_turned(path)):
+            if image.boxes and (image.size is None or may_be_turned(path)):
                 stored, is_turned = read_size(path)
-                if is_turned and picture.size == stored != stored[::-1]:
-                    reason = f"states {stored[0]}x{stored[1]}, the size before EXIF turns the picture: save it upright"
-                    folder.report(picture.name, "unreadable annotation", reason)
+                if is_turned and image.size == stored != stored[::-1]:
+                    reason = f"states {stored[0]}x{stored[1]}, the size before EXIF turns the image: save it upright"
+                    folder.report(image.name, "unreadable annotation", reason)
                     continue
-                picture.size = picture.size or (stored[::-1] if is_turned else stored)
+                image.size = image.size or (stored[::-1] if is_turned else stored)
         except DECODER_ERRORS as error:
-            folder.report(picture.name, "unreadable picture", " ".join(str(error).split()))
+            folder.report(image.name, "unreadable image", " ".join(str(error).split()))
             continue
-        kept.append(picture)
+        kept.append(image)
     return kept
 
 
 def make_samples(
-    folder: DataFolder, pictures: list[Annotated], places: Mapping[Hashable, int], *, is_relative: bool = False
+    folder: DataFolder, images: list[Annotated], places: Mapping[Hashable, int], *, is_relative: bool = False
 ) -> Samples:
-    """Samples of the pictures of a folder, whose sizes may be missing; see `check_boxes`.
+    """Samples of the images of a folder, whose sizes may be missing; see `check_boxes`.
 
     Args:
         folder: Where they are.
-        pictures: What their annotations state.
+        images: What their annotations state.
         places: The label of each class by the key that the boxes have.
-        is_relative: Whether the boxes are in 0..1 of the picture instead of in pixels.
+        is_relative: Whether the boxes are in 0..1 of the image instead of in pixels.
     """
-    pictures = measure(folder, pictures)
-    for picture in pictures if is_relative else []:
-        picture.boxes = [tuple(np.multiply(box, picture.size * 2)) for box in picture.boxes]
-    kept, table = check_boxes(pictures, places, folder.problems)
-    names = [pictures[place].name for place in kept]
+    images = measure(folder, images)
+    for image in images if is_relative else []:
+        image.boxes = [tuple(np.multiply(box, image.size * 2)) for box in image.boxes]
+    kept, table = check_boxes(images, places, folder.problems)
+    names = [images[place].name for place in kept]
     return Samples(names, [folder.path(name) for name in names], table)
 
 
 def check_boxes(
-    pictures: Sequence[Annotated], places: Mapping[Hashable, int], problems: list[Problem]
+    images: Sequence[Annotated], places: Mapping[Hashable, int], problems: list[Problem]
 ) -> tuple[list[int], ObjectTable]:
-    """Report and leave out boxes that can't be trained on, and clip those that stick out of the picture.
+    """Report and leave out boxes that can't be trained on, and clip those that stick out of the image.
 
     Args:
-        pictures: With their sizes, where they have boxes.
+        images: With their sizes, where they have boxes.
         places: The label of each class by the key that the boxes have.
         problems: Takes what is wrong with boxes.
 
     Returns:
-        Which pictures to keep, which are those with a good box and those without any box, and their objects.
+        Which images to keep, which are those with a good box and those without any box, and their objects.
     """
-    counts = np.array([len(picture.boxes) for picture in pictures], dtype=np.int64)
-    owners = np.repeat(np.arange(len(pictures)), counts)
-    boxes = np.array([box for picture in pictures for box in picture.boxes], dtype=np.float64).reshape(-1, 4)
-    labels = np.array([places.get(key, -1) for picture in pictures for key in picture.keys], dtype=np.int64)
-    sizes = np.array([picture.size or (0, 0) for picture in pictures], dtype=np.float64).reshape(-1, 2)
+    counts = np.array([len(image.boxes) for image in images], dtype=np.int64)
+    owners = np.repeat(np.arange(len(images)), counts)
+    boxes = np.array([box for image in images for box in image.boxes], dtype=np.float64).reshape(-1, 4)
+    labels = np.array([places.get(key, -1) for image in images for key in image.keys], dtype=np.int64)
+    sizes = np.array([image.size or (0, 0) for image in images], dtype=np.float64).reshape(-1, 2)
 
     limits = np.tile(sizes, 2)[owners]
     clipped = boxes.clip(0, limits).astype(np.float32)
@@ -106,21 +106,17 @@ def check_boxes(
         "unreadable annotation": ~np.isfinite(boxes).all(axis=1),
         "unknown class": labels < 0,
         "box without area": ~_have_area(boxes),
-        "box outside the picture": ~_have_area(clipped) | (sticks_out > ROUNDING_PIXELS),
+        "box outside the image": ~_have_area(clipped) | (sticks_out > ROUNDING_PIXELS),
     }
     kinds = np.select(list(faults.values()), list(faults), default="")
-    is_good = (kinds == "") | ((kinds == "box outside the picture") & _have_area(clipped))
-    problems += _box_problems(pictures, owners, boxes, kinds.tolist(), is_good)
+    is_good = (kinds == "") | ((kinds == "box outside the image") & _have_area(clipped))
+    problems += _box_problems(images, owners, boxes, kinds.tolist(), is_good)
 
-    good_counts = np.bincount(owners[is_good], minlength=len(pictures))
+    good_counts = np.bincount(owners[is_good], minlength=len(images))
     kept = np.flatnonzero((good_counts > 0) | (counts == 0))
-    iscrowd = np.array(
-        [flag for picture in pictures for flag in picture.iscrowd or [0] * len(picture.boxes)], np.int64
-    )
+    iscrowd = np.array([flag for image in images for flag in image.iscrowd or [0] * len(image.boxes)], np.int64)
     nan = float("nan")
-    areas = np.array(
-        [area for picture in pictures for area in picture.areas or [nan] * len(picture.boxes)], np.float32
-    )
+    areas = np.array([area for image in images for area in image.areas or [nan] * len(image.boxes)], np.float32)
     areas = np.where(np.isfinite(areas), areas, (clipped[:, 2:] - clipped[:, :2]).prod(axis=1))
     columns = (clipped, labels, iscrowd, areas.astype(np.float32))
     objects = Objects(*(torch.from_numpy(column[is_good]) for column in columns))
@@ -132,19 +128,19 @@ def _have_area(boxes: np.ndarray) -> np.ndarray:
 
 
 def _box_problems(
-    pictures: Sequence[Annotated], owners: np.ndarray, boxes: np.ndarray, kinds: Sequence[str], is_good: np.ndarray
+    images: Sequence[Annotated], owners: np.ndarray, boxes: np.ndarray, kinds: Sequence[str], is_good: np.ndarray
 ) -> Iterator[Problem]:
     for row in [row for row, kind in enumerate(kinds) if kind]:
-        picture = pictures[owners[row]]
+        image = images[owners[row]]
         place = row - int(np.searchsorted(owners, owners[row]))
-        what = f"box {place + 1} ({picture.keys[place]}) [{', '.join(f'{value:g}' for value in boxes[row])}]"
+        what = f"box {place + 1} ({image.keys[place]}) [{', '.join(f'{value:g}' for value in boxes[row])}]"
         if kinds[row] == "unreadable annotation":
             reason = f"box {place + 1} can't be read as four numbers"
         elif kinds[row] == "unknown class":
-            reason = f"box {place + 1} is of the class {picture.keys[place]!r}, which is none of the data set's"
+            reason = f"box {place + 1} is of the class {image.keys[place]!r}, which is none of the dataset's"
         elif kinds[row] == "box without area":
             reason = f"{what}: left out"
         else:
-            size = "x".join(f"{side:g}" for side in picture.size)
+            size = "x".join(f"{side:g}" for side in image.size)
             reason = f"{what} in {size} pixels: {'clipped' if is_good[row] else 'left out'}"
-        yield Problem(picture.name, kinds[row], reason)
+        yield Problem(image.name, kinds[row], reason)

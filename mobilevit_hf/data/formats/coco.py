@@ -1,4 +1,4 @@
-"""COCO's JSON: `annotations/instances_*.json` beside folders of pictures, one file, or one in each split's folder."""
+"""COCO's JSON: `annotations/instances_*.json` beside folders of images, one file, or one in each split's folder."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ STEM = re.compile(r"(?:instances_)?(.*?)[_-]?\d*")
 MAX_SIDE = 2**31  # a stated size beyond it is none
 
 
-def recognises(folder: DataFolder) -> bool:
+def recognizes(folder: DataFolder) -> bool:
     """Whether there are files where this format has them, the first of which starts like it."""
     names = list(find_files(folder).values())
     return bool(names) and _starts_like_coco(folder.root / names[0])
@@ -60,7 +60,7 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     some exports have it, is no class.
 
     Args:
-        folder: Where the pictures are.
+        folder: Where the images are.
         file: The one annotation file to read instead of those in the usual places.
 
     Raises:
@@ -150,33 +150,33 @@ def _classes(folder: DataFolder, contents: dict[str, dict], files: dict[str, str
 
 
 def _read_file(folder: DataFolder, split: str, file: str, content: dict[str, Any]) -> list[Annotated]:
-    places = _picture_folders(folder, split, file)
-    pictures: dict[int | str, Annotated | None] = {}  # None is one that was reported
+    places = _image_folders(folder, split, file)
+    images: dict[int | str, Annotated | None] = {}  # None is one that was reported
     for entry in content["images"]:
         image_id, file_name = entry.get("id"), entry.get("file_name")
-        if not _is_id(image_id) or not isinstance(file_name, str) or image_id in pictures:
+        if not _is_id(image_id) or not isinstance(file_name, str) or image_id in images:
             reason = f"image {image_id!r}: expected an `id` of its own and a `file_name`, got {file_name!r}"
             folder.report(file, "unreadable annotation", reason)
             continue
         name, reason = folder.locate(posixpath.join(place, file_name) for place in places)
         if name is None:
-            folder.report(file_name, "missing picture", f"image {image_id} of {file}: {reason}")
+            folder.report(file_name, "missing image", f"image {image_id} of {file}: {reason}")
         size = (entry.get("width"), entry.get("height"))
         is_stated = all(isinstance(side, int | float) and 0 < side < MAX_SIDE for side in size)
-        pictures[image_id] = Annotated(name, size if is_stated else None) if name else None
+        images[image_id] = Annotated(name, size if is_stated else None) if name else None
     for annotation in content["annotations"]:
         image_id = annotation.get("image_id")
-        if not _is_id(image_id) or image_id not in pictures:
+        if not _is_id(image_id) or image_id not in images:
             reason = f"annotation {annotation.get('id')!r}: no image has the id {image_id!r}"
             folder.report(file, "unreadable annotation", reason)
-        elif picture := pictures[image_id]:
+        elif image := images[image_id]:
             area, iscrowd = annotation.get("area"), annotation.get("iscrowd")
-            add_box(picture, annotation.get("bbox"), annotation.get("category_id"), area, iscrowd)
-    return [picture for picture in pictures.values() if picture]
+            add_box(image, annotation.get("bbox"), annotation.get("category_id"), area, iscrowd)
+    return [image for image in images.values() if image]
 
 
-def _picture_folders(folder: DataFolder, split: str, file: str) -> list[str]:
-    """Where the pictures of a file may be, the places of its split first."""
+def _image_folders(folder: DataFolder, split: str, file: str) -> list[str]:
+    """Where the images of a file may be, the places of its split first."""
     words = [_split_word(posixpath.basename(file)), posixpath.basename(file).removesuffix(".json")]
     words = [words[1].removeprefix("instances_"), words[0], *(w for w, name in SPLIT_NAMES.items() if name == split)]
     beside = posixpath.dirname(file) or "."

@@ -1,4 +1,4 @@
-"""A data set's folder: its splits, its pictures by name, and nothing that lies outside."""
+"""A dataset's folder: its splits, its images by name, and nothing that lies outside."""
 
 import os
 import posixpath
@@ -26,9 +26,9 @@ EXIF_MARKS = (b"Exif", b"eXIf", b"ns.adobe.com/xap")
 
 
 class DataFolder:
-    """A folder in which pictures are looked up by their path below it.
+    """A folder in which images are looked up by their path below it.
 
-    Folders are listed once. A link that leads out of the folder counts as missing: what a data set from elsewhere
+    Folders are listed once. A link that leads out of the folder counts as missing: what a dataset from elsewhere
     names must not make other files of this machine part of it. The Hub's cache is made of such links, and allowed.
 
     Attributes:
@@ -79,7 +79,7 @@ class DataFolder:
             outside |= kind == "outside"
             tried.append(candidate)
         if outside:
-            return None, f"{tried[0]} leads out of the data set's folder, which is not followed"
+            return None, f"{tried[0]} leads out of the dataset's folder, which is not followed"
         return None, f"no such file: {' or '.join(dict.fromkeys(tried))}"
 
     def normal(self, path: str) -> str | None:
@@ -90,18 +90,18 @@ class DataFolder:
         is_drive = len(name) > 1 and name[1] == ":"
         return None if name.startswith(("/", "../")) or name == ".." or "\0" in name or is_drive else name
 
-    def pictures(self, directory: str) -> list[str]:
-        """The names of all pictures below a directory, in alphabetical order, hidden files left out."""
+    def images(self, directory: str) -> list[str]:
+        """The names of all images below a directory, in alphabetical order, hidden files left out."""
         found = []
         for base, kind in self.entries(directory).items():
             name = base if directory == "." else f"{directory}/{base}"
-            is_picture = is_picture_name(base)
+            is_image = is_image_name(base)
             if kind == "folder":
-                found += self.pictures(name)
-            elif kind == "file" and is_picture:
+                found += self.images(name)
+            elif kind == "file" and is_image:
                 found.append(name)
-            elif kind == "outside" and (is_picture or not posixpath.splitext(base)[1]):
-                self.report(name, "missing picture", "no file, or a link out of the data set's folder")
+            elif kind == "outside" and (is_image or not posixpath.splitext(base)[1]):
+                self.report(name, "missing image", "no file, or a link out of the dataset's folder")
         return found
 
     def _list(self, directory: str) -> dict[str, str]:
@@ -128,8 +128,8 @@ class DataFolder:
         return f"{os.path.dirname(path)}{os.sep}".startswith(f"{os.path.realpath(path)}{os.sep}")  # noqa: PTH120
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file's name ends like a picture's."""
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends like an image's."""
     return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
@@ -153,7 +153,7 @@ def split_folders(folder: DataFolder, directory: str = ".") -> dict[str, str]:
 
 
 def read_size(source: str | bytes) -> tuple[tuple[int, int], bool]:
-    """The width and height that a picture is stored in, and whether EXIF turns it by a quarter.
+    """The width and height that an image is stored in, and whether EXIF turns it by a quarter.
 
     Args:
         source: The path or the content of its file, of which the header is read.
@@ -166,7 +166,7 @@ def read_size(source: str | bytes) -> tuple[tuple[int, int], bool]:
 
 
 def may_be_turned(path: str) -> bool:
-    """Whether it takes a closer look to know that EXIF doesn't turn a picture.
+    """Whether it takes a closer look to know that EXIF doesn't turn an image.
 
     Raises:
         OSError: If it can't be read.

@@ -1,4 +1,4 @@
-"""Data sets of the `datasets` library: on the Hub, saved to disk, or as Parquet files.
+"""Datasets of the `datasets` library: on the Hub, saved to disk, or as Parquet files.
 
 `datasets` is imported in the functions: it takes a second, which other formats need not spend.
 """
@@ -15,7 +15,7 @@ from .rows import Source, Stream, find_columns, name_row_classes, read_rows
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError)
 
 
-def recognises(folder: DataFolder) -> bool:
+def recognizes(folder: DataFolder) -> bool:
     """Whether `save_to_disk` wrote the folder, or it holds Parquet files."""
     top = folder.entries(".")
     return _is_saved(folder) or any(base.endswith(".parquet") for base in [*top, *folder.entries("data")])
@@ -31,18 +31,18 @@ def read(folder: DataFolder, *, streaming: bool = False) -> Dataset:
         else:
             loaded = datasets.load_dataset(str(folder.root), streaming=streaming)
     except (*LIBRARY_ERRORS, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{folder.root} can't be read as a data set: {_one_line(error)}") from error
+        raise ValueError(f"{folder.root} can't be read as a dataset: {_one_line(error)}") from error
     return _convert(loaded, Source(str(folder.root), folder.root), folder.problems, folder.notes)
 
 
 def read_hub(name: str, *, revision: str | None, token: str | bool | None, streaming: bool) -> Dataset:
-    """Read a data set of the Hub, `user/name`, or `user/name:configuration` where it has several.
+    """Read a dataset of the Hub, `user/name`, or `user/name:configuration` where it has several.
 
     It needs a column of images, and labels in `label`, `labels`, `fine_label` or the only column of classes, or
     objects in `objects` with `bbox` as [x, y, w, h] in pixels and `category`.
 
     Raises:
-        ValueError: If it can't be had, or holds no pictures with labels or boxes.
+        ValueError: If it can't be had, or holds no images with labels or boxes.
     """
     import datasets
 
@@ -57,7 +57,7 @@ def read_hub(name: str, *, revision: str | None, token: str | bool | None, strea
         loaded = datasets.load_dataset(repository, configuration or None, **options)
     except datasets.exceptions.DatasetNotFoundError:
         reason = (
-            f"There is no folder {name}, and no such data set on the Hub{f' at {revision}' if revision else ''}, "
+            f"There is no folder {name}, and no such dataset on the Hub{f' at {revision}' if revision else ''}, "
             "or not for you. If it is private or gated, sign in: hf auth login"
         )
     except (*LIBRARY_ERRORS, datasets.exceptions.DatasetsError) as error:

@@ -1,4 +1,4 @@
-"""`metadata.jsonl` or `metadata.csv` beside pictures, as `datasets` reads them: boxes in `objects`, or labels."""
+"""`metadata.jsonl` or `metadata.csv` beside images, as `datasets` reads them: boxes in `objects`, or labels."""
 
 import csv
 import json
@@ -26,13 +26,13 @@ def find_files(folder: DataFolder) -> list[str]:
 
 
 def names_classes(folder: DataFolder) -> bool:
-    """Whether there are metadata files that do more than caption pictures."""
+    """Whether there are metadata files that do more than caption images."""
     first = next((row for name in find_files(folder) for row in _rows(folder, name)), {})
     return any(column in first for column in ("objects", *LABEL_COLUMNS))
 
 
 def read(folder: DataFolder) -> Dataset:
-    """Read metadata files: a row a picture, with its path beside the file in `file_name`.
+    """Read metadata files: a row an image, with its path beside the file in `file_name`.
 
     A column `objects` holds `{"bbox": [[x, y, w, h], ...], "categories": [...]}` in pixels, or a list of
     `{"bbox": [x, y, w, h], "category": ...}`; a column `label` the class. Classes are the names in alphabetical order,
@@ -50,20 +50,20 @@ def read(folder: DataFolder) -> Dataset:
         if file_name := row.get("file_name"):
             name, reason = folder.locate([posixpath.join(directory, str(file_name))])
         if name is None:
-            folder.report(metadata_name, "missing picture", reason)
+            folder.report(metadata_name, "missing image", reason)
             continue
-        picture = _with_objects(folder, name, row) if is_detection else _with_label(folder, name, row)
-        if picture:
+        image = _with_objects(folder, name, row) if is_detection else _with_label(folder, name, row)
+        if image:
             split = SPLIT_NAMES.get(name.split("/")[0].lower(), "train")
-            splits.setdefault(split, []).append(picture)
-    keys = {key for picture in splits.get("train") or chain(*splits.values()) for key in picture.keys}
+            splits.setdefault(split, []).append(image)
+    keys = {key for image in splits.get("train") or chain(*splits.values()) for key in image.keys}
     classes, places = name_classes(keys)
     if not classes:
         raise ValueError(
-            f"{folder.root / find_files(folder)[0]}: no picture with a class. Expected a column `objects` with "
+            f"{folder.root / find_files(folder)[0]}: no image with a class. Expected a column `objects` with "
             "`bbox` and `categories`, or a column `label`."
         )
-    samples = {split: _samples(folder, pictures, places, is_detection) for split, pictures in splits.items()}
+    samples = {split: _samples(folder, images, places, is_detection) for split, images in splits.items()}
     task = "object-detection" if is_detection else "image-classification"
     return Dataset(task, classes, samples, "imagefolder")
 
@@ -109,19 +109,19 @@ def read_objects(objects: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
         yield entry.get("bbox"), key, entry.get("area"), entry.get("iscrowd")
 
 
-def add_box(picture: Annotated, bbox: Any, key: Any, area: Any = None, iscrowd: Any = None) -> None:
-    """Add an object with a box [x, y, w, h] to a picture; what can't be read becomes `NO_BOX`."""
+def add_box(image: Annotated, bbox: Any, key: Any, area: Any = None, iscrowd: Any = None) -> None:
+    """Add an object with a box [x, y, w, h] to an image; what can't be read becomes `NO_BOX`."""
     try:
         x, y, width, height = map(float, bbox)
-        picture.boxes.append((x, y, x + width, y + height))
+        image.boxes.append((x, y, x + width, y + height))
     except (TypeError, ValueError, OverflowError):
-        picture.boxes.append(NO_BOX)
-    picture.keys.append(key if isinstance(key, str | int) else None)
+        image.boxes.append(NO_BOX)
+    image.keys.append(key if isinstance(key, str | int) else None)
     try:
-        picture.areas.append(float(area) if isinstance(area, int | float) else float("nan"))
+        image.areas.append(float(area) if isinstance(area, int | float) else float("nan"))
     except OverflowError:
-        picture.areas.append(float("nan"))
-    picture.iscrowd.append(int(bool(iscrowd)))
+        image.areas.append(float("nan"))
+    image.iscrowd.append(int(bool(iscrowd)))
 
 
 def _rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
@@ -141,16 +141,16 @@ def _rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _with_objects(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotated | None:
-    picture = Annotated(name)
+    image = Annotated(name)
     try:
         objects = row.get("objects")
         objects = json.loads(objects) if isinstance(objects, str) else objects
         for entry in read_objects(objects):
-            add_box(picture, *entry)
+            add_box(image, *entry)
     except (ValueError, RecursionError) as error:
         folder.report(name, "unreadable annotation", str(error))
         return None
-    return picture
+    return image
 
 
 def _with_label(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotated | None:
@@ -161,15 +161,13 @@ def _with_label(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotated
     return Annotated(name, keys=[label])
 
 
-def _samples(
-    folder: DataFolder, pictures: list[Annotated], places: dict[Hashable, int], is_detection: bool
-) -> Samples:
+def _samples(folder: DataFolder, images: list[Annotated], places: dict[Hashable, int], is_detection: bool) -> Samples:
     if is_detection:
-        return make_samples(folder, pictures, places)
-    for picture in pictures:
-        if picture.keys[0] not in places:
-            reason = f"the training split has no class {picture.keys[0]!r}"
-            folder.report(picture.name, "unknown class", reason)
-    names = [picture.name for picture in pictures if picture.keys[0] in places]
-    labels = [places[picture.keys[0]] for picture in pictures if picture.keys[0] in places]
+        return make_samples(folder, images, places)
+    for image in images:
+        if image.keys[0] not in places:
+            reason = f"the training split has no class {image.keys[0]!r}"
+            folder.report(image.name, "unknown class", reason)
+    names = [image.name for image in images if image.keys[0] in places]
+    labels = [places[image.keys[0]] for image in images if image.keys[0] in places]
     return Samples(names, [folder.path(name) for name in names], labels)

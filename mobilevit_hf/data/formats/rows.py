@@ -1,4 +1,4 @@
-"""Samples from the rows of a data set of the `datasets` library, one by one or as a stream.
+"""Samples from the rows of a dataset of the `datasets` library, one by one or as a stream.
 
 `datasets` and what comes with it is imported in the functions: it takes a second, which other formats need not spend.
 """
@@ -23,7 +23,7 @@ from .samples import LazySequence, Picked, Samples
 if TYPE_CHECKING:
     import datasets
 
-IMAGE_COLUMNS = ("image", "img", "picture")
+IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
@@ -34,14 +34,14 @@ class Source:
     Attributes:
         name: For messages.
         root: The folder, None for the Hub.
-        token: For pictures that a stream fetches.
+        token: For images that a stream fetches.
     """
 
     name: str
     root: Path | None = None
     token: str | bool | None = field(default=None, repr=False)
 
-    def picture(self, value: Any) -> Any:
+    def image(self, value: Any) -> Any:
         """What `load_image` reads of a value {"bytes", "path"} of an image column.
 
         Raises:
@@ -51,7 +51,7 @@ class Source:
         data, path = ((value or {}).get(key) for key in ("bytes", "path"))
         if data is not None or path is None:
             if not data:
-                raise ValueError("its row holds no picture")
+                raise ValueError("its row holds no image")
             return data
         *archives, file = path.split("::")
         # Of what fsspec takes, other protocols in front would open any file of this machine, or any address.
@@ -64,7 +64,7 @@ class Source:
         allowed = [Path(folder).resolve() for folder in (*caches, self.root) if folder is not None]
         place = Path(self.root or "", path).resolve()
         if not any(place.is_relative_to(folder) for folder in allowed):
-            raise ValueError(f"{path} leads out of the data set, which is not followed")
+            raise ValueError(f"{path} leads out of the dataset, which is not followed")
         if not place.is_file():
             raise ValueError(f"no such file: {path}")
         return str(place)
@@ -72,7 +72,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ImageColumn(LazySequence):
-    """The pictures of rows, read when asked for."""
+    """The images of rows, read when asked for."""
 
     rows: "datasets.Dataset"
     column: str
@@ -83,7 +83,7 @@ class ImageColumn(LazySequence):
 
     def item(self, place: int) -> Any:
         """What `load_image` reads."""
-        return self.source.picture(self.rows[place][self.column])
+        return self.source.image(self.rows[place][self.column])
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Columns:
     """Which columns hold what.
 
     Attributes:
-        image: The pictures.
+        image: The images.
         truth: Their labels or objects.
         is_detection: Whether it is objects.
         names: The classes' names, None if the column doesn't say.
@@ -105,23 +105,23 @@ class Columns:
     size: tuple[str, ...]
 
     def annotated(self, name: str, row: Mapping[str, Any]) -> Annotated:
-        """What a row says of the objects on its picture.
+        """What a row says of the objects on its image.
 
         Raises:
             ValueError: If it can't be read.
         """
         stated = tuple(row[column] or 0 for column in self.size)
-        picture = Annotated(name, stated if stated and min(stated) > 0 else None)
+        image = Annotated(name, stated if stated and min(stated) > 0 else None)
         for entry in read_objects(row[self.truth]):
-            add_box(picture, *entry)
-        return picture
+            add_box(image, *entry)
+        return image
 
 
 def find_columns(name: str, features: Mapping[str, Any] | None) -> Columns:
-    """The columns of pictures and of labels or objects.
+    """The columns of images and of labels or objects.
 
     Args:
-        name: Of the data set, for messages.
+        name: Of the dataset, for messages.
         features: What `datasets` knows of its columns.
 
     Raises:
@@ -182,10 +182,10 @@ def read_rows(
     source: Source,
     problems: list[Problem],
 ) -> Samples:
-    """The samples of a split, whose pictures are read when asked for.
+    """The samples of a split, whose images are read when asked for.
 
     Args:
-        rows: With pictures that are not decoded.
+        rows: With images that are not decoded.
         split: Its name.
         columns: Which columns hold what.
         places: The label of each key.
@@ -194,21 +194,21 @@ def read_rows(
     """
     names = [f"{split}[{place}]" for place in range(len(rows))]
     images = ImageColumn(rows.select_columns([columns.image]), columns.image, source)
-    bad = dict(_missing_pictures(images))
-    problems += [Problem(names[place], "missing picture", reason) for place, reason in bad.items()]
+    bad = dict(_missing_images(images))
+    problems += [Problem(names[place], "missing image", reason) for place, reason in bad.items()]
     truths = rows.select_columns([columns.truth, *(columns.size if columns.is_detection else ())])[:]
     kept = [place for place in range(len(rows)) if place not in bad]
     if columns.is_detection:
-        pictures = {}
+        annotated = {}
         for place in kept:
             row = {key: values[place] for key, values in truths.items()}
             found = _measured(columns, names[place], row, images, place)
             if isinstance(found, Problem):
                 problems.append(found)
             else:
-                pictures[place] = found
-        good, table = check_boxes(list(pictures.values()), places, problems)
-        kept = [list(pictures)[place] for place in good]
+                annotated[place] = found
+        good, table = check_boxes(list(annotated.values()), places, problems)
+        kept = [list(annotated)[place] for place in good]
         return Samples(Picked(names, kept), Picked(images, kept), table)
     labels = truths[columns.truth]
     unlabelled = [place for place in kept if labels[place] not in places]
@@ -223,13 +223,13 @@ class Stream:
     """The samples of a split as they come in; what is wrong with rows joins the problems on the way.
 
     Attributes:
-        rows: With pictures that are not decoded.
+        rows: With images that are not decoded.
         split: Its name.
         columns: Which columns hold what.
         places: The label of each key.
         source: Where the rows come from.
         problems: Takes what is wrong with rows, each once.
-        part: Which share of the rows to take, by a hash of the picture: (from, to, seed) with 0 <= from < to <= 1.
+        part: Which share of the rows to take, by a hash of the image: (from, to, seed) with 0 <= from < to <= 1.
     """
 
     rows: "datasets.IterableDataset"
@@ -244,9 +244,9 @@ class Stream:
         for number, row in enumerate(self.rows):
             name = f"{self.split}[{number}]"
             try:
-                image = self.source.picture(row[self.columns.image])
+                image = self.source.image(row[self.columns.image])
             except (OSError, ValueError) as error:
-                self._report([Problem(name, "missing picture", str(error))])
+                self._report([Problem(name, "missing image", str(error))])
                 continue
             if not self._takes(image):
                 continue
@@ -257,7 +257,7 @@ class Stream:
                 yield sample
 
     def cut(self, fraction: float, seed: int) -> tuple["Stream", "Stream"]:
-        """The rest and a share of the rows; equal pictures go to the same, however the rows are handed out."""
+        """The rest and a share of the rows; equal images go to the same, however the rows are handed out."""
         return replace(self, part=(fraction, 1.0, seed)), replace(self, part=(0.0, fraction, seed))
 
     def _takes(self, image: str | bytes) -> bool:
@@ -273,11 +273,11 @@ class Stream:
         return self._report([Problem(name, "unknown class", f"its label is {label!r}")])
 
     def _detection(self, name: str, row: Mapping[str, Any], image: str | bytes) -> Sample | None:
-        picture = _measured(self.columns, name, row, [image], 0)
-        if isinstance(picture, Problem):
-            return self._report([picture])
+        annotated = _measured(self.columns, name, row, [image], 0)
+        if isinstance(annotated, Problem):
+            return self._report([annotated])
         found: list[Problem] = []
-        kept, table = check_boxes([picture], self.places, found)
+        kept, table = check_boxes([annotated], self.places, found)
         self._report(found)
         return Sample(name, image, objects=table[0]) if kept else None
 
@@ -288,22 +288,22 @@ class Stream:
 def _measured(
     columns: Columns, name: str, row: Mapping[str, Any], images: Sequence[Any], place: int
 ) -> Annotated | Problem:
-    """What a row says of its picture, with the size read from it where the row doesn't say it."""
+    """What a row says of its image, with the size read from it where the row doesn't say it."""
     try:
-        picture = columns.annotated(name, row)
+        image = columns.annotated(name, row)
     except (TypeError, ValueError) as error:
         return Problem(name, "unreadable annotation", str(error))
     try:
-        if picture.boxes and picture.size is None:
+        if image.boxes and image.size is None:
             stored, is_turned = read_size(images[place])
-            picture.size = stored[::-1] if is_turned else stored
+            image.size = stored[::-1] if is_turned else stored
     except DECODER_ERRORS as error:
-        return Problem(name, "unreadable picture", " ".join(str(error).split()))
-    return picture
+        return Problem(name, "unreadable image", " ".join(str(error).split()))
+    return image
 
 
-def _missing_pictures(images: ImageColumn) -> Iterator[tuple[int, str]]:
-    """The rows without a picture that may be read; only those that hold a path are looked at one by one."""
+def _missing_images(images: ImageColumn) -> Iterator[tuple[int, str]]:
+    """The rows without an image that may be read; only those that hold a path are looked at one by one."""
     import pyarrow.compute
 
     column = images.rows.with_format("arrow")[:].column(images.column)

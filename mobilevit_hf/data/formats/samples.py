@@ -53,11 +53,11 @@ class Joined(LazySequence):
 
 @dataclass(frozen=True)
 class ObjectTable(LazySequence):
-    """The objects of many pictures, end to end, which is small for a large data set and quick to make.
+    """The objects of many images, end to end, which is small for a large dataset and quick to make.
 
     Attributes:
-        objects: Those of all pictures.
-        starts: (P + 1) ints: where those of each of P pictures start, and the end.
+        objects: Those of all images.
+        starts: (P + 1) ints: where those of each of P images start, and the end.
     """
 
     objects: Objects
@@ -67,12 +67,12 @@ class ObjectTable(LazySequence):
         return len(self.starts) - 1
 
     def item(self, place: int) -> Objects:
-        """Those of one picture; copies, since a view would take the whole table along into another process."""
+        """Those of one image; copies, since a view would take the whole table along into another process."""
         rows = slice(self.starts[place], self.starts[place + 1])
         return Objects(**{f.name: getattr(self.objects, f.name)[rows].clone() for f in fields(Objects)})
 
     def labels_of(self, place: int) -> list[int]:
-        """The classes of one picture's, without the rest."""
+        """The classes of one image's, without the rest."""
         return self.objects.labels[self.starts[place] : self.starts[place + 1]].tolist()
 
 
@@ -100,7 +100,7 @@ class Samples(LazySequence):
         return Sample(self.names[place], self.images[place], **known)
 
     def labels_of(self, place: int) -> list[int]:
-        """The classes on the picture at a place, which asks for no picture."""
+        """The classes on the image at a place, which asks for no image."""
         if isinstance(self.truths, ObjectTable):
             return self.truths.labels_of(place)
         truth = self.truths[place]

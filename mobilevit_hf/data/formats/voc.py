@@ -1,4 +1,4 @@
-"""Pascal VOC's XML: a file a picture, in `Annotations` beside `JPEGImages` and `ImageSets`, or beside the pictures."""
+"""Pascal VOC's XML: a file an image, in `Annotations` beside `JPEGImages` and `ImageSets`, or beside the images."""
 
 import posixpath
 from itertools import chain
@@ -7,14 +7,14 @@ from xml.etree import ElementTree
 from ..images import IMAGE_SUFFIXES
 from ..types import Dataset
 from .boxes import NO_BOX, Annotated, make_samples
-from .folder import SPLIT_NAMES, DataFolder, is_picture_name, split_folders
+from .folder import SPLIT_NAMES, DataFolder, is_image_name, split_folders
 
 SETS = "ImageSets/Main"
-PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
+IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def recognises(folder: DataFolder) -> bool:
+def recognizes(folder: DataFolder) -> bool:
     """Whether there are XML files where this format has them."""
     return any(_xml_names(folder, directory) for directory in _annotation_folders(folder))
 
@@ -23,22 +23,22 @@ def read(folder: DataFolder) -> Dataset:
     """Read Pascal VOC's XML.
 
     Corners are taken as they are, counted from 1 or 0, and objects marked difficult like the others. Splits are the
-    lists of `ImageSets/Main`, where the pictures of `trainval` that are in no other list go to the split that has
+    lists of `ImageSets/Main`, where the images of `trainval` that are in no other list go to the split that has
     none; else folders named like splits; else all is for training. The classes are those in the training split, in
     alphabetical order.
 
     Raises:
         ValueError: If there are no XML files.
     """
-    if not recognises(folder):
+    if not recognizes(folder):
         raise ValueError(f"No XML files in {folder.root}. Expected Annotations/*.xml beside JPEGImages.")
     files = _files_by_split(folder)
     read_files = {split: [_read_file(folder, name) for name in names] for split, names in files.items()}
-    splits = {split: [picture for picture in pictures if picture] for split, pictures in read_files.items()}
-    keys = {key for picture in splits.get("train") or chain(*splits.values()) for key in picture.keys}
+    splits = {split: [image for image in images if image] for split, images in read_files.items()}
+    keys = {key for image in splits.get("train") or chain(*splits.values()) for key in image.keys}
     classes = tuple(sorted(keys - {None}))
     places = {name: place for place, name in enumerate(classes)}
-    samples = {split: make_samples(folder, pictures, places) for split, pictures in splits.items()}
+    samples = {split: make_samples(folder, images, places) for split, images in splits.items()}
     return Dataset("object-detection", classes, samples, "voc")
 
 
@@ -68,7 +68,7 @@ def _files_by_split(folder: DataFolder) -> dict[str, list[str]]:
 
 
 def _read_sets(folder: DataFolder) -> dict[str, list[str]]:
-    """The pictures' names in the lists of `ImageSets/Main`, by split; a list may have a second column."""
+    """The images' names in the lists of `ImageSets/Main`, by split; a list may have a second column."""
     lists: dict[str, list[str]] = {}
     for base in ("train", "val", "test", "trainval"):
         if folder.entries(SETS).get(f"{base}.txt") == "file":
@@ -81,7 +81,7 @@ def _read_sets(folder: DataFolder) -> dict[str, list[str]]:
         split = "val" if train and not val else "train"
         train, val = (train, rest) if split == "val" else (train + rest, val)
         folder.notes.append(
-            f"{len(rest)} pictures only {SETS}/trainval.txt lists went to the {SPLIT_NAMES[split]} split."
+            f"{len(rest)} images only {SETS}/trainval.txt lists went to the {SPLIT_NAMES[split]} split."
         )
     splits = {"train": train, "validation": val, "test": lists.get("test", [])}
     return {split: names for split, names in splits.items() if names}
@@ -89,14 +89,14 @@ def _read_sets(folder: DataFolder) -> dict[str, list[str]]:
 
 def _note_unlisted(folder: DataFolder, sets: dict[str, list[str]]) -> None:
     listed = {name for names in sets.values() for name in names}
-    pictures = [base for place in PICTURE_FOLDERS for base in folder.entries(place) if is_picture_name(base)]
-    unlisted = [base for base in pictures if posixpath.splitext(base)[0] not in listed]
+    images = [base for place in IMAGE_FOLDERS for base in folder.entries(place) if is_image_name(base)]
+    unlisted = [base for base in images if posixpath.splitext(base)[0] not in listed]
     if unlisted:
-        folder.notes.append(f"{len(unlisted)} pictures are in no list of {SETS} and not read, such as {unlisted[0]}.")
+        folder.notes.append(f"{len(unlisted)} images are in no list of {SETS} and not read, such as {unlisted[0]}.")
 
 
 def _read_file(folder: DataFolder, file: str) -> Annotated | None:
-    """What a file says; None if it or its picture was reported."""
+    """What a file says; None if it or its image was reported."""
     located, reason = folder.locate([file])
     if located is None:
         folder.report(file, "unreadable annotation", reason)
@@ -111,24 +111,24 @@ def _read_file(folder: DataFolder, file: str) -> Annotated | None:
     except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
         folder.report(file, "unreadable annotation" if data.strip() else "empty label file", str(error))
         return None
-    name, reason = folder.locate(_picture_names(file, tree.findtext("filename")))
+    name, reason = folder.locate(_image_names(file, tree.findtext("filename")))
     if name is None:
-        folder.report(file, "missing picture", reason)
+        folder.report(file, "missing image", reason)
         return None
-    picture = Annotated(name, _size(tree))
+    image = Annotated(name, _size(tree))
     for entry in tree.iter("object"):
-        picture.boxes.append(_corners(entry.find("bndbox")))
-        picture.keys.append((entry.findtext("name") or "").strip() or None)
-    if not picture.boxes:
-        folder.report(file, "empty label file", "no objects; the picture is kept as background")
-    return picture
+        image.boxes.append(_corners(entry.find("bndbox")))
+        image.keys.append((entry.findtext("name") or "").strip() or None)
+    if not image.boxes:
+        folder.report(file, "empty label file", "no objects; the image is kept as background")
+    return image
 
 
-def _picture_names(file: str, stated: str | None) -> list[str]:
-    """Where a file's picture may be: named like the file, which holds after renaming, or as the file states."""
+def _image_names(file: str, stated: str | None) -> list[str]:
+    """Where a file's image may be: named like the file, which holds after renaming, or as the file states."""
     directory, base = posixpath.split(file)
     parent = posixpath.dirname(directory) if posixpath.basename(directory).lower() == "annotations" else directory
-    folders = [posixpath.join(parent, place) for place in PICTURE_FOLDERS] + [directory, parent]
+    folders = [posixpath.join(parent, place) for place in IMAGE_FOLDERS] + [directory, parent]
     stem = base[: -len(".xml")]
     suffixes = sorted(IMAGE_SUFFIXES, key=lambda suffix: suffix != ".jpg")
     bases = [f"{stem}{end}" for suffix in suffixes for end in (suffix, suffix.upper())]

@@ -14,7 +14,7 @@ CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
 SPLIT_KEYS = {"train": "train", "validation": "val", "test": "test"}
 
 
-def recognises(folder: DataFolder) -> bool:
+def recognizes(folder: DataFolder) -> bool:
     """Whether there is a YAML file with `names`, or a folder `labels`."""
     return _find_yaml(folder) is not None or any("labels" in folder.entries(place) for place in _label_parents(folder))
 
@@ -23,8 +23,8 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     """Read YOLO's text files.
 
     A line is `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...` of a polygon, whose box is taken; all from 0 to 1 of
-    the upright picture. A picture without a label file is background, as one with an empty file is, which is reported
-    too. `data.yaml` names the classes and where the pictures of each split are; without it they are in `classes.txt`,
+    the upright image. An image without a label file is background, as one with an empty file is, which is reported
+    too. `data.yaml` names the classes and where the images of each split are; without it they are in `classes.txt`,
     and in `images/train` or `train/images`, or all in `images`.
 
     Args:
@@ -32,38 +32,38 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
         file: The YAML file to read instead of the one in the folder.
 
     Raises:
-        ValueError: If classes, pictures or label files can't be found.
+        ValueError: If classes, images or label files can't be found.
     """
     file = file or _find_yaml(folder)
     content = _load_yaml(folder, file) if file else {}
     classes = _classes(folder, file, content)
     if any(content.get(key) for key in SPLIT_KEYS.values()):
         names = {
-            split: _pictures_of_entry(folder, file, content, key)
+            split: _images_of_entry(folder, file, content, key)
             for split, key in SPLIT_KEYS.items()
             if content.get(key)
         }
     else:
-        names = {split: folder.pictures(place) for split, place in _picture_folders(folder).items()}
+        names = {split: folder.images(place) for split, place in _image_folders(folder).items()}
     if not any(names.values()):
-        raise ValueError(f"No pictures in {folder.root}. Expected images/train beside labels/train, or train/images.")
+        raise ValueError(f"No images in {folder.root}. Expected images/train beside labels/train, or train/images.")
     unlabelled = {
         split: [name for name in found if _label_file(folder, name) is None] for split, found in names.items()
     }
     if unlabelled == names:
         raise ValueError(
-            f"No label files for the pictures of {folder.root}. Expected labels/train/a.txt for images/train/a.jpg."
+            f"No label files for the images of {folder.root}. Expected labels/train/a.txt for images/train/a.jpg."
         )
     for split, found in unlabelled.items():
         if found:
             folder.notes.append(
-                f"{len(found)} pictures of {split} have no label file and are background, as {found[0]}."
+                f"{len(found)} images of {split} have no label file and are background, as {found[0]}."
             )
     places = {number: number for number in range(len(classes))}
     splits = {}
     for split, found in names.items():
-        pictures = [picture for name in found if (picture := _read_labels(folder, name))]
-        splits[split] = make_samples(folder, pictures, places, is_relative=True)
+        images = [image for name in found if (image := _read_labels(folder, name))]
+        splits[split] = make_samples(folder, images, places, is_relative=True)
     return Dataset("object-detection", classes, splits, "yolo")
 
 
@@ -112,8 +112,8 @@ def _classes(folder: DataFolder, file: str | None, content: dict[str, Any]) -> t
     return tuple(str(name) for name in names)
 
 
-def _pictures_of_entry(folder: DataFolder, file: str, content: dict[str, Any], key: str) -> list[str]:
-    """The pictures of `train`, `val` or `test` of a YAML file: one or more folders, or lists of files."""
+def _images_of_entry(folder: DataFolder, file: str, content: dict[str, Any], key: str) -> list[str]:
+    """The images of `train`, `val` or `test` of a YAML file: one or more folders, or lists of files."""
     entries = content[key] if isinstance(content[key], list) else [content[key]]
     if not all(isinstance(entry, str) for entry in [*entries, content.get("path") or ""]):
         raise ValueError(f"{folder.root / file}: expected `path` and `{key}` as names of folders or files.")
@@ -122,17 +122,17 @@ def _pictures_of_entry(folder: DataFolder, file: str, content: dict[str, Any], k
         place = _place_of_entry(folder, content.get("path"), entry)
         if place is None:
             raise ValueError(
-                f"{folder.root / file}: `{key}: {entry}` is not in the data set's folder {folder.root}. "
+                f"{folder.root / file}: `{key}: {entry}` is not in the dataset's folder {folder.root}. "
                 "Pass the folder that holds everything, and write paths relative to it."
             )
         if folder.entries(place):
-            found.update(dict.fromkeys(folder.pictures(place)))
+            found.update(dict.fromkeys(folder.images(place)))
             continue
         with open(folder.path(place), encoding="utf-8-sig", errors="replace") as opened:
             for line in filter(None, map(str.strip, opened)):
                 name, reason = folder.locate([posixpath.join(posixpath.dirname(place), line), line])
                 if name is None:
-                    folder.report(line, "missing picture", f"listed in {place}: {reason}")
+                    folder.report(line, "missing image", f"listed in {place}: {reason}")
                 else:
                     found[name] = None
     return list(found)
@@ -154,8 +154,8 @@ def _label_parents(folder: DataFolder) -> list[str]:
     return [".", *split_folders(folder).values()]
 
 
-def _picture_folders(folder: DataFolder) -> dict[str, str]:
-    """Where the pictures of each split are if no YAML file says it."""
+def _image_folders(folder: DataFolder) -> dict[str, str]:
+    """Where the images of each split are if no YAML file says it."""
     in_images = split_folders(folder, "images")
     in_splits = {split: f"{place}/images" for split, place in split_folders(folder).items()}
     return (
@@ -165,9 +165,9 @@ def _picture_folders(folder: DataFolder) -> dict[str, str]:
     )
 
 
-def _label_file(folder: DataFolder, picture: str) -> str | None:
-    """A picture's label file: below the last folder `labels` for `images`, or beside it."""
-    stem = posixpath.splitext(picture)[0]
+def _label_file(folder: DataFolder, image: str) -> str | None:
+    """An image's label file: below the last folder `labels` for `images`, or beside it."""
+    stem = posixpath.splitext(image)[0]
     before, found, after = f"/{stem}".rpartition("/images/")
     candidates = [f"{before}/labels/{after}"[1:] if found else f"labels/{stem}", stem]
     return folder.locate(f"{candidate.lstrip('/')}.txt" for candidate in candidates)[0]
@@ -175,9 +175,9 @@ def _label_file(folder: DataFolder, picture: str) -> str | None:
 
 def _read_labels(folder: DataFolder, name: str) -> Annotated | None:
     file = _label_file(folder, name)
-    picture = Annotated(name)
+    image = Annotated(name)
     if file is None:
-        return picture
+        return image
     try:
         with open(folder.path(file), encoding="utf-8-sig") as opened:
             lines = [line.split() for line in opened if line.strip()]
@@ -186,15 +186,15 @@ def _read_labels(folder: DataFolder, name: str) -> Annotated | None:
         return None
     for words in lines:
         key, box = _read_line(words)
-        picture.keys.append(key)
-        picture.boxes.append(box)
+        image.keys.append(key)
+        image.boxes.append(box)
     if not lines:
-        folder.report(file, "empty label file", "no objects; the picture is kept as background")
-    return picture
+        folder.report(file, "empty label file", "no objects; the image is kept as background")
+    return image
 
 
 def _read_line(words: list[str]) -> tuple[int | None, tuple[float, ...]]:
-    """The class and the normalised corners of a line; `NO_BOX` if it is neither a box nor a polygon."""
+    """The class and the normalized corners of a line; `NO_BOX` if it is neither a box nor a polygon."""
     try:
         number, *values = map(float, words)
         key = int(number) if number.is_integer() else None

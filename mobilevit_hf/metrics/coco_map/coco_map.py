@@ -30,23 +30,23 @@ _CITATION = """\
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: For each picture a dict, as `post_process_object_detection` of an image processor returns it: `boxes`
+    predictions: For each image a dict, as `post_process_object_detection` of an image processor returns it: `boxes`
         (n, 4), (x1, y1, x2, y2) in pixels; `scores` (n,), finite, higher is surer; `labels` (n,), class indices from
-        0. COCO counts the best 100 of each class on a picture.
-    references: For each picture a dict: `boxes` (m, 4), (x1, y1, x2, y2) in the same pixels; `labels` (m,); optionally
+        0. COCO counts the best 100 of each class on an image.
+    references: For each image a dict: `boxes` (m, 4), (x1, y1, x2, y2) in the same pixels; `labels` (m,); optionally
         `iscrowd` (m,), 1 for a box around a group, which is neither missed nor found, default 0; and `area` (m,) in
         pixels², which decides what is small, medium or large, default the area of the box.
     id2label: At `compute` only, optional: names of the classes by index, for `per_class`. Where classes share a name,
         each gets its index behind it.
 
-    Arrays, tensors on any device and lists are taken alike. Pictures without objects have empty ones. Other keys are
+    Arrays, tensors on any device and lists are taken alike. Images without objects have empty ones. Other keys are
     passed over.
 
 Returns:
     A dict of numbers in 0..1, or -1 where there is no reference to find, as COCO has it:
     `map`, `map_50`, `map_75`: average precision at overlaps of 0.50, 0.55 .. 0.95; at 0.50; at 0.75.
     `map_small`, `map_medium`, `map_large`: `map` of areas up to 32², from there to 96², and from there on.
-    `mar_1`, `mar_10`, `mar_100`: average recall with so many detections of a class on a picture.
+    `mar_1`, `mar_10`, `mar_100`: average recall with so many detections of a class on an image.
     `mar_small`, `mar_medium`, `mar_large`: `mar_100` of the same areas.
     `per_class`: `map` of each class that occurs in references or predictions, by name, or by index without `id2label`.
 
@@ -84,15 +84,15 @@ class CocoMap(evaluate.Metric):
         )
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one picture."""
+        """Add one image."""
         example = {"predictions": prediction, "references": reference, **kwargs}
         self.add_batch(**{name: [value] for name, value in example.items()})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add pictures."""
+        """Add images."""
         counts = [0 if batch is None else len(batch) for batch in (predictions, references)]
         if counts[0] != counts[1]:
-            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Give one of each per picture.")
+            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Give one of each per image.")
         super().add_batch(
             predictions=[_read_prediction(f"predictions[{i}]", value) for i, value in enumerate(predictions)],
             references=[_read_reference(f"references[{i}]", value) for i, value in enumerate(references)],
@@ -106,7 +106,7 @@ class CocoMap(evaluate.Metric):
         references: Sequence[Mapping[str, Any]],
         id2label: Mapping[int, str] | None = None,
     ) -> dict[str, Any]:
-        classes = sorted({label for picture in [*predictions, *references] for label in picture["labels"]})
+        classes = sorted({label for image in [*predictions, *references] for label in image["labels"]})
         names = class_names(classes, id2label)
         evaluation = COCOeval_faster(_to_coco(references, classes), _to_coco(predictions, classes), iouType="bbox")
         evaluation.evaluate()
@@ -120,19 +120,19 @@ class CocoMap(evaluate.Metric):
         }
 
 
-def _read_prediction(where: str, picture: Any) -> dict[str, list[Any]]:
-    """A picture's detections, checked, as the lists that `features` asks for."""
-    boxes, labels = _read_objects(where, picture, ["boxes", "labels", "scores"])
-    scores = _read_numbers(f"{where}['scores']", picture["scores"], len(boxes))
+def _read_prediction(where: str, image: Any) -> dict[str, list[Any]]:
+    """An image's detections, checked, as the lists that `features` asks for."""
+    boxes, labels = _read_objects(where, image, ["boxes", "labels", "scores"])
+    scores = _read_numbers(f"{where}['scores']", image["scores"], len(boxes))
     return {"boxes": boxes.tolist(), "labels": labels.tolist(), "scores": scores.tolist()}
 
 
-def _read_reference(where: str, picture: Any) -> dict[str, list[Any]]:
-    """A picture's references, checked and completed, as the lists that `features` asks for."""
-    boxes, labels = _read_objects(where, picture, ["boxes", "labels"])
+def _read_reference(where: str, image: Any) -> dict[str, list[Any]]:
+    """An image's references, checked and completed, as the lists that `features` asks for."""
+    boxes, labels = _read_objects(where, image, ["boxes", "labels"])
     widths_heights = boxes[:, 2:] - boxes[:, :2]
-    iscrowd = _read_integers(f"{where}['iscrowd']", picture.get("iscrowd", np.zeros(len(boxes))), len(boxes))
-    area = _read_numbers(f"{where}['area']", picture.get("area", widths_heights.prod(axis=1)), len(boxes))
+    iscrowd = _read_integers(f"{where}['iscrowd']", image.get("iscrowd", np.zeros(len(boxes))), len(boxes))
+    area = _read_numbers(f"{where}['area']", image.get("area", widths_heights.prod(axis=1)), len(boxes))
     return {
         "boxes": boxes.tolist(),
         "labels": labels.tolist(),
@@ -141,12 +141,12 @@ def _read_reference(where: str, picture: Any) -> dict[str, list[Any]]:
     }
 
 
-def _read_objects(where: str, picture: Any, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """`boxes` (n, 4) and `labels` (n,) of a picture that has all `keys`."""
-    if not isinstance(picture, Mapping) or not set(keys) <= set(picture):
-        got = f"the keys {sorted(picture)}" if isinstance(picture, Mapping) else type(picture).__name__
+def _read_objects(where: str, image: Any, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """`boxes` (n, 4) and `labels` (n,) of an image that has all `keys`."""
+    if not isinstance(image, Mapping) or not set(keys) <= set(image):
+        got = f"the keys {sorted(image)}" if isinstance(image, Mapping) else type(image).__name__
         raise ValueError(f"{where}: got {got}, expected a dict with {', '.join(keys)}.")
-    boxes = _to_array(f"{where}['boxes']", picture["boxes"])
+    boxes = _to_array(f"{where}['boxes']", image["boxes"])
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{where}['boxes']: got shape {boxes.shape}, expected (n, 4).")
@@ -156,7 +156,7 @@ def _read_objects(where: str, picture: Any, keys: Sequence[str]) -> tuple[np.nda
             f"{where}['boxes']: got {boxes[wrong[0]].tolist()}, expected (x1, y1, x2, y2) with x1 ≤ x2 and y1 ≤ y2. "
             "Other formats are converted by torchvision.ops.box_convert."
         )
-    return boxes, _read_integers(f"{where}['labels']", picture["labels"], len(boxes))
+    return boxes, _read_integers(f"{where}['labels']", image["labels"], len(boxes))
 
 
 def _read_integers(where: str, values: Any, count: int) -> np.ndarray:
@@ -187,17 +187,17 @@ def _to_array(where: str, values: Any) -> np.ndarray:
     return values
 
 
-def _to_coco(pictures: Sequence[Mapping[str, Any]], classes: Sequence[int]) -> COCO:
-    """Pictures in COCO's own format."""
+def _to_coco(images: Sequence[Mapping[str, Any]], classes: Sequence[int]) -> COCO:
+    """Images in COCO's own format."""
     annotations = []
-    for image_id, picture in enumerate(pictures):
-        for i, (x1, y1, x2, y2) in enumerate(picture["boxes"]):
+    for image_id, image in enumerate(images):
+        for i, (x1, y1, x2, y2) in enumerate(image["boxes"]):
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
-            fields = {key: picture[name][i] for name, key in COCO_KEYS.items() if name in picture}
+            fields = {key: image[name][i] for name, key in COCO_KEYS.items() if name in image}
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **box, **fields})
     return COCO(
         {
-            "images": [{"id": i} for i in range(len(pictures))],
+            "images": [{"id": i} for i in range(len(images))],
             "annotations": annotations,
             "categories": [{"id": label} for label in classes],
         }

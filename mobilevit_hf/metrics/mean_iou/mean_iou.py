@@ -14,7 +14,7 @@ from mobilevit_hf.metrics.class_names import class_names
 
 _DESCRIPTION = """\
 How well predicted label maps cover the right ones: for each class the pixels that both give it, divided by those that
-either does, of all pictures together; and the mean of the classes.
+either does, of all images together; and the mean of the classes.
 """
 
 _CITATION = """\
@@ -28,16 +28,16 @@ _CITATION = """\
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: For each picture a label map (H, W) of class indices from 0, as an image processor's
-        `post_process_semantic_segmentation` returns it. Pictures may differ in size.
-    references: For each picture the right label map, of the same size as the prediction.
+    predictions: For each image a label map (H, W) of class indices from 0, as an image processor's
+        `post_process_semantic_segmentation` returns it. Images may differ in size.
+    references: For each image the right label map, of the same size as the prediction.
     ignore_index: At `compute` only: pixels that a reference gives this label are left out. Default: 255. None leaves
         out none.
     num_labels: At `compute` only, optional: the number of classes. With it, other labels are an error.
     id2label: At `compute` only, optional: names of the classes by index, for `per_class`. Where classes share a name,
         each gets its index behind it.
 
-    Arrays, tensors on any device, PIL pictures in mode L or P and lists are taken alike.
+    Arrays, tensors on any device, PIL images in mode L or P and lists are taken alike.
 
 Returns:
     A dict of numbers in 0..1, the same as those of evaluate's own `mean_iou`:
@@ -57,7 +57,7 @@ Raises:
 class MeanIoU(evaluate.Metric):
     """Mean intersection over union. `inputs_description` says what goes in and what comes out.
 
-    Label maps are not kept: the cache has, for each picture, the pairs of labels that occur and how often they do.
+    Label maps are not kept: the cache has, for each image, the pairs of labels that occur and how often they do.
     """
 
     name = "mean_iou"  # evaluate would make "mean_io_u" of the class's name
@@ -74,15 +74,15 @@ class MeanIoU(evaluate.Metric):
         )
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one picture."""
+        """Add one image."""
         example = {"predictions": prediction, "references": reference, **kwargs}
         self.add_batch(**{name: [value] for name, value in example.items()})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add pictures."""
+        """Add images."""
         counts = [0 if batch is None else len(batch) for batch in (predictions, references)]
         if counts[0] != counts[1]:
-            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Give one of each per picture.")
+            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Give one of each per image.")
         pairs = [_count_pairs(i, *maps) for i, maps in enumerate(zip(predictions, references, strict=True))]
         super().add_batch(
             predictions=[{"labels": labels, "pixels": pixels} for labels, _, pixels in pairs],
@@ -137,7 +137,7 @@ class MeanIoU(evaluate.Metric):
 
 
 def _count_pairs(index: int, prediction: Any, reference: Any) -> tuple[list[int], list[int], list[int]]:
-    """Two label maps of a picture → predicted label, right label and number of pixels of each pair that occurs."""
+    """Two label maps of an image → predicted label, right label and number of pixels of each pair that occurs."""
     prediction = _to_label_map(f"predictions[{index}]", prediction)
     reference = _to_label_map(f"references[{index}]", reference)
     if prediction.shape != reference.shape:
@@ -154,7 +154,7 @@ def _count_pairs(index: int, prediction: Any, reference: Any) -> tuple[list[int]
 
 
 def _to_label_map(where: str, values: Any) -> np.ndarray:
-    """An array, a tensor, a picture or a list → (H, W) int64."""
+    """An array, a tensor, an image or a list → (H, W) int64."""
     values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise ValueError(

@@ -73,12 +73,12 @@ class TopKAccuracy(evaluate.Metric):
         )
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one picture."""
+        """Add one image."""
         example = {"predictions": prediction, "references": reference, **kwargs}
         self.add_batch(**{name: [value] for name, value in example.items()})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add pictures."""
+        """Add images."""
         predictions, references = _to_array("predictions", predictions), _to_array("references", references)
         if predictions.ndim not in (1, 2) or references.shape != predictions.shape[:1]:
             raise ValueError(

@@ -8,27 +8,27 @@ from transformers import Pipeline, pipeline
 
 
 class ImagePipelineTests:
-    """Builds the pipeline of one task and checks what it makes of a few pictures."""
+    """Builds the pipeline of one task and checks what it makes of a few images."""
 
     task: str
 
     def get_test_pipeline(
         self, model, tokenizer=None, image_processor=None, feature_extractor=None, processor=None, dtype="float32"
     ) -> tuple[Pipeline, list[Image.Image]]:
-        """The pipeline, and pictures of different sizes to run it on."""
+        """The pipeline, and images of different sizes to run it on."""
         rng = np.random.default_rng(0)
         sizes = [(48, 40), (32, 32), (40, 64)]
-        pictures = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
-        return pipeline(self.task, model=model, image_processor=image_processor, dtype=dtype), pictures
+        images = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+        return pipeline(self.task, model=model, image_processor=image_processor, dtype=dtype), images
 
-    def run_pipeline_test(self, pipe: Pipeline, pictures: list[Image.Image]) -> None:
-        """One picture alone, and all of them in batches of two, give well-formed and equally many results."""
-        self.check(pipe(pictures[0]), pictures[0], pipe)
-        results = pipe(pictures, batch_size=2)
-        assert len(results) == len(pictures), (len(results), len(pictures))
-        for result, picture in zip(results, pictures, strict=True):
-            self.check(result, picture, pipe)
+    def run_pipeline_test(self, pipe: Pipeline, images: list[Image.Image]) -> None:
+        """One image alone, and all of them in batches of two, give well-formed and equally many results."""
+        self.check(pipe(images[0]), images[0], pipe)
+        results = pipe(images, batch_size=2)
+        assert len(results) == len(images), (len(results), len(images))
+        for result, image in zip(results, images, strict=True):
+            self.check(result, image, pipe)
 
-    def check(self, result: Any, picture: Image.Image, pipe: Pipeline) -> None:
-        """Raise unless the result of one picture is well-formed."""
+    def check(self, result: Any, image: Image.Image, pipe: Pipeline) -> None:
+        """Raise unless the result of one image is well-formed."""
         raise NotImplementedError

@@ -8,7 +8,7 @@ class ImageClassificationPipelineTests(ImagePipelineTests):
 
     task = "image-classification"
 
-    def check(self, result, picture, pipe):
+    def check(self, result, image, pipe):
         """Scores are probabilities in falling order, labels those of the config."""
         scores = [entry["score"] for entry in result]
         assert len(result) == min(5, pipe.model.config.num_labels), result

@@ -10,7 +10,7 @@ class ImageFeatureExtractionPipelineTests(ImagePipelineTests):
 
     task = "image-feature-extraction"
 
-    def check(self, result, picture, pipe):
+    def check(self, result, image, pipe):
         """One finite map with the channels of the last convolution."""
         features = np.array(result)
         assert features.shape[:2] == (1, pipe.model.config.neck_hidden_sizes[-1]), features.shape

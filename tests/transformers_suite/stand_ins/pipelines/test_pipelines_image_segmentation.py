@@ -10,9 +10,9 @@ class ImageSegmentationPipelineTests(ImagePipelineTests):
 
     task = "image-segmentation"
 
-    def check(self, result, picture, pipe):
-        """Masks have the size of the picture and, put together, cover every pixel once."""
+    def check(self, result, image, pipe):
+        """Masks have the size of the image and, put together, cover every pixel once."""
         masks = [np.asarray(entry["mask"]) // 255 for entry in result]
-        assert all(mask.shape == (picture.height, picture.width) for mask in masks), [mask.shape for mask in masks]
+        assert all(mask.shape == (image.height, image.width) for mask in masks), [mask.shape for mask in masks]
         assert (np.sum(masks, axis=0) == 1).all()
         assert all(entry["label"] in pipe.model.config.label2id for entry in result), result

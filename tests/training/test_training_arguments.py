@@ -1,0 +1,197 @@
+"""The arguments of a training: named and meant as in transformers, each checked, in a recipe the same."""
+
+import dataclasses
+import math
+import re
+
+import pytest
+import transformers
+
+from mobilevit_hf.training.arguments import DEFAULTS, METRICS, NEW_WEIGHTS, ONLY_FOR, TrainArguments, read_recipe
+
+FIELDS = {field.name: field for field in dataclasses.fields(TrainArguments)}
+
+# What means the same in transformers.
+SHARED = [
+    "learning_rate",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "num_train_epochs",
+    "max_steps",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
+    "gradient_accumulation_steps",
+    "label_smoothing_factor",
+    "metric_for_best_model",
+    "eval_steps",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "bf16",
+    "fp16",
+    "gradient_checkpointing",
+    "dataloader_num_workers",
+    "seed",
+    "use_cpu",
+    "output_dir",
+]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_argument_is_described(name):
+    field = FIELDS[name]
+    assert re.fullmatch(r"\w.{5,110}\.", field.metadata["help"])
+    assert field.metadata["panel"]
+    if field.metadata["choices"]:
+        assert field.default is None or field.default in field.metadata["choices"]
+
+
+def test_names_are_those_of_transformers():
+    theirs = {field.name: field for field in dataclasses.fields(transformers.TrainingArguments)}
+    assert not [name for name in SHARED if name not in theirs or name not in FIELDS]
+    for name in ("adam_beta1", "adam_beta2", "gradient_accumulation_steps", "push_to_hub", "bf16", "fp16", "use_cpu"):
+        assert FIELDS[name].default == theirs[name].default
+
+
+def test_shared_values_mean_the_same_in_transformers(tmp_path):
+    values = {name: FIELDS[name].default for name in SHARED if FIELDS[name].default is not None}
+    values |= {"eval_steps": 0.25, "save_steps": 50, "warmup_steps": 0.1, "max_grad_norm": 0.0}
+    ours = TrainArguments(**values)
+    theirs = transformers.TrainingArguments(**values | {"output_dir": str(tmp_path), "use_cpu": True})
+    assert (theirs.eval_steps, theirs.save_steps) == (ours.eval_steps, ours.save_steps) == (0.25, 50)
+    assert theirs.get_warmup_steps(1000) == 100
+    assert theirs.per_device_eval_batch_size == ours.per_device_eval_batch_size
+
+
+WRONG = {
+    "learning_rate": (0, -1.0, "fast", True, math.nan, [1e-3]),
+    "num_train_epochs": (0, -2),
+    "max_steps": (0, -1, 1.5, "ten"),
+    "max_minutes": (0, "soon"),
+    "image_size": (31, 0, 96.5),
+    "per_device_train_batch_size": (0, 2.0, True),
+    "per_device_eval_batch_size": (0,),
+    "gradient_accumulation_steps": (0, None),
+    "warmup_steps": (-0.1, None),
+    "warmup_lr_rate": (-0.1, 1.1),
+    "min_lr_rate": (1.5,),
+    "weight_decay": (-0.01,),
+    "adam_beta1": (1.0, -0.1),
+    "adam_beta2": (1, 2),
+    "max_grad_norm": (-1,),
+    "label_smoothing_factor": (1, -0.1),
+    "ema_decay": (1, 1.5, math.nan),
+    "hidden_dropout_prob": (1, -0.5),
+    "validation_fraction": (1, -0.1),
+    "max_bad": (1.01, -0.01),
+    "early_stopping_patience": (0, -1, 0.5),
+    "eval_steps": (0, -1),
+    "save_steps": (0,),
+    "save_total_limit": (0, -1, 1.5),
+    "logging_steps": (0,),
+    "dataloader_num_workers": (-1, 0.5),
+    "seed": (-1, "lucky"),
+    "freeze_backbone": ("yes", 1, None),
+    "multi_scale": ("yes", True),
+    "crop_scale": (0, 1.1),
+    "class_weights": ("equal",),
+    "anchors": ("own",),
+    "report_to": ("paper",),
+    "task": ("segmentation",),
+    "data": (None, 3),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_wrong_values_are_told(name, value):
+    with pytest.raises(ValueError) as error:
+        TrainArguments(**{name: value})
+    told = re.fullmatch(rf"{name}: got (.*), expected .*\.", str(error.value))
+    assert told[1] == repr(value) or float(told[1]) == value
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"bf16": True, "fp16": True}, "bf16, fp16: got both"),
+        ({"num_train_epochs": 3, "max_steps": 100}, "num_train_epochs, max_steps: got both"),
+        ({"streaming": True}, "streaming: .* max_steps or max_minutes"),
+    ],
+)
+def test_values_that_exclude_each_other_are_told(values, expected):
+    with pytest.raises(ValueError, match=expected):
+        TrainArguments(**values)
+
+
+def test_arguments_for_the_other_task_are_told():
+    for task, names in ONLY_FOR.items():
+        other = next(name for name in ONLY_FOR if name != task)
+        for name in names:
+            changed = {"none": "balanced", "auto": "paper", None: 9}.get(FIELDS[name].default, 0.25)
+            arguments = TrainArguments(data="images", **{name: changed})
+            assert getattr(arguments.for_task(task), name) == changed
+            with pytest.raises(ValueError, match=f"^{name}: for {task}, and this is {other}"):
+                arguments.for_task(other)
+    with pytest.raises(ValueError, match=r"^images is for object-detection, expected data for image-class"):
+        TrainArguments(data="images", task="image-classification").for_task("object-detection")
+    with pytest.raises(ValueError, match=r"^metric_for_best_model: got 'map', expected one of accuracy"):
+        TrainArguments(metric_for_best_model="map").for_task("image-classification")
+
+
+@pytest.mark.parametrize("task", DEFAULTS)
+def test_what_was_not_said_is_the_task_s(task):
+    arguments = TrainArguments().for_task(task)
+    assert arguments.task == task
+    for name, value in DEFAULTS[task].items():
+        assert getattr(arguments, name) == value
+        assert getattr(TrainArguments(), name) is None
+    assert arguments.metric_for_best_model in METRICS[task]
+    new = TrainArguments(model="xxs").for_task(task)
+    for name, value in (DEFAULTS[task] | NEW_WEIGHTS[task]).items():
+        assert getattr(new, name) == value
+    given = TrainArguments(model="xxs", learning_rate=0.5, label_smoothing_factor=0.0).for_task(task)
+    assert (given.learning_rate, given.label_smoothing_factor) == (0.5, 0.0)
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(ValueError, match=r"^recipe\.yaml: there is no learnin_rate, 7\. Expected .*learning_rate"):
+        TrainArguments.from_dict({"learnin_rate": 1, "data": "x", 7: 2}, "recipe.yaml")
+
+
+def test_a_recipe_says_the_same(tmp_path):
+    said = TrainArguments(
+        data="Bilder/Äpfel", learning_rate=1e-5, max_steps=300, eval_steps=50, rand_augment=9, push_to_hub=True
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(said.to_yaml(), encoding="utf-8")
+    assert TrainArguments.from_dict(read_recipe(path)) == said
+    path.write_text("learning_rate: 1e-3\nwarmup_steps: 500\nema_decay: 5E-1\nmax_grad_norm:\n")
+    arguments = TrainArguments.from_dict(read_recipe(path))
+    assert arguments == TrainArguments(learning_rate=0.001, warmup_steps=500.0, ema_decay=0.5, max_grad_norm=None)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "No such file.*Give the path of a recipe"),
+        (b"a: [1", "is not YAML"),
+        (b"a: \xff", "is not YAML"),
+        (b"- a\n- b\n", "got list, expected lines of `name: value`"),
+        (b"", "got NoneType, expected lines"),
+    ],
+)
+def test_what_is_no_recipe_is_told(content, expected, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=expected) as error:
+        read_recipe(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
