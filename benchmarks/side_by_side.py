@@ -130,14 +130,14 @@ def logits_of(output: Any) -> Any:
     return getattr(output, "logits", output)
 
 
-def load_allocator() -> Any:
-    """`mobilevit_hf.allocator`, without the rest of the package in a peer's process."""
+def load_module(name: str) -> Any:
+    """Load a module of `mobilevit_hf` without the rest of the package in a peer's process."""
     spec = importlib.util.find_spec("mobilevit_hf")
-    file = Path(spec.submodule_search_locations[0]) / "allocator.py"
-    allocator_spec = importlib.util.spec_from_file_location("allocator", file)
-    allocator = importlib.util.module_from_spec(allocator_spec)
-    allocator_spec.loader.exec_module(allocator)
-    return allocator
+    file = Path(spec.submodule_search_locations[0]) / f"{name}.py"
+    module_spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return module
 
 
 def take_turns(answer: Callable[..., None]) -> Iterator[None]:
@@ -145,7 +145,7 @@ def take_turns(answer: Callable[..., None]) -> Iterator[None]:
 
     Each number is answered with the mean time of its calls. Ends when stdin does.
     """
-    peak_memory = load_allocator().peak_memory
+    peak_memory = load_module("environment").peak_memory
     for line in sys.stdin:
         calls = int(line)
         yield
@@ -193,8 +193,8 @@ def serve(
         importlib.import_module(module)
         if case.threads:
             torch.set_num_threads(case.threads)
-        allocator = load_allocator()
-        imported_mib = allocator.peak_memory()
+        allocator = load_module("allocator")
+        imported_mib = load_module("environment").peak_memory()
         if case.allocator == "same" or candidate.startswith(OURS):
             allocator.tune_allocator()
         torch.manual_seed(0)

@@ -1,55 +1,17 @@
-"""MobileViT at home in Hugging Face: fine-tune, publish and run a light vision model."""
+"""MobileViT for Hugging Face: fine-tune, publish and run a light vision model."""
 
-import importlib
 import logging
-from types import ModuleType
 
-# With torchao installed, which ExecuTorch needs, importing transformers makes torch warn of torchao's own code.
-logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+import lazy_loader
 
-from .allocator import tune_allocator
-from .configuration import MobileViTBackboneConfig, MobileViTConfig, MobileViTSSDLiteConfig
-from .convert.conversion import ConversionReport, convert_checkpoint
-from .model_sources import builtin
-from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
-from .modeling.modeling_mobilevit import (
-    MobileViTBackbone,
-    MobileViTForImageClassification,
-    MobileViTForSemanticSegmentation,
-    MobileViTModel,
-    MobileViTPreTrainedModel,
-)
-from .modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
-from .modeling.ssdlite import fit_anchors
-from .pipelines import pipeline
 from .registration import register
 
-register()
+# Importing transformers with torchao installed, which ExecuTorch needs, makes torch warn about torchao's own code.
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ConversionReport",
-    "MobileViTBackbone",
-    "MobileViTBackboneConfig",
-    "MobileViTConfig",
-    "MobileViTForImageClassification",
-    "MobileViTForSemanticSegmentation",
-    "MobileViTModel",
-    "MobileViTPreTrainedModel",
-    "MobileViTSSDLiteConfig",
-    "MobileViTSSDLiteForObjectDetection",
-    "MobileViTSSDLiteImageProcessor",
-    "builtin",
-    "convert_checkpoint",
-    "fit_anchors",
-    "pipeline",
-    "tune_allocator",
-]
+# Public names are listed in __init__.pyi and imported on first use.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-
-def __getattr__(name: str) -> ModuleType:
-    """Parts of the package that only some need, and that take a while to import."""
-    if name in ("hub", "metrics", "training"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+register()

@@ -1,12 +1,10 @@
-"""Tune the C library's memory allocator for networks whose activations are large and short-lived; see what it took.
+"""Tune the C library's memory allocator for networks whose activations are large and short-lived.
 
 Nothing of the package is imported here: benchmarks load this file alone.
 """
 
-import contextlib
 import ctypes
 import platform
-import sys
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -30,15 +28,3 @@ def tune_allocator() -> bool:
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 4 * MIB}
     accepted = [mallopt(parameter, value) == 1 for parameter, value in settings.items()]
     return all(accepted)
-
-
-def peak_memory() -> float:
-    """The most memory this process has had resident, shared libraries included, in MiB.
-
-    On Linux VmHWM, elsewhere `ru_maxrss` (which on Linux would start from the parent's size).
-    """
-    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as lines:
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / MIB
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)

@@ -1,5 +1,6 @@
 """Paths as users write them, and files that are written whole or not at all, whatever happens meanwhile."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -43,6 +44,23 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the JSON object in a file; an empty one if there is no such file.
+
+    Raises:
+        ValueError: If the file can't be read or holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read ({error}). Remove or fix it.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object. Remove or fix it.")
+    return values
 
 
 def _sync(path: Path) -> None:

@@ -1,33 +1,21 @@
-"""Which checkpoint a name stands for: a directory, a built-in model, or a repository on the Hub."""
+"""Resolve a model name to a local directory: a directory, a built-in model, or a repository on the Hub."""
 
-import http.client
 import json
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    StrictDataclassError,
-)
-from transformers import AutoConfig, PreTrainedConfig
+from .tasks import TRAINABLE_TASKS, Task, TaskName, find_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT_MODEL = "apple/mobilevit-xx-small"
 HUB_TIMEOUT_SECONDS = 10
 
-# What `predict` runs: the task of an architecture by the ending of its name.
-TASKS = {"ForImageClassification": "image-classification", "ForObjectDetection": "object-detection"}
-
-# Of a detector that recommends none: that of transformers' pipeline.
+# Score threshold of transformers' pipeline, for a detector that recommends none.
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -70,31 +58,28 @@ def resolve_model(name: str, *, folder: str | None = None) -> Path:
     return _from_hub(name, folder)
 
 
-def find_task(name: str, folder: Path, tasks: Mapping[str, str] = TASKS) -> str:
-    """What the checkpoint in a folder does.
+def read_task(name: str, folder: Path, allowed: Iterable[TaskName] = TRAINABLE_TASKS) -> Task:
+    """Return the task of the checkpoint in a folder.
 
     Args:
-        name: What to call it.
-        folder: Where it is.
-        tasks: The tasks that are possible, by the ending of an architecture's name.
+        name: Its name in errors.
+        folder: Directory with its `config.json`.
+        allowed: Tasks that the caller supports.
 
     Raises:
-        ValueError: If it is neither a classifier nor a detector, or its configuration can't be used.
+        ValueError: If the checkpoint is for another task, or its configuration is invalid.
     """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, AttributeError, TypeError) as error:  # a field of another type
-        raise ValueError(f"{name}: its config.json can't be used: {error} Mend it, or pass another model.") from error
-    architecture = (config.architectures or ["a model of unknown class"])[0]
-    task = next((task for ending, task in tasks.items() if architecture.endswith(ending)), None)
-    if task is None:
-        raise ValueError(
-            f"{name} is {architecture}, expected an image classifier or an object detector. Pass another model."
-        )
-    return task
+        raise ValueError(f"{name}: invalid config.json: {error} Fix it, or pass another model.") from error
+    return find_task(config, name, allowed)
 
 
-def recommended_threshold(config: PreTrainedConfig) -> float:
+def recommended_threshold(config: "PreTrainedConfig") -> float:
     """The score above which a detector's answers are best taken for objects."""
     return getattr(config, "recommended_threshold", None) or DEFAULT_THRESHOLD
 
@@ -105,8 +90,18 @@ def has_weights(folder: Path) -> bool:
 
 
 def _from_hub(name: str, folder: str | None) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
     no_builtin = f"no built-in model of this name ({', '.join(builtin_models())})"
-    offline = constants.HF_HUB_OFFLINE or not hub_answers()
+    offline = constants.HF_HUB_OFFLINE or not is_hub_reachable()
     try:
         return _download(name, folder, local_files_only=offline)
     except HFValidationError:
@@ -129,19 +124,21 @@ def _from_hub(name: str, folder: str | None) -> Path:
     raise ValueError(reason)
 
 
-def hub_answers() -> bool:
-    """Whether the Hub can be reached; the client's own retries would take half a minute to find out."""
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+def is_hub_reachable() -> bool:
+    """Return whether the Hub answers at all; the client's own retries would take half a minute."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HTTPError
+
     try:
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, http.client.HTTPException):
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS)
+    except (HTTPError, OSError):
         return False
     return True
 
 
 def _download(name: str, beside: str | None, *, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
     patterns = ["*.json", "*.safetensors"]
     fetch = partial(snapshot_download, name, local_files_only=local_files_only)
     folder = Path(fetch(allow_patterns=patterns, ignore_patterns=["*/*"]))  # a pattern's * also stands for folders

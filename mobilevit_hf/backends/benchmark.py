@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..allocator import peak_memory, tune_allocator
+from ..allocator import tune_allocator
+from ..environment import peak_memory
 from .formats import BACKENDS, QUANTIZATIONS, check_request, dtype_name
 
 # A turn of an engine repeats its call for about this long.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from accelerate import PartialState
 from rich.table import Table
 from transformers import AutoImageProcessor
 
@@ -21,12 +20,12 @@ from ..backends.benchmark import (
 )
 from ..backends.formats import check_request
 from ..backends.verify import draw_images, prepare
-from ..model_sources import find_task, resolve_model
+from ..environment import describe_hardware
+from ..model_sources import read_task, resolve_model
 from ..pipelines import load_model
-from ..training.record import describe_hardware
+from ..tasks import EXPORTABLE_TASKS
 from . import console
 from .cache import MEGABYTE
-from .export import TASKS
 
 
 def benchmark(
@@ -54,7 +53,7 @@ def benchmark(
     if plot and not plot.parent.is_dir():
         raise ValueError(f"--plot: there is no folder {plot.parent}. Make it, or name another.")
     folder = resolve_model(model)
-    task = find_task(model, folder, TASKS)
+    task = read_task(model, folder, EXPORTABLE_TASKS).name
     settings = [parse_setting(name) for name in backends.split(",")] if backends else possible_settings(task)
     for setting in settings:
         if setting.backend != "torch":
@@ -71,7 +70,7 @@ def benchmark(
         "model": model,
         "parameters": count_parameters(loaded),
         "macs": {f"{height}x{width}": count_macs(loaded, height, width) for height, width in sizes},
-        "machine": describe_hardware(PartialState(cpu=True)),
+        "machine": describe_hardware(),
     }
     with console.messages.status(f"Timing {', '.join(map(str, settings))}"):
         timings = list(measure(task, folder, settings, shapes, rounds, threads))

@@ -17,7 +17,7 @@ from ..data.formats.samples import Joined
 from ..data.reading import DATA_FORMATS, load_dataset, local_path
 from ..data.types import Dataset, Problem, Sample
 from ..evaluation import BATCH_SIZE, EvaluationResult, evaluate_model
-from ..model_sources import find_task, resolve_model
+from ..model_sources import read_task, resolve_model
 from ..pipelines import pipeline
 from . import console
 
@@ -75,7 +75,7 @@ def evaluate(
     COCO is a folder with annotations/instances_val2017.json and val2017.
     """
     folder = resolve_model(model)
-    task = find_task(model, folder)
+    task = read_task(model, folder).name
     dataset = _load(data, data_format, download)
     if dataset.task != task:
         raise ValueError(f"{data} is for {dataset.task}, and {model} does {task}. Pass a model and data for one task.")

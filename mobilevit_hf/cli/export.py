@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from accelerate import PartialState
 from rich.table import Table
 from torch import Tensor
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
@@ -23,11 +22,11 @@ from ..backends.formats import FORMATS, check_request
 from ..backends.loader import check_pixels, export_checked
 from ..backends.runtime import load_program
 from ..backends.verify import LATENCY_BATCHES, TIE, compare, measure_latency
+from ..environment import describe_hardware
 from ..io import SCRATCH, put_in_place
-from ..model_sources import TASKS as PREDICTED
-from ..model_sources import find_task, has_weights, resolve_model
+from ..model_sources import has_weights, read_task, resolve_model
 from ..pipelines import load_model
-from ..training.record import describe_hardware
+from ..tasks import EXPORTABLE_TASKS
 from . import console
 from .cache import MEGABYTE
 from .predict import Dtype, Quantization
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from ..backends.quantization import CalibrationImages
 
 Backend = StrEnum("Backend", {name: name for name in FORMATS})
-TASKS = {**PREDICTED, "ForSemanticSegmentation": "image-segmentation"}
 
 # What an app reads beside the program.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
@@ -66,7 +64,7 @@ def export(
         raise ValueError("--quantization: got no images to do it with. Say where some are: --calibration DATA")
     names = [str(backend) for backend in dict.fromkeys([*to, *(more or [])])]
     folder = resolve_model(model)
-    task = find_task(model, folder, TASKS)
+    task = read_task(model, folder, EXPORTABLE_TASKS).name
     for name in names:
         check_request(name, task, str(dtype), quantization and str(quantization))
     loaded, _ = load_model(task, str(folder), {"trust_remote_code": False})
@@ -149,7 +147,7 @@ class Export:
             "size": list(self.pixels.shape[2:]),
             "weights": cache.weights_hash(self.model),
             "versions": cache.versions(FORMATS[backend]),
-            "machine": describe_hardware(PartialState(cpu=True)),
+            "machine": describe_hardware(),
         }
         # A folder is one model's: what was made of other weights is forgotten.
         others = cache.read_record(self.out / cache.RECORD)

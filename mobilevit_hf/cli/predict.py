@@ -20,7 +20,7 @@ from ..allocator import tune_allocator
 from ..backends.formats import BACKENDS, DTYPES, QUANTIZATIONS
 from ..backends.runtime import EngineModel
 from ..data.images import UnreadableImageError, find_images, is_url, load_image
-from ..model_sources import DEFAULT_MODEL, builtin, find_task, recommended_threshold, resolve_model
+from ..model_sources import DEFAULT_MODEL, builtin, read_task, recommended_threshold, resolve_model
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..pipelines import pipeline
 from ..samples import SAMPLES, write_sample
@@ -174,7 +174,7 @@ def _load_predictor(name: str, options: Options) -> Pipeline:
     """The pipeline for a checkpoint's task, if it has the options that were given. Code in a checkpoint never runs."""
     device, engine = options.device, options.engine
     folder = resolve_model(name, folder=None if engine["backend"] == Backend.torch else engine["backend"])
-    task = find_task(name, folder)
+    task = read_task(name, folder).name
     values = {"--top-k": options.top_k, "--threshold": options.threshold, "--save": options.save}
     given = {option for option, value in values.items() if value is not None}
     if wrong := given - TASK_OPTIONS[task]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..hub import Given, Publication, publish_space
 from ..hub import publish as publish_folder
-from ..model_sources import find_task
+from ..model_sources import read_task
 from . import console
 
 CARD, HUB = "The card", "The repository"
@@ -101,7 +101,7 @@ def publish(
 def _check_space(folder: Path, revision: str | None) -> None:
     """See that a page can show the model, before anything is sent."""
     if (folder / "config.json").is_file():  # if not, publishing says so
-        find_task(str(folder), folder)
+        read_task(str(folder), folder)
     if revision:
         raise ValueError(f"--revision {revision}: a Space shows the main branch. Leave out --space, or --revision.")
 

@@ -12,8 +12,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..allocator import tune_allocator
-from ..data.types import Task
 from ..io import user_path
+from ..tasks import TaskName
 from ..training.arguments import DEFAULTS, TrainArguments, read_recipe
 from ..training.signals import StoppedError
 from ..training.state import Listener, Status, TrainingResult
@@ -50,7 +50,7 @@ def _train(recipe: Path | None, values: dict[str, Any]) -> None:
         _show(result)
 
 
-def make_command(task: Task | None = None) -> Callable[..., None]:
+def make_command(task: TaskName | None = None) -> Callable[..., None]:
     """The command, with an option for each field of `TrainArguments`.
 
     Args:

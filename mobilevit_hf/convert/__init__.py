@@ -1,5 +1,5 @@
 """Convert official, timm and stock transformers checkpoints."""
 
-from .conversion import ConversionReport, convert_checkpoint
+import lazy_loader
 
-__all__ = ["ConversionReport", "convert_checkpoint"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -35,12 +35,12 @@ from ..modeling.modeling_mobilevit import (
     MobileViTPreTrainedModel,
 )
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
+from ..tasks import TaskName
 from .labels import LABEL_SETS, SUGGESTED_LABELS, name_fields, read_labels, told_names
 from .rules import (
     ChannelOrder,
     Origin,
     StateDict,
-    Task,
     Translation,
     describe_widths,
     find_aspp_channels,
@@ -56,11 +56,11 @@ from .rules import (
     unwrap,
 )
 
-MODELS: dict[Task, type[MobileViTPreTrainedModel]] = {
+MODELS: dict[TaskName, type[MobileViTPreTrainedModel]] = {
     "image-classification": MobileViTForImageClassification,
-    "semantic-segmentation": MobileViTForSemanticSegmentation,
+    "image-segmentation": MobileViTForSemanticSegmentation,
     "object-detection": MobileViTSSDLiteForObjectDetection,
-    "feature-extraction": MobileViTModel,
+    "image-feature-extraction": MobileViTModel,
 }
 
 # Where the weights lie in a saved directory, in the order of preference.
@@ -80,7 +80,7 @@ class ConversionReport:
 
     Attributes:
         origin: Whose parameter names the source has.
-        task: The pipeline task of the converted model; `"feature-extraction"` is a backbone without a head.
+        task: The pipeline task of the converted model; `"image-feature-extraction"` is a backbone without a head.
         variant: `"xxs"`, `"xs"` or `"s"`; None for other widths, which a stock configuration can describe.
         num_labels: The number of labels, None without a head; a detector's background is not among them.
         channel_order: The order in which the written preprocessor hands colors to the model.
@@ -91,7 +91,7 @@ class ConversionReport:
     """
 
     origin: Origin
-    task: Task
+    task: TaskName
     variant: str | None
     num_labels: int | None
     channel_order: ChannelOrder
@@ -158,7 +158,7 @@ def convert_checkpoint(
         origin=origin,
         task=task,
         variant=find_variant(find_widths(translation.tensors)),
-        num_labels=None if task == "feature-extraction" else config.num_labels,
+        num_labels=None if task == "image-feature-extraction" else config.num_labels,
         channel_order="bgr" if getattr(processor, "do_flip_channel_order", False) else "rgb",
         channel_order_assumed=not told_order,
         ignored=translation.ignored,
@@ -246,7 +246,7 @@ def _read_file(file: Path) -> Any:
             ) from error
 
 
-def _read_facts(folder: Path, origin: Origin, task: Task) -> dict[str, Any]:
+def _read_facts(folder: Path, origin: Origin, task: TaskName) -> dict[str, Any]:
     """What `config.json` beside the weights says, if it is of their origin; timm's `pretrained_cfg` unfolded."""
     path = folder / "config.json"
     if origin == "official" or not path.is_file():
@@ -283,7 +283,7 @@ def _forget_code(fields: Any) -> None:
 
 def _make_processor(
     origin: Origin,
-    task: Task,
+    task: TaskName,
     facts: Mapping[str, Any],
     folder: Path,
     channel_order: ChannelOrder | None,
@@ -309,7 +309,7 @@ def _make_processor(
 
 
 def _adapt_processor(
-    folder: Path, task: Task, channel_order: ChannelOrder | None, image_size: int | None
+    folder: Path, task: TaskName, channel_order: ChannelOrder | None, image_size: int | None
 ) -> BaseImageProcessor:
     """The source's own processor, with the channel order and image size that were asked for."""
     try:
@@ -353,7 +353,7 @@ def _input_side(processor: BaseImageProcessor) -> int:
 
 def _make_config(
     tensors: StateDict,
-    task: Task,
+    task: TaskName,
     facts: Mapping[str, Any],
     names: list[str] | None,
     image_size: int,
@@ -369,7 +369,7 @@ def _make_config(
             "put the config.json of a saved transformers model beside the weights."
         )
     fields: dict[str, Any] = {"image_size": image_size}
-    if task == "semantic-segmentation":
+    if task == "image-segmentation":
         fields |= {"output_stride": 16, "aspp_out_channels": find_aspp_channels(tensors)}
         notes.append(
             "Output stride taken as 16 and atrous rates as 6, 12 and 18, as in the paper: weights do not tell."
@@ -392,7 +392,7 @@ def _make_config(
 
 
 def _adapt_config(
-    tensors: StateDict, task: Task, facts: Mapping[str, Any], names: list[str] | None, image_size: int | None
+    tensors: StateDict, task: TaskName, facts: Mapping[str, Any], names: list[str] | None, image_size: int | None
 ) -> MobileViTConfig | MobileViTSSDLiteConfig:
     """The source's own configuration, with the labels and image size that were asked for."""
     fields = {**facts, "image_size": image_size} if image_size else facts
@@ -409,7 +409,7 @@ def _adapt_config(
     return config
 
 
-def _read_config(task: Task, fields: Mapping[str, Any]) -> MobileViTConfig | MobileViTSSDLiteConfig:
+def _read_config(task: TaskName, fields: Mapping[str, Any]) -> MobileViTConfig | MobileViTSSDLiteConfig:
     """The configuration of the task's model with the fields that a file has."""
     try:
         return MODELS[task].config_class.from_dict(dict(fields))

@@ -9,7 +9,8 @@ from torchvision.models import MobileNet_V3_Small_Weights
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
 from ..io import user_path
-from .rules import Task, listing
+from ..tasks import TaskName
+from .rules import listing
 
 # COCO's numbers from 0 to 90 that stand for no class of objects.
 _NO_COCO_CLASS = ("__background__", "N/A")
@@ -23,7 +24,7 @@ LABEL_SETS: dict[str, list[str]] = {
 }
 
 # The set that a model with as many labels is likely trained on.
-SUGGESTED_LABELS: dict[Task, str] = {"image-classification": "imagenet-1k", "object-detection": "coco"}
+SUGGESTED_LABELS: dict[TaskName, str] = {"image-classification": "imagenet-1k", "object-detection": "coco"}
 
 
 def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
@@ -81,7 +82,7 @@ def told_names(facts: Mapping[str, Any], num_labels: int) -> list[str] | None:
     return _check_names(names)
 
 
-def name_fields(names: list[str], num_labels: int | None, task: Task) -> dict[str, Any]:
+def name_fields(names: list[str], num_labels: int | None, task: TaskName) -> dict[str, Any]:
     """The configuration's fields for named labels.
 
     Raises:

@@ -23,9 +23,9 @@ from ..modeling.configuration_mobilevit_ssdlite import (
 )
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from ..modeling.modeling_mobilevit_ssdlite import level_name
+from ..tasks import TaskName
 
 Origin = Literal["official", "timm", "transformers"]
-Task = Literal["image-classification", "semantic-segmentation", "object-detection", "feature-extraction"]
 ChannelOrder = Literal["bgr", "rgb"]
 StateDict = dict[str, Tensor]
 
@@ -142,16 +142,16 @@ IGNORED: dict[Origin, tuple[str, ...]] = {
 QKV_PARTS = ("query", "key", "value")
 
 # The head by which a (translated) model's task is known; without one it is a backbone.
-HEADS: dict[str, Task] = {
-    "segmentation_head.": "semantic-segmentation",
+HEADS: dict[str, TaskName] = {
+    "segmentation_head.": "image-segmentation",
     "head.level_heads.": "object-detection",
     "classifier.": "image-classification",
 }
 
 # The layer whose outputs count the labels; the detector's has some for each anchor.
-CLASSIFIERS: dict[Task, str] = {
+CLASSIFIERS: dict[TaskName, str] = {
     "image-classification": "classifier",
-    "semantic-segmentation": "segmentation_head.classifier.convolution",
+    "image-segmentation": "segmentation_head.classifier.convolution",
     "object-detection": f"head.level_heads.{level_name(FEATURE_STRIDES[0])}.predictor.convolution",
 }
 ANCHORS_PER_CELL = 2 + 2 * len(ANCHOR_RATIOS[0])
@@ -265,15 +265,15 @@ def _add(state_dict: StateDict, name: str, tensor: Tensor, source: str) -> None:
     state_dict[name] = tensor
 
 
-def find_task(tensors: Mapping[str, Tensor]) -> Task:
+def find_task(tensors: Mapping[str, Tensor]) -> TaskName:
     """The task, from the head that the (translated) parameters have."""
     for head, task in HEADS.items():
         if any(name.startswith(head) for name in tensors):
             return task
-    return "feature-extraction"
+    return "image-feature-extraction"
 
 
-def find_num_labels(tensors: Mapping[str, Tensor], task: Task) -> int | None:
+def find_num_labels(tensors: Mapping[str, Tensor], task: TaskName) -> int | None:
     """The number of labels, from the shape of the (translated) classifier; None without a head.
 
     A detector is taken to have the paper's anchors, and a background that is no label.
@@ -281,7 +281,7 @@ def find_num_labels(tensors: Mapping[str, Tensor], task: Task) -> int | None:
     Raises:
         ValueError: If the head has no classifier, or a detector's can't be that of the paper's anchors.
     """
-    if task == "feature-extraction":
+    if task == "image-feature-extraction":
         return None
     outputs = _out_channels(tensors, f"{CLASSIFIERS[task]}.weight")
     if task != "object-detection":
@@ -401,7 +401,7 @@ class Preprocessing:
         return BitImageProcessor(do_normalize=True, **shared)
 
 
-def official_processor(task: Task, channel_order: ChannelOrder, image_size: int | None) -> BaseImageProcessor:
+def official_processor(task: TaskName, channel_order: ChannelOrder, image_size: int | None) -> BaseImageProcessor:
     """As Apple's checkpoints are published.
 
     288 → 256 for classification, 544 → 512 for segmentation, 320 without a crop for detection.
@@ -411,7 +411,7 @@ def official_processor(task: Task, channel_order: ChannelOrder, image_size: int 
         return MobileViTSSDLiteImageProcessor(
             size={"height": side, "width": side}, do_flip_channel_order=channel_order == "bgr"
         )
-    resize, crop = (544, 512) if task == "semantic-segmentation" else (288, 256)
+    resize, crop = (544, 512) if task == "image-segmentation" else (288, 256)
     size = image_size or crop
     preprocessing = Preprocessing(
         crop=size,

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tasks import TaskName
 from .decoding import LazyImage
 from .formats.samples import LazySequence
 from .images import DECODER_ERRORS, UnreadableImageError, open_header
-from .types import Dataset, Objects, Problem, ProblemKind, Sample, Task
+from .types import Dataset, Objects, Problem, ProblemKind, Sample
 
 # Of a stream, which may have no end, the first samples stand for all.
 STREAM_SAMPLES = 1000
@@ -62,7 +63,7 @@ class DatasetReport:
         left_out: For each split and place of a bad sample a mask (N,) of its good objects, None if all of it is bad.
     """
 
-    task: Task
+    task: TaskName
     classes: tuple[str, ...]
     data_format: str
     samples: dict[str, int]

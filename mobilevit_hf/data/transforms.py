@@ -18,8 +18,9 @@ from transformers import BaseImageProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import SizeDict
 
+from ..tasks import TaskName
 from .decoding import LazyImage, Region
-from .types import Objects, Sample, Task
+from .types import Objects, Sample
 
 FILL = (124, 116, 104)  # ImageNet's mean color, for what lies outside an image or is erased
 MIN_SIDE = 1.0  # a box of which a crop leaves less, in pixels of the result, is left out
@@ -35,7 +36,7 @@ Transform: TypeAlias = Callable[..., dict[str, Any]]
 Mix: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def make_transform(task: Task, processor: BaseImageProcessor, *, training: bool, **options: Any) -> Transform:
+def make_transform(task: TaskName, processor: BaseImageProcessor, *, training: bool, **options: Any) -> Transform:
     """What makes a model's input of an image.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Task = Literal["image-classification", "object-detection"]
+from ..tasks import TaskName
 
 # What can be wrong with a file; each word is also the heading under which it is counted.
 ProblemKind = Literal[
@@ -111,7 +111,7 @@ class Dataset:
             image with some good boxes the bad ones.
     """
 
-    task: Task
+    task: TaskName
     classes: tuple[str, ...]
     splits: dict[str, Sequence[Sample] | Iterable[Sample]]
     data_format: str

@@ -13,7 +13,7 @@ import gradio as gr
 
 from ..data.images import UnreadableImageError, load_image
 from ..io import write_text
-from ..model_sources import find_task, recommended_threshold, resolve_model
+from ..model_sources import read_task, recommended_threshold, resolve_model
 from ..visualization import class_colors, draw_detections
 from .inference import (
     DETECTION,
@@ -61,7 +61,7 @@ def build_app(models: Sequence[str], *, fixed: bool = False, examples: Sequence[
         ValueError: If a model can't be had, or is neither a classifier nor a detector.
     """
     for model in models:
-        find_task(model, resolve_model(model))
+        read_task(model, resolve_model(model))
     value, visible = _find_threshold(models[0])
     backends = [(title, backend) for backend, title in backend_titles().items()]
     title = models[0] if fixed and len(models) == 1 else "MobileViT"

@@ -14,7 +14,7 @@ from transformers import Pipeline
 from ..backends.benchmark import possible_settings
 from ..backends.formats import FORMATS
 from ..data.images import load_image
-from ..model_sources import find_task, resolve_model
+from ..model_sources import read_task, resolve_model
 from ..pipelines import pipeline
 
 DETECTION = "object-detection"
@@ -53,7 +53,7 @@ def load_predictor(model: str, backend: str) -> Pipeline:
         ValueError, OSError: If there is no such model, or the engine can't run it.
     """
     folder = resolve_model(model, folder=None if backend == "torch" else backend)
-    return pipeline(find_task(model, folder), str(folder), backend=backend, trust_remote_code=False)
+    return pipeline(read_task(model, folder).name, str(folder), backend=backend, trust_remote_code=False)
 
 
 def answer(predictor: Pipeline, image: Image.Image, threshold: float) -> Found:

@@ -1,7 +1,5 @@
 """Measure a model on images whose answers are known: what `pipeline` answers, counted as papers count it."""
 
-from .class_mapping import match_classes
-from .evaluator import BATCH_SIZE, evaluate_model
-from .results import BestThreshold, EvaluationResult, Mistake
+import lazy_loader
 
-__all__ = ["evaluate_model", "EvaluationResult", "BestThreshold", "Mistake", "match_classes", "BATCH_SIZE"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

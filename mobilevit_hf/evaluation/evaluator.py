@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.types import Problem, Sample, Task
+from ..data.types import Problem, Sample
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..pipelines import fold_batch_norm
+from ..tasks import TaskName
 from .class_mapping import match_classes
 from .classification import Classification
 from .confidence_intervals import LEVEL
@@ -120,7 +121,7 @@ def evaluate_model(
     )
 
 
-def _task_of(model: PreTrainedModel) -> Task:
+def _task_of(model: PreTrainedModel) -> TaskName:
     name = type(model).__name__
     if name.endswith("ForImageClassification"):
         return "image-classification"

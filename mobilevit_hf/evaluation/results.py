@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.types import Problem, Task
+from ..data.types import Problem
+from ..tasks import TaskName
 
 MAX_MISTAKES = 24
 
@@ -67,7 +68,7 @@ class EvaluationResult:
             threshold and an IoU of 0.5.
     """
 
-    task: Task
+    task: TaskName
     metrics: dict[str, Any]
     intervals: dict[str, tuple[float, float]]
     best_threshold: BestThreshold | None

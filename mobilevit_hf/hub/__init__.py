@@ -1,23 +1,5 @@
 """Publish a model: recorded facts → card → repository."""
 
-from .card import CARD_MARKER, is_ours, render_card, render_eval_results
-from .client import HubError
-from .metadata import PUBLISHED_FILES, Given, ModelFacts, collect_facts
-from .repository import Publication, check_access, publish
-from .space import publish_space
+import lazy_loader
 
-__all__ = [
-    "CARD_MARKER",
-    "PUBLISHED_FILES",
-    "Given",
-    "HubError",
-    "ModelFacts",
-    "Publication",
-    "check_access",
-    "collect_facts",
-    "is_ours",
-    "publish",
-    "publish_space",
-    "render_card",
-    "render_eval_results",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

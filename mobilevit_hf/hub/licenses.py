@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..model_sources import ASSETS, hub_answers
+from ..model_sources import ASSETS, is_hub_reachable
 from ..modeling.configuration_mobilevit import VARIANTS
 
 RUN_FILE, CARD_FILE = "run.json", "README.md"
@@ -168,7 +168,7 @@ def _read_card(path: Path | None) -> dict[str, Any]:
 
 def _download_card(repo_id: str) -> Path | None:
     try:
-        offline = constants.HF_HUB_OFFLINE or not hub_answers()
+        offline = constants.HF_HUB_OFFLINE or not is_hub_reachable()
         return Path(hf_hub_download(repo_id, CARD_FILE, local_files_only=offline))
     except (HfHubHTTPError, OSError, ValueError):
         return None

@@ -19,7 +19,7 @@ MARKER = CARD_MARKER.removeprefix("<!-- ").removesuffix(" -->")
 # Of the README that the Hub writes into a new Space, below its front matter.
 HUB_README = "Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference"
 PACKAGE, DISTRIBUTION = Path(__file__).parents[1], "mobilevit-hf"
-SOURCES = (".py", ".jinja")
+SOURCES = (".py", ".pyi", ".jinja")
 # Where nothing is installed that says another.
 GRADIO = "6.31.0"
 PYTHON = "3.12"

@@ -1,6 +1,5 @@
 """Fine-tuning and training from scratch: arguments, tasks, and the engine that runs them."""
 
-from .arguments import TrainArguments
-from .trainer import train
+import lazy_loader
 
-__all__ = ["TrainArguments", "train"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

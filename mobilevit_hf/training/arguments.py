@@ -11,14 +11,14 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from ..data.types import Task
 from ..model_sources import DEFAULT_MODEL
 from ..modeling.configuration_mobilevit import VARIANTS
+from ..tasks import TaskName
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
 # What a fine-tuning starts with where nothing else is said, by task; scripts/recipes/finetune-*.yaml say the same.
-DEFAULTS: dict[Task, dict[str, Any]] = {
+DEFAULTS: dict[TaskName, dict[str, Any]] = {
     "image-classification": {
         "hidden_dropout_prob": 0.0,
         "per_device_train_batch_size": 32,
@@ -41,7 +41,7 @@ DEFAULTS: dict[Task, dict[str, Any]] = {
     },
 }
 # And what differs where it starts with new weights, which are far from anything useful.
-NEW_WEIGHTS: dict[Task, dict[str, Any]] = {
+NEW_WEIGHTS: dict[TaskName, dict[str, Any]] = {
     "image-classification": {
         "per_device_train_batch_size": 16,
         "learning_rate": 2e-3,
@@ -50,12 +50,12 @@ NEW_WEIGHTS: dict[Task, dict[str, Any]] = {
     },
     "object-detection": {},
 }
-METRICS: dict[Task, tuple[str, ...]] = {
+METRICS: dict[TaskName, tuple[str, ...]] = {
     "image-classification": ("accuracy", "macro_f1", "top_5_accuracy"),
     "object-detection": ("map", "map_50", "map_75"),
 }
 # Options that mean something for one task only.
-ONLY_FOR: dict[Task, tuple[str, ...]] = {
+ONLY_FOR: dict[TaskName, tuple[str, ...]] = {
     "image-classification": ("class_weights", "crop_scale", "rand_augment", "random_erasing", "mixup", "cutmix"),
     "object-detection": ("anchors", "zoom_out", "crop"),
 }
@@ -246,7 +246,7 @@ class TrainArguments:
             raise ValueError(f"{source}: there is no {', '.join(unknown)}. Expected some of {', '.join(names)}.")
         return cls(**values)
 
-    def for_task(self, task: Task) -> "TrainArguments":
+    def for_task(self, task: TaskName) -> "TrainArguments":
         """These with the task's `DEFAULTS` for what was not said; `model` has to be said.
 
         Raises:

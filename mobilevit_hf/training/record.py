@@ -1,22 +1,17 @@
 """What a training records for the card of its model: facts, without a path or the name of a user or a machine."""
 
-import contextlib
 import dataclasses
 import json
-import os
-import platform
 import shlex
 import statistics
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from ..data.checks import DatasetReport, Range
 from ..data.reading import HUB_NAMES, local_path
+from ..environment import describe_hardware, library_versions
 from ..hub.licenses import RUN_FILE, describe_start, public_name
 from ..io import write_text
 from .arguments import TrainArguments
@@ -36,7 +31,6 @@ UNRECORDED = (
     "license_name",
     "license_link",
 )
-PACKAGES = ("torch", "transformers", "accelerate", "mobilevit-hf")
 # How the note begins that tells of a validation split that was cut off.
 CUT_OFF = "There was no validation split: it is "
 
@@ -79,8 +73,8 @@ class RunRecord:
             "steps": result.steps,
             "seconds": round(result.seconds, 1),
             "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
-            "hardware": describe_hardware(accelerator),
-            "versions": _versions(),
+            "hardware": describe_hardware(accelerator.device, num_processes=accelerator.num_processes),
+            "versions": library_versions(),
         }
         write_text(result.output_dir / RUN_FILE, json.dumps(facts, indent=2) + "\n")
 
@@ -123,35 +117,6 @@ def describe_data(source: str, report: DatasetReport, *, streamed: bool) -> dict
         "skipped": {kind: count for kind, count in report.problem_counts.items() if kind != "empty label file"},
         "validation_cut_off": any(note.startswith(CUT_OFF) for note in report.notes),
     }
-
-
-def describe_hardware(accelerator: Accelerator | PartialState) -> dict[str, Any]:
-    """What computes, by its maker's name."""
-    device = accelerator.device.type
-    facts: dict[str, Any] = {"device": device, "cpu": cpu_name(), "cores": os.cpu_count()}
-    if device == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(accelerator.device)
-    elif device == "cpu":
-        facts["threads"] = torch.get_num_threads()
-    return facts | {"processes": accelerator.num_processes, "system": f"{platform.system()} {platform.machine()}"}
-
-
-def cpu_name() -> str | None:
-    """The processor, by its maker's name; None where the system has none for it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or None)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):  # as where the source alone is there
-            versions[name] = version(name)
-    return versions
 
 
 def _is_recorded(name: str) -> bool:

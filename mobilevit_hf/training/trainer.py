@@ -17,11 +17,11 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast, gather_object, set_seed
 from torch import Tensor, nn
 
-from ..data.types import Task
 from ..evaluation import EvaluationResult, evaluate_model
 from ..evaluation.evaluator import RESAMPLES
 from ..io import write_text
 from ..modeling.configuration_mobilevit import VARIANTS
+from ..tasks import TaskName
 from .arguments import METRICS, TrainArguments
 from .checkpoint import (
     History,
@@ -48,7 +48,7 @@ ARGUMENTS_FILE, METRICS_FILE = "recipe.yaml", "metrics.jsonl"
 # A checkpoint is written when `save_steps` says so, and at the latest after so long.
 SAVE_SECONDS = 600
 # How long a default training is: so many times through the data, and so many steps at least; longer with new weights.
-LENGTH: dict[Task, tuple[int, int]] = {"image-classification": (12, 300), "object-detection": (30, 1000)}
+LENGTH: dict[TaskName, tuple[int, int]] = {"image-classification": (12, 300), "object-detection": (30, 1000)}
 NEW_WEIGHTS_FACTOR = 3
 # The time set aside at the end of a training with `max_minutes`: evaluations take so many times the last one (there is
 # one more if the weights that are kept are not the last), and so many seconds are for what is drawn and written.

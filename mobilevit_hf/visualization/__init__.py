@@ -3,14 +3,6 @@
 Plots are in `plots`, which is left out here: matplotlib's figures take longer to import than an image to draw.
 """
 
-from .grids import class_colors, draw_detection_mistakes, draw_detections, draw_image_grid, draw_mistakes
-from .image_files import save_image
+import lazy_loader
 
-__all__ = [
-    "class_colors",
-    "draw_detection_mistakes",
-    "draw_detections",
-    "draw_mistakes",
-    "draw_image_grid",
-    "save_image",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

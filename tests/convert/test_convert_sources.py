@@ -63,7 +63,7 @@ def test_official_classifier_gives_the_official_outputs(official_classifier, out
 @pytest.mark.parametrize("library", [transformers, mobilevit_hf])
 def test_official_deeplabv3_gives_the_official_outputs(official_segmenter, out, library):
     report = convert_checkpoint(official_segmenter, out)
-    assert (report.origin, report.task, report.variant) == ("official", "semantic-segmentation", "xxs")
+    assert (report.origin, report.task, report.variant) == ("official", "image-segmentation", "xxs")
     assert (report.num_labels, report.ignored) == (4, ())
     assert any("Output stride" in note for note in report.notes)
     model = library.MobileViTForSemanticSegmentation.from_pretrained(out)
@@ -142,7 +142,7 @@ def test_official_preprocessing_follows_the_reference(reference_data, official_c
     assert np.abs(pixels[::-1] - reference["v01_cls_resize288_crop256_cv2_bgr"]).mean() > 6
 
 
-@pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
+@pytest.mark.parametrize("task", ["image-classification", "image-segmentation"])
 def test_official_preprocessing_is_apples(task, official_classifier, official_segmenter, out):
     classify = task == "image-classification"
     resize, crop = (288, 256) if classify else (544, 512)
@@ -261,7 +261,7 @@ def test_headless_timm_becomes_a_backbone_to_train_from(tmp_path, out):
     source = timm_model(num_classes=0)
     torch.save(source.state_dict(), tmp_path / "backbone.pth")
     report = convert_checkpoint(tmp_path / "backbone.pth", out)
-    assert (report.task, report.num_labels, report.variant) == ("feature-extraction", None, "xxs")
+    assert (report.task, report.num_labels, report.variant) == ("image-feature-extraction", None, "xxs")
     assert json.loads((out / "config.json").read_text())["architectures"] == ["MobileViTModel"]
     pixels = formula_image(64, 96)
     with torch.no_grad():
@@ -299,7 +299,7 @@ def test_corn_checkpoint_sees_what_it_saw(reference_data, out):
 
 def test_shared_backbone(reference_data, out):
     file = reference_data / "weights/timm_mobilevit_xxs_backbone.pth"
-    assert convert_checkpoint(file, out).task == "feature-extraction"
+    assert convert_checkpoint(file, out).task == "image-feature-extraction"
     source = timm.create_model("mobilevit_xxs", num_classes=0).eval()
     source.load_state_dict(torch.load(file, map_location="cpu"))
     model = mobilevit_hf.MobileViTModel.from_pretrained(out).eval()

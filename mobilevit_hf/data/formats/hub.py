@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from ...model_sources import hub_answers
+from ...model_sources import is_hub_reachable
 from ..types import Dataset, Problem
 from .folder import SPLIT_NAMES, DataFolder
 from .rows import Source, Stream, find_columns, name_row_classes, read_rows
@@ -46,7 +46,7 @@ def read_hub(name: str, *, revision: str | None, token: str | bool | None, strea
     """
     import datasets
 
-    if not constants.HF_HUB_OFFLINE and not hub_answers():
+    if not constants.HF_HUB_OFFLINE and not is_hub_reachable():
         raise ValueError(
             f"There is no folder {name}, and the Hub can't be reached. Check the connection, or pass a folder; "
             "to use what was downloaded before, set HF_HUB_OFFLINE=1."

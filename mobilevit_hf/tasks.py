@@ -1,0 +1,166 @@
+"""The table of tasks: pipeline name, model, image processor, outputs, metrics and label format of each."""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+TaskName = Literal["image-classification", "object-detection", "image-segmentation", "image-feature-extraction"]
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table.
+
+    Attributes:
+        name: Task of `transformers.pipeline`.
+        title: Name in sentences, such as "image classifier".
+        head: Ending of the class name of every transformers model for the task.
+        model: MobileViT class, as `module:name` within `mobilevit_hf.modeling`; its name is the saved architecture.
+        output: Class of the model's output, as `module:name`.
+        outputs: Tensors of the output that an exported model returns, in order.
+        labels: Label format of a sample: "class", "boxes", "mask", or None.
+        metrics: Metrics that are reported and can choose the best weights; the first is the headline metric.
+        trainable: Whether `mobilevit train`, `evaluate` and `predict` support it.
+    """
+
+    name: TaskName
+    title: str
+    head: str
+    model: str
+    output: str
+    outputs: tuple[str, ...]
+    labels: Literal["class", "boxes", "mask"] | None = None
+    metrics: tuple[str, ...] = ()
+    trainable: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """Name of the MobileViT class, as in `config.architectures`."""
+        return self.model.partition(":")[2]
+
+    @property
+    def headline_metric(self) -> str:
+        """Metric that is quoted first and chooses the best weights by default."""
+        return self.metrics[0]
+
+    @property
+    def model_class(self) -> type[Any]:
+        """MobileViT class for the task."""
+        return _load(f"{__package__}.modeling.{self.model}")
+
+    @property
+    def output_class(self) -> type[Any]:
+        """Class of the model's output."""
+        module = self.output if self.output.startswith("transformers.") else f"{__package__}.modeling.{self.output}"
+        return _load(module)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that reports and cards show.
+
+    Attributes:
+        title: In tables.
+        hub_type: Name in the Hub's list of metrics.
+    """
+
+    title: str
+    hub_type: str
+
+
+TASKS: dict[TaskName, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="image-classification",
+            title="image classifier",
+            head="ForImageClassification",
+            model="modeling_mobilevit:MobileViTForImageClassification",
+            output="transformers.modeling_outputs:ImageClassifierOutput",
+            outputs=("logits",),
+            labels="class",
+            metrics=("accuracy", "macro_f1", "top_5_accuracy"),
+            trainable=True,
+        ),
+        Task(
+            name="object-detection",
+            title="object detector",
+            head="ForObjectDetection",
+            model="modeling_mobilevit_ssdlite:MobileViTSSDLiteForObjectDetection",
+            output="modeling_mobilevit_ssdlite:MobileViTSSDLiteObjectDetectionOutput",
+            outputs=("logits", "pred_boxes"),
+            labels="boxes",
+            metrics=("map", "map_50", "map_75"),
+            trainable=True,
+        ),
+        Task(
+            name="image-segmentation",
+            title="semantic segmentation model",
+            head="ForSemanticSegmentation",
+            model="modeling_mobilevit:MobileViTForSemanticSegmentation",
+            output="transformers.modeling_outputs:SemanticSegmenterOutput",
+            outputs=("logits",),
+            labels="mask",
+            metrics=("mean_iou",),
+        ),
+        Task(
+            name="image-feature-extraction",
+            title="backbone",
+            head="Model",
+            model="modeling_mobilevit:MobileViTModel",
+            output="transformers.modeling_outputs:BaseModelOutputWithPoolingAndNoAttention",
+            outputs=("last_hidden_state", "pooler_output"),
+        ),
+    )
+}
+EXPORTABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection", "image-segmentation")
+TRAINABLE_TASKS: tuple[TaskName, ...] = tuple(task.name for task in TASKS.values() if task.trainable)
+
+# In the order in which tables show them.
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("Accuracy", "accuracy"),
+    "top_5_accuracy": Metric("Top-5 accuracy", "top_5_accuracy"),
+    "macro_f1": Metric("Macro F1", "f1"),
+    "map": Metric("mAP (IoU 0.50 to 0.95)", "map"),
+    "map_50": Metric("mAP at IoU 0.50", "map_50"),
+    "map_75": Metric("mAP at IoU 0.75", "map_75"),
+    "map_small": Metric("mAP, small objects (area below 32² pixels)", "map_small"),
+    "map_medium": Metric("mAP, medium objects", "map_medium"),
+    "map_large": Metric("mAP, large objects (area above 96² pixels)", "map_large"),
+    "mar_100": Metric("Recall with 100 boxes", "mar_100"),
+}
+
+
+def task_of_architecture(architecture: str | None) -> Task | None:
+    """Return the task of a transformers class by the ending of its name, None if it has another one."""
+    return next((task for task in TASKS.values() if (architecture or "").endswith(task.head)), None)
+
+
+def find_task(config: Mapping[str, Any] | Any, source: str, allowed: Iterable[TaskName] = TASK_NAMES) -> Task:
+    """Return the task of a checkpoint.
+
+    Args:
+        config: Its configuration: the content of `config.json` or a `PreTrainedConfig`.
+        source: Its name in the error.
+        allowed: Tasks that the caller supports.
+
+    Raises:
+        ValueError: If the checkpoint is for none of them.
+    """
+    names = config.get("architectures") if isinstance(config, Mapping) else getattr(config, "architectures", None)
+    architecture = next(iter(names or []), None)
+    task, allowed = task_of_architecture(architecture), tuple(allowed)
+    if task is None or task.name not in allowed:
+        titles = [f"{'an' if TASKS[name].title[0] in 'aeio' else 'a'} {TASKS[name].title}" for name in allowed]
+        raise ValueError(
+            f"{source}: got {architecture or 'a model without architectures'}, expected {' or '.join(titles)}. "
+            "Pass another model."
+        )
+    return task
+
+
+def _load(path: str) -> type[Any]:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,4 @@
+from .arguments import TrainArguments
+from .trainer import train
+
+__all__ = ["TrainArguments", "train"]
