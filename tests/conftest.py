@@ -21,7 +21,7 @@ import torch
 from formula import fill, formula_image, formula_state_dict, official_shapes, timm_model
 from hub_server import TOKEN, HubServer
 from PIL import Image
-from training_data import CLASSES, draw_classification, draw_detection
+from toy_datasets import CLASSES, draw_classification, draw_detection
 from transformers import MobileViTImageProcessor
 from written_data import make_images, save_image, write
 
@@ -147,7 +147,7 @@ def checkpoints(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def detector(tiny_fields, tmp_path_factory):
+def detector_dir(tiny_fields, tmp_path_factory):
     """A folder with a tiny detector of four classes and its image processor, whose boxes and scores differ."""
     fields = dict(tiny_fields)
     names = {name: fields.pop(name) for name in ("id2label", "label2id")}
@@ -206,13 +206,13 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def start(tiny_fields, tmp_path_factory):
+def initial_checkpoint(tiny_fields, tmp_path_factory):
     """The folder of a tiny classifier of random weights and its image processor."""
     return save_start(tmp_path_factory.mktemp("start"), 72, 64, tiny_fields)
 
 
 @pytest.fixture(scope="module")
-def dropout_start(tiny_fields, tmp_path_factory):
+def dropout_checkpoint(tiny_fields, tmp_path_factory):
     """The folder of a tiny classifier with dropout, of random weights, and its image processor."""
     dropout = {"hidden_dropout_prob": 0.1, "classifier_dropout_prob": 0.1}
     return save_start(tmp_path_factory.mktemp("start"), 96, 96, tiny_fields | dropout)
@@ -229,7 +229,7 @@ def save_start(folder, resize, crop, fields):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def small_datasets(tmp_path_factory):
     """A small dataset for each task; the validation images don't come out even."""
     folder = tmp_path_factory.mktemp("data")
     return {
@@ -239,7 +239,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uneven_data(tmp_path_factory):
+def uneven_datasets(tmp_path_factory):
     """Two small datasets; their images don't come out even with batches of 4."""
     folder = tmp_path_factory.mktemp("data")
     return {
@@ -249,14 +249,14 @@ def uneven_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def arguments(uneven_data, dropout_start):
+def make_arguments(uneven_datasets, dropout_checkpoint):
     """A function that makes the arguments of a short training."""
     from mobilevit_hf.training.arguments import TrainArguments
 
     def make(output_dir, task="image-classification", **changes):
         options = {
-            "data": str(uneven_data[task]),
-            "model": str(dropout_start),
+            "data": str(uneven_datasets[task]),
+            "model": str(dropout_checkpoint),
             "output_dir": str(output_dir),
             "image_size": 96,  # progressively from 64
             "max_steps": 12,
@@ -288,12 +288,12 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def whole(one_thread, arguments, tmp_path_factory):
+def uninterrupted_run(one_thread, make_arguments, tmp_path_factory):
     """The folder of a training that nothing interrupted."""
     from mobilevit_hf.training.trainer import train
 
     folder = tmp_path_factory.mktemp("whole")
-    train(arguments(folder))
+    train(make_arguments(folder))
     return folder
 
 
@@ -318,7 +318,7 @@ def class_folders(tmp_path):
 
 
 @pytest.fixture
-def coco(tmp_path):
+def coco_dataset(tmp_path):
     """Two splits with sparse category ids, a crowd, areas of shapes and an image without boxes."""
     root = tmp_path / "coco"
     rng = np.random.default_rng(0)
@@ -339,7 +339,7 @@ def coco(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
+def labeled_images(tmp_path_factory):
     """A folder for each class of the tiny classifier, with images of several kinds."""
     folder, names = tmp_path_factory.mktemp("labelled"), ("cat", "dog", "fish", "owl")
     for i, image in enumerate(make_images(30)):
@@ -374,7 +374,7 @@ def timm_file(tmp_path_factory):
 
 
 @pytest.fixture
-def out(tmp_path):
+def output_dir(tmp_path):
     """Where a conversion may write."""
     return tmp_path / "out"
 
@@ -388,19 +388,19 @@ def hub(monkeypatch):
 
 
 @pytest.fixture
-def said():
+def messages():
     """A list for what is told to the user: pass its `append`."""
     return []
 
 
 @pytest.fixture
-def classifier(checkpoints, tmp_path):
+def classifier_dir(checkpoints, tmp_path):
     """A folder of the test's own with a tiny classifier and its image processor."""
     return Path(shutil.copytree(checkpoints["image-classification"], tmp_path / "classifier"))
 
 
 @pytest.fixture
-def no_training(monkeypatch, tmp_path):
+def training_calls(monkeypatch, tmp_path):
     """In an empty folder, without training: a list that gets the arguments of what would have been trained."""
     from mobilevit_hf.training.state import TrainingResult
 
