@@ -1,0 +1,26 @@
+"""Options and arguments that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ..backends.formats import BACKENDS, DTYPES, FORMATS, QUANTIZATIONS
+
+# Names of `data.reading.DATA_FORMATS`, which imports torch; a test compares them.
+DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "imagefolder")
+
+Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})
+Backend = StrEnum("Backend", {name: name for name in BACKENDS})
+ExportFormat = StrEnum("ExportFormat", {name: name for name in FORMATS})
+Dtype = StrEnum("Dtype", {name: name for name in DTYPES})
+Quantization = StrEnum("Quantization", {name: name for name in QUANTIZATIONS})
+
+ModelArgument = Annotated[str, typer.Argument(help="Model directory, built-in name or Hub id.")]
+DataArgument = Annotated[str, typer.Argument(help="Dataset: a folder, a file or a Hub id.")]
+DataFormatOption = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", help=f"One of {', '.join(DATA_FORMATS)}. Default: detected automatically."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Device to run on.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
