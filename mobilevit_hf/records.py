@@ -1,41 +1,47 @@
-"""What training, evaluation and export record about a model, and what cards, reports and runtimes read back."""
+"""Typed records of training, evaluation and export: the JSON files next to a model."""
 
+import contextlib
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 
 from .io import read_json, write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 TRAINING_FILE = "run.json"
 RESULTS_FILE = "results.json"
 EXPORT_FILE = "export.json"
 
 Number = int | float
-R = TypeVar("R")
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class DatasetRecord:
-    """The dataset of a training run, by name and in numbers.
+    """Dataset of a training run.
 
     Attributes:
         format: Key of `data.reading.DATA_FORMATS`.
         classes: Class names, in label order.
-        name: Last part of its path or Hub id; None if that would reveal a user or machine name.
+        name: Last part of the path, or Hub id; None if it would reveal a user or machine name.
         dataset: Hub id, None for local data.
-        widths, heights: Minimum, median and maximum in pixels.
-        box_sides: The same of the longer box sides, in pixels; detection.
-        boxes_per_image: The same; detection.
+        widths, heights: `min`, `median` and `max` of the image sizes in pixels.
+        box_sides: `min`, `median` and `max` of √(box area / image area), 0..1; detection only.
+        boxes_per_image: `min`, `median` and `max`; detection only.
         images: Number of images, by split.
         counts: Number of images (classification) or objects (detection), by split and class.
-        streamed: Whether only the first images were counted.
+        streamed: Whether the dataset was streamed, so that only its first images were counted.
         skipped: Number of skipped samples, by kind of problem.
-        validation_cut_off: Whether the validation split was cut off the training split.
+        validation_cut_off: Whether the validation split was split off the training split.
     """
 
     format: str
@@ -54,14 +60,14 @@ class DatasetRecord:
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class InitialCheckpoint:
-    """What a training run started from, without a path.
+    """Initial checkpoint of a training run. Contains no path.
 
     Attributes:
-        kind: Where the weights come from.
-        name: Variant, name of a built-in model or local folder, or Hub id.
-        base_model: Hub id of its nearest ancestor on the Hub.
+        kind: Origin of the weights; "scratch" for random initialization.
+        name: Variant, built-in model, last part of a local path, or Hub id.
+        base_model: Hub id of the nearest ancestor on the Hub.
         license: Fields of `hub.licenses.License`.
     """
 
@@ -72,22 +78,22 @@ class InitialCheckpoint:
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class TrainingRecord:
-    """A training run, written to `run.json`; no path, user or machine name is in it.
+    """A training run, as written to `run.json`. Contains no path, user or machine name.
 
     Attributes:
         task: Pipeline task.
-        command: Command line that repeats it, with placeholders for local folders.
-        initial_checkpoint: What it started from.
-        data: What it was trained on.
-        arguments: Training arguments that change the model.
-        date: ISO date of its end.
-        steps: Optimizer steps.
-        seconds: Duration.
-        images_per_second: Median training throughput of all processes together.
-        hardware: From `environment.describe_hardware`.
-        versions: From `environment.library_versions`.
+        command: Command line that repeats the run, with placeholders for local paths.
+        initial_checkpoint: Initial checkpoint.
+        data: Dataset.
+        arguments: Training arguments that affect the model.
+        date: ISO date on which the run ended.
+        steps: Number of optimizer steps.
+        seconds: Duration in seconds.
+        images_per_second: Median training throughput, summed over all processes.
+        hardware: Hardware, from `environment.describe_hardware`.
+        versions: Library versions, from `environment.library_versions`.
     """
 
     task: str
@@ -104,22 +110,22 @@ class TrainingRecord:
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ResultsRecord:
-    """Figures of the saved weights, written to `results.json` by training.
+    """Evaluation of the saved weights, as training writes it to `results.json`.
 
     Attributes:
-        metric: Metric that chose the weights.
-        best: Its value on the validation split.
-        steps: Optimizer steps.
-        seconds: Duration of the training.
-        split: Split that `metrics` were measured on.
-        num_images: Number of images in it.
-        metrics: As in `EvaluationResult`.
-        intervals: 95 % confidence interval, by metric.
+        metric: Metric that selected the weights.
+        best: Best value of that metric on the validation split.
+        steps: Number of optimizer steps.
+        seconds: Duration of the training in seconds.
+        split: Evaluated split.
+        num_images: Number of evaluated images.
+        metrics: Metrics, as in `evaluation.EvaluationResult`.
+        intervals: Ends of the 95 % confidence interval, by metric.
         images_per_second: Evaluation throughput, from file to prediction.
-        threshold: Score threshold with the highest F1; detection.
-        best_threshold: Fields of `BestThreshold`; detection.
+        threshold: Score threshold with the highest F1; detection only.
+        best_threshold: Fields of `evaluation.BestThreshold`; detection only.
     """
 
     metric: str
@@ -136,25 +142,25 @@ class ResultsRecord:
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ExportRecord:
-    """An exported model, one entry of `export.json`.
+    """An exported model: one entry of `export.json`.
 
     Attributes:
         backend: Key of `backends.formats.FORMATS`.
-        file: Path relative to the model's folder.
-        dtype: Precision it computes in.
+        file: Path relative to the model directory.
+        dtype: Precision of the computation.
         quantization: "int8" or None.
         bytes: Size on disk, weights included.
-        weights: Hash of the weights it was made from.
-        size: Height and width of the image processor's output.
-        verified: Whether it was run and compared with the model.
+        weights: Hash of the source weights.
+        size: Input height and width in pixels.
+        verified: Whether the outputs were compared with those of the PyTorch model.
         max_error: Largest absolute difference in the outputs.
-        agreement: Fraction of predictions equal to the model's, 0..1.
-        drop: Fields of `backends.quantization.Drop`.
-        latency_ms: Median milliseconds per call, by batch size.
-        versions: Versions of the packages that made it.
-        machine: Hardware that `latency_ms` was measured on.
+        agreement: Fraction of predictions equal to those of the PyTorch model, 0..1.
+        drop: Accuracy drop of a quantized model: fields of `backends.quantization.Drop`.
+        latency_ms: Median latency in milliseconds, by batch size.
+        versions: Versions of the export libraries.
+        machine: Hardware on which `latency_ms` was measured.
     """
 
     backend: str
@@ -173,61 +179,79 @@ class ExportRecord:
     machine: Any = None
 
 
-def read_record(path: Path, record_class: type[R]) -> R | None:
-    """Read a record; None if there is no such file.
+def read_record(path: Path, record_class: type[Record]) -> Record | None:
+    """Read a record from a JSON file.
+
+    Returns:
+        The record, None if the file does not exist.
 
     Raises:
-        ValueError: If it can't be read, a field is missing or has another type.
+        ValueError: If the file is unreadable, a required field is missing or a field has the wrong type.
     """
-    values = read_json(path)
-    return from_dict(record_class, values, str(path)) if values else None
+    return from_dict(record_class, read_json(path), str(path)) if path.is_file() else None
 
 
-def from_dict(record_class: type[R], values: dict[str, Any], source: str) -> R:
-    """Build a record from JSON values; unknown names are left out.
-
-    Args:
-        record_class: One of this module's dataclasses.
-        values: Values by field name.
-        source: File name for the error.
-
-    Raises:
-        ValueError: If a field is missing or has another type.
-    """
-    hints, given = get_type_hints(record_class), {}
-    for item in dataclasses.fields(record_class):  # ty: ignore
-        value = values.get(item.name)
-        if value is None:
-            continue
-        nested = next((kind for kind in (hints[item.name], *get_args(hints[item.name])) if _is_record(kind)), None)
-        given[item.name] = from_dict(nested, value, source) if nested and isinstance(value, dict) else value
-    try:
-        return record_class(**given)
-    except Exception as error:  # huggingface_hub's validation errors, or a TypeError for a missing field
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{source} can't be used ({reason}). Remove it, or write it again.") from error
-
-
-def to_dict(record: Any) -> dict[str, Any]:
-    """Return the JSON values of a record; what is not known is left out."""
-    values = dataclasses.asdict(record)
-    return {
-        name: {key: entry for key, entry in value.items() if entry is not None}
-        if _is_record_field(record, name)
-        else value
-        for name, value in values.items()
-        if value is not None
-    }
-
-
-def write_record(path: Path, record: Any) -> None:
-    """Write a record as JSON, whole or not at all."""
+def write_record(path: Path, record: "DataclassInstance") -> None:
+    """Write a record to a JSON file atomically."""
     write_text(path, json.dumps(to_dict(record), indent=2) + "\n")
 
 
-def _is_record(kind: Any) -> bool:
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+def read_export_records(path: Path) -> list[ExportRecord]:
+    """Read the records of an `export.json`; entries that are not valid records are skipped.
+
+    Returns:
+        The records, empty if the file does not exist or is not a JSON array. The file only caches measurements, which
+        the next export writes again, so an invalid one is not an error.
+    """
+    try:
+        entries = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    records = []
+    for entry in entries if isinstance(entries, list) else []:
+        with contextlib.suppress(ValueError):
+            records.append(from_dict(ExportRecord, entry, str(path)))
+    return records
 
 
-def _is_record_field(record: Any, name: str) -> bool:
-    return dataclasses.is_dataclass(getattr(record, name))
+def write_export_records(path: Path, records: Sequence[ExportRecord]) -> None:
+    """Write the records of an `export.json` atomically."""
+    write_text(path, json.dumps([to_dict(record) for record in records], indent=2) + "\n")
+
+
+def from_dict(record_class: type[Record], values: Mapping[str, Any], source: str) -> Record:
+    """Create a record from JSON values. Unknown keys are ignored; null selects a field's default.
+
+    Args:
+        record_class: A dataclass of this module.
+        values: Values by field name.
+        source: File name for the error message.
+
+    Raises:
+        ValueError: If a required field is missing or a field has the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{source}: got {type(values).__name__}, expected a JSON object. Remove or fix it.")
+    types, arguments = get_type_hints(record_class), {}
+    for item in dataclasses.fields(record_class):
+        value = values.get(item.name)
+        if value is not None:
+            nested = types[item.name]
+            arguments[item.name] = from_dict(nested, value, source) if dataclasses.is_dataclass(nested) else value
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise ValueError(f"{source}: got no {item.name}, expected a {record_class.__name__}. Remove or fix it.")
+    try:
+        return record_class(**arguments)
+    except StrictDataclassError as error:
+        reason = str(error.__cause__).partition(". Errors:")[0]
+        raise ValueError(f"{source}: {reason}. Remove or fix it.") from error
+
+
+def to_dict(record: "DataclassInstance") -> dict[str, Any]:
+    """Return the JSON values of a record, without the fields that are None."""
+    values = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
+    return {
+        name: to_dict(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+        if value is not None
+    }
