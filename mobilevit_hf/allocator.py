@@ -1,6 +1,6 @@
-"""Tune the C library's memory allocator for networks whose activations are large and short-lived.
+"""Tuning of glibc's memory allocator for networks with large, short-lived activations.
 
-Nothing of the package is imported here: benchmarks load this file alone.
+Imports nothing from the package: benchmarks load this file on its own.
 """
 
 import ctypes
@@ -14,13 +14,14 @@ MIB = 2**20
 def tune_allocator() -> bool:
     """Keep freed memory in this process instead of returning it to the kernel after every layer.
 
-    glibc maps each large block anew and unmaps it when it is freed, so that every layer of a batch pays for page
-    faults again; at batch 8 and above they take most of the time on a CPU. Calling this once, before the first
-    forward pass, avoids that. It is a setting of the whole process: memory, once used, stays with it until it ends.
-    The commands of this package call it; importing the package or building a pipeline never does.
+    By default glibc maps a new region for each large block and unmaps it on release, so every layer of a batch incurs
+    page faults again; at batch size 8 and above they dominate the run time on a CPU. Call this once, before the first
+    forward pass. The setting is process-wide: memory, once used, is held until the process ends. The commands of this
+    package call it; importing the package or creating a pipeline does not.
 
     Returns:
-        True if the allocator took the settings, False where it is not glibc (macOS, Windows, musl), which needs none.
+        True if the allocator accepted the settings, False if the C library is not glibc (macOS, Windows, musl) and
+        needs none.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""The configurations' front door: the table of variants and the config classes."""
+"""Public configuration classes and the table of published variants."""
 
 from .modeling.configuration_mobilevit import HUB_NAMES, VARIANTS, MobileViTBackboneConfig, MobileViTConfig
 from .modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig

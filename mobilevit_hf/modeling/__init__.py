@@ -1,1 +1,1 @@
-"""Everything that can ship to the Hub beside the weights: these files import their siblings only."""
+"""Model code that ships to the Hub next to the weights; these modules import their siblings only."""

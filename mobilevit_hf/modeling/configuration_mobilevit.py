@@ -1,6 +1,6 @@
-"""MobileViT configurations: one table of variants, the classifier's and the backbone's config classes."""
+"""MobileViT configurations: model and backbone."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import MobileViTConfig as StockMobileViTConfig
@@ -9,21 +9,21 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from .variants_mobilevit import HUB_NAMES, VARIANTS
 
-# Arguments of `from_pretrained` that go to the download.
+# Arguments of `from_pretrained` that are passed to the download.
 HUB_KWARGS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download")
 
 SEGMENTATION_PREFIX = "deeplabv3-"
 
 
 def resolve_variant(name: str) -> tuple[str, bool]:
-    """The variant behind a name, and whether the name is that of a DeepLabv3 checkpoint.
+    """Return the variant for a name, and whether the name refers to a DeepLabv3 checkpoint.
 
     Args:
         name: `"xxs"`, `"xs"`, `"s"`, or a Hub name such as `"mobilevit-xx-small"`, `"apple/mobilevit-small"` or
-            `"apple/deeplabv3-mobilevit-small"`; upper or lower case.
+            `"apple/deeplabv3-mobilevit-small"`; case-insensitive.
 
     Raises:
-        ValueError: If there is no such variant.
+        ValueError: If the variant is unknown.
     """
     base = str(name).lower().rpartition("/")[2]
     bare = base.removeprefix(SEGMENTATION_PREFIX)
@@ -38,22 +38,26 @@ def resolve_variant(name: str) -> tuple[str, bool]:
 
 
 def check_architecture(config: StockMobileViTConfig) -> None:
-    """Raise a ValueError that says got, expected and how to fix for every value no MobileViT can be built from."""
+    """Validate the fields that determine the architecture.
+
+    Raises:
+        ValueError: If a field has a value that no MobileViT can be built from.
+    """
 
     def require(ok: bool, field: str, expected: str, fix: str) -> None:
         if not ok:
             raise ValueError(f"{field}: got {getattr(config, field)!r}, expected {expected}. {fix}")
 
-    require(len(config.hidden_sizes) == 3, "hidden_sizes", "3 widths", "Give one width for each MobileViT block.")
+    require(len(config.hidden_sizes) == 3, "hidden_sizes", "3 widths", "Pass one width per MobileViT block.")
     require(
         len(config.neck_hidden_sizes) == 7,
         "neck_hidden_sizes",
         "7 channel counts",
-        "Give the stem's, the five encoder layers' and the last convolution's.",
+        "Pass those of the stem, the five encoder layers and the last convolution.",
     )
-    require(len(config.atrous_rates) == 3, "atrous_rates", "3 dilation rates", "The paper's are (6, 12, 18).")
+    require(len(config.atrous_rates) == 3, "atrous_rates", "3 dilation rates", "The paper uses (6, 12, 18).")
     for field in ("hidden_sizes", "neck_hidden_sizes", "atrous_rates"):
-        require(min(getattr(config, field)) > 0, field, "positive numbers", "See VARIANTS for the published ones.")
+        require(min(getattr(config, field)) > 0, field, "positive numbers", "See VARIANTS for published values.")
     for field in ("num_channels", "aspp_out_channels", "mlp_ratio", "expand_ratio", "layer_norm_eps"):
         require(
             getattr(config, field) > 0, field, "a positive number", f"The default is {getattr(type(config), field)}."
@@ -63,7 +67,7 @@ def check_architecture(config: StockMobileViTConfig) -> None:
         heads > 0 and all(width % heads == 0 for width in config.hidden_sizes),
         "num_attention_heads",
         f"a divisor of every width in hidden_sizes={tuple(config.hidden_sizes)}",
-        "Change one of the two.",
+        "Change one of the two fields.",
     )
     require(
         config.output_stride in (8, 16, 32),
@@ -75,41 +79,41 @@ def check_architecture(config: StockMobileViTConfig) -> None:
         config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 1,
         "conv_kernel_size",
         "an odd number",
-        "The paper's is 3.",
+        "The paper uses 3.",
     )
-    require(config.hidden_act in ACT2FN, "hidden_act", "an activation transformers knows", "The paper's is 'silu'.")
+    require(config.hidden_act in ACT2FN, "hidden_act", "an activation of transformers", "The paper uses 'silu'.")
     for field in (
         "hidden_dropout_prob",
         "attention_probs_dropout_prob",
         "classifier_dropout_prob",
         "aspp_dropout_prob",
     ):
-        require(0 <= getattr(config, field) < 1, field, "a probability in [0, 1)", "Use 0 for no dropout.")
+        require(0 <= getattr(config, field) < 1, field, "a probability in [0, 1)", "Use 0 to disable dropout.")
     _check_patch_size(config)
 
 
 def _check_patch_size(config: StockMobileViTConfig) -> None:
-    """Patches are square, and at least one fits into the first feature map that is cut into patches (stride 8)."""
+    """Require square patches that fit into the first feature map that is split into patches (stride 8)."""
     patch_size, image_size = config.patch_size, config.image_size
     if not isinstance(patch_size, int) or patch_size < 1:
         raise ValueError(
-            f"patch_size: got {patch_size!r}, expected one positive number (patches are square). The paper's is 2."
+            f"patch_size: got {patch_size!r}, expected one positive number (patches are square). The paper uses 2."
         )
     smallest_side = image_size if isinstance(image_size, int) else min(image_size)
     feature_side = -(-smallest_side // 8)
     if patch_size > feature_side:
         raise ValueError(
             f"patch_size: got {patch_size}, expected at most {feature_side}, the side of the stride-8 feature map of "
-            f"an image of image_size={image_size}. Use a smaller patch (the paper's is 2) or larger images."
+            f"an image of image_size={image_size}. Use a smaller patch (the paper uses 2) or larger images."
         )
 
 
 @strict
 class MobileViTConfig(StockMobileViTConfig):
-    r"""Stock transformers' `MobileViTConfig` with named variants and checks.
+    r"""Stock transformers' `MobileViTConfig` with named variants and validation.
 
-    Fields, `model_type` ("mobilevit") and the saved file are those of the stock class, so that a checkpoint made
-    here loads there and the other way round. The defaults are MobileViT-S.
+    Fields, `model_type` ("mobilevit") and the saved file match the stock class, so checkpoints load in both libraries.
+    The defaults are those of MobileViT-S.
 
     Raises:
         ValueError: If no MobileViT can be built from the values (widths, heads, patch size, strides, dropout).
@@ -121,39 +125,47 @@ class MobileViTConfig(StockMobileViTConfig):
 
     model_type = "mobilevit"
 
+    if TYPE_CHECKING:
+        num_labels: int = 2
+        # Stock code, too, computes with one number, whatever its annotation allows.
+        patch_size: int = 2  # ty: ignore[incompatible-mutable-override]
+
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         check_architecture(self)
 
     @classmethod
-    def from_variant(cls, name: str, **overrides: Any) -> "MobileViTConfig":
-        """The configuration of a published size.
+    def from_variant(cls, name: str, **overrides: Any) -> Self:
+        """Return the configuration of a published variant.
 
         Args:
-            name: `"xxs"`, `"xs"` or `"s"`, or the Hub's name for it, such as `"mobilevit-xx-small"` or
+            name: `"xxs"`, `"xs"` or `"s"`, or the corresponding Hub name, such as `"mobilevit-xx-small"` or
                 `"apple/mobilevit-small"`. A DeepLabv3 name (`"deeplabv3-mobilevit-small"`) also sets
                 `output_stride=16` and `image_size=512`, as published.
             overrides: Any other field, such as `num_labels`, `id2label` or `output_stride`.
 
         Raises:
-            ValueError: If the variant is unknown or a value can't be used.
+            ValueError: If the variant is unknown or a field is invalid.
         """
         variant, is_segmentation = resolve_variant(name)
-        task_fields = {"output_stride": 16, "image_size": 512} if is_segmentation else {}
-        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in VARIANTS[variant].items()}
-        return cls(**{**fields, **task_fields, **overrides})
+        fields: dict[str, Any] = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in VARIANTS[variant].items()
+        }
+        if is_segmentation:
+            fields |= {"output_stride": 16, "image_size": 512}
+        return cls(**fields | overrides)
 
 
 @strict
 class MobileViTBackboneConfig(BackboneConfigMixin, MobileViTConfig):
-    r"""A `MobileViTConfig` that also says which feature maps `MobileViTBackbone` returns.
+    r"""A `MobileViTConfig` with the selection of feature maps that `MobileViTBackbone` returns.
+
+    Reads the `config.json` of any MobileViT checkpoint.
 
     Args:
-        out_features: Names out of `"stem"` (stride 2), `"stage1"` (2), `"stage2"` (4), `"stage3"` (8), `"stage4"`
-            (16) and `"stage5"` (32), in this order. The last one when neither this nor `out_indices` is given.
-        out_indices: The same by position, 0 for the stem.
-
-    It reads the `config.json` of any MobileViT checkpoint.
+        out_features: Names among `"stem"` (stride 2), `"stage1"` (2), `"stage2"` (4), `"stage3"` (8), `"stage4"`
+            (16) and `"stage5"` (32), in this order. Default: the last one, unless `out_indices` is passed.
+        out_indices: The same by index, 0 for the stem.
     """
 
     model_type = "mobilevit_backbone"
@@ -167,12 +179,12 @@ class MobileViTBackboneConfig(BackboneConfigMixin, MobileViTConfig):
 
     @property
     def num_hidden_layers(self) -> int:
-        """The number of stages behind the stem, under the name transformers' backbones have for it."""
+        """Number of stages after the stem, under the name that transformers' backbones use."""
         return len(self.stage_names) - 1
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read a config file; a classifier's or segmenter's is one of a backbone with a head to leave out."""
+        """Read a config file; classifier and segmentation configurations are accepted as a backbone with a head."""
         config_dict, unused_kwargs = super().get_config_dict(*args, **kwargs)
         if config_dict.get("model_type") == MobileViTConfig.model_type:
             config_dict = {**config_dict, "model_type": cls.model_type}

@@ -1,9 +1,9 @@
-"""The published MobileViT variants, one row each (Table 4 of the paper)."""
+"""Published MobileViT variants (Table 4 of the paper)."""
 
 from typing import Any
 
-# Table 4 of the paper. `hidden_sizes` are the transformer widths d of the three MobileViT blocks; `neck_hidden_sizes`
-# the channels after the stem, after each of the five encoder layers, and of the last 1x1 convolution.
+# `hidden_sizes`: transformer widths d of the three MobileViT blocks. `neck_hidden_sizes`: channels of the stem, of the
+# five encoder layers and of the last 1x1 convolution.
 VARIANTS: dict[str, dict[str, Any]] = {
     "xxs": {
         "hidden_sizes": (64, 80, 96),
@@ -25,5 +25,5 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-# The names under which the same variants are published on the Hub.
+# Variants by their name on the Hub.
 HUB_NAMES = {"mobilevit-xx-small": "xxs", "mobilevit-x-small": "xs", "mobilevit-small": "s"}
