@@ -13,7 +13,7 @@ from .modeling.modeling_mobilevit import (
     MobileViTPreTrainedModel,
 )
 from .modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
-from .modeling.ssdlite import fit_anchors
+from .modeling.anchors_ssdlite import fit_anchors
 from .pipelines import pipeline
 
 __version__: str

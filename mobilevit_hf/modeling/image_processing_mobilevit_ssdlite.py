@@ -16,7 +16,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType
 
 from .configuration_mobilevit import HUB_KWARGS
-from .ssdlite import select_detections
+from .boxes_ssdlite import select_detections
 
 
 class MobileViTSSDLiteImageProcessorKwargs(ImagesKwargs, total=False):

@@ -13,11 +13,14 @@ from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .anchors_ssdlite import make_anchors
+from .boxes_ssdlite import decode_boxes, encode_boxes
 from .configuration_mobilevit import HUB_KWARGS, MobileViTBackboneConfig, MobileViTConfig
 from .configuration_mobilevit_ssdlite import GLOBAL_STRIDE, MobileViTSSDLiteConfig, check_detector
 from .layers_mobilevit import MobileViTConvLayer
+from .loss_ssdlite import multibox_loss
+from .matcher_ssdlite import check_labels, match_anchors
 from .modeling_mobilevit import MobileViTBackbone, MobileViTPreTrainedModel, default_to
-from .ssdlite import check_labels, decode_boxes, encode_boxes, make_anchors, match_anchors, multibox_loss
 
 
 @dataclass

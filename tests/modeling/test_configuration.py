@@ -9,7 +9,7 @@ from transformers import MobileViTConfig as StockConfig
 
 from mobilevit_hf import MobileViTBackboneConfig, MobileViTConfig, MobileViTModel, MobileViTSSDLiteConfig
 from mobilevit_hf.configuration import HUB_NAMES, VARIANTS
-from mobilevit_hf.modeling.ssdlite import fit_anchors
+from mobilevit_hf.modeling.anchors_ssdlite import fit_anchors
 
 STAGES = ["stem", "stage1", "stage2", "stage3", "stage4", "stage5"]
 

@@ -17,13 +17,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MA
 import mobilevit_hf
 
 CODE = {
+    "anchors_ssdlite.py",
+    "boxes_ssdlite.py",
     "configuration_mobilevit.py",
     "configuration_mobilevit_ssdlite.py",
     "image_processing_mobilevit_ssdlite.py",
     "layers_mobilevit.py",
+    "loss_ssdlite.py",
+    "matcher_ssdlite.py",
     "modeling_mobilevit.py",
     "modeling_mobilevit_ssdlite.py",
-    "ssdlite.py",
 }
 AUTO_MAP = {
     "AutoConfig": "configuration_mobilevit_ssdlite.MobileViTSSDLiteConfig",
@@ -103,11 +106,11 @@ def assert_complete(folder):
     }
 
 
-def test_a_saved_directory_is_complete_and_names_no_place(detector):
-    assert_complete(detector)
+def test_a_saved_directory_is_complete_and_names_no_place(detector_dir):
+    assert_complete(detector_dir)
     package = str(mobilevit_hf.__path__[0])
-    places = [str(detector.parent), package.removesuffix("/mobilevit_hf"), torch.__path__[0], "/home/", "/root/"]
-    for path in detector.iterdir():
+    places = [str(detector_dir.parent), package.removesuffix("/mobilevit_hf"), torch.__path__[0], "/home/", "/root/"]
+    for path in detector_dir.iterdir():
         for place in places:
             assert place.encode() not in path.read_bytes(), (path.name, place)
 
@@ -116,12 +119,12 @@ def test_a_saved_directory_is_complete_and_names_no_place(detector):
 
 
 @pytest.mark.parametrize("shape", ["landscape", "portrait", "panorama", "tower", "small"])
-def test_boxes_are_in_the_photos_own_pixels(shape, detector, images):
+def test_boxes_are_in_the_photos_own_pixels(shape, detector_dir, images):
     image = images[shape]
-    expected, unclipped = detect(detector, image)
+    expected, unclipped = detect(detector_dir, image)
     assert (unclipped < 0).any()
     assert (unclipped > torch.tensor(image.size * 2)).any()  # there is something to clip
-    found = transformers.pipeline("object-detection", model=str(detector))(image, threshold=THRESHOLD)
+    found = transformers.pipeline("object-detection", model=str(detector_dir))(image, threshold=THRESHOLD)
     # PIL and torchvision round a resized image differently, by one of 255 gray levels at most.
     assert_same_detections(found, expected, score=1e-3)
 
@@ -139,11 +142,11 @@ STORED_AS = {
 }
 
 
-def test_boxes_are_those_of_the_upright_photo(detector, image, tmp_path):
+def test_boxes_are_those_of_the_upright_photo(detector_dir, image, tmp_path):
     pipelines = [
-        make("object-detection", model=str(detector)) for make in (transformers.pipeline, mobilevit_hf.pipeline)
+        make("object-detection", model=str(detector_dir)) for make in (transformers.pipeline, mobilevit_hf.pipeline)
     ]
-    expected, _ = detect(detector, image)
+    expected, _ = detect(detector_dir, image)
     for orientation, turn in STORED_AS.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -153,8 +156,8 @@ def test_boxes_are_those_of_the_upright_photo(detector, image, tmp_path):
             assert_same_detections(pipeline(str(path), threshold=THRESHOLD), expected, score=1e-3)
 
 
-def test_lists_and_batches_give_the_answers_of_single_images(detector, images):
-    pipeline = transformers.pipeline("object-detection", model=str(detector))
+def test_lists_and_batches_give_the_answers_of_single_images(detector_dir, images):
+    pipeline = transformers.pipeline("object-detection", model=str(detector_dir))
     sizes = []
     pipeline.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
@@ -169,16 +172,16 @@ def test_lists_and_batches_give_the_answers_of_single_images(detector, images):
             assert_same_detections(found, expected)
 
 
-def test_the_packages_pipeline_answers_as_transformers_does(detector, images):
-    ours = mobilevit_hf.pipeline("object-detection", str(detector))
-    stock = transformers.pipeline("object-detection", model=str(detector))
+def test_the_packages_pipeline_answers_as_transformers_does(detector_dir, images):
+    ours = mobilevit_hf.pipeline("object-detection", str(detector_dir))
+    stock = transformers.pipeline("object-detection", model=str(detector_dir))
     assert type(ours) is type(stock)
     for image in images.values():
         assert_same_detections(ours(image, threshold=THRESHOLD), stock(image, threshold=THRESHOLD), score=1e-3)
 
 
-def test_the_threshold_is_the_callers(detector, image):
-    pipeline = transformers.pipeline("object-detection", model=str(detector))
+def test_the_threshold_is_the_callers(detector_dir, image):
+    pipeline = transformers.pipeline("object-detection", model=str(detector_dir))
     default, everything = pipeline(image), pipeline(image, threshold=0.0)
     assert default
     assert all(answer["score"] > 0.5 for answer in default)
@@ -188,10 +191,10 @@ def test_the_threshold_is_the_callers(detector, image):
 
 @pytest.mark.parametrize("make", [transformers.pipeline, mobilevit_hf.pipeline])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_runs_in_half_precision(make, dtype, detector, image):
-    pipeline = make("object-detection", model=str(detector), dtype=dtype)
+def test_runs_in_half_precision(make, dtype, detector_dir, image):
+    pipeline = make("object-detection", model=str(detector_dir), dtype=dtype)
     assert {parameter.dtype for parameter in pipeline.model.parameters()} == {dtype}
-    best = detect(detector, image)[0][0]
+    best = detect(detector_dir, image)[0][0]
     found = [answer for answer in pipeline(image, threshold=THRESHOLD) if answer["label"] == best["label"]]
     assert any(
         answer["score"] == pytest.approx(best["score"], abs=0.05)
@@ -216,13 +219,13 @@ def test_other_detectors_are_as_they_were(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def hub(detector, run_python, tmp_path_factory):
+def hub(detector_dir, run_python, tmp_path_factory):
     """A Hub with a detector and its image processor, pushed by this package's classes from a clean process."""
     code = f"""
         import mobilevit_hf
 
-        mobilevit_hf.MobileViTSSDLiteForObjectDetection.from_pretrained({str(detector)!r}).push_to_hub("user/detector")
-        mobilevit_hf.MobileViTSSDLiteImageProcessor.from_pretrained({str(detector)!r}).push_to_hub("user/detector")
+        mobilevit_hf.MobileViTSSDLiteForObjectDetection.from_pretrained({str(detector_dir)!r}).push_to_hub("user/detector")
+        mobilevit_hf.MobileViTSSDLiteImageProcessor.from_pretrained({str(detector_dir)!r}).push_to_hub("user/detector")
         """
     with HubServer() as hub:
         run_python(code, hub.environment(tmp_path_factory.mktemp("home")))
@@ -230,21 +233,21 @@ def hub(detector, run_python, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def answers(detector, images, tmp_path_factory):
+def answers(detector_dir, images, tmp_path_factory):
     """Files of two images, and this process's answers for them."""
     folder = tmp_path_factory.mktemp("images")
     chosen = {str(folder / f"{name}.png"): images[name] for name in ("landscape", "tower")}
     for path, image in chosen.items():
         image.save(path)
-    pipeline = transformers.pipeline("object-detection", model=str(detector))
+    pipeline = transformers.pipeline("object-detection", model=str(detector_dir))
     return {path: pipeline(image, threshold=THRESHOLD) for path, image in chosen.items()}
 
 
 @pytest.mark.slow
-def test_what_is_pushed_is_what_is_saved(hub, detector):
+def test_what_is_pushed_is_what_is_saved(hub, detector_dir):
     files = hub.files("user/detector")
-    assert set(files) - {"README.md"} == {path.name for path in detector.iterdir()}
-    for path in detector.iterdir():
+    assert set(files) - {"README.md"} == {path.name for path in detector_dir.iterdir()}
+    for path in detector_dir.iterdir():
         if path.name != "config.json":  # where a loaded model's says which precision it has
             assert files[path.name] == path.read_bytes(), path.name
     assert json.loads(files["config.json"])["auto_map"] == AUTO_MAP
@@ -252,7 +255,7 @@ def test_what_is_pushed_is_what_is_saved(hub, detector):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("without_package", [False, True])
-def test_runs_at_home(without_package, hub, detector, answers, run_python, tmp_path):
+def test_runs_at_home(without_package, hub, detector_dir, answers, run_python, tmp_path):
     """From a directory and from the Hub, by the pipeline and by each Auto class, and again where that is saved.
 
     Without this package the code comes with the model, and runs only where it is trusted.
@@ -277,7 +280,7 @@ def test_runs_at_home(without_package, hub, detector, answers, run_python, tmp_p
             assert not any(name.startswith("transformers_modules") for name in sys.modules)
 
         transformers.logging.disable_progress_bar()
-        sources = [{str(detector)!r}, "user/detector"]
+        sources = [{str(detector_dir)!r}, "user/detector"]
         trust, home = {{}}, "mobilevit_hf.modeling."
         if {without_package}:
             check_that_nothing_runs(sources)
@@ -319,10 +322,10 @@ def test_runs_at_home(without_package, hub, detector, answers, run_python, tmp_p
         for run in runs:
             for one, other in zip(run, expected, strict=True):
                 assert_same_detections(one, other)
-    for folder in (tmp_path / detector.name, tmp_path / "detector"):
+    for folder in (tmp_path / detector_dir.name, tmp_path / "detector"):
         assert_complete(folder)
         for name in CODE:
-            assert (folder / name).read_bytes() == (detector / name).read_bytes()
+            assert (folder / name).read_bytes() == (detector_dir / name).read_bytes()
 
 
 # --- fine-tuning with transformers' Trainer --------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from mobilevit_hf import (
     MobileViTSSDLiteForObjectDetection,
     MobileViTSSDLiteImageProcessor,
 )
-from mobilevit_hf.modeling.ssdlite import fit_anchors
+from mobilevit_hf.modeling.anchors_ssdlite import fit_anchors
 
 LABELS = {0: "cat", 1: "dog"}
 SOURCES = {

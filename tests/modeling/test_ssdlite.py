@@ -14,21 +14,16 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_convert, box_iou
 
 from mobilevit_hf import MobileViTSSDLiteConfig, MobileViTSSDLiteForObjectDetection
-from mobilevit_hf.modeling.ssdlite import (
-    best_overlaps,
-    check_labels,
+from mobilevit_hf.modeling.anchors_ssdlite import best_overlaps, feature_sizes, fit_anchors, make_anchors
+from mobilevit_hf.modeling.boxes_ssdlite import (
     decode_boxes,
     encode_boxes,
-    feature_sizes,
-    fit_anchors,
-    make_anchors,
-    match_anchors,
-    mine_hard_negatives,
-    multibox_loss,
     pairwise_iou,
     rank_in_group,
     select_detections,
 )
+from mobilevit_hf.modeling.loss_ssdlite import mine_hard_negatives, multibox_loss
+from mobilevit_hf.modeling.matcher_ssdlite import check_labels, match_anchors
 
 VARIANCES = (0.1, 0.2)
 SCALES = np.linspace(0.1, 1.05, 7)
