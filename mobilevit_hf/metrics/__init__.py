@@ -1,6 +1,6 @@
-"""Modules for `evaluate`: top-k accuracy, COCO's mean average precision and mean IoU.
+"""Metric modules for `evaluate`: top-k accuracy, COCO mean average precision and mean IoU.
 
-They load by path, `evaluate.load(path("coco_map"))`, or are used as classes. All work without the network.
+Load them by path, `evaluate.load(path("coco_map"))`, or use the classes. Neither needs network access.
 """
 
 from pathlib import Path
@@ -13,13 +13,13 @@ NAMES = ("top_k_accuracy", "coco_map", "mean_iou")
 
 
 def path(name: str) -> str:
-    """What `evaluate.load` takes to load one of the modules.
+    """Return the path with which `evaluate.load` loads a metric.
 
     Args:
         name: One of `NAMES`.
 
     Raises:
-        ValueError: If there is no such module.
+        ValueError: If there is no metric of this name.
     """
     if name not in NAMES:
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(NAMES)}.")

@@ -1,4 +1,4 @@
-"""What all metrics call the classes."""
+"""Names of classes in the results of all metrics."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,11 @@ from typing import Any
 
 
 def class_names(classes: Sequence[int], id2label: Mapping[int, str] | None) -> list[Any]:
-    """What the classes are called in `per_class`: their names, made distinct, or without names their indices."""
+    """Return the keys of `per_class`: unique class names, or the class indices without `id2label`.
+
+    Raises:
+        ValueError: If a class has no name.
+    """
     if id2label is None:
         return list(classes)
     names = {int(index): name for index, name in id2label.items()}  # in a JSON file the keys are strings

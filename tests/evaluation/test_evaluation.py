@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from metrics.test_metrics import HANDMADE, assert_as_pycocotools, detections, objects, random_images
+from metric_cases import HANDMADE, assert_matches_pycocotools, detections, objects, random_images
 from transformers import AutoImageProcessor
-from written_data import image_file, make_images
+from dataset_files import png_bytes, make_images
 
 import mobilevit_hf
 from mobilevit_hf.cli.evaluate import _pick_split
@@ -139,7 +139,7 @@ def test_figures_of_a_detector_are_those_of_the_metric(seed, most_detections, pa
     found, samples, references = as_tensors(*random_images(seed, 14, most_detections))
     measure, _ = measure_in_parts(make_detection, found, samples, parts)
     result = measure.compute()
-    assert_as_pycocotools(result, found, references)
+    assert_matches_pycocotools(result, found, references)
     metric = CocoMap(keep_in_memory=True)
     metric.add_batch(predictions=found, references=references)
     expected = metric.compute()
@@ -162,7 +162,7 @@ SPECIAL = {case: images for case, images in HANDMADE.items() if images[0]} | {
 def test_figures_of_special_images(case):
     found, samples, references = as_tensors(*SPECIAL[case])
     measure, _ = measure_in_parts(make_detection, found, samples, 1)
-    assert_as_pycocotools(measure.compute(), found, references)
+    assert_matches_pycocotools(measure.compute(), found, references)
 
 
 def test_what_is_known_of_a_detector_is_less_than_its_boxes():
@@ -221,7 +221,7 @@ def classified(checkpoints):
     """A classifier, its processor and images with labels, two of them unreadable."""
     folder = checkpoints["image-classification"]
     model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(folder)
-    files = [image_file(image) for image in make_images(17)]
+    files = [png_bytes(image) for image in make_images(17)]
     samples = [Sample(f"{i}.png", file, label=i * i % 4) for i, file in enumerate(files)]
     for i in (3, 8):
         samples[i] = dataclasses.replace(samples[i], image=b"no image")
@@ -229,10 +229,10 @@ def classified(checkpoints):
 
 
 @pytest.fixture(scope="module")
-def detected(detector):
+def detected(detector_dir):
     """A detector, its processor and images with some of the boxes that it finds, moved a little; of the first and
     the last with none."""
-    detect = mobilevit_hf.pipeline("object-detection", str(detector))
+    detect = mobilevit_hf.pipeline("object-detection", str(detector_dir))
     generator = np.random.default_rng(0)
     samples = []
     for i, image in enumerate(make_images(7, size=(200, 150))):
@@ -241,7 +241,7 @@ def detected(detector):
         boxes = [[x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)] for x1, y1, x2, y2 in boxes]
         labels = [NAMES.index(answer["label"]) for answer in found]
         crowd = (generator.random(len(found)) < 0.1).astype(int).tolist()
-        samples.append(Sample(f"{i}.png", image_file(image), objects=Objects.from_lists(boxes, labels, crowd)))
+        samples.append(Sample(f"{i}.png", png_bytes(image), objects=Objects.from_lists(boxes, labels, crowd)))
     return detect.model, detect.image_processor, samples
 
 
@@ -340,7 +340,7 @@ def test_processes_that_do_not_fit(classified, processes):
 
 
 @pytest.mark.slow
-def test_processes_of_accelerate(run_python, detector, tmp_path):
+def test_processes_of_accelerate(run_python, detector_dir, tmp_path):
     """Two true processes that gather by Accelerate."""
     code = f"""
     import json, pickle
@@ -349,7 +349,7 @@ def test_processes_of_accelerate(run_python, detector, tmp_path):
     import mobilevit_hf
     from mobilevit_hf.evaluation import evaluate_model
     state = PartialState(cpu=True)
-    detect = mobilevit_hf.pipeline("object-detection", {str(detector)!r})
+    detect = mobilevit_hf.pipeline("object-detection", {str(detector_dir)!r})
     samples = pickle.loads(open({str(tmp_path / "samples")!r}, "rb").read())
     processes = {{"rank": state.process_index, "num_replicas": state.num_processes, "gather": gather_object}}
     result = evaluate_model(
@@ -363,7 +363,7 @@ def test_processes_of_accelerate(run_python, detector, tmp_path):
     for i, image in enumerate(make_images(5)):
         corners = generator.uniform(0, 40, (3, 2))
         boxes = np.concatenate([corners, corners + 40], axis=1).tolist()
-        samples.append(Sample(str(i), image_file(image), objects=Objects.from_lists(boxes, [0, 1, 2])))
+        samples.append(Sample(str(i), png_bytes(image), objects=Objects.from_lists(boxes, [0, 1, 2])))
     (tmp_path / "samples").write_bytes(pickle.dumps(samples))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -375,7 +375,7 @@ def test_processes_of_accelerate(run_python, detector, tmp_path):
 
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(run, range(2)))
-    detect = mobilevit_hf.pipeline("object-detection", str(detector))
+    detect = mobilevit_hf.pipeline("object-detection", str(detector_dir))
     alone = evaluate_model(detect.model, detect.image_processor, samples, NAMES, batch_size=1, resamples=20)
     intervals = {name: list(ends) for name, ends in alone.intervals.items()}
     assert results == [[2, 5, alone.metrics, intervals]] * 2
@@ -393,10 +393,10 @@ def test_draws_without_anything_to_find_say_nothing():
     assert intervals == {"map": (1, 1), "map_50": (1, 1)}
 
 
-def test_nothing_found_where_nothing_is(mobilevit, detector, tmp_path):
+def test_nothing_found_where_nothing_is(mobilevit, detector_dir, tmp_path):
     model, data = tmp_path / "model", tmp_path / "data"
-    shutil.copytree(detector, model)
-    AutoImageProcessor.from_pretrained(detector, score_threshold=1.0).save_pretrained(model)
+    shutil.copytree(detector_dir, model)
+    AutoImageProcessor.from_pretrained(detector_dir, score_threshold=1.0).save_pretrained(model)
     (data / "annotations").mkdir(parents=True)
     next(make_images(1)).save(data / "0.png")
     content = {"images": [{"id": 0, "file_name": "0.png"}], "annotations": []}

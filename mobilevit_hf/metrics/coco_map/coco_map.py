@@ -1,6 +1,6 @@
-"""COCO's mean average precision of detected boxes, as a module for `evaluate`.
+"""COCO mean average precision of detected boxes, as a metric module for `evaluate`.
 
-This file stands alone: `evaluate.load` copies it out of the package.
+`evaluate.load` copies this file out of the package, so it has no relative imports.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from mobilevit_hf.metrics.class_names import class_names
 
 _DESCRIPTION = """\
-Average precision and recall of detected boxes as the COCO challenge defines them, averaged over classes and over
-thresholds of overlap (IoU). The numbers are those of pycocotools.
+Average precision and recall of detected boxes as defined by the COCO challenge, averaged over classes and IoU
+thresholds. The values equal those of pycocotools.
 """
 
 _CITATION = """\
@@ -30,29 +30,29 @@ _CITATION = """\
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: For each image a dict, as `post_process_object_detection` of an image processor returns it: `boxes`
-        (n, 4), (x1, y1, x2, y2) in pixels; `scores` (n,), finite, higher is surer; `labels` (n,), class indices from
-        0. COCO counts the best 100 of each class on an image.
-    references: For each image a dict: `boxes` (m, 4), (x1, y1, x2, y2) in the same pixels; `labels` (m,); optionally
-        `iscrowd` (m,), 1 for a box around a group, which is neither missed nor found, default 0; and `area` (m,) in
-        pixels², which decides what is small, medium or large, default the area of the box.
-    id2label: At `compute` only, optional: names of the classes by index, for `per_class`. Where classes share a name,
-        each gets its index behind it.
+    predictions: One dict per image, as returned by `post_process_object_detection` of an image processor: `boxes`
+        (n, 4), (x1, y1, x2, y2) in pixels; `scores` (n,), finite; `labels` (n,), class indices from 0. COCO counts
+        the 100 highest scores per class and image.
+    references: One dict per image: `boxes` (m, 4), (x1, y1, x2, y2) in the same pixels; `labels` (m,); optionally
+        `iscrowd` (m,), 1 for a box around a group of objects, which is ignored (default: 0); `area` (m,) in pixels²,
+        which assigns objects to the size ranges (default: area of the box).
+    id2label: Class names by index for `per_class`; argument of `compute`, optional. The index is appended to names
+        that several classes share.
 
-    Arrays, tensors on any device and lists are taken alike. Images without objects have empty ones. Other keys are
-    passed over.
+    Arrays, tensors on any device and lists are accepted; they are empty for images without objects. Other keys are
+    ignored.
 
 Returns:
-    A dict of numbers in 0..1, or -1 where there is no reference to find, as COCO has it:
-    `map`, `map_50`, `map_75`: average precision at overlaps of 0.50, 0.55 .. 0.95; at 0.50; at 0.75.
-    `map_small`, `map_medium`, `map_large`: `map` of areas up to 32², from there to 96², and from there on.
-    `mar_1`, `mar_10`, `mar_100`: average recall with so many detections of a class on an image.
-    `mar_small`, `mar_medium`, `mar_large`: `mar_100` of the same areas.
-    `per_class`: `map` of each class that occurs in references or predictions, by name, or by index without `id2label`.
+    A dict of values in 0..1, or -1 without references, as in COCO:
+    `map`, `map_50`, `map_75`: average precision at IoU 0.50, 0.55 .. 0.95; at 0.50; at 0.75.
+    `map_small`, `map_medium`, `map_large`: `map` of areas up to 32², from 32² to 96², and above 96².
+    `mar_1`, `mar_10`, `mar_100`: average recall with 1, 10 and 100 detections per class and image.
+    `mar_small`, `mar_medium`, `mar_large`: `mar_100` by area.
+    `per_class`: `map` of each class in references or predictions, by name, or by index without `id2label`.
 
 Raises:
-    ValueError: If there are not as many predictions as references, a key is missing, lengths differ, a box is not
-        (x1, y1, x2, y2), a number is not finite, or a class has no name in `id2label`.
+    ValueError: If the numbers of predictions and references differ, a key is missing, lengths differ, a box is not
+        (x1, y1, x2, y2), a value is not finite, or a class has no name in `id2label`.
 """
 
 STATISTICS = (
@@ -60,12 +60,12 @@ STATISTICS = (
     *("mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large"),
 )
 
-# Ours → COCO's.
+# Key here → key in COCO's annotations.
 COCO_KEYS = {"labels": "category_id", "scores": "score", "iscrowd": "iscrowd", "area": "area"}
 
 
 class CocoMap(evaluate.Metric):
-    """COCO's mean average precision. `inputs_description` says what goes in and what comes out."""
+    """COCO mean average precision; see `inputs_description` for arguments and results."""
 
     def _info(self) -> evaluate.MetricInfo:
         boxes = datasets.List(datasets.List(datasets.Value("float64"), length=4))
@@ -89,17 +89,17 @@ class CocoMap(evaluate.Metric):
         self.add_batch(**{name: [value] for name, value in example.items()})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add images."""
+        """Add a batch of images."""
         counts = [0 if batch is None else len(batch) for batch in (predictions, references)]
         if counts[0] != counts[1]:
-            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Give one of each per image.")
+            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Pass one of each per image.")
         super().add_batch(
             predictions=[_read_prediction(f"predictions[{i}]", value) for i, value in enumerate(predictions)],
             references=[_read_reference(f"references[{i}]", value) for i, value in enumerate(references)],
             **kwargs,
         )
 
-    def _compute(
+    def _compute(  # ty: ignore[incompatible-method-override]  # evaluate passes the arguments of `compute` on by name
         self,
         *,
         predictions: Sequence[Mapping[str, Any]],
@@ -112,7 +112,7 @@ class CocoMap(evaluate.Metric):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        # (thresholds, recalls, classes, areas, numbers of detections); a class without references is -1 throughout.
+        # (IoU thresholds, recalls, classes, areas, detection limits); all -1 for a class without references.
         precision = evaluation.eval["precision"][..., 0, -1].mean(axis=(0, 1))
         return {
             **dict(zip(STATISTICS, map(float, evaluation.stats), strict=True)),
@@ -121,14 +121,14 @@ class CocoMap(evaluate.Metric):
 
 
 def _read_prediction(where: str, image: Any) -> dict[str, list[Any]]:
-    """An image's detections, checked, as the lists that `features` asks for."""
+    """Return the validated detections of an image as lists, as declared in `features`."""
     boxes, labels = _read_objects(where, image, ["boxes", "labels", "scores"])
     scores = _read_numbers(f"{where}['scores']", image["scores"], len(boxes))
     return {"boxes": boxes.tolist(), "labels": labels.tolist(), "scores": scores.tolist()}
 
 
 def _read_reference(where: str, image: Any) -> dict[str, list[Any]]:
-    """An image's references, checked and completed, as the lists that `features` asks for."""
+    """Return the validated references of an image as lists, with default values, as declared in `features`."""
     boxes, labels = _read_objects(where, image, ["boxes", "labels"])
     widths_heights = boxes[:, 2:] - boxes[:, :2]
     iscrowd = _read_integers(f"{where}['iscrowd']", image.get("iscrowd", np.zeros(len(boxes))), len(boxes))
@@ -142,7 +142,7 @@ def _read_reference(where: str, image: Any) -> dict[str, list[Any]]:
 
 
 def _read_objects(where: str, image: Any, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """`boxes` (n, 4) and `labels` (n,) of an image that has all `keys`."""
+    """Return `boxes` (n, 4) and `labels` (n,) of an image after checking that it has all `keys`."""
     if not isinstance(image, Mapping) or not set(keys) <= set(image):
         got = f"the keys {sorted(image)}" if isinstance(image, Mapping) else type(image).__name__
         raise ValueError(f"{where}: got {got}, expected a dict with {', '.join(keys)}.")
@@ -150,17 +150,17 @@ def _read_objects(where: str, image: Any, keys: Sequence[str]) -> tuple[np.ndarr
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{where}['boxes']: got shape {boxes.shape}, expected (n, 4).")
-    wrong = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
-    if len(wrong):
+    invalid = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    if len(invalid):
         raise ValueError(
-            f"{where}['boxes']: got {boxes[wrong[0]].tolist()}, expected (x1, y1, x2, y2) with x1 ≤ x2 and y1 ≤ y2. "
-            "Other formats are converted by torchvision.ops.box_convert."
+            f"{where}['boxes']: got {boxes[invalid[0]].tolist()}, expected (x1, y1, x2, y2) with x1 ≤ x2 and y1 ≤ y2. "
+            "Convert other formats with torchvision.ops.box_convert."
         )
     return boxes, _read_integers(f"{where}['labels']", image["labels"], len(boxes))
 
 
 def _read_integers(where: str, values: Any, count: int) -> np.ndarray:
-    """(count,) int64, none below 0."""
+    """Return non-negative integers as (count,) int64."""
     values = _read_numbers(where, values, count)
     if (values != np.floor(values)).any() or (values < 0).any():
         raise ValueError(f"{where}: got {values.tolist()}, expected integers from 0.")
@@ -168,27 +168,27 @@ def _read_integers(where: str, values: Any, count: int) -> np.ndarray:
 
 
 def _read_numbers(where: str, values: Any, count: int) -> np.ndarray:
-    """(count,) float64."""
+    """Return numbers as (count,) float64."""
     values = _to_array(where, values)
     if values.shape != (count,):
-        raise ValueError(f"{where}: got shape {values.shape}, expected ({count},), one for each box.")
+        raise ValueError(f"{where}: got shape {values.shape}, expected ({count},), one value per box.")
     return values
 
 
 def _to_array(where: str, values: Any) -> np.ndarray:
-    """Finite float64 of an array, a tensor or a list; in this precision nothing is lost."""
+    """Convert an array, a tensor or a list to finite float64, which is exact for all input types."""
     values = values.detach().cpu().double() if hasattr(values, "detach") else values
     try:
         values = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: not an array of numbers: {error}") from error
     if not np.isfinite(values).all():
-        raise ValueError(f"{where}: got numbers that are not finite: the model or the annotations are broken.")
+        raise ValueError(f"{where}: got values that are not finite. Check the model and the annotations.")
     return values
 
 
 def _to_coco(images: Sequence[Mapping[str, Any]], classes: Sequence[int]) -> COCO:
-    """Images in COCO's own format."""
+    """Convert images to a COCO dataset."""
     annotations = []
     for image_id, image in enumerate(images):
         for i, (x1, y1, x2, y2) in enumerate(image["boxes"]):

@@ -1,6 +1,6 @@
-"""Mean intersection over union of predicted label maps, as a module for `evaluate`.
+"""Mean intersection over union of predicted label maps, as a metric module for `evaluate`.
 
-This file stands alone: `evaluate.load` copies it out of the package.
+`evaluate.load` copies this file out of the package, so it has no relative imports.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ import numpy as np
 from mobilevit_hf.metrics.class_names import class_names
 
 _DESCRIPTION = """\
-How well predicted label maps cover the right ones: for each class the pixels that both give it, divided by those that
-either does, of all images together; and the mean of the classes.
+Intersection over union of predicted and ground truth label maps, per class over the pixels of all images, and its
+mean over the classes.
 """
 
 _CITATION = """\
@@ -28,39 +28,38 @@ _CITATION = """\
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: For each image a label map (H, W) of class indices from 0, as an image processor's
-        `post_process_semantic_segmentation` returns it. Images may differ in size.
-    references: For each image the right label map, of the same size as the prediction.
-    ignore_index: At `compute` only: pixels that a reference gives this label are left out. Default: 255. None leaves
-        out none.
-    num_labels: At `compute` only, optional: the number of classes. With it, other labels are an error.
-    id2label: At `compute` only, optional: names of the classes by index, for `per_class`. Where classes share a name,
-        each gets its index behind it.
+    predictions: One label map (H, W) of class indices from 0 per image, as returned by
+        `post_process_semantic_segmentation` of an image processor. Images may differ in size.
+    references: One ground truth label map per image, of the same size as the prediction.
+    ignore_index: Label of reference pixels to ignore; argument of `compute`. Default: 255. None ignores no pixel.
+    num_labels: Number of classes; argument of `compute`, optional. If set, labels out of range are an error.
+    id2label: Class names by index for `per_class`; argument of `compute`, optional. The index is appended to names
+        that several classes share.
 
-    Arrays, tensors on any device, PIL images in mode L or P and lists are taken alike.
+    Arrays, tensors on any device, PIL images in mode L or P and lists are accepted.
 
 Returns:
-    A dict of numbers in 0..1, the same as those of evaluate's own `mean_iou`:
-    `mean_iou`: the mean over the classes that occur in references or predictions.
-    `mean_accuracy`: the mean of `accuracy` over the classes that occur in references.
-    `overall_accuracy`: how many pixels are right.
-    `per_class`: for each class that occurs in references or predictions, by name, or by index without `id2label`, a
-        dict of `iou`, `accuracy` (how many of the references' pixels are found; 0 where there are none) and `pixels`,
-        the number of the references' pixels.
+    A dict of values in 0..1, equal to those of `mean_iou` of evaluate:
+    `mean_iou`: mean over the classes in references or predictions.
+    `mean_accuracy`: mean of `accuracy` over the classes in references.
+    `overall_accuracy`: fraction of correct pixels.
+    `per_class`: for each class in references or predictions, by name, or by index without `id2label`, a dict of
+        `iou`, `accuracy` (fraction of its reference pixels that are predicted correctly; 0 without reference pixels)
+        and `pixels` (number of its reference pixels).
 
 Raises:
-    ValueError: If there are not as many predictions as references, a map is not (H, W) or not of integers, two differ
-        in size, no pixel is left to measure, a label is out of range, or a class has no name in `id2label`.
+    ValueError: If the numbers of predictions and references differ, a map is not (H, W) or not of integers, the
+        sizes of a pair differ, all pixels are ignored, a label is out of range, or a class has no name in `id2label`.
 """
 
 
 class MeanIoU(evaluate.Metric):
-    """Mean intersection over union. `inputs_description` says what goes in and what comes out.
+    """Mean intersection over union; see `inputs_description` for arguments and results.
 
-    Label maps are not kept: the cache has, for each image, the pairs of labels that occur and how often they do.
+    The cache holds the confusion counts of each image instead of its label maps.
     """
 
-    name = "mean_iou"  # evaluate would make "mean_io_u" of the class's name
+    name = "mean_iou"  # evaluate derives "mean_io_u" from the class name
 
     def _info(self) -> evaluate.MetricInfo:
         integers = datasets.List(datasets.Value("int64"))
@@ -79,10 +78,10 @@ class MeanIoU(evaluate.Metric):
         self.add_batch(**{name: [value] for name, value in example.items()})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add images."""
+        """Add a batch of images."""
         counts = [0 if batch is None else len(batch) for batch in (predictions, references)]
         if counts[0] != counts[1]:
-            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Give one of each per image.")
+            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Pass one of each per image.")
         pairs = [_count_pairs(i, *maps) for i, maps in enumerate(zip(predictions, references, strict=True))]
         super().add_batch(
             predictions=[{"labels": labels, "pixels": pixels} for labels, _, pixels in pairs],
@@ -90,7 +89,7 @@ class MeanIoU(evaluate.Metric):
             **kwargs,
         )
 
-    def _compute(
+    def _compute(  # ty: ignore[incompatible-method-override]  # evaluate passes the arguments of `compute` on by name
         self,
         *,
         predictions: Sequence[Mapping[str, Sequence[int]]],
@@ -99,7 +98,7 @@ class MeanIoU(evaluate.Metric):
         num_labels: int | None = None,
         id2label: Mapping[int, str] | None = None,
     ) -> dict[str, Any]:
-        # One column for each pair: predicted label, right label, pixels.
+        # (3, pairs): predicted label, target label, pixels.
         pairs = np.array(
             [
                 pair
@@ -110,20 +109,20 @@ class MeanIoU(evaluate.Metric):
         ).reshape(-1, 3)
         pairs = pairs[pairs[:, 1] != ignore_index].T
         if not pairs.size:
-            raise ValueError(f"got no pixel to measure: every reference is ignore_index, {ignore_index}, or empty.")
-        classes, places = np.unique(pairs[:2], return_inverse=True)
+            raise ValueError(f"references: got no pixel other than ignore_index, {ignore_index}. Add labeled images.")
+        classes, indices = np.unique(pairs[:2], return_inverse=True)
         if classes[0] < 0 or (num_labels is not None and classes[-1] >= num_labels):
             expected = "0 and above" if num_labels is None else f"0..{num_labels - 1}"
             raise ValueError(
-                f"got labels {classes.tolist()}, expected {expected}. References mark pixels to leave out by "
+                f"got labels {classes.tolist()}, expected {expected}. Mark reference pixels to ignore with "
                 f"ignore_index, here {ignore_index}."
             )
         confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        np.add.at(confusion, tuple(places.reshape(2, -1)), pairs[2])
-        right, predicted, pixels = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+        np.add.at(confusion, tuple(indices.reshape(2, -1)), pairs[2])
+        correct, predicted, pixels = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
         columns = {
-            "iou": right / (predicted + pixels - right),
-            "accuracy": right / np.maximum(pixels, 1),
+            "iou": correct / (predicted + pixels - correct),
+            "accuracy": correct / np.maximum(pixels, 1),
             "pixels": pixels,
         }
         names = class_names(classes.tolist(), id2label)
@@ -131,30 +130,30 @@ class MeanIoU(evaluate.Metric):
         return {
             "mean_iou": float(columns["iou"].mean()),
             "mean_accuracy": float(columns["accuracy"][pixels > 0].mean()),
-            "overall_accuracy": float(right.sum() / pixels.sum()),
+            "overall_accuracy": float(correct.sum() / pixels.sum()),
             "per_class": {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)},
         }
 
 
 def _count_pairs(index: int, prediction: Any, reference: Any) -> tuple[list[int], list[int], list[int]]:
-    """Two label maps of an image → predicted label, right label and number of pixels of each pair that occurs."""
+    """Return predicted label, target label and number of pixels of each pair of labels in an image."""
     prediction = _to_label_map(f"predictions[{index}]", prediction)
     reference = _to_label_map(f"references[{index}]", reference)
     if prediction.shape != reference.shape:
         raise ValueError(
             f"predictions[{index}] has shape {prediction.shape} and references[{index}] {reference.shape}, expected "
-            "the same. `post_process_semantic_segmentation` takes the references' sizes as target_sizes."
+            "the same. Pass the references' sizes to post_process_semantic_segmentation as target_sizes."
         )
     if (prediction < 0).any():
         raise ValueError(f"predictions[{index}]: got label {prediction.min()}, expected 0 and above.")
-    # A pair becomes one number, which is quicker to sort.
+    # One integer per pair sorts faster than two columns.
     span = prediction.max(initial=0) + 1
     pairs, pixels = np.unique(reference * span + prediction, return_counts=True)
     return (pairs % span).tolist(), (pairs // span).tolist(), pixels.tolist()
 
 
 def _to_label_map(where: str, values: Any) -> np.ndarray:
-    """An array, a tensor, an image or a list → (H, W) int64."""
+    """Convert an array, a tensor, an image or a list to (H, W) int64."""
     values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Accuracy of a classifier, overall and by class, as a module for `evaluate`.
+"""Top-k accuracy and per-class precision, recall and F1, as a metric module for `evaluate`.
 
-This file stands alone: `evaluate.load` copies it out of the package.
+`evaluate.load` copies this file out of the package, so it has no relative imports.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,7 @@ import numpy as np
 from mobilevit_hf.metrics.class_names import class_names
 
 _DESCRIPTION = """\
-How often the right class is the first, or among the first k, of those a classifier names; and precision, recall and
-F1 of each class by the first one named.
+Top-1 and top-k accuracy of a classifier, and precision, recall and F1 of each class for the top-1 predictions.
 """
 
 _CITATION = """\
@@ -30,37 +29,36 @@ _CITATION = """\
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: Scores (N, K) of K classes, such as logits or probabilities, higher is surer; or class indices (N,).
+    predictions: Scores (N, K) of K classes, such as logits or probabilities; or class indices (N,).
     references: Class indices (N,) from 0.
-    k: At `compute` only: how many of the first classes count, one number or several. Default: (1, 5).
-    id2label: At `compute` only, optional: names of the classes by index, for `per_class`. Where classes share a name,
-        each gets its index behind it.
+    k: One or several values of k; argument of `compute`. Default: (1, 5).
+    id2label: Class names by index for `per_class`; argument of `compute`, optional. The index is appended to names
+        that several classes share.
 
-    Arrays, tensors on any device and lists are taken alike. Of classes with equal scores the lower index comes first.
+    Arrays, tensors on any device and lists are accepted. Ties are resolved in favor of the lower class index.
 
 Returns:
-    A dict of numbers in 0..1:
-    `accuracy`: how often the first class is right.
-    `top_{k}_accuracy`: how often the right class is among the first k, for each k above 1; only for scores. With no
-        more classes than k it is 1.
-    `macro_f1`: the mean of the classes' `f1`.
-    `per_class`: for each class that occurs in references or predictions, by name, or by index without `id2label`, a
-        dict of `precision`, `recall`, `f1` (0 where nothing was predicted, or nothing was there) and `support`, the
-        number of references.
+    A dict of values in 0..1:
+    `accuracy`: fraction of images whose target has the highest score.
+    `top_{k}_accuracy`: fraction of images whose target is among the k highest scores, for each k above 1; scores
+        only. 1 if there are at most k classes.
+    `macro_f1`: mean of `f1` over the classes.
+    `per_class`: for each class in references or predictions, by name, or by index without `id2label`, a dict of
+        `precision`, `recall`, `f1` (0 without predictions or references) and `support` (number of references).
 
 Raises:
-    ValueError: If there are not as many predictions as references or none at all, something is not a number or not
-        finite, a reference is not one of the K classes, k is not positive, or a class has no name in `id2label`.
+    ValueError: If the numbers of predictions and references differ or are 0, a value is not a finite number, a
+        reference is not one of the K classes, k is not positive, or a class has no name in `id2label`.
 """
 
-# The rank of the right class where a prediction is an index.
-UNKNOWN = -1
+# Rank of the target if the prediction is a class index.
+UNKNOWN_RANK = -1
 
 
 class TopKAccuracy(evaluate.Metric):
-    """Accuracy of a classifier. `inputs_description` says what goes in and what comes out.
+    """Top-k accuracy of a classifier; see `inputs_description` for arguments and results.
 
-    Scores are not kept: the cache has the first class, and where the scores put the right one.
+    The cache holds the top-1 class and the rank of the target of each image instead of its scores.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -78,7 +76,7 @@ class TopKAccuracy(evaluate.Metric):
         self.add_batch(**{name: [value] for name, value in example.items()})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add images."""
+        """Add a batch of images."""
         predictions, references = _to_array("predictions", predictions), _to_array("references", references)
         if predictions.ndim not in (1, 2) or references.shape != predictions.shape[:1]:
             raise ValueError(
@@ -88,7 +86,7 @@ class TopKAccuracy(evaluate.Metric):
         references = _to_indices("references", references)
         if predictions.ndim == 1:
             labels = _to_indices("predictions", predictions)
-            ranks = np.full_like(labels, UNKNOWN)
+            ranks = np.full_like(labels, UNKNOWN_RANK)
         else:
             labels, ranks = _rank(predictions, references)
         super().add_batch(
@@ -99,7 +97,7 @@ class TopKAccuracy(evaluate.Metric):
             **kwargs,
         )
 
-    def _compute(
+    def _compute(  # ty: ignore[incompatible-method-override]  # evaluate passes the arguments of `compute` on by name
         self,
         *,
         predictions: Sequence[Mapping[str, int]],
@@ -111,18 +109,18 @@ class TopKAccuracy(evaluate.Metric):
         if any(number < 1 for number in ks):
             raise ValueError(f"k: got {k}, expected integers from 1.")
         if not len(references):
-            raise ValueError("got no predictions: nothing to measure. Add some before compute().")
+            raise ValueError("predictions: got none, expected at least one. Add predictions before compute().")
         labels, ranks = (np.array([p[name] for p in predictions]) for name in ("label", "rank"))
         hits = labels == np.array(references)
-        if UNKNOWN in ranks:
+        if UNKNOWN_RANK in ranks:
             ks = []
-        classes, places = np.unique([labels, references], return_inverse=True)
-        predicted, support = (np.bincount(row, minlength=len(classes)) for row in places.reshape(2, -1))
-        right = np.bincount(places.reshape(2, -1)[0][hits], minlength=len(classes))
+        classes, indices = np.unique([labels, references], return_inverse=True)
+        predicted, support = (np.bincount(row, minlength=len(classes)) for row in indices.reshape(2, -1))
+        correct = np.bincount(indices.reshape(2, -1)[0][hits], minlength=len(classes))
         columns = {
-            "precision": right / np.maximum(predicted, 1),
-            "recall": right / np.maximum(support, 1),
-            "f1": 2 * right / (predicted + support),
+            "precision": correct / np.maximum(predicted, 1),
+            "recall": correct / np.maximum(support, 1),
+            "f1": 2 * correct / (predicted + support),
             "support": support,
         }
         names = class_names(classes.tolist(), id2label)
@@ -136,26 +134,26 @@ class TopKAccuracy(evaluate.Metric):
 
 
 def _rank(scores: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N, K) and right classes (N,) → first classes (N,), and how many come before the right one (N,)."""
+    """Return top-1 classes (N,) and ranks of the targets (N,), from 0, for scores (N, K) and targets (N,)."""
     count = scores.shape[1]
     if (references >= count).any():
         raise ValueError(
-            f"references: got class {references.max()}, expected 0..{count - 1}: scores of {count} classes."
+            f"references: got class {references.max()}, expected 0..{count - 1} for scores of {count} classes."
         )
-    right = np.take_along_axis(scores, references[:, None], axis=1)
-    before = (scores > right) | ((scores == right) & (np.arange(count) < references[:, None]))
+    target = np.take_along_axis(scores, references[:, None], axis=1)
+    before = (scores > target) | ((scores == target) & (np.arange(count) < references[:, None]))
     return scores.argmax(axis=1), before.sum(axis=1)
 
 
 def _to_indices(name: str, values: np.ndarray) -> np.ndarray:
-    """(N,) int64, none below 0."""
+    """Return non-negative integers as (N,) int64."""
     if (values != np.floor(values)).any() or (values < 0).any():
         raise ValueError(f"{name}: got {values[:10].tolist()}, expected class indices, integers from 0.")
     return values.astype(np.int64)
 
 
 def _to_array(name: str, values: Any) -> np.ndarray:
-    """An array, a tensor or a list → an array of finite numbers."""
+    """Convert an array, a tensor or a list to an array of finite numbers."""
     values = [_from_tensor(value) for value in values] if isinstance(values, list) else _from_tensor(values)
     try:
         values = np.asarray(values)
@@ -163,14 +161,14 @@ def _to_array(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"{name}: not an array of numbers: {error}") from error
     if values.dtype.kind not in "biuf":
         raise ValueError(
-            f"{name}: got {values.dtype} values, expected numbers. Names of classes become indices by a model's "
-            "`config.label2id`; evaluate's evaluators take it as `label_mapping`."
+            f"{name}: got {values.dtype} values, expected numbers. Map class names to indices with "
+            "config.label2id; evaluators of evaluate take it as label_mapping."
         )
     if not np.isfinite(values).all():
-        raise ValueError(f"{name}: got numbers that are not finite: the model or the annotations are broken.")
+        raise ValueError(f"{name}: got values that are not finite. Check the model and the annotations.")
     return values
 
 
 def _from_tensor(value: Any) -> Any:
-    """A tensor, which may be on another device or in bfloat16, in a form that numpy takes; the rest as it is."""
+    """Convert a tensor, possibly on another device or in bfloat16, for numpy; return other values unchanged."""
     return value.detach().cpu().double() if hasattr(value, "detach") else value
