@@ -25,15 +25,15 @@ GOOD_RECALL, WORTHWHILE_GAIN = 0.95, 0.01
 
 
 def anchor_sizes(scales: Sequence[float], ratios: Sequence[Sequence[float]]) -> list[Tensor]:
-    """Width and height of the anchors of every level.
+    """Return the width and height of each level's anchors.
 
     Args:
-        scales: For each level the side s of its first square, and one more for the last level's second.
-        ratios: For each level the aspect ratios r.
+        scales: Side s of each level's first square, and one more for the second square of the last level.
+        ratios: Aspect ratios r of each level.
 
     Returns:
-        For each level a float64 (anchors per cell, 2): s; √(s · s') with the next level's s'; and for each ratio
-        (s√r, s/√r) and (s/√r, s√r). At most 1.
+        Per level a float64 (anchors per cell, 2): (s, s); a square of side √(s · s') with the next level's s'; and per
+        ratio (s√r, s/√r) and (s/√r, s√r). Clipped to 1.
     """
     sizes = []
     for level, level_ratios in enumerate(ratios):
@@ -52,13 +52,13 @@ def make_anchors(
     ratios: Sequence[Sequence[float]],
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """The anchors of all levels (SSD, section 2.2).
+    """Generate the anchors of all levels.
 
     Args:
         feature_sizes: (height, width) of each level's feature map.
         scales: See `anchor_sizes`.
         ratios: See `anchor_sizes`.
-        device: Where to put them.
+        device: Device of the anchors.
 
     Returns:
         (A, 4) float32 (cx, cy, w, h), ordered by level, row, column, and as in `anchor_sizes`.
@@ -76,16 +76,18 @@ def make_anchors(
 
 
 def feature_sizes(image_size: int, strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(height, width) of the levels' feature maps for a square image."""
-    return [(1, 1) if s == GLOBAL_STRIDE else (-(-image_size // s),) * 2 for s in strides]
+    """Return the (height, width) of each level's feature map for a square image."""
+    sides = [1 if stride == GLOBAL_STRIDE else -(-image_size // stride) for stride in strides]
+    return [(side, side) for side in sides]
 
 
 def best_overlaps(
     boxes: Tensor, sizes: Sequence[tuple[int, int]], scales: Sequence[float], ratios: Sequence[Sequence[float]]
 ) -> Tensor:
-    """The overlap (IoU) of each box with the anchor that overlaps it most.
+    """Compute the highest IoU of each box with any anchor.
 
-    Among anchors of one size that is the one with the nearest center, so no others are looked at.
+    Only the anchor with the nearest center is evaluated for each anchor size: among anchors of equal size it has the
+    highest IoU.
 
     Args:
         boxes: (N, 4) (cx, cy, w, h).
@@ -94,16 +96,16 @@ def best_overlaps(
         ratios: See `anchor_sizes`.
 
     Returns:
-        (N,) in 0..1.
+        (N,) IoU in 0..1.
     """
     best = boxes.new_zeros(len(boxes))
     for (height, width), pairs in zip(sizes, anchor_sizes(scales, ratios), strict=True):
         cells = boxes.new_tensor([width, height])
         nearest = ((boxes[:, :2] * cells).floor().clamp(min=0).minimum(cells - 1) + 0.5) / cells
         offset = (boxes[:, :2] - nearest).abs()[:, None]  # (N, 1, 2)
-        own, other = boxes[:, None, 2:], pairs.to(boxes)[None]  # (N, 1, 2), (1, anchors per cell, 2)
-        overlap = torch.minimum((own + other) / 2 - offset, torch.minimum(own, other)).clamp(min=0).prod(dim=-1)
-        iou = overlap / (own.prod(dim=-1) + other.prod(dim=-1) - overlap)
+        box, anchor = boxes[:, None, 2:], pairs.to(boxes)[None]  # (N, 1, 2), (1, anchors per cell, 2)
+        overlap = torch.minimum((box + anchor) / 2 - offset, torch.minimum(box, anchor)).clamp(min=0).prod(dim=-1)
+        iou = overlap / (box.prod(dim=-1) + anchor.prod(dim=-1) - overlap)
         best = torch.maximum(best, iou.amax(dim=1))
     return best
 
@@ -114,22 +116,22 @@ def fit_anchors(
     image_size: int = 320,
     iou_threshold: float = 0.5,
 ) -> dict[str, Any]:
-    """Levels and anchors for a dataset, so that most of its boxes meet an anchor.
+    """Fit levels and anchors to a dataset, to maximize the fraction of boxes that match an anchor.
 
-    The paper's settings suit COCO. They are the first candidate here; scales and ratios are then moved towards the
-    boxes as long as more of them meet an anchor. A level of stride 8 is added where that alone helps small objects.
+    The search starts from the paper's settings, which suit COCO, and from scales and ratios derived from the boxes. A
+    level of stride 8 is added for datasets of small objects, if it increases the recall.
 
     Args:
-        boxes: For each image (N, 4) (x1, y1, x2, y2) in pixels.
-        image_sizes: For each image its (height, width) in pixels.
-        image_size: Side of the square that the model sees, in pixels.
-        iou_threshold: The overlap at which an anchor is matched.
+        boxes: (N, 4) (x1, y1, x2, y2) in pixels, per image.
+        image_sizes: (height, width) in pixels, per image.
+        image_size: Side of the model's square input, in pixels.
+        iou_threshold: Minimum IoU of a match.
 
     Returns:
         Fields of a `MobileViTSSDLiteConfig`: `feature_strides`, `level_channels`, `anchor_scales`, `anchor_ratios`.
 
     Raises:
-        ValueError: If there are no boxes, or one lies outside its image or has no area.
+        ValueError: If there are no boxes, or a box exceeds its image or has no area.
 
     Example:
         >>> fields = fit_anchors([torch.tensor([[10.0, 10.0, 30.0, 25.0]])], [(480, 640)])
@@ -157,70 +159,81 @@ def anchor_recall(
     image_size: int = 320,
     iou_threshold: float = 0.5,
 ) -> float:
-    """The share of boxes that meet an anchor, 0..1.
+    """Return the fraction of boxes that match an anchor, 0..1.
 
     Args:
-        boxes, image_sizes, image_size, iou_threshold: See `fit_anchors`.
+        boxes: See `fit_anchors`.
+        image_sizes: See `fit_anchors`.
         fields: `feature_strides`, `anchor_scales` and `anchor_ratios` of a `MobileViTSSDLiteConfig`.
+        image_size: See `fit_anchors`.
+        iou_threshold: See `fit_anchors`.
 
     Raises:
-        ValueError: As `fit_anchors`.
+        ValueError: See `fit_anchors`.
     """
     return _recall(_normalize_boxes(boxes, image_sizes), fields, image_size, iou_threshold)
 
 
 def _normalize_boxes(boxes: Sequence[Any], image_sizes: Any) -> Tensor:
-    """Boxes (x1, y1, x2, y2) in pixels → one float64 (N, 4) (cx, cy, w, h) in 0..1 for all images."""
+    """Convert (x1, y1, x2, y2) in pixels per image → float64 (N, 4) (cx, cy, w, h) in 0..1 of all images."""
     if len(boxes) != len(image_sizes):
-        raise ValueError(f"image_sizes: got {len(image_sizes)} for the boxes of {len(boxes)} images. Give one each.")
+        raise ValueError(
+            f"image_sizes: got {len(image_sizes)} for the boxes of {len(boxes)} images. Pass one per image."
+        )
     normalized = []
     for i, (image_boxes, (height, width)) in enumerate(zip(boxes, image_sizes, strict=True)):
         corners = torch.as_tensor(image_boxes, dtype=torch.float64).reshape(-1, 4).cpu()
         corners = corners / torch.tensor([width, height, width, height], dtype=torch.float64)
         outside = (corners < -BOX_TOLERANCE) | (corners > 1 + BOX_TOLERANCE)
-        wrong = ~corners.isfinite().all(dim=1) | outside.any(dim=1) | (corners[:, 2:] <= corners[:, :2]).any(dim=1)
-        if wrong.any():
-            j = int(wrong.nonzero()[0])
+        is_invalid = (
+            ~corners.isfinite().all(dim=1) | outside.any(dim=1) | (corners[:, 2:] <= corners[:, :2]).any(dim=1)
+        )
+        if is_invalid.any():
+            j = int(is_invalid.nonzero()[0])
             raise ValueError(
                 f"boxes: image {i}, box {j}: got {torch.as_tensor(image_boxes)[j].tolist()}, expected "
                 f"(x1, y1, x2, y2) in pixels with an area, inside {int(width)}x{int(height)}."
             )
         normalized.append(box_convert(corners, "xyxy", "cxcywh"))
     if sum(map(len, normalized)) == 0:
-        raise ValueError("boxes: got none, expected at least one to fit anchors to.")
+        raise ValueError("boxes: got none, expected at least one. Pass the boxes of the training images.")
     return torch.cat(normalized)
 
 
 def _fit_levels(
     boxes: Tensor, strides: Sequence[int], channels: Sequence[int], score: Callable[..., float]
 ) -> dict[str, Any]:
-    """The best anchors for these levels: the best of a few starts, each moved one scale at a time."""
+    """Fit the anchors of the given levels by coordinate ascent from several initial scales and ratios."""
     levels = len(strides)
     sides = boxes[:, 2:].prod(dim=1).sqrt()
     low, high = (float(sides.quantile(q)) for q in (0.02, 0.98))
-    paper = [ANCHOR_SCALES[0] / 2] * (levels - len(FEATURE_STRIDES)) + list(ANCHOR_SCALES)
-    spread = [low * (max(high, 1.05 * low) / low) ** (i / levels) for i in range(levels + 1)]
-    elongation = boxes[:, 2:].amax(dim=1) / boxes[:, 2:].amin(dim=1)
-    own_ratios = sorted({round(max(1.2, float(elongation.quantile(q))), 2) for q in (0.5, 0.9)})
+    paper_scales = [ANCHOR_SCALES[0] / 2] * (levels - len(FEATURE_STRIDES)) + list(ANCHOR_SCALES)
+    data_scales = [low * (max(high, 1.05 * low) / low) ** (i / levels) for i in range(levels + 1)]
+    aspect_ratios = boxes[:, 2:].amax(dim=1) / boxes[:, 2:].amin(dim=1)
+    data_ratios = sorted({round(max(1.2, float(aspect_ratios.quantile(q))), 2) for q in (0.5, 0.9)})
     paper_ratios = [list(ANCHOR_RATIOS[0])] * (levels - 1) + [list(ANCHOR_RATIOS[-1])]
-    best_score, best = -1.0, ([], [])
-    for start in (paper, spread):
-        for ratios in (paper_ratios, [own_ratios] * levels):
-            found_score, scales = _climb(strides, start, ratios, score)
-            if found_score > best_score:
-                best_score, best = found_score, (scales, ratios)
+    candidates = [
+        (*_optimize_scales(strides, initial_scales, ratios, score), ratios)
+        for initial_scales in (paper_scales, data_scales)
+        for ratios in (paper_ratios, [data_ratios] * levels)
+    ]
+    _, scales, ratios = max(candidates, key=lambda candidate: candidate[0])
     return {
         "feature_strides": list(strides),
         "level_channels": list(channels),
-        "anchor_scales": [round(scale, 4) for scale in best[0]],
-        "anchor_ratios": [list(ratios) for ratios in best[1]],
+        "anchor_scales": [round(scale, 4) for scale in scales],
+        "anchor_ratios": [list(level_ratios) for level_ratios in ratios],
     }
 
 
-def _climb(
+def _optimize_scales(
     strides: Sequence[int], scales: Sequence[float], ratios: Sequence[Sequence[float]], score: Callable[..., float]
 ) -> tuple[float, list[float]]:
-    """Change one scale after the other, by less and less, as long as the score grows."""
+    """Increase the score by changing one scale at a time, by smaller and smaller factors.
+
+    Returns:
+        The best score and its scales.
+    """
     scales, best = list(scales), score(strides, scales, ratios)
     for step in (1.5, 1.25, 1.1, 1.05):
         for level in range(len(scales)):
@@ -233,6 +246,7 @@ def _climb(
 
 
 def _recall(boxes: Tensor, fields: Mapping[str, Any], image_size: int, iou_threshold: float) -> float:
+    """Return the fraction of `boxes` (N, 4) (cx, cy, w, h) that match an anchor."""
     sizes = feature_sizes(image_size, fields["feature_strides"])
     overlaps = best_overlaps(boxes, sizes, fields["anchor_scales"], fields["anchor_ratios"])
     return float((overlaps >= iou_threshold).double().mean())

@@ -14,13 +14,13 @@ BOX_TOLERANCE = 1e-3
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, center_variance: float, size_variance: float) -> Tensor:
-    """What a head has to predict at each anchor to say a box: offsets in units of the anchor and the variances.
+    """Encode boxes as the regression targets of their anchors.
 
     Args:
-        boxes: (..., A, 4) (cx, cy, w, h), with an area.
+        boxes: (..., A, 4) (cx, cy, w, h), with a positive area.
         anchors: (A, 4) (cx, cy, w, h).
-        center_variance: Unit of the center's offset, in anchor sizes.
-        size_variance: Unit of the size's logarithm.
+        center_variance: Unit of the center offset, in anchor sizes.
+        size_variance: Unit of the logarithm of the size ratio.
 
     Returns:
         Locations (..., A, 4).
@@ -31,17 +31,19 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, center_variance: float, size_va
 
 
 def decode_boxes(locations: Tensor, anchors: Tensor, center_variance: float, size_variance: float) -> Tensor:
-    """The way back from `encode_boxes`: locations (..., A, 4) → boxes (..., A, 4) (cx, cy, w, h), not clipped."""
+    """Invert `encode_boxes`: locations (..., A, 4) → boxes (..., A, 4) (cx, cy, w, h), not clipped."""
     centers = locations[..., :2] * center_variance * anchors[..., 2:] + anchors[..., :2]
     sizes = (locations[..., 2:] * size_variance).exp() * anchors[..., 2:]
     return torch.cat((centers, sizes), dim=-1)
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor, eps: float = 0.0) -> Tensor:
-    """Overlap of every box with every other: (N, 4) and (M, 4) as (x1, y1, x2, y2) → (N, M).
+    """Compute the IoU of all pairs of boxes: (N, 4) and (M, 4) (x1, y1, x2, y2) → (N, M).
 
     Args:
-        eps: Added to the union, so that two boxes without area overlap by 0 instead of NaN.
+        boxes: (N, 4).
+        others: (M, 4).
+        eps: Added to the union, so that the IoU of two boxes without area is 0 instead of NaN.
     """
     top_left = torch.maximum(boxes[:, None, :2], others[None, :, :2])
     bottom_right = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
@@ -51,7 +53,7 @@ def pairwise_iou(boxes: Tensor, others: Tensor, eps: float = 0.0) -> Tensor:
 
 
 def rank_in_group(groups: Tensor) -> Tensor:
-    """The position of each element among those of its group: (N,) int64 → (N,), e.g. [7, 5, 7, 7] → [0, 0, 1, 2]."""
+    """Number the elements within their group: (N,) int64 → (N,), e.g. [7, 5, 7, 7] → [0, 0, 1, 2]."""
     order = groups.argsort(stable=True)
     in_order = groups[order]
     positions = torch.arange(len(groups), device=groups.device)
@@ -67,18 +69,18 @@ def select_detections(
     nms_iou_threshold: float = 0.5,
     max_detections: int = 200,
 ) -> list[dict[str, Tensor]]:
-    """The objects in each image of a batch: of boxes that say the same, only the one that is surest.
+    """Select detections by score threshold, per-class non-maximum suppression (NMS) and top-k.
 
     Args:
         scores: (B, A, K) probabilities of the object classes, without the background.
         boxes: (B, A, 4) (x1, y1, x2, y2).
-        score_threshold: Only scores above it count.
-        max_candidates_per_class: How many of each class, the best, are looked at in an image.
-        nms_iou_threshold: Boxes of one class that overlap a better one by more are dropped (non-maximum suppression).
-        max_detections: How many are kept for an image.
+        score_threshold: Minimum score, exclusive.
+        max_candidates_per_class: Maximum number of boxes per image and class before NMS, by score.
+        nms_iou_threshold: IoU with a higher-scoring box of the same class above which a box is dropped.
+        max_detections: Maximum number of detections per image.
 
     Returns:
-        For each image `scores` (n,), best first, `labels` (n,) int64, 0..K-1, and `boxes` (n, 4).
+        Per image `scores` (n,) in descending order, `labels` (n,) int64 in 0..K-1, and `boxes` (n, 4).
     """
     num_images, _, num_labels = scores.shape
     image, anchor, label = (scores > score_threshold).nonzero().unbind(dim=1)
@@ -88,20 +90,20 @@ def select_detections(
     order = order[image[order].argsort(stable=True)]
     counts = image[order].bincount(minlength=num_images).tolist()
     candidates = (part.split(counts) for part in (score[order], label[order], boxes[image, anchor][order]))
-    # One call for the whole batch would be one group for each image and class: with more than 1000 boxes torchvision
-    # then loops over hundreds of groups, which takes ten times as long.
+    # One NMS call per image: a call for the batch would have one group per image and class, and above 1000 boxes
+    # torchvision loops over the groups, which takes ten times as long for hundreds of them.
     detections = []
     for score, label, box in zip(*candidates, strict=True):
-        kept = _suppress(box, score, label, nms_iou_threshold)[:max_detections]
+        kept = _nms(box, score, label, nms_iou_threshold)[:max_detections]
         detections.append({"scores": score[kept], "labels": label[kept], "boxes": box[kept]})
     return detections
 
 
-def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """The indices of the boxes of one image that remain; best first, as the boxes come."""
-    # The operator moves each class to a place of its own, which would cost single precision the last digits.
+def _nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """Apply per-class NMS to the boxes of one image, sorted by score, and return the indices to keep, in order."""
+    # batched_nms offsets the boxes of each class, which costs the last digits in float32. MPS has no float64.
     dtype = torch.float32 if boxes.device.type == "mps" else torch.float64
     corners = boxes.to(dtype)
-    if len(corners) > 0:  # a place begins at 0
+    if len(corners) > 0:  # the offsets separate the classes only if no coordinate is negative
         corners = corners - corners.min()
     return batched_nms(corners, scores.to(dtype), labels, iou_threshold).sort().values

@@ -11,21 +11,21 @@ from .matcher_ssdlite import BACKGROUND
 
 
 def mine_hard_negatives(background_loss: Tensor, is_positive: Tensor, negatives_per_positive: int) -> Tensor:
-    """The background anchors that count in the loss: of each image the worst ones (SSD, section 2.2).
+    """Select the background anchors with the highest loss in each image (hard negative mining).
 
     Args:
-        background_loss: (B, A) what each anchor would lose if it is on the background.
-        is_positive: (B, A) which anchors have an object.
-        negatives_per_positive: How many for each of them.
+        background_loss: (B, A) loss of each anchor with the background as target.
+        is_positive: (B, A) bool, True for matched anchors.
+        negatives_per_positive: Number of negatives per matched anchor.
 
     Returns:
-        (B, A) bool.
+        (B, A) bool, True for the selected anchors.
     """
-    wanted = is_positive.sum(dim=1, keepdim=True) * negatives_per_positive
-    worst_first = background_loss.masked_fill(is_positive, -torch.inf).argsort(dim=1, descending=True)
-    ranks = torch.arange(worst_first.shape[1], device=worst_first.device).expand_as(worst_first)
-    rank = torch.empty_like(worst_first).scatter_(1, worst_first, ranks)
-    return (rank < wanted) & ~is_positive
+    num_negatives = is_positive.sum(dim=1, keepdim=True) * negatives_per_positive
+    order = background_loss.masked_fill(is_positive, -torch.inf).argsort(dim=1, descending=True)
+    ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, ranks)
+    return (rank < num_negatives) & ~is_positive
 
 
 def multibox_loss(
@@ -38,19 +38,19 @@ def multibox_loss(
     smooth_l1_beta: float = 1.0,
     localization_loss_weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    """SSD's loss (section 2.2), both parts divided by the number of matched anchors in the batch, at least 1.
+    """Compute SSD's loss, normalized by the number of matched anchors in the batch (at least 1).
 
     Args:
-        logits: (B, A, 1 + K), the background first.
-        locations: (B, A, 4) predicted, see `encode_boxes`.
-        target_labels: (B, A) of `match_anchors`.
-        target_locations: (B, A, 4) to predict; only those of matched anchors count.
+        logits: (B, A, 1 + K), background at index 0.
+        locations: (B, A, 4) predicted locations, see `encode_boxes`.
+        target_labels: (B, A), see `match_anchors`.
+        target_locations: (B, A, 4); those of background anchors are ignored.
         negatives_per_positive: See `mine_hard_negatives`.
-        smooth_l1_beta: Where the localisation loss turns from quadratic to linear.
-        localization_loss_weight: Factor on the localisation loss.
+        smooth_l1_beta: Transition of the localization loss from quadratic to linear.
+        localization_loss_weight: Weight of the localization loss.
 
     Returns:
-        `loss_classification` and `loss_localization`, whose sum is the loss. Both are 0, with gradients of 0, when no
+        `loss_classification` and `loss_localization`; the loss is their sum. Both, and their gradients, are 0 if no
         image has an object.
     """
     is_positive = target_labels > BACKGROUND

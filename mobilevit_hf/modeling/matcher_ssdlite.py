@@ -19,21 +19,21 @@ BACKGROUND = 0
 def match_anchors(
     boxes: Tensor, class_labels: Tensor, anchors: Tensor, iou_threshold: float = 0.5, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """Which object each anchor has to find (SSD, section 2.2).
+    """Match the objects of an image to the anchors (SSD, section 2.2).
 
-    An anchor takes the object it overlaps most, if by at least the threshold. Each object also takes the anchor that
-    overlaps it most, however little; of two that want the same anchor the later one gets it.
+    An anchor is matched to the object with the highest IoU, if the IoU reaches the threshold. In addition, each object
+    is matched to the anchor with the highest IoU, however low; on a conflict the later object takes precedence.
 
     Args:
-        boxes: (N, 4) (cx, cy, w, h) of the objects in one image; N may be 0.
+        boxes: (N, 4) (cx, cy, w, h); N may be 0.
         class_labels: (N,) int64, 0..K-1.
         anchors: (A, 4) (cx, cy, w, h).
-        iou_threshold: The least overlap.
+        iou_threshold: Minimum IoU, inclusive.
         eps: See `pairwise_iou`.
 
     Returns:
-        (A,) int64 targets, 0 for the background and k + 1 for class k, and the (A, 4) boxes of the objects. An anchor
-        on the background has the box of the object it overlaps most; its own where there are no objects.
+        Target labels (A,) int64, 0 for the background and k + 1 for class k, and target boxes (A, 4). A background
+        anchor has the box of the object with the highest IoU, or the anchor's own box if the image has no objects.
     """
     if len(boxes) == 0:
         return torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device), anchors
@@ -50,23 +50,23 @@ def match_anchors(
 
 
 def check_labels(labels: Sequence[Mapping[str, Tensor]], num_images: int, num_labels: int) -> None:
-    """Look through the labels of a batch before they are used.
+    """Validate the labels of a batch.
 
     Args:
-        labels: For each image `class_labels` (N,) integers in 0..num_labels-1, and `boxes` (N, 4) floating point
-            (cx, cy, w, h) in 0..1, each with an area. N may be 0.
-        num_images: How many there have to be.
-        num_labels: K.
+        labels: Per image `class_labels` (N,) integers in 0..num_labels-1, and `boxes` (N, 4) floating-point
+            (cx, cy, w, h) in 0..1 with a positive area. N may be 0.
+        num_images: Batch size.
+        num_labels: Number of object classes K.
 
     Raises:
-        ValueError: If they are anything else; it names the image by its place in the batch, and the box.
+        ValueError: If a label is invalid. The message contains the image's index in the batch and the box's index.
     """
     if not isinstance(labels, list | tuple) or not all(isinstance(label, Mapping) for label in labels):
-        raise ValueError(f"labels: got {type(labels).__name__}, expected a list with one dict for each image.")
+        raise ValueError(f"labels: got {type(labels).__name__}, expected a list with one dict per image.")
     if len(labels) != num_images:
         raise ValueError(
-            f"labels: got {len(labels)} for a batch of {num_images} images. Give one dict with class_labels and "
-            "boxes for each image, with empty tensors where there is nothing."
+            f"labels: got {len(labels)} for a batch of {num_images} images. Pass one dict with class_labels and "
+            "boxes per image, with empty tensors for an image without objects."
         )
     for i, label in enumerate(labels):
         boxes, class_labels = (label.get(name) for name in ("boxes", "class_labels"))
@@ -78,7 +78,7 @@ def check_labels(labels: Sequence[Mapping[str, Tensor]], num_images: int, num_la
                 "expected (n, 4) and (n,)."
             )
         if (iscrowd := label.get("iscrowd")) is not None and getattr(iscrowd, "shape", None) != class_labels.shape:
-            raise ValueError(f"labels: image {i}: iscrowd is not a tensor with a number for each box.")
+            raise ValueError(f"labels: image {i}: iscrowd is not a tensor with one number per box.")
         if not boxes.is_floating_point() or class_labels.is_floating_point():
             raise ValueError(
                 f"labels: image {i} has boxes of {boxes.dtype} and class_labels of {class_labels.dtype}, expected "
@@ -87,27 +87,26 @@ def check_labels(labels: Sequence[Mapping[str, Tensor]], num_images: int, num_la
     boxes = torch.cat([label["boxes"].detach().float() for label in labels])
     class_labels = torch.cat([label["class_labels"] for label in labels])
     outside = (boxes < -BOX_TOLERANCE) | (boxes > 1 + BOX_TOLERANCE)
-    wrong_box = (~boxes.isfinite() | outside).any(dim=1) | (boxes[:, 2:] <= 0).any(dim=1)
-    wrong_label = (class_labels < 0) | (class_labels >= num_labels)
-    wrong = wrong_box | wrong_label
-    if wrong.any():
-        first = int(wrong.nonzero()[0])
+    is_invalid_box = (~boxes.isfinite() | outside).any(dim=1) | (boxes[:, 2:] <= 0).any(dim=1)
+    is_invalid = is_invalid_box | (class_labels < 0) | (class_labels >= num_labels)
+    if is_invalid.any():
+        first = int(is_invalid.nonzero()[0])
         counts = [len(label["boxes"]) for label in labels]
         image, box = [(i, j) for i, count in enumerate(counts) for j in range(count)][first]
-        reason = _what_is_wrong(boxes[first], int(class_labels[first]), num_labels)
-        raise ValueError(f"labels: image {image}, box {box}: {reason}")
+        problem = _describe_problem(boxes[first], int(class_labels[first]), num_labels)
+        raise ValueError(f"labels: image {image}, box {box}: {problem}")
 
 
-def _what_is_wrong(box: Tensor, class_label: int, num_labels: int) -> str:
+def _describe_problem(box: Tensor, class_label: int, num_labels: int) -> str:
     got = f"got {[round(value, 4) for value in box.tolist()]}"
     if not box.isfinite().all():
-        return f"{got}, expected finite numbers. Remove the box or correct it."
+        return f"{got}, expected finite numbers. Correct or remove the box."
     if (box[2:] <= 0).any():
-        return f"{got}, a box without area, expected a width and a height above 0. Remove it or correct it."
+        return f"{got}, a box without area, expected a width and a height above 0. Correct or remove it."
     if (box < -BOX_TOLERANCE).any() or (box > 1 + BOX_TOLERANCE).any():
         return (
-            f"{got}, expected (cx, cy, w, h) as fractions of the image, 0..1. Divide pixels by its width and "
-            "height, or let the image processor do it: processor(images, annotations=...)."
+            f"{got}, expected (cx, cy, w, h) as fractions of the image, 0..1. Divide pixels by the image's width and "
+            "height, or use the image processor: processor(images, annotations=...)."
         )
     return (
         f"got class {class_label}, expected 0..{num_labels - 1}. Number the object classes from 0, without the "
