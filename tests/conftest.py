@@ -23,7 +23,7 @@ from hub_server import TOKEN, HubServer
 from PIL import Image
 from toy_datasets import CLASSES, draw_classification, draw_detection
 from transformers import MobileViTImageProcessor
-from written_data import make_images, save_image, write
+from dataset_files import make_images, save_image, write
 
 import mobilevit_hf
 from mobilevit_hf import cli
@@ -410,6 +410,6 @@ def training_calls(monkeypatch, tmp_path):
         trained.append(arguments)
         return TrainingResult(Path(arguments.output_dir), "accuracy", 0.5, 1, 1.0)
 
-    monkeypatch.setattr("mobilevit_hf.cli.train.run_training", note)
+    monkeypatch.setattr("mobilevit_hf.training.trainer.train", note)
     monkeypatch.chdir(tmp_path)
     return trained

@@ -1,4 +1,4 @@
-"""`mobilevit cache`: the programs that were exported on first use."""
+"""`mobilevit cache`: list or clear the cache of exported models."""
 
 from datetime import datetime
 from typing import Annotated
@@ -7,30 +7,33 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..backends.cache import cache_folder, clear, entries
 from . import console
-
-MEGABYTE = 10**6
+from .console import MEGABYTE
 
 
 def cache(
-    action: Annotated[str | None, typer.Argument(metavar="[clear]", help="Remove everything. Default: list.")] = None,
+    action: Annotated[
+        str | None, typer.Argument(metavar="clear", help="Remove all exported models. Default: list them.")
+    ] = None,
 ) -> None:
-    """List, or remove, the exported models kept for the next use."""
+    """List the cached exported models, or remove them.
+
+    `mobilevit predict --backend` exports a model on first use and keeps it in this cache.
+    """
+    from ..backends.cache import cache_folder, clear, entries
+
     if action not in (None, "clear"):
-        raise ValueError(f"cache: got {action!r}, expected clear, or nothing to list what is there.")
-    folder = escape(str(cache_folder()))
+        raise ValueError(f"cache: got {action!r}, expected clear or no argument.")
     if action == "clear":
-        console.output.print(f"{clear() / MEGABYTE:.1f} MB removed from {folder}", soft_wrap=True, highlight=False)
+        console.print_line(f"{clear() / MEGABYTE:.1f} MB removed from {cache_folder()}")
         return
-    found = entries()
-    if found:
-        table = Table("model", "backend", "computes in", "MB", "last used", box=None, padding=(0, 1))
-        for entry in found:
+    cached = entries()
+    if cached:
+        table = Table("model", "backend", "precision", "MB", "last used", box=None, padding=(0, 1))
+        for entry in cached:
             record = {name: escape(console.printable(str(value))) for name, value in entry.record.items()}
-            when = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
+            last_used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
             names = (record.get(name, "?")[:12] for name in ("weights", "backend", "dtype"))
-            table.add_row(*names, f"{entry.bytes / MEGABYTE:.1f}", when)
+            table.add_row(*names, f"{entry.bytes / MEGABYTE:.1f}", last_used)
         console.output.print(table)
-    total = sum(entry.bytes for entry in found)
-    console.output.print(f"{total / MEGABYTE:.1f} MB in {folder}", soft_wrap=True, highlight=False)
+    console.print_line(f"{sum(entry.bytes for entry in cached) / MEGABYTE:.1f} MB in {cache_folder()}")

@@ -1,152 +1,154 @@
-"""`mobilevit check-data`: what is in a dataset, and what is wrong with it."""
+"""`mobilevit check-data`: count what is in a dataset and report invalid samples."""
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from PIL import Image
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from ..data.checks import DatasetReport, Range, check_dataset, good_splits
-from ..data.images import load_image
-from ..data.reading import DATA_FORMATS, load_dataset
-from ..data.types import Sample
-from ..visualization import draw_image_grid, save_image
 from . import console
+from .options import DataArgument, DataFormatOption, JsonOption
 
-# So many images a sheet shows, and so many samples of a split it picks them from.
-SHEET_IMAGES = 36
-SHEET_CANDIDATES = 10_000
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from ..data.checks import DatasetReport, Range
+    from ..data.types import Sample
+
+GRID_IMAGES = 36
+# Number of samples the grid's images are chosen from.
+GRID_CANDIDATES = 10_000
 
 
 def check_data(
-    path: Annotated[str, typer.Argument(help="The dataset: a folder or file, or a Hub id.")],
-    data_format: Annotated[
-        str | None, typer.Option(metavar="FORMAT", help=f"{', '.join(DATA_FORMATS)}. Default: found out.")
+    data: DataArgument,
+    data_format: DataFormatOption = None,
+    as_json: JsonOption = False,
+    image_grid: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", dir_okay=False, help="Save a grid of labeled images of all classes."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", dir_okay=False, help="Draw samples of all classes, in FILE.png.")
-    ] = None,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of bad samples above which training stops.")] = (
-        0.05
-    ),
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Fraction of invalid samples above which training would abort.")
+    ] = 0.05,
 ) -> None:
-    """Say what is in a dataset, and name every bad file in it.
+    """Check a dataset: count classes, sizes and boxes, and report every invalid file.
 
-    Every image is decoded. The exit code is 1 if anything is bad.
+    All images are decoded. The exit code is 1 if anything is invalid.
     """
-    dataset = load_dataset(path, data_format=data_format)
-    with console.show_progress(disable=False) as progress:
-        bar = progress.add_task("Looking at images")
+    from ..data.checks import check_dataset, valid_splits
+    from ..data.reading import load_dataset
+
+    dataset = load_dataset(data, data_format=data_format)
+    with console.show_progress() as progress:
+        bar = progress.add_task("Checking images")
         report = check_dataset(dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total))
-    saved = _save_sheet(next(iter(good_splits(dataset, report).values()), []), report, sheet) if sheet else None
+    saved = None
+    if image_grid:
+        saved = _save_grid(next(iter(valid_splits(dataset, report).values()), []), report.classes, image_grid)
     if as_json:
-        print(json.dumps({"path": path} | _as_json(report) | ({"sheet": str(saved)} if saved else {})))
+        print(json.dumps({"path": data} | _to_json(report) | ({"image_grid": str(saved)} if saved else {})))
     else:
-        _show(path, report)
+        _print_report(data, report)
         if saved:
-            _line(f"sheet → {saved}")
-        if report.bad_share > max_bad:
-            _line(f"Training would stop: more than {max_bad:.1%} are bad.", "red")
+            console.print_line(f"image grid → {saved}")
+        if report.invalid_fraction > max_bad:
+            console.print_line(f"Training would abort: more than {max_bad:.1%} are invalid.", "red")
     if report.problems:
         raise typer.Exit(console.EXIT_UNREADABLE)
 
 
-def _as_json(report: DatasetReport) -> dict[str, Any]:
-    def spread(values: Range | None) -> dict[str, float] | None:
+def _to_json(report: "DatasetReport") -> dict[str, Any]:
+    def to_dict(values: "Range | None") -> dict[str, float] | None:
         return values and values._asdict()
 
     return {
         "task": report.task,
         "format": report.data_format,
         "splits": {
-            name: {"samples": number, "classes": report.counts[name]} for name, number in report.samples.items()
+            name: {"samples": number, "classes": report.counts[name]} for name, number in report.num_samples.items()
         },
         "imbalance": report.imbalance,
-        "widths": spread(report.widths),
-        "heights": spread(report.heights),
-        "box_sides": spread(report.box_sides),
-        "boxes_per_image": spread(report.boxes_per_image),
+        "widths": to_dict(report.widths),
+        "heights": to_dict(report.heights),
+        "box_sides": to_dict(report.box_sides),
+        "boxes_per_image": to_dict(report.boxes_per_image),
         "notes": report.notes,
         "bad": [{"name": p.name, "kind": p.kind, "reason": p.reason} for p in report.problems],
         "bad_by_kind": report.problem_counts,
-        "bad_share": report.bad_share,
+        "bad_fraction": report.invalid_fraction,
     }
 
 
-def _show(path: str, report: DatasetReport) -> None:
-    _line(f"{path}: {report.task}, {report.data_format}", "bold")
+def _print_report(data: str, report: "DatasetReport") -> None:
+    line = console.print_line
+    line(f"{data}: {report.task}, {report.data_format}", "bold")
     table = Table(box=None, padding=(0, 1))
     table.add_column("class", overflow="fold")
-    for split in report.samples:
+    for split in report.num_samples:
         table.add_column(Text(split), justify="right")
     for name in report.classes:
-        table.add_row(_text(name), *(str(report.counts[split][name]) for split in report.samples))
-    table.add_row("images", *map(str, report.samples.values()), style="bold")
+        counts = (str(report.counts[split][name]) for split in report.num_samples)
+        table.add_row(Text(console.printable(name)), *counts)
+    table.add_row("images", *map(str, report.num_samples.values()), style="bold")
     console.output.print(table)
     if report.imbalance:
-        _line(f"largest class / smallest: {report.imbalance:.1f}")
+        line(f"largest class / smallest class: {report.imbalance:.1f}")
     if report.widths and report.heights:
-        _line(f"width: {_spread(report.widths, ' px')}, height: {_spread(report.heights, ' px')}")
+        line(f"width: {_format_range(report.widths, ' px')}, height: {_format_range(report.heights, ' px')}")
     if report.boxes_per_image:
-        _line(f"boxes an image: {_spread(report.boxes_per_image)}")
+        line(f"boxes per image: {_format_range(report.boxes_per_image)}")
     if report.box_sides:
-        percents = Range(*(100 * side for side in report.box_sides))
-        _line(f"√(box area / image area): {_spread(percents, ' %')}")
+        line(f"√(box area / image area): {_format_range([100 * side for side in report.box_sides], ' %')}")
     for note in report.notes:
-        _line(f"note: {note}")
+        line(f"note: {note}")
     for kind, number in report.problem_counts.items():
-        _line(f"{kind}: {number}", "bold red")
+        line(f"{kind}: {number}", "bold red")
         for problem in report.problems:
             if problem.kind == kind:
-                _line(f"  {problem.name}: {problem.reason}")
+                line(f"  {problem.name}: {problem.reason}")
     if report.problems:
-        _line(f"{report.bad_share:.1%} of the samples are bad.", "yellow")
+        line(f"{report.invalid_fraction:.1%} of the samples are invalid.", "yellow")
 
 
-def _spread(values: Range, unit: str = "") -> str:
-    return f"{values.min:.4g} to {values.max:.4g}{unit} (median {values.median:.4g})"
+def _format_range(values: Sequence[float], unit: str = "") -> str:
+    smallest, median, largest = values
+    return f"{smallest:.4g} to {largest:.4g}{unit} (median {median:.4g})"
 
 
-def _text(text: str, style: str = "") -> Text:
-    """Text that holds no markup and no emoji codes, whatever a file's name looks like."""
-    return Text(console.printable(text), style)
+def _save_grid(samples: "Iterable[Sample]", classes: Sequence[str], file: Path) -> Path | None:
+    from ..visualization import draw_image_grid, save_image
 
-
-def _line(text: str, style: str = "") -> None:
-    console.output.print(_text(text, style), soft_wrap=True)
-
-
-def _save_sheet(split: Sequence[Sample], report: DatasetReport, file: Path) -> Path | None:
-    picked = _pick(split)
-    if not picked:
-        console.say("note", "no image for the sheet")
+    chosen = _choose_by_class(samples) if isinstance(samples, Sequence) else list(islice(samples, GRID_IMAGES))
+    if not chosen:
+        console.log("note", "No valid image for the image grid.")
         return None
-    sheet = draw_image_grid((_annotated(sample, report.classes) for sample in picked), report.classes)
+    grid = draw_image_grid((_to_tile(sample, classes) for sample in chosen), classes)
     file.parent.mkdir(parents=True, exist_ok=True)
-    return save_image(sheet, file.parent, file.name)
+    return save_image(grid, file.parent, file.name)
 
 
-def _pick(split: Sequence[Sample]) -> list[Sample]:
-    """Samples of all classes in turn, as far as there is room for them."""
+def _choose_by_class(samples: "Sequence[Sample]") -> "list[Sample]":
+    """Return up to `GRID_IMAGES` samples, taken from the classes in turn."""
     by_class = defaultdict(list)
-    for place in range(0, len(split), 1 + len(split) // SHEET_CANDIDATES):
-        sample = split[place]
+    for index in range(0, len(samples), 1 + len(samples) // GRID_CANDIDATES):
+        sample = samples[index]
         labels = [sample.label] if sample.objects is None else sample.objects.labels[:1].tolist()
-        by_class[*labels].append(place)
+        by_class[*labels].append(index)
     turns = chain.from_iterable(zip_longest(*by_class.values()))
-    return [split[place] for place in islice((place for place in turns if place is not None), SHEET_IMAGES)]
+    return [samples[index] for index in islice((index for index in turns if index is not None), GRID_IMAGES)]
 
 
-def _annotated(sample: Sample, classes: Sequence[str]) -> tuple[Image.Image, list[str], Tensor | None]:
-    if sample.objects is None:
-        return load_image(sample.image), [classes[sample.label]], None
-    labels = [classes[label] for label in sample.objects.labels.tolist()]
-    return load_image(sample.image), labels, sample.objects.boxes
+def _to_tile(sample: "Sample", classes: Sequence[str]) -> "tuple[Image.Image, list[str], Tensor | None]":
+    from ..data.images import load_image
+
+    image, objects = load_image(sample.image), sample.objects
+    if objects is None:
+        return image, [classes[sample.label]] if sample.label is not None else [], None
+    return image, [classes[label] for label in objects.labels.tolist()], objects.boxes

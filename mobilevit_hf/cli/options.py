@@ -16,8 +16,8 @@ ExportFormat = StrEnum("ExportFormat", {name: name for name in FORMATS})
 Dtype = StrEnum("Dtype", {name: name for name in DTYPES})
 Quantization = StrEnum("Quantization", {name: name for name in QUANTIZATIONS})
 
-ModelArgument = Annotated[str, typer.Argument(help="Model directory, built-in name or Hub id.")]
-DataArgument = Annotated[str, typer.Argument(help="Dataset: a folder, a file or a Hub id.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model directory, built-in name or Hub id.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: a folder, a file or a Hub id.")]
 DataFormatOption = Annotated[
     str | None,
     typer.Option(metavar="FORMAT", help=f"One of {', '.join(DATA_FORMATS)}. Default: detected automatically."),
