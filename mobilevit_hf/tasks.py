@@ -23,6 +23,7 @@ class Task:
         labels: Label format of a sample: "class", "boxes", "mask", or None.
         metrics: Metrics that are reported and can choose the best weights; the first is the headline metric.
         trainable: Whether `mobilevit train`, `evaluate` and `predict` support it.
+        training_options: Training options that apply to this task only.
     """
 
     name: TaskName
@@ -34,6 +35,7 @@ class Task:
     labels: Literal["class", "boxes", "mask"] | None = None
     metrics: tuple[str, ...] = ()
     trainable: bool = False
+    training_options: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -83,6 +85,7 @@ TASKS: dict[TaskName, Task] = {
             labels="class",
             metrics=("accuracy", "macro_f1", "top_5_accuracy"),
             trainable=True,
+            training_options=("class_weights", "crop_scale", "rand_augment", "random_erasing", "mixup", "cutmix"),
         ),
         Task(
             name="object-detection",
@@ -94,6 +97,7 @@ TASKS: dict[TaskName, Task] = {
             labels="boxes",
             metrics=("map", "map_50", "map_75"),
             trainable=True,
+            training_options=("anchors", "zoom_out", "crop"),
         ),
         Task(
             name="image-segmentation",

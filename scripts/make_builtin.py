@@ -18,18 +18,18 @@ import torch
 from safetensors.torch import load_file, save
 
 from mobilevit_hf.cli import console
-from mobilevit_hf.hub import Given
+from mobilevit_hf.hub import CardOptions
 from mobilevit_hf.hub.contents import CARD, CONFIG, EVAL_RESULTS, PROCESSOR, WEIGHTS, gather
 from mobilevit_hf.hub.metadata import EVALUATIONS, PUBLISHED_FILES
-from mobilevit_hf.io import SCRATCH
+from mobilevit_hf.io import TEMP_PREFIX
 from mobilevit_hf.model_sources import ASSETS
 
 MAX_BYTES = 4_000_000  # of all the files of a model
 
 # What the card of a detector says where its code lies beside the weights, and what is true in the package.
 WITH_CODE = {
-    "With `transformers` alone; the code of the detector comes from this repository, hence `trust_remote_code`:": (
-        "With `transformers`, which knows the detector once `mobilevit_hf` is imported:"
+    "With `transformers`; `trust_remote_code` loads the detector's code from this repository:": (
+        "With `transformers`; importing `mobilevit_hf` registers the detector:"
     ),
     "```python\nfrom transformers import pipeline\n": (
         "```python\nimport mobilevit_hf  # noqa: F401\nfrom transformers import pipeline\n"
@@ -60,7 +60,7 @@ def describe_without_code(card: str) -> str:
 
 def replace_folder(folder: Path, files: dict[str, bytes]) -> None:
     """Write files, by name, as a folder in the place of one that may be there: all of them or none."""
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
         for name, data in files.items():
@@ -70,7 +70,7 @@ def replace_folder(folder: Path, files: dict[str, bytes]) -> None:
         new.rename(folder)
 
 
-def make_builtin(run: Path, folder: Path, given: Given) -> None:
+def make_builtin(run: Path, folder: Path, given: CardOptions) -> None:
     """Write the files of a built-in model.
 
     Args:
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--dataset", action="append", default=[], help="a Hub id")
     parser.add_argument("--description", help="what the model is for")
     args = parser.parse_args()
-    given = Given(
+    given = CardOptions(
         license=args.license,
         datasets=tuple(args.dataset),
         language="en",
@@ -123,7 +123,7 @@ def main() -> None:
     try:
         make_builtin(args.run, ASSETS / args.name, given)
     except (ValueError, OSError) as error:
-        console.say("error", str(error), color="red")
+        console.log("error", str(error), color="red")
         sys.exit(console.EXIT_ERROR)
 
 

@@ -1,4 +1,4 @@
-"""Folders with all that a training leaves, the same everywhere: what cards are made from in tests."""
+"""Model folders with fixed training, evaluation and export records, for tests of model cards."""
 
 import json
 
@@ -41,11 +41,11 @@ ARGUMENTS = {
 
 
 def write_model(folder, task="image-classification", **config):
-    """What `save_pretrained` leaves, as far as a card looks at it: 150,000 parameters in float32."""
+    """Write the files of `save_pretrained` that a card depends on: 150,000 parameters in float32."""
     folder.mkdir(parents=True, exist_ok=True)
     fields = {
         "architectures": [ARCHITECTURES[task]],
-        "id2label": {str(number): name for number, name in enumerate(CLASSES[task])},
+        "id2label": {str(index): name for index, name in enumerate(CLASSES[task])},
         **({"recommended_threshold": 0.412} if task == "object-detection" else {}),
     }
     (folder / "config.json").write_text(json.dumps(fields | config))
@@ -61,14 +61,14 @@ def write_model(folder, task="image-classification", **config):
 
 
 def write_run(folder, task="image-classification", **changes):
-    """And what a training recorded, with changes to `run.json`."""
+    """Write a model with the records and figures of a training run, with changes to `run.json`."""
     write_model(folder, task)
-    name, counts, figures = RUNS[task]
+    dataset, counts, results = RUNS[task]
     run = {
         "task": task,
         "date": "2026-01-02",
         "command": "mobilevit train DATA --model apple/mobilevit-xx-small --max-minutes 8.5",
-        "start": {
+        "initial_checkpoint": {
             "kind": "hub",
             "name": "apple/mobilevit-xx-small",
             "base_model": "apple/mobilevit-xx-small",
@@ -77,7 +77,7 @@ def write_run(folder, task="image-classification", **changes):
         "data": {
             "format": "imagefolder",
             "classes": list(CLASSES[task]),
-            "name": name,
+            "name": dataset,
             "widths": {"min": 180, "median": 240, "max": 400},
             "heights": {"min": 200, "median": 320, "max": 410},
             "images": {"train": 3068, "validation": 341},
@@ -100,7 +100,7 @@ def write_run(folder, task="image-classification", **changes):
             "boxes_per_image": {"min": 1, "median": 12, "max": 29},
         }
     (folder / "run.json").write_text(json.dumps(run | changes))
-    (folder / "results.json").write_text(json.dumps(figures))
+    (folder / "results.json").write_text(json.dumps(results))
     plot = "confusion_matrix.png" if task == "image-classification" else "average_precision.png"
     for file in ("curves.png", plot, "samples.png", "mistakes.png"):
         Image.new("RGB", (8, 8)).save(folder / file)

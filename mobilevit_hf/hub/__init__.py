@@ -1,4 +1,4 @@
-"""Publish a model: recorded facts → card → repository."""
+"""Publish models to the Hub: metadata → card → repository, and demos as Spaces."""
 
 import lazy_loader
 

@@ -1,19 +1,19 @@
-from .card import CARD_MARKER, is_ours, render_card, render_eval_results
+from .card import CARD_MARKER, is_generated, render_card, render_eval_results
 from .client import HubError
-from .metadata import PUBLISHED_FILES, Given, ModelFacts, collect_facts
+from .metadata import PUBLISHED_FILES, CardOptions, ModelMetadata, collect_metadata
 from .repository import Publication, check_access, publish
 from .space import publish_space
 
 __all__ = [
     "CARD_MARKER",
     "PUBLISHED_FILES",
-    "Given",
+    "CardOptions",
     "HubError",
-    "ModelFacts",
+    "ModelMetadata",
     "Publication",
     "check_access",
-    "collect_facts",
-    "is_ours",
+    "collect_metadata",
+    "is_generated",
     "publish",
     "publish_space",
     "render_card",

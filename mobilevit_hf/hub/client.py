@@ -1,10 +1,8 @@
-"""The way to the Hub: what is tried again and for how long, and what an error means to the one who publishes."""
+"""Hub client: retries of single requests, and errors in one line without tokens."""
 
-import logging
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, ModelInfo, SpaceInfo, constants, get_session, get_token, hf_hub_url
@@ -13,114 +11,119 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, parse_r
 
 T = TypeVar("T")
 
-TRIED_AGAIN = (408, 429, 500, 502, 503, 504)
-# Between the tries of a step, in seconds; huggingface_hub tries most of its requests six times for itself.
-WAITS = (1, 2, 4, 8)
-# The longest that a step is tried again, and that the Hub may ask to wait in all; its rate limits last 300 seconds.
-PATIENCE_SECONDS = 330
-# For one read or write on a connection, where huggingface_hub would wait forever.
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
+WAIT_SECONDS = (1, 2, 4, 8)
+# Longest time for one step, retries included; the Hub's rate limits are per 300 seconds.
+MAX_SECONDS = 330
+# For reads, which huggingface_hub would wait for without limit.
 TIMEOUT_SECONDS = 60
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 TOKEN = re.compile(r"\b(hf|api_org)_\w+")
-# What an address ends with that is a key to what lies there.
+# Query of a presigned URL, which gives access by itself.
 SIGNATURE = re.compile(r"(?<=\S)\?\S+=\S+")
-MAX_SAID = 200
+MAX_REASON = 200
 
 
 class HubError(OSError):
-    """The Hub did not do what was asked: why and what to do, in one line. `status` is that of its answer, if any."""
+    """A failed request to the Hub, in one line.
+
+    Attributes:
+        status: HTTP status, None without a response.
+    """
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
 
 
-class _TooLongError(Exception):
-    """The Hub asks to wait for longer than anybody would."""
-
-
 class Hub:
-    """The client of `huggingface_hub` with more patience and plainer errors.
+    """An `HfApi` whose requests are retried and whose errors are `HubError`.
+
+    huggingface_hub retries uploads only: creating a repository, reading it and committing are single requests there.
 
     Args:
-        token: Of the user; the one that `hf auth login` or HF_TOKEN left if None.
-        say: Told in a line when there is something to wait for.
+        token: User access token, None for the one of `hf auth login` or HF_TOKEN.
+        log: Called with one line before each retry.
 
     Raises:
         HubError: If there is no token.
     """
 
-    def __init__(self, token: str | None, say: Callable[[str], Any]) -> None:
-        self.token, self.say = token or get_token(), say
+    def __init__(self, token: str | None, log: Callable[[str], Any]) -> None:
+        self.token, self.log = token or get_token() or "", log
         if not self.token:
-            raise HubError(f"You are not signed in to the Hub. Run: hf auth login (with a token from {TOKENS_PAGE})")
-        if not re.fullmatch(r"[!-~]+", self.token):  # an HTTP client would show it in its error
-            raise HubError("The token has characters that none has. Copy it anew, then run: hf auth login")
+            raise HubError(f"Not signed in to the Hub. Run: hf auth login (with a token from {TOKENS_PAGE})")
+        if not re.fullmatch(r"[!-~]+", self.token):  # the HTTP client would quote it in its error
+            raise HubError("The token contains invalid characters. Copy it again, then run: hf auth login")
         self.api = HfApi(token=self.token)
-        self._waited = 0.0
 
-    def find_repo_id(self, name: str) -> str:
-        """The whole id of a repository, having seen that the token may write there.
+    def resolve_repo_id(self, name: str) -> str:
+        """Return the full id of a repository after checking that the token may write there.
 
         Args:
-            name: With or without the user or organization in front.
+            name: Id with or without the user or organization.
 
         Raises:
-            HubError: If it may not.
+            HubError: If the token may not write there.
         """
-        me = self.call(self.api.whoami, name)
-        owners = {me["name"]: "admin"} | {org.get("name"): org.get("roleInOrg") for org in me.get("orgs", [])}
-        owner = name.split("/")[0] if "/" in name else me["name"]
-        role = (me.get("auth") or {}).get("accessToken", {}).get("role")
+        user = self.call(self.api.whoami, name)
+        roles = {user["name"]: "admin"} | {org.get("name"): org.get("roleInOrg") for org in user.get("orgs", [])}
+        owner = name.split("/")[0] if "/" in name else user["name"]
+        role = (user.get("auth") or {}).get("accessToken", {}).get("role")
         if role == "read":
-            raise HubError(f"The token may only read. Make one that may write ({TOKENS_PAGE}), then: hf auth login")
-        # What a token of fine-grained rights may do is known to the Hub alone.
-        if owners.get(owner) == "read" or (owner not in owners and role == "write"):
             raise HubError(
-                f"{me['name']} may not write to {owner}: publish to {me['name']}/{name.split('/')[-1]}, or have "
-                f"yourself made a member of {owner} who may."
+                f"The token is read-only. Create one with write access ({TOKENS_PAGE}), then: hf auth login"
+            )
+        # The rights of a fine-grained token are not in the response.
+        if roles.get(owner) == "read" or (owner not in roles and role == "write"):
+            raise HubError(
+                f"{user['name']} may not write to {owner}. Publish to {user['name']}/{name.split('/')[-1]}, or join "
+                f"{owner} with write access."
             )
         return name if "/" in name else f"{owner}/{name}"
 
-    def call(self, step: Callable[[], T], repo_id: str, expected: tuple[type[Exception], ...] = ()) -> T:
-        """Do a step, again where an error may pass; each step can be done twice and does the same.
+    def call(self, request: Callable[[], T], repo_id: str, expected: tuple[type[Exception], ...] = ()) -> T:
+        """Send an idempotent request, with retries of temporary errors.
 
         Args:
-            step: Talks to the Hub.
-            repo_id: For the error's line.
-            expected: Errors to pass on as they are.
+            request: Function that sends it.
+            repo_id: Repository for the error message.
+            expected: Exceptions to raise unchanged.
 
         Raises:
-            HubError: If it can't be done, or not in `PATIENCE_SECONDS`.
+            HubError: If it fails, or the next retry would be later than `MAX_SECONDS`.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        for wait in (*WAITS, None):
+        deadline = time.monotonic() + MAX_SECONDS
+        for wait in (*WAIT_SECONDS, None):
             try:
-                with self._limited():
-                    return step()
+                return request()
             except expected:
                 raise
-            except (HTTPError, ConnectionError, TimeoutError, RuntimeError, _TooLongError) as raised:
-                error = raised.__cause__ or raised if isinstance(raised, RuntimeError) else raised  # of an upload
-                status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-                final = isinstance(error, (OfflineModeIsEnabled, _TooLongError))
-                passing = status in TRIED_AGAIN or (status is None and not final)
-                if wait is None or not passing or time.monotonic() > deadline:
-                    # Not `from error`: its text can have a token in it, or an address that is signed with one.
-                    raise HubError(self._hide(_explain(error, status, repo_id)), status) from None
-                asked = _wait_asked_for(error.response) if status else None
-                if asked is None:
-                    reason = f"answers HTTP {status}" if status else "can't be reached"
-                    self.say(f"The Hub {reason}. Trying again in {wait} s.")
-                time.sleep(wait if asked is None else asked)
+            except (HTTPError, ConnectionError, TimeoutError, RuntimeError) as raised:
+                # huggingface_hub wraps errors of an LFS upload in a RuntimeError; xet raises one by itself.
+                error = raised.__cause__ or raised if isinstance(raised, RuntimeError) else raised
+                response = error.response if isinstance(error, HfHubHTTPError) else None
+                status = response.status_code if response is not None else None
+                requested = _requested_wait(response) if response is not None else None
+                retried = status in RETRIED_STATUSES if status else not isinstance(error, OfflineModeIsEnabled)
+                if wait is None or not retried or time.monotonic() + (requested or 0) > deadline:
+                    # Not `from error`, whose text may contain a token or a presigned URL.
+                    raise HubError(self._redact(_explain(error, status, requested, repo_id)), status) from None
+                wait = requested or wait
+                reason = f"returned HTTP {status}" if status else "can't be reached"
+                self.log(f"The Hub {reason}. Retrying in {wait} s.")
+                time.sleep(wait)
         raise AssertionError
 
-    def info(self, repo_id: str, *expected: type[Exception], **options: Any) -> ModelInfo | SpaceInfo:
-        """`HfApi.repo_info`, which takes no time limit but its own; errors as in `call`."""
-        return self.call(lambda: self.api.repo_info(repo_id, timeout=TIMEOUT_SECONDS, **options), repo_id, expected)
+    def info(
+        self, repo_id: str, repo_type: str, revision: str | None = None, *, expected: tuple[type[Exception], ...] = ()
+    ) -> ModelInfo | SpaceInfo:
+        """Return the `HfApi.model_info` or `space_info` of a repository; errors as in `call`."""
+        get = self.api.space_info if repo_type == "space" else self.api.model_info
+        return self.call(lambda: get(repo_id, revision=revision, timeout=TIMEOUT_SECONDS), repo_id, expected)
 
-    def read(self, repo_id: str, path: str, revision: str, repo_type: str) -> str:
-        """A text file of a repository.
+    def read(self, repo_id: str, path: str, revision: str | None, repo_type: str) -> str:
+        """Return a text file of a repository, without caching it.
 
         Raises:
             HubError: If it can't be read.
@@ -128,45 +131,21 @@ class Hub:
 
         def get() -> str:
             url = hf_hub_url(repo_id, path, repo_type=repo_type, revision=revision, endpoint=self.api.endpoint)
-            response = get_session().get(url, headers=build_hf_headers(token=self.token))
+            headers = build_hf_headers(token=self.token)
+            response = get_session().get(url, headers=headers, timeout=TIMEOUT_SECONDS)
             hf_raise_for_status(response)
             return response.content.decode(errors="replace")
 
         return self.call(get, repo_id)
 
-    @contextmanager
-    def _limited(self) -> Iterator[None]:
-        """Within, the client waits for no server that is silent or busy for long, and logs no addresses."""
-        client, logger = get_session(), logging.getLogger("huggingface_hub.utils._http")
-        timeout, level = client.timeout, logger.level
-        client.timeout = TIMEOUT_SECONDS
-        client.event_hooks["response"].append(self._watch)
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-            client.event_hooks["response"].remove(self._watch)
-            client.timeout = timeout
-
-    def _watch(self, response: Any) -> None:
-        """Look at an answer, before huggingface_hub does what its `Retry-After` says, whatever that is."""
-        seconds = _wait_asked_for(response) if response.status_code in TRIED_AGAIN else None
-        if seconds is None:
-            return
-        self._waited += seconds
-        if self._waited > PATIENCE_SECONDS:
-            raise _TooLongError(seconds)
-        self.say(f"The Hub asks to wait {seconds} s (HTTP {response.status_code}).")
-
-    def _hide(self, text: str) -> str:
-        """A text in one line, without what only its owner may know."""
+    def _redact(self, text: str) -> str:
+        """Return a text in one line, without tokens and signatures."""
         text = SIGNATURE.sub("?…", text.replace(self.token, "hf_…"))
         return TOKEN.sub(r"\1_…", " ".join(text.split()))
 
 
-def _wait_asked_for(response: Any) -> int | None:
-    """How many seconds an answer asks to wait, as huggingface_hub reads it, and one more."""
+def _requested_wait(response: Any) -> int | None:
+    """Return the wait that a response requests, in seconds, plus one against rounding as in huggingface_hub."""
     limit = parse_ratelimit_headers(response.headers) if response.status_code == 429 else None
     if limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds + 1
@@ -174,27 +153,27 @@ def _wait_asked_for(response: Any) -> int | None:
     return int(seconds) + 1 if seconds.isdigit() else None
 
 
-def _explain(error: Exception, status: int | None, repo_id: str) -> str:
-    """What happened and what to do, in one line."""
-    again = "Run the same command again later: what was uploaded by now is not sent twice."
-    if isinstance(error, _TooLongError):
-        minutes = -(-error.args[0] // 60)
-        return f"The Hub has had too many requests from you and asks to wait {minutes} min. Run the same command then."
+def _explain(error: BaseException, status: int | None, requested: int | None, repo_id: str) -> str:
+    """Return the reason of an error and what to do."""
+    retry = "Run the same command again later. Uploaded files are not sent again."
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, and publishing needs the Hub. Unset it."
+        return "HF_HUB_OFFLINE is set, but publishing needs the Hub. Unset it."
     if status is None:
-        said = f": {str(error)[:MAX_SAID]}" if str(error) else ""
-        return f"The Hub ({constants.ENDPOINT}) can't be reached ({type(error).__name__}{said}). {again}"
-    owner, said = repo_id.split("/")[0], getattr(error, "server_message", None) or ""
-    lines = {
-        401: f"The Hub does not accept the token. Make one that may write ({TOKENS_PAGE}), then: hf auth login",
-        403: f"The token may not write to {repo_id}. Give it the right to write to what {owner} has ({TOKENS_PAGE}).",
-        404: f"There is no {repo_id} on the Hub, or the token may not see it. Check the name, and the token's rights.",
-        409: f"{repo_id} is being changed by somebody else. {again}",
-        412: f"{repo_id} is being changed by somebody else. {again}",
-        429: f"The Hub has had too many requests from you. {again}",
+        reason = f": {str(error)[:MAX_REASON]}" if str(error) else ""
+        return f"The Hub ({constants.ENDPOINT}) can't be reached ({type(error).__name__}{reason}). {retry}"
+    if status == 429 and requested:
+        retry = f"Run the same command again in {-(-requested // 60)} min."
+    owner, reason = repo_id.split("/")[0], getattr(error, "server_message", None) or ""
+    messages = {
+        401: f"The Hub rejected the token. Create one with write access ({TOKENS_PAGE}), then: hf auth login",
+        403: f"The token may not write to {repo_id}. Give it write access to the repositories of {owner} "
+        f"({TOKENS_PAGE}).",
+        404: f"{repo_id} does not exist, or the token has no access. Check the name and the token.",
+        409: f"{repo_id} was changed by another commit. {retry}",
+        412: f"{repo_id} was changed by another commit. {retry}",
+        429: f"Too many requests to the Hub. {retry}",
     }
-    if status in lines:
-        return f"{lines[status]} (HTTP {status}{f': {said}' if said else ''})"
-    advice = again if status >= 500 or status in TRIED_AGAIN else "Mend that, then run the same command again."
-    return f"The Hub answers HTTP {status}{f': {said}' if said else ''}. {advice}"
+    if status in messages:
+        return f"{messages[status]} (HTTP {status}{f': {reason}' if reason else ''})"
+    advice = retry if status >= 500 or status in RETRIED_STATUSES else "Fix that, then run the same command again."
+    return f"The Hub returned HTTP {status}{f': {reason}' if reason else ''}. {advice}"

@@ -1,4 +1,4 @@
-"""What of a folder is published, and what speaks against it."""
+"""Contents of a repository: files of a model folder, generated files, and checks before publishing."""
 
 import inspect
 import json
@@ -6,28 +6,29 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import get_token
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..backends.cache import RECORD, read_record, weights_hash
+from ..backends.cache import weights_hash
+from ..backends.pytorch import load_model
+from ..io import read_json
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
-from ..pipelines import load_model
-from .card import is_ours, render_card, render_eval_results
-from .metadata import IMAGES, PUBLISHED_FILES, Given, collect_facts, find_task
+from ..records import EXPORT_FILE, read_export_records
+from .card import is_generated, render_card, render_eval_results
+from .metadata import IMAGES, PUBLISHED_FILES, CardOptions, collect_metadata, find_mobilevit_task
 
 CARD, CONFIG, PROCESSOR = "README.md", "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 EVAL_RESULTS = ".eval_results"
-# What programs for other engines consist of, by the folder they lie in.
+# Suffixes of the files of exported models, by folder.
 EXPORTS = {
     "onnx": (".onnx", ".onnx_data", ".data"),
     "openvino": (".xml", ".bin"),
@@ -35,30 +36,30 @@ EXPORTS = {
     "coreml": (".mlmodel", ".bin", ".json"),
 }
 TEXTS = (".json", ".md", ".py", ".xml", ".yaml", ".yml")
-# Classes of a detector that come with their code, by the file that points at it.
+# Classes of the detector that are published as code, by the configuration that refers to them.
 CODE = {
     CONFIG: (MobileViTSSDLiteConfig, MobileViTSSDLiteForObjectDetection),
     PROCESSOR: (MobileViTSSDLiteImageProcessor,),
 }
-# What transformers.js is to load in a browser, where it asks for a quantized file if it isn't told.
+# Without this setting transformers.js requests a quantized file.
 BROWSER_FILE, BROWSER_CONFIG = "onnx/model.onnx", {"transformers.js_config": {"dtype": "fp32"}}
 PLACEHOLDER = re.compile(r"LABEL_\d+")
 SECRETS = {
-    "a token of the Hub": re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b"),
-    "a token of GitHub": re.compile(r"\b(?:gh[opsu]_[A-Za-z0-9]{36}|github_pat_\w{60,})\b"),
-    "a key of AWS": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a key of an API": re.compile(r"\bsk-[A-Za-z0-9_-]{32,}"),
+    "a Hub token": re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b"),
+    "a GitHub token": re.compile(r"\b(?:gh[opsu]_[A-Za-z0-9]{36}|github_pat_\w{60,})\b"),
+    "an AWS key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{32,}"),
     "a private key": re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY"),
 }
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a repository is to hold.
+    """Contents of a repository.
 
     Attributes:
-        files: By their paths in the repository: a file of the folder, or what there is instead.
-        left_out: Names in the folder that stay here.
+        files: Local file or generated content, by path in the repository.
+        left_out: Names in the folder that are not published.
     """
 
     files: dict[str, Path | bytes]
@@ -66,63 +67,63 @@ class Contents:
 
     @property
     def card(self) -> str:
-        """The model card."""
+        """Model card."""
         return self.read(CARD).decode(errors="replace")
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes by path."""
+        """Sizes in bytes, by path."""
         return {
             name: len(content) if isinstance(content, bytes) else content.stat().st_size
             for name, content in self.files.items()
         }
 
     def read(self, name: str) -> bytes:
-        """A file's content."""
+        """Return the content of a file."""
         content = self.files[name]
         return content if isinstance(content, bytes) else content.read_bytes()
 
 
-def gather(folder: Path, repo_id: str, given: Given) -> Contents:
-    """What is to be published of a model's folder.
+def gather(folder: Path, repo_id: str, card_options: CardOptions) -> Contents:
+    """Return the contents to publish from a model folder.
 
     Args:
-        folder: Of a model, with its image processor; nothing is written there.
-        repo_id: For the card.
-        given: What its maker says about it.
+        folder: Model with its image processor; not modified.
+        repo_id: Repository id for the card.
+        card_options: Model card metadata from the author.
 
     Raises:
-        ValueError: If it can't be published as it is; all the reasons in one line.
+        ValueError: If it can't be published; lists all reasons in one line.
     """
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} is no model: it has no {CONFIG}. Give a folder that `mobilevit train` wrote.")
-    files: dict[str, Path | bytes] = {name: folder / name for name in _choose(folder, given)}
+        raise ValueError(f"{folder}: got no {CONFIG}, expected a model. Pass an output folder of `mobilevit train`.")
+    files: dict[str, Path | bytes] = {name: folder / name for name in _select_files(folder, card_options)}
     problems = [f"{name} is a link out of the folder" for name in files if _leads_out(folder, name)]
     if problems:
-        raise ValueError(_refuse(folder, problems))
-    problems += [*_check_model(folder, files), *_check_weights(folder)]
+        raise ValueError(_refusal(folder, problems))
+    problems += [*_check_configs(folder, files), *_check_weights(folder)]
     if not problems:
         problems += _check_exports(folder)
         files |= _finish_configs(folder)
         try:
-            files |= _make_card(folder, repo_id, given)
+            files |= _make_card(folder, repo_id, card_options)
         except ValueError as error:
             problems.append(str(error))
     contents = Contents(dict(sorted(files.items())), _left_out(folder, files))
     problems += _check_texts(folder, contents)
     if problems:
-        raise ValueError(_refuse(folder, problems))
+        raise ValueError(_refusal(folder, problems))
     return contents
 
 
-def _refuse(folder: Path, problems: list[str]) -> str:
+def _refusal(folder: Path, problems: list[str]) -> str:
     return f"{folder} can't be published: {'; '.join(problem.rstrip('.') for problem in problems)}."
 
 
-def _choose(folder: Path, given: Given) -> Iterator[str]:
-    """The names of the files in the folder that are published as they are."""
-    beside = [name for name in PUBLISHED_FILES if given.images or name not in IMAGES]
-    for name in (CONFIG, PROCESSOR, *weight_files(folder), RECORD, *beside):
+def _select_files(folder: Path, card_options: CardOptions) -> Iterator[str]:
+    """Yield the names of the files that are published unchanged."""
+    extra = [name for name in PUBLISHED_FILES if card_options.images or name not in IMAGES]
+    for name in (CONFIG, PROCESSOR, *weight_files(folder), EXPORT_FILE, *extra):
         if (folder / name).is_file():
             yield name
     for export, suffixes in EXPORTS.items():
@@ -133,11 +134,11 @@ def _choose(folder: Path, given: Given) -> Iterator[str]:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The files of the weights: one, or an index and the shards that it names."""
+    """Return the names of the weight files: a single file, or an index with its shards."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return [WEIGHTS]
     try:
-        shards = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        shards = set(read_json(folder / INDEX)["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError):
         return [INDEX]
     return [INDEX, *sorted(name for name in shards if SHARD.fullmatch(str(name)))]
@@ -148,67 +149,71 @@ def _leads_out(folder: Path, name: str) -> bool:
 
 
 def _left_out(folder: Path, files: dict[str, Path | bytes]) -> tuple[str, ...]:
-    tops = {name.split("/")[0] for name in files}
-    return tuple(sorted(path.name for path in folder.iterdir() if path.name not in tops))
+    published = {name.split("/")[0] for name in files}
+    return tuple(sorted(path.name for path in folder.iterdir() if path.name not in published))
 
 
-# --- what speaks against it ------------------------------------------------------------------------------------------
+# --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _check_model(folder: Path, files: dict[str, Path | bytes]) -> Iterator[str]:
-    """The configurations."""
-    config = _read_json(folder / CONFIG)
-    if config is None:
-        yield f"{CONFIG} is not JSON"
+def _check_configs(folder: Path, files: dict[str, Path | bytes]) -> Iterator[str]:
+    """Yield the problems of the configurations."""
+    try:
+        config = read_json(folder / CONFIG)
+    except ValueError as error:
+        yield str(error)
         return
     expected = (MobileViTConfig.model_type, MobileViTSSDLiteConfig.model_type)
     if config.get("model_type") not in expected:
-        yield f"it is a model of type {config.get('model_type')}, expected {' or '.join(expected)}"
+        yield f"model_type: got {config.get('model_type')}, expected {' or '.join(expected)}"
         return
     if PROCESSOR not in files:
-        yield f"{PROCESSOR} is missing, which says how images are prepared: save the image processor there"
-    elif _read_json(folder / PROCESSOR) is None:
-        yield f"{PROCESSOR} is not JSON"
-    if any("For" in name for name in config.get("architectures") or ["For"]):  # it answers with names
+        yield f"{PROCESSOR} is missing: save the image processor there"
+    else:
+        try:
+            read_json(folder / PROCESSOR)
+        except ValueError as error:
+            yield str(error)
+    if any("For" in name for name in config.get("architectures") or ["For"]):  # a backbone has no classes
         names = config.get("id2label")
         if not isinstance(names, dict) or not names or any(PLACEHOLDER.fullmatch(str(n)) for n in names.values()):
-            yield f'the classes have no names: write them to id2label in {CONFIG}, such as {{"0": "cat", "1": "dog"}}'
-        elif odd := [key for key in names if not key.isdecimal()]:
-            yield f"id2label in {CONFIG}: got {odd[0]!r} as the number of a class, expected 0, 1, ..."
+            yield f'the classes have no names: set id2label in {CONFIG}, such as {{"0": "cat", "1": "dog"}}'
+        elif invalid := [key for key in names if not key.isdecimal()]:
+            yield f"id2label in {CONFIG}: got {invalid[0]!r} as a class index, expected 0, 1, ..."
 
 
 def _check_weights(folder: Path) -> Iterator[str]:
-    """The tensors, one after the other."""
+    """Yield the problems of the weights, reading one tensor at a time."""
     names = [name for name in weight_files(folder) if name != INDEX]
     if missing := [name for name in names if not (folder / name).is_file()]:
         if any(path for pattern in PICKLED for path in folder.glob(pattern)):
-            yield f"its weights are pickled, which nobody should have to load: mobilevit convert {folder} OUT"
+            yield f"its weights are pickled, which is unsafe to load: mobilevit convert {folder} OUT"
         else:
             yield f"{', '.join(missing)} is missing"
         return
     if not names:
-        yield f"{INDEX} names no weights"
+        yield f"{INDEX} lists no weights"
     for name in names:
         try:
             with safe_open(folder / name, framework="pt") as tensors:
                 bad = [key for key in tensors.keys() if not _is_finite(tensors.get_tensor(key))]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            yield f"{name} is no safetensors file ({error})"
+            yield f"{name} is not a valid safetensors file ({error})"
             continue
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            yield f"{bad[0]}{more} in {name} has values that are not finite numbers: the training has failed"
+            yield f"{bad[0]}{more} in {name} has NaN or infinite values: the training diverged"
 
 
 def _check_exports(folder: Path) -> Iterator[str]:
-    """Programs that were made of other weights, as before the last training."""
-    entries = [entry for entry in read_record(folder / RECORD) if (folder / str(entry.get("file"))).exists()]
-    if not entries:
+    """Yield exported models of other weights, such as those before the last training."""
+    records = [record for record in read_export_records(folder / EXPORT_FILE) if (folder / record.file).exists()]
+    if not records:
         return
-    task = find_task(_read_json(folder / CONFIG))
+    task = find_mobilevit_task(read_json(folder / CONFIG)).name
     weights = weights_hash(load_model(task, str(folder), {"trust_remote_code": False})[0])
-    if old := [entry["file"] for entry in entries if entry.get("weights") != weights]:
-        yield f"{', '.join(old)} was made of other weights: remove it, or run mobilevit export again"
+    if outdated := [record.file for record in records if record.weights != weights]:
+        yield f"{', '.join(outdated)} was exported from other weights: remove it, or run mobilevit export again"
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -216,7 +221,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 
 def _check_texts(folder: Path, contents: Contents) -> Iterator[str]:
-    """What nobody else should read, in what everybody can."""
+    """Yield secrets and local paths in text files."""
     token = get_token()
     homes = {str(path) for path in (folder.resolve(), folder.absolute(), Path.home()) if len(path.parts) > 1}
     for name in contents.files:
@@ -224,63 +229,58 @@ def _check_texts(folder: Path, contents: Contents) -> Iterator[str]:
             continue
         text = contents.read(name).decode(errors="replace")
         if token and token in text:
-            yield f"{name} holds your token of the Hub"
+            yield f"{name} contains your Hub token"
         for kind, pattern in SECRETS.items():
             if pattern.search(text) and not (token and token in text):
-                yield f"{name} holds what looks like {kind}"
+                yield f"{name} contains what looks like {kind}"
         if any(f"{home}/" in text or f'{home}"' in text for home in homes):
-            yield f"{name} holds a path of this machine"
+            yield f"{name} contains a local path"
 
 
-# --- what is made for it ---------------------------------------------------------------------------------------------
+# --- generated files -------------------------------------------------------------------------------------------------
 
 
 def _finish_configs(folder: Path) -> dict[str, Path | bytes]:
-    """The code of a detector, and configurations that point at it; those of any other model point at none.
+    """Return the configurations that differ when published, and the code of a detector.
 
-    That of a model with a file for browsers names it.
+    The configurations of a detector refer to its code, others to none; that of a model with an ONNX file for browsers
+    sets its dtype.
     """
-    found = {name: _read_json(folder / name) for name in CODE}
-    is_detector = found[CONFIG]["model_type"] == MobileViTSSDLiteConfig.model_type
+    configs = {name: read_json(folder / name) for name in CODE}
+    is_detector = configs[CONFIG]["model_type"] == MobileViTSSDLiteConfig.model_type
     files: dict[str, Path | bytes] = {}
-    for name, values in found.items():
-        wanted = {key: value for key, value in values.items() if key not in ("auto_map", "_name_or_path")}
+    for name, values in configs.items():
+        published = {key: value for key, value in values.items() if key not in ("auto_map", "_name_or_path")}
         if is_detector:
-            kinds = {kind: Path(inspect.getfile(kind)).stem for kind in CODE[name]}
-            wanted["auto_map"] = {kind._auto_class: f"{module}.{kind.__name__}" for kind, module in kinds.items()}
+            modules = {kind: Path(inspect.getfile(kind)).stem for kind in CODE[name]}
+            published["auto_map"] = {kind._auto_class: f"{module}.{kind.__name__}" for kind, module in modules.items()}
         elif name == CONFIG and (folder / BROWSER_FILE).is_file():
-            wanted = BROWSER_CONFIG | wanted
-        if wanted != values:
-            files[name] = (json.dumps(wanted, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    if is_detector:
-        sources = {Path(inspect.getfile(kind)) for classes in CODE.values() for kind in classes}
-        sources |= {Path(path) for source in sources for path in get_relative_import_files(source)}
-        # Code that was saved with the weights fits them best; if that isn't all there, this package's.
-        own = {source.name: folder / source.name for source in sources}
-        whole = all(path.is_file() and not _leads_out(folder, name) for name, path in own.items())
-        files |= own if whole else {source.name: source for source in sources}
-    return files
+            published = BROWSER_CONFIG | published
+        if published != values:
+            files[name] = (json.dumps(published, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return files | _detector_code(folder) if is_detector else files
 
 
-def _make_card(folder: Path, repo_id: str, given: Given) -> dict[str, Path | bytes]:
-    """The card, and results as files; a card written by hand is taken as it is.
+def _detector_code(folder: Path) -> dict[str, Path | bytes]:
+    """Return the source files of the detector: saved with the weights or, if incomplete, of this package."""
+    sources = {Path(inspect.getfile(kind)) for classes in CODE.values() for kind in classes}
+    sources |= {Path(path) for source in sources for path in get_relative_import_files(source)}
+    saved = {source.name: folder / source.name for source in sources}
+    complete = all(path.is_file() and not _leads_out(folder, name) for name, path in saved.items())
+    return {**saved} if complete else {source.name: source for source in sources}
+
+
+def _make_card(folder: Path, repo_id: str, card_options: CardOptions) -> dict[str, Path | bytes]:
+    """Return the card and the evaluation results; a handwritten card is returned unchanged.
 
     Raises:
-        ValueError: If a card can't be made.
+        ValueError: If the card can't be generated.
     """
     path = folder / CARD
-    if path.is_file() and not is_ours(path.read_text(errors="replace")):
+    if path.is_file() and not is_generated(path.read_text(errors="replace")):
         if _leads_out(folder, CARD):
             raise ValueError(f"{CARD} is a link out of the folder")
         return {CARD: path}
-    facts = collect_facts(folder, given)
-    results = {f"{EVAL_RESULTS}/{name}": text.encode() for name, text in render_eval_results(facts).items()}
-    return {CARD: render_card(facts, repo_id).encode(), **results}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
+    metadata = collect_metadata(folder, card_options)
+    results = {f"{EVAL_RESULTS}/{name}": text.encode() for name, text in render_eval_results(metadata).items()}
+    return {CARD: render_card(metadata, repo_id).encode(), **results}

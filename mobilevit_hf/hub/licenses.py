@@ -1,8 +1,7 @@
-"""Under which license a model may be published: that of the weights it started from, or what its maker says."""
+"""License of a model: given by its author, or inherited from the initial checkpoint."""
 
 import contextlib
 import getpass
-import json
 import re
 import socket
 from collections.abc import Mapping
@@ -15,9 +14,10 @@ from huggingface_hub import constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..model_sources import ASSETS, is_hub_reachable
-from ..modeling.configuration_mobilevit import VARIANTS
+from ..modeling.variants_mobilevit import VARIANTS
+from ..records import TRAINING_FILE, InitialCheckpoint, TrainingRecord, read_record
 
-RUN_FILE, CARD_FILE = "run.json", "README.md"
+CARD_FILE = "README.md"
 LICENSES_PAGE = "https://huggingface.co/docs/hub/repositories-licenses"
 OTHER = "other"
 APPLE_OWNER = "apple/"
@@ -28,8 +28,8 @@ class License:
     """A license.
 
     Attributes:
-        id: As the Hub names it, such as "apache-2.0"; "other" for one that it has no name for.
-        name, link: Of one that is "other".
+        id: Identifier on the Hub, such as "apache-2.0"; "other" for a license without one.
+        name, link: Name and URL of an "other" license.
     """
 
     id: str
@@ -37,127 +37,130 @@ class License:
     link: str | None = None
 
 
-# That of the weights in Apple's repositories and of ml-cvnets.
+# License of the weights in Apple's repositories and of ml-cvnets.
 APPLE_LICENSE = License(OTHER, "apple-sample-code-license", "https://github.com/apple/ml-cvnets/blob/main/LICENSE")
 
 
-def describe_start(name: str) -> dict[str, Any]:
-    """Where weights come from, without a path: what a training records of the model it starts from.
+def describe_initial_checkpoint(name: str) -> InitialCheckpoint:
+    """Return the origin and license of an initial checkpoint.
 
     Args:
-        name: A variant for new weights, or a model as `resolve_model` takes it; it is there.
-
-    Returns:
-        `kind` ("new weights", "local", "built-in" or "hub") and `name`; where known also `base_model`, the Hub id of
-        the nearest model on the Hub that it descends from, and `license`, the fields of a `License`.
+        name: Variant for training from scratch, or an existing model, as for `resolve_model`.
     """
     if name in VARIANTS:
-        return {"kind": "new weights", "name": name}
-    for kind, folder in (("local", Path(name)), ("built-in", ASSETS / name)):
-        if (folder / "config.json").is_file():  # else it is beside a folder of images of that name
-            return {"kind": kind, "name": public_name(folder)} | _read_origin(folder)
-    card = _read_card(_download_card(name))
-    license = _license_of(card)
+        return InitialCheckpoint(kind="scratch", name=name)
+    # A folder without config.json holds images and only shares the name of a built-in model.
+    if (Path(name) / "config.json").is_file():
+        return InitialCheckpoint(kind="local", name=public_name(Path(name)), **_read_origin(Path(name)))
+    if (ASSETS / name / "config.json").is_file():
+        return InitialCheckpoint(kind="built-in", name=name, **_read_origin(ASSETS / name))
+    license = _license_of(_read_card(_download_card(name)))
     if name.startswith(APPLE_OWNER) and license is None:
         license = APPLE_LICENSE
-    return {"kind": "hub", "name": name, "base_model": name} | _to_dict(license)
+    return InitialCheckpoint(kind="hub", name=name, base_model=name, license=_to_dict(license))
 
 
 def public_name(path: Path) -> str | None:
-    """The last part of a path, by which others may know the folder; None where that is a user, a machine or nothing.
+    """Return the name of a folder, None if it is the name of a user or machine.
 
     Args:
-        path: A folder, or a file in it.
+        path: The folder, or a file in it.
     """
     path = path.absolute()
     folder = path.parent if path.is_file() else path
     private = {"", Path.home().name, *socket.gethostname().split(".")}
-    with contextlib.suppress(KeyError, OSError, ImportError):  # a user without a name
+    with contextlib.suppress(KeyError, OSError, ImportError):  # a user id without a name
         private.add(getpass.getuser())
     return None if folder.name in private else folder.name
 
 
 def read_license(folder: Path) -> License | None:
-    """That of the card in a folder, if it says one."""
+    """Return the license in the model card of a folder, None if it has none."""
     return _license_of(_read_card(folder / CARD_FILE))
 
 
-def find_license(given: License | None, base_model: str | None, start: Mapping[str, Any]) -> License:
-    """The license of a model.
+def find_license(license: License | None, base_model: str | None, initial: InitialCheckpoint | None) -> License:
+    """Return the license of a model.
 
     Args:
-        given: By its maker, who knows best: now, or in the card that is there.
-        base_model: The Hub id of what it was made from, given by its maker.
-        start: As `describe_start` returns it; empty if nothing is known.
+        license: License given by the author, now or in the existing card; takes precedence.
+        base_model: Hub id of the base model given by the author.
+        initial: Initial checkpoint, None if not recorded.
 
     Raises:
-        ValueError: If nobody knows, or the one given is none.
+        ValueError: If the license is unknown or invalid.
     """
-    if given:
-        return _check(given)
-    if start.get("license") and base_model in (None, start.get("base_model")):
-        return License(**start["license"])
-    if (base_model or start.get("base_model") or "").startswith(APPLE_OWNER):
+    if license:
+        return _validate(license)
+    recorded_base = initial.base_model if initial else None
+    if initial and initial.license and base_model in (None, recorded_base):
+        return License(**initial.license)  # ty: ignore[invalid-argument-type] (always has an id)
+    if (base_model or recorded_base or "").startswith(APPLE_OWNER):
         return APPLE_LICENSE
-    reason = "nothing tells what its weights came from"
-    if start.get("kind") == "new weights" and not base_model:
-        reason = "it was trained from new weights, so the license is yours to choose"
-    elif name := base_model or start.get("name"):
-        reason = f"it started from {name}, whose license is not recorded"
+    reason = "its initial checkpoint is not recorded"
+    if initial and initial.kind == "scratch" and not base_model:
+        reason = "it was trained from scratch, so you choose its license"
+    elif name := base_model or (initial and initial.name):
+        reason = f"it was fine-tuned from {name}, whose license is not recorded"
     raise ValueError(
-        f"license: none is known, {reason}. Say which: --license apache-2.0, or another of {LICENSES_PAGE}; "
-        "--license unknown if you don't know it."
+        f"license: got none, expected one because {reason}. Pass --license apache-2.0, or another id of "
+        f"{LICENSES_PAGE}, or --license unknown."
     )
 
 
-def _check(license: License) -> License:
-    """With the Hub's spelling.
+def _validate(license: License) -> License:
+    """Return a license with its id in the Hub's spelling.
 
     Raises:
-        ValueError: If it can't be one of the Hub's, or is another one without a name.
+        ValueError: If the id is malformed, or "other" without a name.
     """
     name = license.id.strip().lower()
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
-        raise ValueError(f"license: got {license.id!r}, expected one of {LICENSES_PAGE}, such as apache-2.0 or mit.")
+        raise ValueError(
+            f"license: got {license.id!r}, expected an id such as apache-2.0 or mit. Pass one of {LICENSES_PAGE}."
+        )
     if name == OTHER and not license.name:
-        raise ValueError("license: got other without a name. Say --license-name too, and --license-link.")
+        raise ValueError("license: got other, expected a name with it. Pass --license-name and --license-link.")
     return License(name, license.name, license.link)
 
 
 def _read_origin(folder: Path) -> dict[str, Any]:
-    """The base model and license of a folder, from its card or the record of the training that made it."""
+    """Return the base model and license of a local model, from its card or its training record."""
     card = _read_card(folder / CARD_FILE)
     if card.get("license"):
-        bases = _bases(card)
-        return ({"base_model": bases[0]} if bases else {}) | _to_dict(_license_of(card))
+        return {"base_model": next(iter(_base_models(card)), None), "license": _to_dict(_license_of(card))}
     try:
-        start = json.loads((folder / RUN_FILE).read_text())["start"]
-    except (OSError, ValueError, LookupError, TypeError):
+        record = read_record(folder / TRAINING_FILE, TrainingRecord)
+    except ValueError:
         return {}
-    return {name: start[name] for name in ("base_model", "license") if start.get(name)}
+    initial = record.initial_checkpoint if record else None
+    return {"base_model": initial.base_model, "license": initial.license} if initial else {}
 
 
 def _license_of(card: Mapping[str, Any]) -> License | None:
-    """What a card says, unless that says nothing, or more than is true of a child of Apple's weights."""
+    """Return the license in the metadata of a card.
+
+    None if there is none, or if it claims another license than Apple's for weights derived from Apple's.
+    """
     name = card.get("license")
     if not isinstance(name, str) or (name == OTHER and not card.get("license_name")):
         return None
-    if name != OTHER and any(base.startswith(APPLE_OWNER) for base in _bases(card)):
+    if name != OTHER and any(base.startswith(APPLE_OWNER) for base in _base_models(card)):
         return None
     return License(name, card.get("license_name"), card.get("license_link"))
 
 
-def _bases(card: Mapping[str, Any]) -> list[str]:
+def _base_models(card: Mapping[str, Any]) -> list[str]:
     bases = card.get("base_model") or []
     return [bases] if isinstance(bases, str) else [base for base in bases if isinstance(base, str)]
 
 
-def _to_dict(license: License | None) -> dict[str, Any]:
-    return {"license": {name: value for name, value in asdict(license).items() if value}} if license else {}
+def _to_dict(license: License | None) -> dict[str, str | None] | None:
+    return {name: value for name, value in asdict(license).items() if value} if license else None
 
 
 def _read_card(path: Path | None) -> dict[str, Any]:
-    """The front matter of a card; empty without one."""
+    """Return the metadata of a card, empty if it has none or is invalid."""
     if path is None or not path.is_file():
         return {}
     try:

@@ -1,7 +1,6 @@
-"""A folder → a repository on the Hub, in one commit that touches nobody else's work."""
+"""Publish a model folder to a Hub repository in one commit."""
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,27 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from .card import is_ours
+from .card import is_generated
 from .client import Hub, HubError
 from .contents import CARD, EVAL_RESULTS, EXPORTS, INDEX, SHARD, WEIGHTS, Contents, gather
-from .metadata import PUBLISHED_FILES, Given
+from .metadata import PUBLISHED_FILES, CardOptions
 
-# How often to begin anew where somebody else commits to the same branch at the same time.
-RACES = 4
-CHANGED_MEANWHILE = (409, 412)
+# Attempts if other commits to the branch arrive at the same time.
+MAX_CONFLICTS = 4
+CONFLICT_STATUSES = (409, 412)
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published, or is to be.
+    """A published model, or the result of a dry run.
 
     Attributes:
-        url: Of the repository.
-        commit: The commit's sha; None if nothing was different, or for a dry run.
-        files: The repository's files that were made from the folder, with their sizes in bytes.
-        deleted: Files in it that this replaces, now gone.
-        left_out: Names in the folder that stay here.
-        card: The model card.
+        url: URL of the repository.
+        commit: Commit hash; None if nothing changed, or for a dry run.
+        files: Sizes of the published files in bytes, by path.
+        deleted: Paths of obsolete files that the commit deleted.
+        left_out: Names in the folder that are not published.
+        card: Model card.
     """
 
     url: str
@@ -45,246 +44,237 @@ def publish(
     folder: str | Path,
     repo_id: str,
     *,
-    given: Given | None = None,
+    card_options: CardOptions | None = None,
     private: bool | None = None,
     revision: str | None = None,
     dry_run: bool = False,
     overwrite_card: bool = False,
     token: str | None = None,
-    say: Callable[[str], Any] = print,
+    log: Callable[[str], Any] = print,
 ) -> Publication:
-    """Publish a model with a card that says what is known of it.
+    """Publish a model with a model card generated from its records.
 
-    The folder is only read. What is the same already is not sent, and if all is, there is no commit. A card written
-    by hand stays: one in the folder is published as it is, one on the Hub is kept.
+    The folder is not modified. Unchanged files are not uploaded; without changes there is no commit. Handwritten cards
+    are kept: a card in the folder is published unchanged, a card on the Hub is not overwritten.
 
     Args:
-        folder: Of a training, or of a model with its image processor.
-        repo_id: Its name on the Hub, with or without the user or organization in front.
-        given: What its maker says about it.
-        private: Whether a new repository is for its owner's eyes only. Default: the owner's setting.
-        revision: The branch; made from main if it isn't there. Default: main.
-        dry_run: Send nothing and ask nobody: needs neither token nor Hub.
-        overwrite_card: Replace a card on the Hub that was written by hand.
-        token: Of the Hub. Default: that of `hf auth login` or HF_TOKEN.
-        say: Told in a line what was decided and what there is to wait for.
+        folder: Output folder of a training, or a model with its image processor.
+        repo_id: Repository id, with or without the user or organization.
+        card_options: Model card metadata from the author.
+        private: Create a new repository as private. Default: the owner's setting.
+        revision: Branch, created from main if it does not exist. Default: main.
+        dry_run: Only check the folder and generate the card; needs neither token nor network.
+        overwrite_card: Overwrite a handwritten card on the Hub.
+        token: User access token. Default: the one of `hf auth login` or HF_TOKEN.
+        log: Called with one line per decision or retry.
 
     Raises:
-        ValueError: If the folder can't be published as it is; all the reasons in one line.
-        HubError: If the Hub can't be reached or refuses; the same call goes on where this one ended.
+        ValueError: If the folder can't be published; lists all reasons in one line.
+        HubError: If a request to the Hub fails. Calling again resumes the upload.
     """
     validate_repo_id(repo_id)
-    folder, given = Path(folder), given or Given()
+    folder, card_options = Path(folder), card_options or CardOptions()
     if dry_run:
-        contents = gather(folder, repo_id, given)
-        return publication_of(contents, page_url(repo_id), None, ())
+        return make_publication(gather(folder, repo_id, card_options), page_url(repo_id), None, ())
     if "/" not in repo_id:
-        repo_id = Hub(token, say).find_repo_id(repo_id)
-    contents = gather(folder, repo_id, given)  # first of all: what is wrong here can be mended without the Hub
-    hub = Hub(token, say)
-    hub.find_repo_id(repo_id)
+        repo_id = Hub(token, log).resolve_repo_id(repo_id)
+    contents = gather(folder, repo_id, card_options)  # errors in the folder before errors of the Hub
+    hub = Hub(token, log)
+    hub.resolve_repo_id(repo_id)
     target = ModelTarget(hub, repo_id, revision or constants.DEFAULT_REVISION, overwrite_card)
     target.prepare(private)
     commit, deleted = target.update(contents)
-    return publication_of(contents, target.url, commit, deleted)
+    return make_publication(contents, target.url, commit, deleted)
 
 
-def publication_of(contents: Contents, url: str, commit: str | None, deleted: tuple[str, ...]) -> Publication:
-    """What was published at an address; see `Publication`."""
+def make_publication(contents: Contents, url: str, commit: str | None, deleted: tuple[str, ...]) -> Publication:
+    """Return the `Publication` of a repository's contents."""
     return Publication(url, commit, contents.sizes, deleted, contents.left_out, contents.card)
 
 
 def page_url(repo_id: str, repo_type: str = "model") -> str:
-    """The address of a repository's page."""
+    """Return the URL of a repository."""
     return f"{constants.ENDPOINT}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
 
 
 def check_access(
-    repo_id: str, *, private: bool | None = None, token: str | None = None, say: Callable[[str], Any] = print
+    repo_id: str, *, private: bool | None = None, token: str | None = None, log: Callable[[str], Any] = print
 ) -> str:
-    """See that a repository can be published to, before there is something to publish; arguments as for `publish`.
+    """Check that a repository can be published to, before there is a model; arguments as for `publish`.
 
     Returns:
-        Its whole id.
+        Full repository id.
 
     Raises:
-        ValueError: If there can be no such repository, or it is public and was to be private.
+        ValueError: If the id is invalid, or the repository is public despite `private`.
         HubError: If the token may not write to it.
     """
     validate_repo_id(repo_id)
-    hub = Hub(token, say)
-    repo_id = hub.find_repo_id(repo_id)
-    ModelTarget(hub, repo_id, constants.DEFAULT_REVISION).is_there(private)
+    hub = Hub(token, log)
+    repo_id = hub.resolve_repo_id(repo_id)
+    ModelTarget(hub, repo_id, constants.DEFAULT_REVISION).exists(private)
     return repo_id
 
 
 class Target:
-    """A branch of a repository; what kind of one, and what may be replaced there, is for the subclasses.
+    """A branch of a Hub repository. Subclasses select what may be replaced.
 
     Args:
-        hub: Where it is.
-        repo_id: Its whole id.
-        branch: The branch.
+        hub: Hub client.
+        repo_id: Full repository id.
+        branch: Branch.
 
     Attributes:
-        repo_type: As huggingface_hub calls it.
-        new: What huggingface_hub needs to know to make one.
-        message: Of the commit.
+        repo_type: Repository type of huggingface_hub.
+        space_sdk: SDK of a new Space, None for a model.
+        message: Commit message.
     """
 
     repo_type: str
-    new: dict[str, Any]
+    space_sdk: str | None
     message: str
 
     def __init__(self, hub: Hub, repo_id: str, branch: str) -> None:
         self.hub, self.repo_id, self.branch = hub, repo_id, branch
 
-    def choose(self, contents: Contents, head: dict[str, Any]) -> list[str]:
-        """The files to send, where there are some already; those that are the same are left out later."""
+    def select(self, contents: Contents, existing: Iterable[str]) -> list[str]:
+        """Return the files to upload, given the files in the branch."""
         raise NotImplementedError
 
-    def obsolete(self, contents: Contents, head: dict[str, Any]) -> list[str]:
-        """The files to delete."""
+    def obsolete(self, contents: Contents, existing: Iterable[str]) -> list[str]:
+        """Return the files to delete from the branch; called after `select`."""
         raise NotImplementedError
 
     @property
     def url(self) -> str:
-        """The address of its page."""
+        """URL of the repository."""
         return page_url(self.repo_id, self.repo_type)
 
-    def is_there(self, private: bool | None) -> bool:
-        """Whether the repository is.
+    def exists(self, private: bool | None) -> bool:
+        """Return whether the repository exists.
 
         Raises:
-            ValueError: If it is public, and was to be private.
+            ValueError: If it is public despite `private`.
         """
         try:
-            info = self._info(RepositoryNotFoundError)
+            info = self._info(None, RepositoryNotFoundError)
         except RepositoryNotFoundError:
             return False
         if private and not info.private:
             raise ValueError(
-                f"{self.repo_id} is public, and nothing was sent. Make it private on its page ({self.url}/settings) "
-                "first, or don't ask for a private one."
+                f"{self.repo_id}: got a public repository, expected a private one; nothing was uploaded. Make it "
+                f"private ({self.url}/settings), or leave out private."
             )
         return True
 
     def prepare(self, private: bool | None) -> None:
-        """Have the repository and the branch there.
+        """Create the repository and the branch if they do not exist.
 
         Raises:
-            ValueError: If the repository is public, and was to be private.
-            HubError: If they can't be made.
+            ValueError: If the repository is public despite `private`.
+            HubError: If they can't be created.
         """
-        api, kind = self.hub.api, {"repo_type": self.repo_type}
-        if not self.is_there(private):
-            self._call(lambda: api.create_repo(self.repo_id, private=private, exist_ok=True, **kind, **self.new))
+        api, kind = self.hub.api, self.repo_type
+        if not self.exists(private):
+            sdk = self.space_sdk
+            self._call(
+                lambda: api.create_repo(self.repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk)
+            )
         try:
-            self._info(RevisionNotFoundError, revision=self.branch)
+            self._info(self.branch, RevisionNotFoundError)
         except RevisionNotFoundError:
-            self._call(lambda: api.create_branch(self.repo_id, branch=self.branch, exist_ok=True, **kind))
+            self._call(lambda: api.create_branch(self.repo_id, branch=self.branch, exist_ok=True, repo_type=kind))
 
     def update(self, contents: Contents) -> tuple[str | None, tuple[str, ...]]:
-        """Bring the branch to what it is to hold, in one commit.
+        """Commit the contents to the branch, with a retry if another commit arrives at the same time.
 
         Returns:
-            The commit's sha, None if there was nothing to do; the files that were deleted.
+            Commit hash, None if nothing changed; paths of the deleted files.
 
         Raises:
-            HubError: If it can't be done.
+            HubError: If the commit fails.
         """
-        sent = False
-        for _ in range(RACES):
-            head = self._head()
-            files = self.choose(contents, head)
-            changes = [name for name in files if not is_same(contents.read(name), head.get(name))]
-            obsolete = self.obsolete(contents, head)
-            if not changes and not obsolete:
-                return self.sha if sent else None, ()
-            operations = [CommitOperationDelete(name) for name in obsolete]
-            operations += [CommitOperationAdd(name, contents.files[name]) for name in changes]
+        conflict: HubError | None = None
+        for _ in range(MAX_CONFLICTS):
+            info = self._info(self.branch)
+            self.sha, existing = info.sha, {file.rfilename for file in info.siblings or []}
+            selected, obsolete = self.select(contents, existing), self.obsolete(contents, existing)
             try:
-                commit = self._call(
-                    lambda operations=operations: self.hub.api.create_commit(
-                        self.repo_id,
-                        operations,
-                        repo_type=self.repo_type,
-                        commit_message=self.message,
-                        revision=self.branch,
-                        parent_commit=self.sha,
-                    )
-                )
-                return commit.oid, tuple(obsolete)
+                commit = self._call(lambda names=selected, gone=obsolete: self._commit(contents, names, gone))
             except HubError as error:
-                # Somebody else's commit, or this one, if the Hub's answer to it did not arrive.
-                if error.status not in CHANGED_MEANWHILE:
+                # Another commit, or this one if its response was lost: then the next commit has no changes.
+                if error.status not in CONFLICT_STATUSES:
                     raise
-                last, sent = error, True
-        raise last
-
-    def _head(self) -> dict[str, Any]:
-        """The files that are there now, by path; also remembers the commit."""
-        info = self._info(revision=self.branch, files_metadata=True)
-        self.sha = info.sha
-        return {file.rfilename: file for file in info.siblings or []}
+                conflict = error
+                continue
+            changed = conflict is not None or commit.oid != self.sha  # without changes create_commit returns the head
+            return commit.oid if changed else None, tuple(obsolete)
+        raise conflict or AssertionError
 
     def read(self, name: str) -> str:
-        """A text file that is there now."""
+        """Return a text file of the branch."""
         return self.hub.read(self.repo_id, name, self.sha, self.repo_type)
 
-    def _info(self, *expected: type[Exception], **options: Any) -> ModelInfo | SpaceInfo:
-        return self.hub.info(self.repo_id, *expected, repo_type=self.repo_type, **options)
+    def _commit(self, contents: Contents, names: list[str], obsolete: list[str]) -> Any:
+        """Create a commit; huggingface_hub leaves out unchanged files."""
+        operations = [
+            *(CommitOperationDelete(name) for name in obsolete),
+            *(CommitOperationAdd(name, contents.files[name]) for name in names),
+        ]
+        return self.hub.api.create_commit(
+            self.repo_id,
+            operations,
+            repo_type=self.repo_type,
+            commit_message=self.message,
+            revision=self.branch,
+            parent_commit=self.sha,
+        )
 
-    def _call(self, step: Callable[[], Any]) -> Any:
-        return self.hub.call(step, self.repo_id)
+    def _info(self, revision: str | None, *expected: type[Exception]) -> ModelInfo | SpaceInfo:
+        return self.hub.info(self.repo_id, self.repo_type, revision, expected=expected)
+
+    def _call(self, request: Callable[[], Any]) -> Any:
+        return self.hub.call(request, self.repo_id)
 
 
 class ModelTarget(Target):
-    """A branch of a model's repository.
+    """A branch of a model repository.
 
     Args:
         hub, repo_id, branch: As for `Target`.
-        overwrite_card: Replace a card that was written by hand.
+        overwrite_card: Overwrite a handwritten card.
     """
 
-    repo_type, new, message = "model", {}, "Publish the model"
+    repo_type, space_sdk, message = "model", None, "Publish the model"
 
     def __init__(self, hub: Hub, repo_id: str, branch: str, overwrite_card: bool = False) -> None:
         super().__init__(hub, repo_id, branch)
         self.overwrite_card = overwrite_card
 
-    def choose(self, contents: Contents, head: dict[str, Any]) -> list[str]:
-        """All files, but the card if there is one that somebody wrote."""
-        self.card_is_ours = CARD not in head or is_same(contents.read(CARD), head[CARD]) or is_ours(self.read(CARD))
-        if self.card_is_ours:
+    def select(self, contents: Contents, existing: Iterable[str]) -> list[str]:
+        """Return all files, without the card if the one in the branch is handwritten."""
+        self.replaces_card = True
+        if CARD in existing:
+            text = self.read(CARD)
+            self.replaces_card = is_generated(text) or text == contents.card
+        if self.replaces_card:
             return list(contents.files)
         if self.overwrite_card:
-            self.hub.say(f"The card of {self.repo_id} was not written by this command, and is replaced.")
+            self.hub.log(f"The card of {self.repo_id} is handwritten and will be overwritten.")
             return list(contents.files)
-        self.hub.say(
-            f"The card of {self.repo_id} was not written by this command, and is kept; --overwrite-card replaces it."
-        )
+        self.hub.log(f"The card of {self.repo_id} is handwritten and is kept. To overwrite it: --overwrite-card")
         return [name for name in contents.files if name != CARD]
 
-    def obsolete(self, contents: Contents, head: dict[str, Any]) -> list[str]:
-        """Files there that would be taken for this model's, and are not: other weights, and figures beside our card.
+    def obsolete(self, contents: Contents, existing: Iterable[str]) -> list[str]:
+        """Return files of an earlier version: other weights, and figures next to a generated card.
 
-        Of exports and results nobody knows who made them: they are named only.
+        Exports and results may come from elsewhere: they are only reported.
         """
-        gone = [name for name in head if name not in contents.files]
-        if doubtful := [name for name in gone if name.split("/")[0] in (*EXPORTS, EVAL_RESULTS)]:
-            self.hub.say(
-                f"{self.repo_id} has files that are not in the folder and may be of other weights: "
+        others = sorted(name for name in existing if name not in contents.files)
+        if doubtful := [name for name in others if name.split("/")[0] in (*EXPORTS, EVAL_RESULTS)]:
+            self.hub.log(
+                f"{self.repo_id} has files that are not in the folder and may belong to other weights: "
                 f"{', '.join(doubtful)}"
             )
-        weights = [name for name in gone if name in (WEIGHTS, INDEX) or SHARD.fullmatch(name)]
-        return weights + [name for name in gone if name in PUBLISHED_FILES and self.card_is_ours]
-
-
-def is_same(data: bytes, file: Any) -> bool:
-    """Whether a file on the Hub has this content, by the names that git and LFS have for it."""
-    if file is None:
-        return False
-    if file.lfs:
-        return hashlib.sha256(data).hexdigest() == file.lfs.sha256
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == file.blob_id
+        weights = [name for name in others if name in (WEIGHTS, INDEX) or SHARD.fullmatch(name)]
+        return weights + [name for name in others if name in PUBLISHED_FILES and self.replaces_card]

@@ -1,7 +1,7 @@
-"""A page on the Hub where anybody can try a published model: a Gradio Space, with this package's source in it."""
+"""Gradio Space with a demo of a published model, including this package's source code."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from huggingface_hub.utils import validate_repo_id
 from .card import CARD_MARKER
 from .client import Hub
 from .contents import CARD, Contents
-from .repository import Publication, Target, is_same, page_url, publication_of
+from .repository import Publication, Target, make_publication, page_url
 
 APP, REQUIREMENTS = "app.py", "requirements.txt"
 MARKER = CARD_MARKER.removeprefix("<!-- ").removesuffix(" -->")
-# Of the README that the Hub writes into a new Space, below its front matter.
+# Text below the metadata of the README that the Hub creates in a new Space.
 HUB_README = "Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference"
 PACKAGE, DISTRIBUTION = Path(__file__).parents[1], "mobilevit-hf"
 SOURCES = (".py", ".pyi", ".jinja")
-# Where nothing is installed that says another.
+# Version of Gradio if it is not installed.
 GRADIO = "6.31.0"
 PYTHON = "3.12"
 
@@ -32,43 +32,43 @@ def publish_space(
     private: bool | None = None,
     dry_run: bool = False,
     token: str | None = None,
-    say: Callable[[str], Any] = print,
+    log: Callable[[str], Any] = print,
 ) -> Publication:
-    """Make a Space that shows a published model, or bring it up to date, in one commit.
+    """Create or update a Space with a demo of a published model, in one commit.
 
-    What is the same already is not sent, and what somebody wrote by hand stays. A Space for a private model needs a
-    token that may read it, as its secret HF_TOKEN.
+    Unchanged files are not uploaded and handwritten files are kept. A Space of a private model needs a token with read
+    access as its secret HF_TOKEN.
 
     Args:
-        space_id: Its name on the Hub, with or without the user or organization in front.
-        repo_id: The model's, a classifier or a detector.
-        private, dry_run, token, say: As for `publish`.
+        space_id: Repository id of the Space, with or without the user or organization.
+        repo_id: Repository id of a classifier or detector.
+        private, dry_run, token, log: As for `publish`.
 
     Raises:
-        ValueError: If the Space is somebody's own, or public and was to be private.
-        HubError: If the Hub can't be reached or refuses; the same call goes on where this one ended.
+        ValueError: If the app of the Space is handwritten, or the Space is public despite `private`.
+        HubError: If a request to the Hub fails. Calling again resumes the upload.
     """
     validate_repo_id(space_id)
     if dry_run:
-        return publication_of(make_space(space_id, repo_id), page_url(space_id, SpaceTarget.repo_type), None, ())
-    hub = Hub(token, say)
-    space_id, repo_id = hub.find_repo_id(space_id), repo_id if "/" in repo_id else hub.find_repo_id(repo_id)
+        return make_publication(make_space(space_id, repo_id), page_url(space_id, SpaceTarget.repo_type), None, ())
+    hub = Hub(token, log)
+    space_id, repo_id = hub.resolve_repo_id(space_id), repo_id if "/" in repo_id else hub.resolve_repo_id(repo_id)
     contents = make_space(space_id, repo_id)
     target = SpaceTarget(hub, space_id, constants.DEFAULT_REVISION)
     target.prepare(private)
     commit, deleted = target.update(contents)
-    return publication_of(contents, target.url, commit, deleted)
+    return make_publication(contents, target.url, commit, deleted)
 
 
 def make_space(space_id: str, repo_id: str) -> Contents:
-    """The files of a Space for a model."""
+    """Return the contents of a Space for a model."""
     paths = sorted(path for path in PACKAGE.rglob("*") if path.suffix in SOURCES)
     names = {path: path.relative_to(PACKAGE.parent) for path in paths}
     source = {name.as_posix(): path for path, name in names.items() if name.parts[1] != "assets"}
     app = f"# {MARKER}\nfrom mobilevit_hf.demo import build_app, launch\n\n"
     app += f"launch(build_app([{json.dumps(repo_id)}], fixed=True))\n"
-    needed = [line for line in distribution(DISTRIBUTION).requires or [] if "extra ==" not in line]
-    requirements = "\n".join([f"# {MARKER}", *needed, f"gradio=={_gradio_version()}", ""])
+    dependencies = [line for line in distribution(DISTRIBUTION).requires or [] if "extra ==" not in line]
+    requirements = "\n".join([f"# {MARKER}", *dependencies, f"gradio=={_gradio_version()}", ""])
     license_text = distribution(DISTRIBUTION).read_text("licenses/LICENSE") or ""
     files: dict[str, Path | bytes] = {
         CARD: _make_readme(space_id, repo_id).encode(),
@@ -82,7 +82,7 @@ def make_space(space_id: str, repo_id: str) -> Contents:
 
 def _make_readme(space_id: str, repo_id: str) -> str:
     title = space_id.rpartition("/")[2]
-    facts = SpaceCardData(
+    metadata = SpaceCardData(
         title=title,
         emoji="🔎",
         sdk="gradio",
@@ -93,7 +93,7 @@ def _make_readme(space_id: str, repo_id: str) -> str:
         license="apache-2.0",
     )
     link = f"[{repo_id}]({constants.ENDPOINT}/{repo_id})"
-    return f"---\n{facts.to_yaml()}\n---\n{CARD_MARKER}\n\n# {title}\n\nTry {link} on your photos.\n"
+    return f"---\n{metadata.to_yaml()}\n---\n{CARD_MARKER}\n\n# {title}\n\nDemo of {link}: run it on your images.\n"
 
 
 def _gradio_version() -> str:
@@ -106,30 +106,28 @@ def _gradio_version() -> str:
 class SpaceTarget(Target):
     """The main branch of a Space."""
 
-    repo_type, new, message = "space", {"space_sdk": "gradio"}, "Show the model"
+    repo_type, space_sdk, message = "space", "gradio", "Publish the demo"
 
-    def choose(self, contents: Contents, head: dict[str, Any]) -> list[str]:
-        """All files, but a README and requirements that somebody wrote.
+    def select(self, contents: Contents, existing: Iterable[str]) -> list[str]:
+        """Return all files, without README and requirements if those in the Space are handwritten.
 
         Raises:
-            ValueError: If the program is somebody's.
+            ValueError: If the app is handwritten.
         """
-        theirs = [name for name in (APP, CARD, REQUIREMENTS) if not self._is_ours(name, contents, head)]
-        if APP in theirs:
+        kept = [name for name in (APP, CARD, REQUIREMENTS) if name in existing and not self._is_generated(name)]
+        if APP in kept:
             raise ValueError(
-                f"{self.repo_id} has an {APP} that this command did not write, and nothing of the page was sent. "
-                "Give another Space, or remove that file."
+                f"{self.repo_id}: got a handwritten {APP}, expected a Space without one; nothing was uploaded to it. "
+                "Pass another Space, or remove that file."
             )
-        for name in theirs:
-            self.hub.say(f"{name} of the Space {self.repo_id} was not written by this command, and is kept.")
-        return [name for name in contents.files if name not in theirs]
+        for name in kept:
+            self.hub.log(f"{name} of the Space {self.repo_id} is handwritten and is kept.")
+        return [name for name in contents.files if name not in kept]
 
-    def obsolete(self, contents: Contents, head: dict[str, Any]) -> list[str]:
-        """What another version of this package had."""
-        return [name for name in head if name.startswith(f"{PACKAGE.name}/") and name not in contents.files]
+    def obsolete(self, contents: Contents, existing: Iterable[str]) -> list[str]:
+        """Return source files of other versions of this package."""
+        return sorted(name for name in existing if name.startswith(f"{PACKAGE.name}/") and name not in contents.files)
 
-    def _is_ours(self, name: str, contents: Contents, head: dict[str, Any]) -> bool:
-        if name not in head or is_same(contents.read(name), head[name]):
-            return True
+    def _is_generated(self, name: str) -> bool:
         text = self.read(name)
         return MARKER in text or text.rpartition("---")[2].strip() == HUB_README

@@ -1,7 +1,7 @@
-"""The model card: whole, for each task, and by its rules; read back by parsers that are not its own.
+"""Model cards: complete golden files per task, and their parts, read with independent parsers.
 
-After a change that is meant, `UPDATE_CARDS=1 pytest -n 0 tests/test_hub_card.py` writes the finished cards in
-`tests/data/cards` anew. Look at what differs.
+After an intended change, `UPDATE_CARDS=1 pytest -n 0 tests/hub/test_card.py` rewrites the golden files in
+`tests/golden/cards`. Review the diff.
 """
 
 import json
@@ -19,13 +19,13 @@ from huggingface_hub._eval_results import parse_eval_result_entries
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from mobilevit_hf.hub import CARD_MARKER, Given, collect_facts, is_ours, render_card, render_eval_results
+from mobilevit_hf.hub import CARD_MARKER, CardOptions, collect_metadata, is_generated, render_card, render_eval_results
 from mobilevit_hf.hub.card import escape
 
 CARDS = Path(__file__).parents[1] / "golden" / "cards"
 REPO = "user/clothing-mobilevit"
-MIT = Given(license="mit")
-UGLY = (
+MIT = CardOptions(license="mit")
+SPECIAL_NAMES = (
     "a|b", "*stars*", "_under_ short_sleeve", "<script>alert(1)</script>", "line\nbreak", "[link](http://x.y)",
     "`code`", "&amp;", "# heading", "~~gone~~", "back\\slash", "@user", "日本", "---", "\udcff", "![x](y.png)",
 )  # fmt: skip
@@ -36,12 +36,12 @@ def task(request):
     return request.param
 
 
-def card_of(folder, given=MIT, repo=REPO):
-    return render_card(collect_facts(folder, given), repo)
+def card_of(folder, options=MIT, repo=REPO):
+    return render_card(collect_metadata(folder, options), repo)
 
 
 def metadata_of(text):
-    """The front matter by PyYAML alone."""
+    """Return the YAML metadata of a card, parsed with PyYAML."""
     _, front, _ = text.split("---\n", 2)
     return yaml.safe_load(front)
 
@@ -51,7 +51,7 @@ def body_of(text):
 
 
 def html_of(text):
-    """The body as a page, by a parser of GitHub's Markdown."""
+    """Return the body as HTML, rendered as GitHub-flavored Markdown."""
     return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(body_of(text))
 
 
@@ -59,27 +59,26 @@ def change_json(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-# --- whole cards -----------------------------------------------------------------------------------------------------
+# --- golden cards ----------------------------------------------------------------------------------------------------
 
 
-def compare(name, text):
+def assert_golden(name, text):
     path = CARDS / f"{name}.md"
     if os.environ.get("UPDATE_CARDS"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    assert text == path.read_text(), f"{path.name}: see above how a change that is meant is made"
+    assert text == path.read_text(), f"{path.name}: see the module docstring for how to update it"
 
 
-def test_the_card_of_a_run(task, tmp_path):
+def test_card_of_training_run(task, tmp_path):
     folder = write_run(tmp_path / "run", task)
     (folder / "export.json").write_text(json.dumps(EXPORTS))
-    compare(task, card_of(folder, Given(datasets=("user/clothing",), language="en", tags=("clothes",))))
+    assert_golden(task, card_of(folder, CardOptions(datasets=("user/clothing",), language="en", tags=("clothes",))))
 
 
-def test_the_card_of_weights_alone(task, tmp_path):
-    """Nothing was recorded, so nothing is said of it, and no heading is empty."""
+def test_card_without_records_omits_their_sections(task, tmp_path):
     text = card_of(write_model(tmp_path / "model", task))
-    compare(f"{task}-alone", text)
+    assert_golden(f"{task}-alone", text)
     assert "None" not in text
     assert not re.search(r"^#+ [^\n]*\s*(?=^#|\Z)", body_of(text).replace(f"# {REPO[5:]}", ""), flags=re.M)
 
@@ -87,10 +86,10 @@ def test_the_card_of_weights_alone(task, tmp_path):
 # --- front matter ----------------------------------------------------------------------------------------------------
 
 
-def test_front_matter(task, tmp_path):
+def test_front_matter_fields(task, tmp_path):
     folder = write_run(tmp_path / "run", task)
-    given = Given(license="cc-by-4.0", datasets=("user/things",), language="en", tags=("clothes", "vision"))
-    text = card_of(folder, given)
+    options = CardOptions(license="cc-by-4.0", datasets=("user/things",), language="en", tags=("clothes", "vision"))
+    text = card_of(folder, options)
     data = metadata_of(text)
     assert data["library_name"] == "transformers"
     assert data["pipeline_tag"] == task
@@ -105,7 +104,7 @@ def test_front_matter(task, tmp_path):
     assert ModelCardData(**data).to_dict().keys() == data.keys()
 
 
-def test_figures_in_the_model_index(task, tmp_path):
+def test_model_index_contains_the_metrics(task, tmp_path):
     folder = write_run(tmp_path / "run", task)
     recorded = json.loads((folder / "results.json").read_text())["metrics"]
     (index,) = metadata_of(card_of(folder))["model-index"]
@@ -118,7 +117,7 @@ def test_figures_in_the_model_index(task, tmp_path):
     assert {metric["type"]: metric["value"] for metric in results["metrics"]} == expected
 
 
-def test_the_hub_takes_it(task, tmp_path, monkeypatch):
+def test_card_is_valid_for_the_hub(task, tmp_path, monkeypatch):
     with HubServer() as hub:
         hub.take_over(monkeypatch)
         ModelCard(card_of(write_run(tmp_path / "run", task))).validate()
@@ -126,10 +125,10 @@ def test_the_hub_takes_it(task, tmp_path, monkeypatch):
     assert sent["repoType"] == "model"
 
 
-def test_what_leaderboards_read(tmp_path):
+def test_eval_results_for_leaderboards(tmp_path):
     folder = write_run(tmp_path / "run")
-    assert render_eval_results(collect_facts(folder, Given())) == {}  # no dataset that others know
-    ((name, text),) = render_eval_results(collect_facts(folder, Given(datasets=("user/things",)))).items()
+    assert render_eval_results(collect_metadata(folder, CardOptions())) == {}  # no Hub dataset
+    ((name, text),) = render_eval_results(collect_metadata(folder, CardOptions(datasets=("user/things",)))).items()
     assert name == "things.yaml"
     (entry,) = parse_eval_result_entries(yaml.safe_load(text))
     assert (entry.dataset_id, entry.value, entry.date) == ("user/things", 0.92375, "2026-01-02")
@@ -137,52 +136,52 @@ def test_what_leaderboards_read(tmp_path):
 
     run = json.loads((folder / "run.json").read_text())
     change_json(folder / "run.json", data=run["data"] | {"validation_cut_off": True})
-    assert render_eval_results(collect_facts(folder, Given(datasets=("user/things",)))) == {}
+    assert render_eval_results(collect_metadata(folder, CardOptions(datasets=("user/things",)))) == {}
 
 
-def test_a_test_split_is_quoted_first(tmp_path):
+def test_headline_uses_the_test_split(tmp_path):
     folder = write_run(tmp_path / "run")
     results = json.loads((folder / "results.json").read_text())
     measured = {
-        "model": "/home/somebody/run",
-        "data": "/home/somebody/clothing",
+        "model": "/home/username/run",
+        "data": "/home/username/clothing",
         "split": "test",
         "num_images": 372,
         "metrics": results["metrics"] | {"accuracy": 0.875},
         "intervals": {"accuracy": [0.84, 0.9]},
         "best_threshold": None,
-        "problems": [{"name": "/home/somebody/x.jpg", "kind": "missing image", "reason": "x"}],
+        "problems": [{"name": "/home/username/x.jpg", "kind": "missing image", "reason": "x"}],
     }
     (folder / "evaluation-test.json").write_text(json.dumps(measured))
     text = card_of(folder)
-    assert "**Right on 87.5% of 372 test images** (95% confidence: 84.0% to 90.0%)" in text
-    assert "somebody" not in text
+    assert "**Accuracy on the test split: 87.5%** (372 images, 95% confidence interval 84.0% to 90.0%)" in text
+    assert "username" not in text
     values = {
         result["dataset"]["split"]: result["metrics"][0]["value"]
         for result in metadata_of(text)["model-index"][0]["results"]
     }
     assert values == {"validation": 0.92375, "test": 0.875}
-    facts = collect_facts(folder, Given(datasets=("user/clothing",)))
-    assert yaml.safe_load(render_eval_results(facts)["clothing.yaml"])[0]["value"] == 0.875
+    metadata = collect_metadata(folder, CardOptions(datasets=("user/clothing",)))
+    assert yaml.safe_load(render_eval_results(metadata)["clothing.yaml"])[0]["value"] == 0.875
     change_json(folder / "evaluation-test.json", data="user/clothing:large")
-    facts = collect_facts(folder, Given(datasets=("user/clothing",)))
-    assert yaml.safe_load(render_eval_results(facts)["clothing.yaml"])[0]["value"] == 0.875
-    change_json(folder / "evaluation-test.json", data="user/others")  # whose figures are not this dataset's
-    facts = collect_facts(folder, Given(datasets=("user/clothing",)))
-    assert yaml.safe_load(render_eval_results(facts)["clothing.yaml"])[0]["value"] == 0.92375
-    assert "also chose" not in text  # which is true of the validation images
+    metadata = collect_metadata(folder, CardOptions(datasets=("user/clothing",)))
+    assert yaml.safe_load(render_eval_results(metadata)["clothing.yaml"])[0]["value"] == 0.875
+    change_json(folder / "evaluation-test.json", data="user/others")  # another dataset
+    metadata = collect_metadata(folder, CardOptions(datasets=("user/clothing",)))
+    assert yaml.safe_load(render_eval_results(metadata)["clothing.yaml"])[0]["value"] == 0.92375
+    assert "also selected the weights" not in text  # only the validation split did
 
 
-def test_the_threshold_is_said_with_the_figures_it_was_chosen_by(tmp_path):
-    """Another split has another best threshold, which nobody recommends."""
+def test_threshold_is_quoted_with_the_split_it_was_selected_on(tmp_path):
+    """Another split has another best threshold, which is not the recommended one."""
     folder = write_run(tmp_path / "run", "object-detection")
     results = json.loads((folder / "results.json").read_text())
     best = {"value": 0.1, "f1": 0.999, "precision": 0.998, "recall": 0.997}
     measured = {"model": "run", "data": "cells", "split": "test", "num_images": 72, "problems": []}
     measured |= {"metrics": results["metrics"], "intervals": {}, "best_threshold": best}
     (folder / "evaluation-test.json").write_text(json.dumps(measured))
-    chosen = results["best_threshold"]
-    assert f"highest F1 on the validation images: {chosen['f1']:.1%}" in card_of(folder)
+    selected = results["best_threshold"]
+    assert f"highest F1 on the validation split: {selected['f1']:.1%}" in card_of(folder)
     assert "99.9%" not in card_of(folder)
     results["best_threshold"] = best
     (folder / "results.json").write_text(json.dumps(results))
@@ -193,16 +192,16 @@ def test_the_threshold_is_said_with_the_figures_it_was_chosen_by(tmp_path):
 # --- license ---------------------------------------------------------------------------------------------------------
 
 
-def test_license_of_apples_weights(tmp_path):
-    data = metadata_of(card_of(write_run(tmp_path / "run"), Given()))
+def test_license_of_apple_weights(tmp_path):
+    data = metadata_of(card_of(write_run(tmp_path / "run"), CardOptions()))
     assert (data["license"], data["license_name"], data["license_link"]) == tuple(APPLE.values())
 
 
-def test_another_license_says_what_it_started_from(tmp_path):
-    text = card_of(write_run(tmp_path / "run"), Given(license="Apache-2.0"))
+def test_other_license_names_the_license_of_the_initial_checkpoint(tmp_path):
+    text = card_of(write_run(tmp_path / "run"), CardOptions(license="Apache-2.0"))
     assert metadata_of(text)["license"] == "apache-2.0"
     section = text.partition("## License\n")[2].partition("\n## ")[0]
-    assert "apache-2.0." in section
+    assert "apache-2.0" in section
     assert "apple/mobilevit-xx-small" in section
     assert APPLE["name"] in section
 
@@ -210,20 +209,20 @@ def test_another_license_says_what_it_started_from(tmp_path):
 # --- body ------------------------------------------------------------------------------------------------------------
 
 
-def test_marker():
+def test_marker_identifies_generated_cards():
     assert re.fullmatch(r"<!--.*-->", CARD_MARKER)
-    assert not is_ours("# A card by hand")
-    assert is_ours(f"---\n---\n{CARD_MARKER}\n")
+    assert not is_generated("# A handwritten card")
+    assert is_generated(f"---\n---\n{CARD_MARKER}\n")
 
 
-def test_every_card_has_the_marker(tmp_path):
-    assert is_ours(card_of(write_model(tmp_path / "model")))
+def test_card_contains_the_marker(tmp_path):
+    assert is_generated(card_of(write_model(tmp_path / "model")))
 
 
-@pytest.mark.parametrize("place", range(len(UGLY)))
-def test_ugly_class_names(place, tmp_path):
-    """On the page they read as they are, in one cell, and nothing of them is a tag."""
-    name, folder = UGLY[place], write_run(tmp_path / "run")
+@pytest.mark.parametrize("index", range(len(SPECIAL_NAMES)))
+def test_special_characters_in_class_names_are_escaped(index, tmp_path):
+    """Rendered names are unchanged, in one table cell, and contain no HTML tag."""
+    name, folder = SPECIAL_NAMES[index], write_run(tmp_path / "run")
     classes = {"0": "dress", "1": name}
     change_json(folder / "config.json", id2label=classes)
     row = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
@@ -237,10 +236,10 @@ def test_ugly_class_names(place, tmp_path):
     page = html_of(text)
     shown = name.replace("\n", " ").replace("\udcff", "\ufffd")
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", line, re.S) for line in page.split("<tr>")]
-    (cells,) = [found for found in cells if len(found) == 6 and found[0] != "dress"]
+    (cells,) = [row for row in cells if len(row) == 6 and row[0] != "dress"]
     assert unescape(cells[0]) == shown
     assert "<script" not in page
-    assert f"Few images to learn from: {shown} (3)." in unescape(page)
+    assert f"Few training images: {shown} (3)." in unescape(page)
     assert f"2 classes: dress and {shown}." in unescape(page)
 
 
@@ -250,13 +249,13 @@ def unescape(text):
     return text
 
 
-def test_ordinary_names_stay_readable():
+def test_ordinary_names_are_not_escaped():
     assert escape("short-sleeve t-shirt, size 4 (new)") == "short-sleeve t-shirt, size 4 (new)"
     assert escape("Common_Rust") == "Common_Rust"
 
 
-def test_many_classes(tmp_path):
-    folder, names = write_run(tmp_path / "run"), [f"kind {number}" for number in range(200)]
+def test_many_classes_list_the_worst(tmp_path):
+    folder, names = write_run(tmp_path / "run"), [f"kind {index}" for index in range(200)]
     change_json(folder / "config.json", id2label=dict(enumerate(names)))
     rows = {
         name: {"precision": 1.0, "recall": 1.0, "f1": math.sin(i) ** 2, "support": 5} for i, name in enumerate(names)
@@ -269,69 +268,68 @@ def test_many_classes(tmp_path):
     assert table == sorted(names, key=lambda name: rows[name]["f1"])[:20]
 
 
-def test_images_can_be_left_out(tmp_path):
+def test_images_option_leaves_out_dataset_images(tmp_path):
     folder = write_run(tmp_path / "run")
     shown = re.findall(r"\]\((\w+\.png)\)", card_of(folder))
     assert sorted(shown) == ["confusion_matrix.png", "curves.png", "mistakes.png", "samples.png"]
-    shown = re.findall(r"\]\((\w+\.png)\)", card_of(folder, Given(license="mit", images=False)))
+    shown = re.findall(r"\]\((\w+\.png)\)", card_of(folder, CardOptions(license="mit", images=False)))
     assert sorted(shown) == ["confusion_matrix.png", "curves.png"]
 
 
-def test_only_images_that_are_there(tmp_path):
+def test_missing_images_are_not_referenced(tmp_path):
     folder = write_run(tmp_path / "run")
     for path in folder.glob("*.png"):
         path.unlink()
     assert ".png" not in card_of(folder)
 
 
-def test_what_its_maker_says(tmp_path):
-    given = Given(license="mit", description="It sorts **washing**.", intended_use="For laundries only.")
-    text = card_of(write_run(tmp_path / "run"), given)
+def test_description_and_intended_use(tmp_path):
+    options = CardOptions(license="mit", description="It sorts **washing**.", intended_use="For laundries only.")
+    text = card_of(write_run(tmp_path / "run"), options)
     assert "It sorts **washing**." in text.partition("## ")[0]
-    assert "For laundries only." in text.partition("## Limits")[2].partition("\n## ")[0]
+    assert "For laundries only." in text.partition("## Intended use")[2].partition("\n## ")[0]
 
 
-def test_the_fastest_engine(tmp_path):
+def test_usage_names_the_fastest_backend(tmp_path):
     folder = write_run(tmp_path / "run")
     assert "backend=" not in card_of(folder)
     (folder / "openvino").mkdir()
     (folder / "openvino" / "export.json").write_text(json.dumps(EXPORTS[:1]))
     (folder / "onnx").mkdir()
-    faster = EXPORTS[1] | {"latency_ms": {"1": 1.5}, "file": "/home/somebody/onnx/model.onnx"}
+    faster = EXPORTS[1] | {"latency_ms": {"1": 1.5}, "file": "/home/username/onnx/model.onnx"}
     (folder / "onnx" / "export.json").write_text(json.dumps([faster]))
     text = card_of(folder)
     assert 'backend="onnx")' in text
     assert "| onnx | int8 | 0.2 MB | 98.5% |" in text
-    assert "somebody" not in text
+    assert "username" not in text
     (folder / "onnx" / "export.json").write_text(json.dumps([faster | {"latency_ms": {"1": 9.5}}]))
     assert 'backend="openvino")' in card_of(folder)
 
 
-def test_a_stream_was_not_counted(tmp_path):
+def test_streamed_dataset_has_no_total(tmp_path):
     folder = write_run(tmp_path / "run")
     data = json.loads((folder / "run.json").read_text())["data"] | {"streamed": True, "images": {"train": 1000}}
     change_json(folder / "run.json", data=data)
     text = card_of(folder)
-    assert "| train | 1,000 looked at |" in text
+    assert "| train | first 1,000 |" in text
     assert "1,000 images" not in text
 
 
 @pytest.mark.slow
-def test_snippets_work_as_pasted(checkpoints, detector, image, run_python, tmp_path):
-    """Both, in clean processes; the repository is a folder of that name."""
-    for folder in (checkpoints["image-classification"], detector):
+def test_code_snippets_run(checkpoints, detector_dir, image, run_python, tmp_path):
+    """Both run in clean processes; a folder stands for the repository."""
+    for folder in (checkpoints["image-classification"], detector_dir):
         text = card_of(folder, MIT, repo=str(folder))
         stock, ours = re.findall(r"```python\n(.*?)```", text, re.S)
         photo = tmp_path / "photo.jpg"
         image.save(photo)
         for code, without_package in ((stock, True), (ours, False)):
             code = code.replace('"photo.jpg"', repr(str(photo)))
-            answers = run_python(code, without_package=without_package)
-            assert answers.strip().startswith("[")
+            output = run_python(code, without_package=without_package)
+            assert output.strip().startswith("[")
 
 
-def test_figures_are_images(tmp_path):
-    """Each image that the card shows is a file that can be opened."""
+def test_referenced_images_can_be_opened(tmp_path):
     folder = write_run(tmp_path / "run")
     for name in re.findall(r"\]\((\w+\.png)\)", card_of(folder)):
         with Image.open(folder / name) as image:
