@@ -24,7 +24,7 @@ def open_ours(candidate: str, case: Case) -> Any:
     """Our model on the engine that a candidate names, as `mobilevit_hf.pipeline(..., backend=...)` opens it."""
     from transformers import MobileViTImageProcessor
 
-    from mobilevit_hf.backends.loader import open_model
+    from mobilevit_hf.backends.loader import load_backend_model
 
     _, _, setting = candidate.partition(", ")
     backend = "onnx" if setting == "onnx" else "openvino"
@@ -32,7 +32,9 @@ def open_ours(candidate: str, case: Case) -> Any:
     sides = {"height": case.size, "width": case.size}
     processor = MobileViTImageProcessor(size={"shortest_edge": case.size}, crop_size=sides)
     model = build_model(OURS, case).eval()
-    return open_model(model, "image-classification", processor, backend=backend, dtype=dtype, threads=case.threads)
+    return load_backend_model(
+        model, "image-classification", processor, backend=backend, dtype=dtype, threads=case.threads
+    )
 
 
 def drive(program: Any, images: Any, precision: str) -> Call:
@@ -89,9 +91,9 @@ def build(candidate: str, case: Case) -> Call:
     if candidate.startswith(OURS):
         return lambda: model(pixel_values=images).logits
     if candidate.endswith("onnx"):
-        session, name, array = model.engine.session, model.engine.input, images.numpy()
+        session, name, array = model.runtime.session, model.runtime.input, images.numpy()
         return lambda: session.run(None, {name: array})
-    return drive(model.engine.model, images.numpy(), "bf16" if candidate.endswith("bfloat16") else "f32")
+    return drive(model.runtime.model, images.numpy(), "bf16" if candidate.endswith("bfloat16") else "f32")
 
 
 def check(case: Case) -> str:

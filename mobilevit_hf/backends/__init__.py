@@ -1,1 +1,1 @@
-"""Export to other engines, and run there: ONNX Runtime, OpenVINO, ExecuTorch; Core ML is exported only."""
+"""Export to other runtimes and inference there: ONNX Runtime, OpenVINO, ExecuTorch; Core ML is export-only."""

@@ -1,4 +1,4 @@
-"""How fast a model is on each engine, and how large: every engine in a process of its own, in turns."""
+"""Latency, throughput, memory and size of a model on each backend, in processes of their own that take turns."""
 
 import contextlib
 import copy
@@ -15,17 +15,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoImageProcessor
 
 from ..allocator import tune_allocator
 from ..environment import peak_memory
-from .formats import BACKENDS, QUANTIZATIONS, check_request, dtype_name
+from ..modeling.fused_mobilevit import fold_batch_norm
+from ..tasks import TaskName
+from .formats import BACKENDS, QUANTIZATIONS, check_backend, dtype_name
+from .loader import load_backend_model
+from .pytorch import load_if_mobilevit, load_model
 
-# A turn of an engine repeats its call for about this long.
+# Approximate duration of a backend's turn.
 TURN_SECONDS = 0.5
+
+# Operators counted by `count_macs`: convolutions and linear layers.
+COUNTED_OPERATORS = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
 
 
 class Setting(NamedTuple):
-    """An engine and what it computes in."""
+    """A backend and its precision."""
 
     backend: str
     dtype: str
@@ -37,10 +46,10 @@ class Setting(NamedTuple):
 
 
 def parse_setting(text: str) -> Setting:
-    """`backend`, `backend:dtype` or `backend:int8`.
+    """Parse `backend`, `backend:dtype` or `backend:int8`.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If the backend or the precision is unknown.
     """
     backend, _, precision = text.strip().partition(":")
     if backend not in BACKENDS:
@@ -50,17 +59,30 @@ def parse_setting(text: str) -> Setting:
     return Setting(backend, dtype_name(precision or None), None)
 
 
+def available_settings(task: str) -> list[Setting]:
+    """Return all installed backends that support the task, in float32."""
+    settings = [Setting("torch", "float32", None)]
+    for name in BACKENDS[1:]:
+        with contextlib.suppress(ValueError):
+            check_backend(name, task, "float32", None)
+            settings.append(Setting(name, "float32", None))
+    return settings
+
+
 @dataclass(frozen=True)
 class Timing:
-    """A model on one engine, at one size of batch and image.
+    """A measurement of one backend at one batch and image size.
 
     Attributes:
-        setting: The engine.
-        batch, height, width: Of the images.
-        p50_ms, p95_ms: Of a call, from the images' tensor to the outputs', in milliseconds.
-        images_per_second: By the median.
-        peak_mib: The most memory that the process has had resident by then, libraries included.
-        file_bytes: Of the program with its weights.
+        setting: Backend and precision.
+        batch: Batch size.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        p50_ms: Median milliseconds per call, from input tensor to output tensors.
+        p95_ms: 95th percentile of the same.
+        images_per_second: Throughput at the median.
+        peak_mib: Peak resident memory of the process so far in MiB, libraries included.
+        file_bytes: Size of the model file with its weights.
     """
 
     setting: Setting
@@ -75,37 +97,36 @@ class Timing:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many parameters a model has."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-accumulates for one image in convolutions and linear layers; the products in attention not counted.
+    """Return the multiply-accumulates for one image in convolutions and linear layers, without attention products.
+
+    Half the FLOPs that `torch.utils.flop_counter.FlopCounterMode` counts for `COUNTED_OPERATORS`, without computing.
 
     Args:
-        model: Any that takes `pixel_values`.
-        height, width: Of the image, in pixels.
+        model: Model that takes `pixel_values`.
+        height: Image height in pixels.
+        width: Image width in pixels.
     """
-    model, total = copy.deepcopy(model).to("meta").eval(), 0
-
-    def count(layer: nn.Conv2d | nn.Linear, inputs: Any, output: torch.Tensor) -> None:
-        nonlocal total
-        total += output.numel() * layer.weight[0].numel()  # an output is the product with one row, or one kernel
-
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
+    model = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(pixel_values=torch.empty(1, 3, height, width, device="meta"))
-    return total
+    flops = counter.get_flop_counts()["Global"]
+    return sum(flops.get(operator, 0) for operator in COUNTED_OPERATORS) // 2
 
 
-# --- in an engine's process ------------------------------------------------------------------------------------------
+# --- in the process of a backend -------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, task: str, folder: str, setting: Setting, threads: int | None) -> None:
-    """Answer each (batch, height, width, calls) with the seconds of each call; the first answer is the file's size."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what engines remark on their own workings
+def _serve(connection: Connection, task: TaskName, folder: str, setting: Setting, threads: int | None) -> None:
+    """Send the file size, then for each received (B, H, W, calls) the seconds per call and the peak memory.
+
+    An error is sent as its message.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # log messages of the runtimes
     try:
         call, file_bytes = _load(task, folder, setting, threads)
         connection.send(file_bytes)
@@ -117,47 +138,56 @@ def _serve(connection: Connection, task: str, folder: str, setting: Setting, thr
                 start = time.perf_counter()
                 call(pixels)
                 seconds.append(time.perf_counter() - start)
-            connection.send((seconds[1:], peak_memory()))  # the first call of a turn finds cold caches
+            connection.send((seconds[1:], peak_memory()))  # caches are cold in the first call of a turn
     except Exception as error:
         connection.send(str(error) or type(error).__name__)
 
 
-def _load(task: str, folder: str, setting: Setting, threads: int | None) -> tuple[Callable[[torch.Tensor], Any], int]:
-    from ..pipelines import pipeline
-
+def _load(
+    task: TaskName, folder: str, setting: Setting, threads: int | None
+) -> tuple[Callable[[torch.Tensor], Any], int]:
     tune_allocator()
-    options = {"quantization": setting.quantization, "dtype": setting.dtype, "threads": threads}
-    model = pipeline(task, folder, backend=setting.backend, trust_remote_code=False, **options).model
-    if setting.backend == "torch":
-        files = Path(folder).glob("*.safetensors")
-        size, dtype = sum(file.stat().st_size for file in files), model.dtype
-        return torch.inference_mode()(lambda pixels: model(pixel_values=pixels.to(dtype))), size
-    return lambda pixels: model(pixel_values=pixels), model.file_bytes
+    if setting.backend != "torch":
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        model, _ = load_model(task, folder, {"trust_remote_code": False})
+        options: dict[str, Any] = {**setting._asdict(), "threads": threads, "source": folder}
+        exported = load_backend_model(model, task, processor, **options)
+        return lambda pixels: exported(pixel_values=pixels), exported.file_bytes
+    if setting.quantization:
+        raise ValueError(f"quantization: got {setting.quantization!r} for torch, expected None. Use openvino.")
+    if threads:
+        torch.set_num_threads(threads)
+    kwargs = {"dtype": setting.dtype, "trust_remote_code": False}
+    model, _ = load_if_mobilevit(task, folder, kwargs)
+    if model is None:
+        raise ValueError(f"{folder}: got another architecture, expected a MobileViT for {task}.")
+    fused, dtype = fold_batch_norm(model), model.dtype
+    file_bytes = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    return torch.inference_mode()(lambda pixels: fused(pixel_values=pixels.to(dtype))), file_bytes
 
 
-# --- in the one that measures ----------------------------------------------------------------------------------------
+# --- in the measuring process ----------------------------------------------------------------------------------------
 
 
-class Engine:
-    """An engine's process.
+class BackendProcess:
+    """The process of a backend.
 
     Raises:
-        ValueError: If it can't run the model.
+        ValueError: If the backend can't run the model.
     """
 
-    def __init__(self, task: str, folder: Path, setting: Setting, threads: int | None) -> None:
-        # Not forked: an engine's threads don't survive that.
-        context = get_context("spawn")
+    def __init__(self, task: TaskName, folder: Path, setting: Setting, threads: int | None) -> None:
+        context = get_context("spawn")  # the runtimes' threads do not survive a fork
         self.setting = setting
-        self.connection, theirs = context.Pipe()
-        arguments = (theirs, task, os.fspath(folder), setting, threads)
+        self.connection, child_connection = context.Pipe()
+        arguments = (child_connection, task, os.fspath(folder), setting, threads)
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
-        theirs.close()
+        child_connection.close()
         self.file_bytes: int = self._receive()
 
     def time(self, shape: tuple[int, int, int], calls: int) -> tuple[list[float], float]:
-        """The seconds of each of so many calls on (B, H, W) images, and the peak memory in MiB."""
+        """Return the seconds of each of `calls` calls on (B, H, W) images, and the peak memory in MiB."""
         self.connection.send((*shape, calls))
         return self._receive()
 
@@ -169,61 +199,52 @@ class Engine:
 
     def _receive(self) -> Any:
         try:
-            answer = self.connection.recv()
+            message = self.connection.recv()
         except EOFError:
             self.process.join()
-            answer = f"its process ended with code {self.process.exitcode}"
-        if isinstance(answer, str):
-            raise ValueError(f"{self.setting}: {answer}")
-        return answer
+            message = f"its process ended with code {self.process.exitcode}"
+        if isinstance(message, str):
+            raise ValueError(f"{self.setting}: {message}")
+        return message
 
 
 def measure(
-    task: str,
+    task: TaskName,
     folder: Path,
     settings: Sequence[Setting],
     shapes: Sequence[tuple[int, int, int]],
     rounds: int,
     threads: int | None = None,
 ) -> Iterator[Timing]:
-    """Time a model on engines, which take turns, so that a machine that slows down on the way slows all of them.
+    """Time a model on backends that take turns, so that a slowdown of the machine affects all of them.
 
     Args:
-        task: The model's.
-        folder: Where it is.
-        settings: The engines.
-        shapes: (B, H, W) of the images, random ones.
-        rounds: Turns of each engine for each shape.
-        threads: For each engine. Default: torch's number, which follows the machine.
+        task: Task of the model.
+        folder: Folder of the model.
+        settings: Backends.
+        shapes: (B, H, W) of the random input images.
+        rounds: Number of turns per backend and shape.
+        threads: Number of threads per backend. Default: torch's number of threads.
 
     Raises:
-        ValueError: If an engine can't run the model.
+        ValueError: If a backend can't run the model.
     """
     with contextlib.ExitStack() as stack:
-        engines = [
-            stack.enter_context(contextlib.closing(Engine(task, folder, setting, threads))) for setting in settings
+        processes = [
+            stack.enter_context(contextlib.closing(BackendProcess(task, folder, setting, threads)))
+            for setting in settings
         ]
         for shape in shapes:
-            calls = [max(1, round(TURN_SECONDS / statistics.mean(engine.time(shape, 1)[0]))) for engine in engines]
-            seconds: list[list[float]] = [[] for _ in engines]
-            peaks = [0.0] * len(engines)
+            calls = [max(1, round(TURN_SECONDS / statistics.mean(each.time(shape, 1)[0]))) for each in processes]
+            seconds: list[list[float]] = [[] for _ in processes]
+            peaks = [0.0] * len(processes)
             for turn in range(rounds):
-                for place in [(turn + shift) % len(engines) for shift in range(len(engines))]:
-                    found, peaks[place] = engines[place].time(shape, calls[place])
-                    seconds[place] += found
-            for engine, times, peak in zip(engines, seconds, peaks, strict=True):
+                for index in [(turn + offset) % len(processes) for offset in range(len(processes))]:
+                    measured, peaks[index] = processes[index].time(shape, calls[index])
+                    seconds[index] += measured
+            for process, times, peak in zip(processes, seconds, peaks, strict=True):
                 median = statistics.median(times)
                 p95 = statistics.quantiles(times, n=20)[-1] if len(times) > 1 else median
                 yield Timing(
-                    engine.setting, *shape, median * 1000, p95 * 1000, shape[0] / median, peak, engine.file_bytes
+                    process.setting, *shape, median * 1000, p95 * 1000, shape[0] / median, peak, process.file_bytes
                 )
-
-
-def possible_settings(task: str) -> list[Setting]:
-    """Every engine that is installed and can run the task, in float32."""
-    found = [Setting("torch", "float32", None)]
-    for name in BACKENDS[1:]:
-        with contextlib.suppress(ValueError):
-            check_request(name, task, "float32", None)
-            found.append(Setting(name, "float32", None))
-    return found

@@ -1,4 +1,4 @@
-"""Programs that were exported on first use, kept for the next time."""
+"""Cache of the models that were exported on first use."""
 
 import contextlib
 import hashlib
@@ -11,20 +11,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import nn
-from transformers import PreTrainedConfig
+from ..io import TEMP_PREFIX, read_json, user_path
+from ..records import EXPORT_FILE, ExportRecord, write_record
+from .base import Format, exported_bytes
+from .formats import FORMATS
 
-from ..io import SCRATCH, user_path
-from .formats import FORMATS, Format
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-RECORD = "export.json"
 MAX_BYTES = 2 * 2**30
-# Something unfinished this old was left behind by a process that was killed.
-SCRATCH_SECONDS = 24 * 3600
+# An unfinished folder of this age was left behind by a killed process.
+MAX_SCRATCH_SECONDS = 24 * 3600
 
-# What of a configuration changes the answers of given weights; the rest is in their shapes.
+# Configuration fields that change the outputs without changing the weights' names or shapes.
 CONFIG_FIELDS = (
     "anchor_ratios",
     "anchor_scales",
@@ -42,7 +43,14 @@ CONFIG_FIELDS = (
 
 
 class Entry(NamedTuple):
-    """A program in the cache."""
+    """A cached exported model.
+
+    Attributes:
+        folder: Its folder.
+        bytes: Size of the folder.
+        used: Time of the last use, in seconds since the epoch.
+        record: Values of its `ExportRecord`; empty if the file is damaged.
+    """
 
     folder: Path
     bytes: int
@@ -51,134 +59,131 @@ class Entry(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Where programs are kept: `MOBILEVIT_CACHE`, or `mobilevit_hf` in the user's cache folder."""
+    """Return the cache folder: `MOBILEVIT_CACHE`, or `mobilevit_hf` in the user's cache folder."""
     if folder := os.environ.get("MOBILEVIT_CACHE"):
         return user_path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilevit_hf"
 
 
-def weights_hash(model: nn.Module) -> str:
-    """A name for what a model computes: its weights, and what of its configuration they don't show."""
+def weights_hash(model: "PreTrainedModel") -> str:
+    """Return a SHA-256 hash of everything that determines a model's outputs: weights and `CONFIG_FIELDS`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
             digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    digest.update(json.dumps(_fields(model.config), sort_keys=True).encode())
+    digest.update(json.dumps(_config_values(model.config), sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def _fields(config: PreTrainedConfig) -> dict[str, Any]:
-    fields = {name: getattr(config, name) for name in CONFIG_FIELDS if getattr(config, name, None) is not None}
+def _config_values(config: "PreTrainedConfig") -> dict[str, Any]:
+    values = {name: getattr(config, name) for name in CONFIG_FIELDS if getattr(config, name, None) is not None}
     backbone = getattr(config, "backbone_config", None)
-    return fields if backbone is None else {**fields, "backbone": _fields(backbone)}
+    return values if backbone is None else {**values, "backbone": _config_values(backbone)}
 
 
-def versions(format: Format) -> dict[str, str]:
-    """What a program depends on beside the model."""
-    return {name: _version(name) for name in ("mobilevit-hf", "torch", *format.packages)}
+def package_versions(format: Format) -> dict[str, str]:
+    """Return the versions of the packages that an export depends on."""
+    return {name: _package_version(name) for name in ("mobilevit-hf", "torch", *format.packages)}
 
 
-def _version(package: str) -> str:
+def _package_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        # It is installed under another name, as onnxruntime-gpu is, or runs from its source.
+        # Installed under another name, such as onnxruntime-gpu, or imported from its source folder.
         return importlib.import_module(package.replace("-", "_")).__version__
 
 
-def fetch(
+def get_or_create(
     weights: str, backend: str, dtype: str, size: tuple[int, int], write: Callable[[Path], dict[str, Any]]
 ) -> Path:
-    """The program for a model's weights, exported if it isn't there yet.
+    """Return the cached exported file for a model's weights, exporting it if it is missing.
 
-    Two processes that want the same program at once each export it, and one of the two is kept.
+    If two processes export the same model at once, one of the two results is kept.
 
     Args:
-        weights: From `weights_hash`.
-        backend: A key of `formats.FORMATS`.
-        dtype: What it computes in.
-        size: Height and width of the model's images.
-        write: Writes the program into a folder, under its `Format.path`, and returns what to record of it.
-
-    Returns:
-        The program's file.
+        weights: Hash from `weights_hash`.
+        backend: Key of `FORMATS`.
+        dtype: Compute dtype.
+        size: Height and width of the image processor's output.
+        write: Writes the file and returns further fields of its `ExportRecord`.
     """
     format = FORMATS[backend]
-    facts = {"weights": weights, "backend": backend, "dtype": dtype, "versions": versions(format)}
-    if not format.any_size:
-        facts["size"] = list(size)
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    versions = package_versions(format)
+    key: dict[str, Any] = {"weights": weights, "backend": backend, "dtype": dtype, "versions": versions}
+    if not format.dynamic_shapes:
+        key["size"] = list(size)
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    file = format.path(dtype, None)
     root = cache_folder()
-    folder, file = root / name, format.path(dtype, None)
-    if not (folder / RECORD).is_file():
+    folder = root / name
+    if not (folder / EXPORT_FILE).is_file():
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=root, ignore_cleanup_errors=True) as scratch:
-            new = Path(scratch) / name
-            (new / file).parent.mkdir(parents=True)
-            record = facts | write(new)
-            (new / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=root, ignore_cleanup_errors=True) as scratch:
+            created = Path(scratch) / name
+            (created / file).parent.mkdir(parents=True)
+            measured = write(created / file)
+            record = ExportRecord(file=file, bytes=exported_bytes(created / file), **key, **measured)
+            write_record(created / EXPORT_FILE, record)
             try:
-                new.rename(folder)
-            except OSError:  # another process was faster: then its folder is not empty
-                if not (folder / RECORD).is_file():
+                created.rename(folder)
+            except OSError:  # not empty: another process was faster
+                if not (folder / EXPORT_FILE).is_file():
                     raise
         trim(keep=folder)
-    with contextlib.suppress(OSError):  # a cache may be for reading only
-        os.utime(folder / RECORD)  # when it was last used
+    with contextlib.suppress(OSError):  # the cache may be read-only
+        os.utime(folder / EXPORT_FILE)  # time of the last use
     return folder / file
 
 
 def entries() -> list[Entry]:
-    """What is in the cache, the one used last first."""
-    found = []
-    for record in cache_folder().glob(f"*/{RECORD}"):
-        with contextlib.suppress(OSError):  # another process is removing it
-            size = sum(file.stat().st_size for file in record.parent.rglob("*") if file.is_file())
-            found.append(Entry(record.parent, size, record.stat().st_mtime, _read(record)))
-    return sorted(found, key=lambda entry: -entry.used)
+    """Return the cached models, most recently used first."""
+    cached = []
+    for path in cache_folder().glob(f"*/{EXPORT_FILE}"):
+        with contextlib.suppress(OSError):  # removed by another process
+            size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+            cached.append(Entry(path.parent, size, path.stat().st_mtime, _read_record(path)))
+    return sorted(cached, key=lambda entry: -entry.used)
 
 
-def _read(record: Path) -> dict[str, Any]:
-    """What was recorded of a program; nothing, if that is damaged."""
-    try:
-        facts = json.loads(record.read_text())
-    except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) else {}
+def _read_record(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        return read_json(path)
+    return {}
 
 
 def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
-    """Remove what was not used for longest until the rest fits, and what killed processes left behind.
+    """Remove the least recently used models until the rest fits, and unfinished folders of killed processes.
 
     Args:
-        max_bytes: How much may stay. Default: `MOBILEVIT_CACHE_BYTES` of the environment, or 2 GiB.
-        keep: A program's folder that stays whatever it takes.
+        max_bytes: Size to keep. Default: `MOBILEVIT_CACHE_BYTES` of the environment, or 2 GiB.
+        keep: Folder of a model that is never removed.
 
     Returns:
-        How many bytes were removed.
+        Number of removed bytes.
 
     Raises:
-        ValueError: If the environment's limit is no number.
+        ValueError: If `MOBILEVIT_CACHE_BYTES` is not a number.
     """
-    limit = _limit() if max_bytes is None else max_bytes
+    limit = _max_bytes() if max_bytes is None else max_bytes
     total = removed = 0
     for entry in entries():
         total += entry.bytes
         if total > limit and entry.folder != keep and _remove(entry.folder):
             total -= entry.bytes
             removed += entry.bytes
-    for scratch in _leftovers(SCRATCH_SECONDS):
+    for scratch in _abandoned_folders():
         shutil.rmtree(scratch, ignore_errors=True)
     return removed
 
 
 def clear() -> int:
-    """Remove everything; returns how many bytes."""
+    """Remove all cached models and return the number of removed bytes."""
     return trim(max_bytes=-1)
 
 
-def _limit() -> int:
+def _max_bytes() -> int:
     text = os.environ.get("MOBILEVIT_CACHE_BYTES", str(MAX_BYTES))
     if not text.isdecimal():
         raise ValueError(f"MOBILEVIT_CACHE_BYTES: got {text!r}, expected a number of bytes. Correct or unset it.")
@@ -186,27 +191,18 @@ def _limit() -> int:
 
 
 def _remove(folder: Path) -> bool:
-    """Take a program away at once, then delete it: nobody finds half of it. Whether it could be."""
-    away = folder.parent / f"{SCRATCH}{folder.name}-{os.getpid()}"
+    """Remove a folder and return whether that succeeded; renamed first, so that no process reads half of it."""
+    renamed = folder.parent / f"{TEMP_PREFIX}{folder.name}-{os.getpid()}"
     try:
-        folder.rename(away)
-    except OSError:  # another process removes it, or uses it, or it may only be read
+        folder.rename(renamed)
+    except OSError:  # in use or removed by another process, or read-only
         return False
-    shutil.rmtree(away, ignore_errors=True)
+    shutil.rmtree(renamed, ignore_errors=True)
     return True
 
 
-def _leftovers(seconds: float) -> Iterator[Path]:
-    for folder in cache_folder().glob(f"{SCRATCH}*"):
+def _abandoned_folders() -> Iterator[Path]:
+    for folder in cache_folder().glob(f"{TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > seconds:
+            if time.time() - folder.stat().st_mtime > MAX_SCRATCH_SECONDS:
                 yield folder
-
-
-def read_record(path: Path) -> list[dict[str, Any]]:
-    """What an `export.json` says of each file; nothing, if it is no such file."""
-    try:
-        entries = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return []
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

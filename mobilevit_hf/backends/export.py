@@ -1,181 +1,228 @@
-"""Turn a model into another engine's program."""
+"""Export a model to files for other runtimes, verify them, and record what was measured."""
 
-import io
-import logging
+import os
 import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
-from ..modeling.fused_mobilevit import FusedModel
-from .formats import DTYPES, OUTPUTS
+from ..environment import describe_hardware
+from ..io import atomic_folder
+from ..model_sources import has_weights, read_task, resolve_model
+from ..records import EXPORT_FILE, ExportRecord, read_export_records, write_export_records
+from ..tasks import EXPORTABLE_TASKS, TaskName
+from . import cache
+from .base import exported_bytes, replace_exported
+from .formats import FORMATS, check_backend
+from .openvino import convert_openvino, save_openvino
+from .pytorch import load_model
+from .runtime import load_exported_model
+from .tracing import quiet
+from .verify import TIE_TOLERANCE, Comparison, check_comparison, compare, measure_latency, verification_pixels
 
-INPUT = "pixel_values"
-# Where an OpenVINO file says what it is to compute in. The engine has to be told again when it compiles it: on its own
-# it takes bfloat16 wherever the processor has it.
-OPENVINO_PRECISION = ["runtime_options", "INFERENCE_PRECISION_HINT"]
-OPENVINO_NAMES = {"float32": "f32", "bfloat16": "bf16"}
+if TYPE_CHECKING:
+    from .quantization import CalibrationImages
+
+# What an app needs next to the exported file.
+CONFIG_FILES = ("config.json", "preprocessor_config.json")
 
 
-def export_program(model: nn.Module, task: str, backend: str, path: Path, pixels: Tensor, dtype: str) -> None:
-    """Write the program of a model for one engine.
+def export_model(
+    model: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    backends: Iterable[str],
+    *,
+    dtype: str = "float32",
+    quantization: str | None = None,
+    calibration: str | None = None,
+    max_drop: float = 1.0,
+    log: Callable[[str], object] = print,
+    progress: Callable[[ExportRecord], object] | None = None,
+) -> list[ExportRecord]:
+    """Export a model to one file per backend.
+
+    Each file is compared with the torch model and kept only if its predictions agree; measurements are written to
+    `export.json`. Core ML files are not run, so they are not verified.
 
     Args:
-        model: A model of this package in float32, on the CPU; left as it is.
-        task: A key of `formats.OUTPUTS`.
-        backend: A key of `formats.FORMATS`.
-        path: The file to write, in a folder that is there; OpenVINO's weights go beside it as .bin.
-        pixels: (B, 3, H, W) what the image processor returns. ExecuTorch's and Core ML's programs take one image of
-            this size, the others batches and images of any.
-        dtype: What it computes in, a key of `formats.DTYPES`.
-    """
-    with quiet():
-        WRITERS[backend](model, task, path, pixels, dtype)
+        model: Directory, built-in name or Hub id.
+        output_dir: Directory to write; may be the model's own.
+        backends: Keys of `FORMATS`: "onnx", "openvino", "executorch", "coreml".
+        dtype: Compute dtype: "float32", "float16" or "bfloat16", as the backend supports.
+        quantization: "int8" for a quantized file; requires `calibration`.
+        calibration: Dataset or folder of images like those the model will see, for verification and quantization.
+        max_drop: Largest accuracy drop by quantization, in percentage points.
+        log: Called with one line of text for each unreadable calibration image.
+        progress: Called with each record after its file is written.
 
-
-def _write_onnx(model: nn.Module, task: str, path: Path, pixels: Tensor, dtype: str) -> None:
-    import onnx
-
-    program = torch.onnx.export(
-        _trace(model, task, _odd_batch(pixels), dtype, any_size=True),
-        input_names=[INPUT],
-        output_names=list(OUTPUTS[task]),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    ).model_proto
-    graph = program.graph
-    # Stack traces with paths of this machine, several times as large as the rest of the graph.
-    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info, graph, program):
-        del part.metadata_props[:]
-    # ONNX Runtime's quantizer takes an initializer's shape that is said twice for a contradiction.
-    weights = {initializer.name for initializer in graph.initializer}
-    known = [info for info in graph.value_info if info.name not in weights]
-    del graph.value_info[:]
-    graph.value_info.extend(known)
-    onnx.save(program, path)
-
-
-def _write_openvino(model: nn.Module, task: str, path: Path, pixels: Tensor, dtype: str) -> None:
-    save_openvino(make_openvino(model, task, pixels), path, dtype)
-
-
-def make_openvino(model: nn.Module, task: str, pixels: Tensor) -> Any:
-    """The `openvino.Model` of a model, for batches and images of all sizes; see `export_program`."""
-    import openvino
-
-    with quiet(), tempfile.TemporaryDirectory() as folder:
-        # By way of ONNX it is the same program, made in a fraction of the time.
-        source = Path(folder) / "model.onnx"
-        _write_onnx(model, task, source, pixels, "float32")
-        return openvino.convert_model(source)
-
-
-def save_openvino(program: Any, path: Path, dtype: str) -> None:
-    """Write an OpenVINO model with what it is to compute in.
+    Returns:
+        A record per backend.
 
     Raises:
-        OSError: If it can't be written.
+        ValueError: If a backend does not support the request or is not installed, the model can't be loaded, or an
+            exported file differs from the torch model. Files of earlier backends are kept.
+        OSError: If a file can't be written.
     """
-    import openvino
-
-    program.set_rt_info(OPENVINO_NAMES[dtype], OPENVINO_PRECISION)
-    try:
-        openvino.save_model(program, path, compress_to_fp16=False)
-    except RuntimeError as error:  # which does not say why
-        raise OSError(f"{path}: can't be written ({error}). Is there room on the disk?") from error
-
-
-def _write_executorch(model: nn.Module, task: str, path: Path, pixels: Tensor, dtype: str) -> None:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    program = _trace(model, task, pixels[:1], dtype, any_size=False)
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    path.write_bytes(lowered.buffer)
-
-
-def _write_coreml(model: nn.Module, task: str, path: Path, pixels: Tensor, dtype: str) -> None:
-    import coremltools as ct
-
-    precision = {"float32": ct.precision.FLOAT32, "float16": ct.precision.FLOAT16}[dtype]
-    program = _trace(model, task, pixels[:1], "float32", any_size=False).run_decompositions({})
-    ct.convert(
-        program,
-        inputs=[ct.TensorType(name=INPUT, shape=pixels[:1].shape)],
-        outputs=[ct.TensorType(name=name) for name in OUTPUTS[task]],
-        compute_precision=precision,
-        minimum_deployment_target=ct.target.iOS16,
-    ).save(str(path))
+    if quantization and not calibration:
+        raise ValueError(f"quantization: got {quantization} without images. Set calibration (--calibration DATA).")
+    folder, backends = resolve_model(os.fspath(model)), list(dict.fromkeys(backends))
+    task = read_task(os.fspath(model), folder, EXPORTABLE_TASKS).name
+    for backend in backends:
+        check_backend(backend, task, dtype, quantization)
+    torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    images = _load_images(calibration, task, processor, log) if calibration else None
+    exporter = _Exporter(
+        model=torch_model,
+        task=task,
+        processor=processor,
+        dtype=dtype,
+        pixels=verification_pixels(task, processor),
+        images=images,
+        folder=folder,
+        output_dir=Path(output_dir),
+    )
+    records = []
+    for backend in backends:
+        records.append(exporter.export_int8(backend, max_drop) if quantization else exporter.export(backend))
+        if progress:
+            progress(records[-1])
+    return records
 
 
-WRITERS: dict[str, Callable[[nn.Module, str, Path, Tensor, str], None]] = {
-    "onnx": _write_onnx,
-    "openvino": _write_openvino,
-    "executorch": _write_executorch,
-    "coreml": _write_coreml,
-}
+def _load_images(
+    source: str, task: TaskName, processor: BaseImageProcessor, log: Callable[[str], object]
+) -> "CalibrationImages":
+    # Datasets and evaluation are imported for calibration only.
+    from .quantization import load_calibration_images
+
+    images = load_calibration_images(source, task, processor)
+    for problem in images.problems:
+        log(f"{problem.name}: {problem.reason}")
+    return images
 
 
-def _odd_batch(pixels: Tensor) -> Tensor:
-    """Two images to trace a program for all sizes with.
+def export_file(model: nn.Module, task: TaskName, backend: str, path: Path, pixels: Tensor, dtype: str) -> None:
+    """Write a model as a file for one backend.
 
-    Wherever a size is 1 at some layer, or height and width are alike, that would pass for a fact about all images:
-    so they are not square, and larger than the coarsest stride, a detector's 256.
+    Args:
+        model: MobileViT model in float32 on the CPU; not modified.
+        task: Its task.
+        backend: Key of `FORMATS`.
+        path: File to write, in an existing folder; OpenVINO's weights go next to it as .bin.
+        pixels: (B, 3, H, W) output of the image processor. ExecuTorch and Core ML files take one image of this size,
+            the others any batch and image size.
+        dtype: Compute dtype.
     """
-    return pixels.new_zeros(2, pixels.shape[1], 288, 320)
+    with quiet():
+        FORMATS[backend].write(model, task, path, pixels, dtype)
 
 
-def _trace(model: nn.Module, task: str, pixels: Tensor, dtype: str, *, any_size: bool) -> ExportedProgram:
-    lean = FusedModel(model, OUTPUTS[task], DTYPES[dtype]).eval()
-    sizes = {INPUT: {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}} if any_size else None
-    with torch.no_grad():
-        program = torch.export.export(lean, (pixels,), dynamic_shapes=sizes, strict=False)
-    for node in list(program.graph.nodes):
-        # A resize to the size that is there already, which only a program for all sizes needs.
-        if node.target is torch.ops.aten.upsample_bilinear2d.vec and not any_size:
-            (source, *_) = node.args
-            if node.meta["val"].shape == source.meta["val"].shape:
-                node.replace_all_uses_with(source)
-                program.graph.erase_node(node)
-    return program
+def export_verified(
+    model: PreTrainedModel,
+    task: TaskName,
+    processor: BaseImageProcessor,
+    backend: str,
+    path: Path,
+    pixels: Tensor,
+    dtype: str,
+    tie_tolerance: float = TIE_TOLERANCE,
+) -> Comparison | None:
+    """Write a model as a file for one backend and compare the two on `pixels`; None if the format can't be run.
+
+    Raises:
+        ValueError: If the exported model differs from the torch model.
+    """
+    export_file(model, task, backend, path, pixels, dtype)
+    if FORMATS[backend].runtime is None:
+        return None
+    exported = load_exported_model(path, model.config, task, backend)
+    comparison = compare(model, exported, pixels, task, processor, tie_tolerance)
+    check_comparison(comparison, f"{FORMATS[backend].title} in {dtype}", float32=dtype == "float32")
+    return comparison
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporters' remarks on their own workings from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch", "executorch", "coremltools", "onnxscript", "openvino")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+@dataclass
+class _Exporter:
+    """What the files of one export share.
 
+    Attributes:
+        model: Torch model in float32.
+        task: Its task.
+        processor: Its image processor.
+        dtype: Compute dtype.
+        pixels: Images to verify on and to measure latency with.
+        images: Calibration images.
+        folder: Folder of the checkpoint.
+        output_dir: Folder to write.
+    """
 
-def program_files(path: Path) -> list[Path]:
-    """The files of a program: OpenVINO's weights lie beside it, Core ML's package is a folder."""
-    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    model: PreTrainedModel
+    task: TaskName
+    processor: BaseImageProcessor
+    dtype: str
+    pixels: Tensor
+    images: "CalibrationImages | None"
+    folder: Path
+    output_dir: Path
 
+    def export(self, backend: str) -> ExportRecord:
+        """Write and verify the file of a backend."""
+        with replace_exported(self.output_dir / FORMATS[backend].path(self.dtype, None)) as path:
+            # A model is confident on real images: no ties.
+            pixels, tie_tolerance = (self.images.calibration, 0.0) if self.images else (self.pixels, TIE_TOLERANCE)
+            arguments = (self.model, self.task, self.processor, backend, path, pixels, self.dtype, tie_tolerance)
+            comparison = export_verified(*arguments)
+            if comparison is None:
+                return self._record(path, backend, None, {"verified": False})
+            return self._record(path, backend, None, comparison._asdict() | self._measure_latency(path, backend))
 
-def program_bytes(path: Path) -> int:
-    """The size of a program on disk, with its weights."""
-    files = [file for part in program_files(path) for file in ([part] if part.is_file() else part.rglob("*"))]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    def export_int8(self, backend: str, max_drop: float) -> ExportRecord:
+        """Write the int8 file of a backend if its accuracy drop is within `max_drop` percentage points."""
+        from .quantization import check_drop, measure_drop, quantize_openvino
 
+        if self.images is None:
+            raise ValueError("calibration: got None, expected images for int8. Pass a dataset or a folder of images.")
+        calibration = self.images.calibration
+        float_model = convert_openvino(self.model, self.task, self.pixels)
+        quantized = quantize_openvino(float_model, (image.numpy() for image in calibration.split(1)))
+        with replace_exported(self.output_dir / FORMATS[backend].path(self.dtype, "int8")) as path:
+            save_openvino(quantized, path, self.dtype)
+            exported = load_exported_model(path, self.model.config, self.task, backend)
+            drop = measure_drop(self.model, exported, self.task, self.processor, self.images)
+            check_drop(drop, max_drop)
+            comparison = compare(self.model, exported, calibration, self.task, self.processor)
+            measured = {**comparison._asdict(), "drop": drop._asdict(), **self._measure_latency(path, backend)}
+            return self._record(path, backend, "int8", measured)
 
-def remove_program(path: Path) -> None:
-    """Delete a program and what lies beside it."""
-    for part in program_files(path):
-        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+    def _measure_latency(self, path: Path, backend: str) -> dict[str, Any]:
+        exported = load_exported_model(path, self.model.config, self.task, backend)
+        return {"latency_ms": measure_latency(exported, self.pixels)}
+
+    def _record(self, path: Path, backend: str, quantization: str | None, measured: dict[str, Any]) -> ExportRecord:
+        record = ExportRecord(
+            backend=backend,
+            file=FORMATS[backend].path(self.dtype, quantization),
+            dtype=self.dtype,
+            quantization=quantization,
+            bytes=exported_bytes(path),
+            weights=cache.weights_hash(self.model),
+            size=list(self.pixels.shape[2:]),
+            versions=cache.package_versions(FORMATS[backend]),
+            machine=describe_hardware(),
+            **measured,
+        )
+        # A folder holds the exports of one model: records of other weights are dropped.
+        others = read_export_records(self.output_dir / EXPORT_FILE)
+        kept = [other for other in others if other.file != record.file and other.weights == record.weights]
+        with atomic_folder(self.output_dir) as scratch:
+            write_export_records(scratch / EXPORT_FILE, [*kept, record])
+            for name in CONFIG_FILES:
+                is_model_folder = has_weights(self.output_dir) and (self.output_dir / name).exists()
+                if (self.folder / name).is_file() and not is_model_folder:
+                    shutil.copyfile(self.folder / name, scratch / name)
+        return record

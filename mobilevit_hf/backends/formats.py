@@ -1,119 +1,60 @@
-"""The engines a model can run on: what each needs, where its files lie in a model's folder, what it can do."""
+"""The table of export formats, and checks of what each of them supports."""
 
 import importlib.util
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+from ..tasks import EXPORTABLE_TASKS
+from . import coreml, executorch, onnx, openvino
+from .base import Format
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What a file's name ends with; those of transformers.js where it has one.
-ENDINGS = {"float32": "", "bfloat16": "_bf16", "float16": "_fp16", "int8": "_int8"}
+if TYPE_CHECKING:
+    import torch
+
+FORMATS: dict[str, Format] = {
+    "onnx": onnx.FORMAT,
+    "openvino": openvino.FORMAT,
+    "executorch": executorch.FORMAT,
+    "coreml": coreml.FORMAT,
+}
+# Backends of `pipeline`: torch, which needs no export, and the formats with a runtime.
+BACKENDS = ("torch", *(name for name, format in FORMATS.items() if format.runtime))
+DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8",)
 
-# The tensors a task's model returns.
-OUTPUTS = {
-    "image-classification": ("logits",),
-    "object-detection": ("logits", "pred_boxes"),
-    "image-segmentation": ("logits",),
-}
 
-
-@dataclass(frozen=True)
-class Format:
-    """What an engine reads.
-
-    Args:
-        title: The engine's name.
-        packages: What must be installed to export and run.
-        file: Path in a model's folder, with `{ending}` for precision.
-        dtypes: What it can compute in.
-        tasks: What can be exported.
-        any_size: Whether one file takes batches and images of all sizes.
-        quantizations: How it can be quantized.
-    """
-
-    title: str
-    packages: tuple[str, ...]
-    file: str
-    dtypes: tuple[str, ...]
-    tasks: tuple[str, ...]
-    any_size: bool = False
-    quantizations: tuple[str, ...] = ()
-
-    def path(self, dtype: str, quantization: str | None) -> str:
-        """Where the file lies in a model's folder."""
-        return self.file.format(ending=ENDINGS[quantization or dtype])
-
-
-FORMATS = {
-    "onnx": Format(
-        "ONNX Runtime",
-        ("onnx", "onnxscript", "onnxruntime"),
-        "onnx/model{ending}.onnx",
-        ("float32", "float16"),
-        tuple(OUTPUTS),
-        any_size=True,
-    ),
-    "openvino": Format(
-        "OpenVINO",
-        ("openvino", "onnx", "onnxscript"),
-        "openvino/openvino_model{ending}.xml",
-        ("float32", "bfloat16"),
-        tuple(OUTPUTS),
-        any_size=True,
-        quantizations=("int8",),
-    ),
-    "executorch": Format(
-        "ExecuTorch",
-        ("executorch",),
-        "executorch/model{ending}.pte",
-        ("float32",),
-        ("image-classification", "object-detection"),
-    ),
-    "coreml": Format(
-        "Core ML",
-        ("coremltools",),
-        "coreml/model{ending}.mlpackage",
-        ("float32", "float16"),
-        ("image-classification", "object-detection"),
-    ),
-}
-# What `pipeline` runs on; "torch" needs no export, and Core ML only runs in an app.
-BACKENDS = ("torch", "onnx", "openvino", "executorch")
-
-
-def check_request(backend: str, task: str, dtype: str, quantization: str | None) -> Format:
-    """The format, once it is known to do what is wanted and to be installed.
+def check_backend(backend: str, task: str, dtype: str, quantization: str | None) -> Format:
+    """Return the format of a backend.
 
     Raises:
-        ValueError: In one line, with what can be done instead.
+        ValueError: If it is unknown, does not support the task, dtype or quantization, or is not installed.
     """
     if backend not in FORMATS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(FORMATS)}.")
     format = FORMATS[backend]
     if task not in format.tasks:
         others = [name for name, other in FORMATS.items() if task in other.tasks]
-        hint = f"Use {' or '.join(others)}." if others else f"It can be one of {', '.join(OUTPUTS)}."
-        raise ValueError(f"task: {task} can't be exported for {backend}. {hint}")
+        hint = f"Use {' or '.join(others)}." if others else f"Pass a model for {' or '.join(EXPORTABLE_TASKS)}."
+        raise ValueError(f"task: {task} can't be exported to {backend}. {hint}")
     if dtype not in format.dtypes:
         raise ValueError(f"dtype: got {dtype}, expected {' or '.join(format.dtypes)} for {backend}.")
     if quantization is not None and quantization not in format.quantizations:
-        possible = [name for name, other in FORMATS.items() if quantization in other.quantizations]
-        hint = f"{quantization} is offered for {', '.join(possible)}" if possible else f"there is {QUANTIZATIONS[0]}"
-        raise ValueError(f"quantization: got {quantization!r} for {backend}; {hint}. Leave it out, or change it.")
+        supported = [name for name, other in FORMATS.items() if quantization in other.quantizations]
+        expected = f"None; only {', '.join(supported)} supports it" if supported else " or ".join(QUANTIZATIONS)
+        raise ValueError(f"quantization: got {quantization!r} for {backend}, expected {expected}. Leave it out.")
     missing = [package for package in format.packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"backend {backend} needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
+            f"backend: {backend} needs {', '.join(missing)}, which is not installed. "
+            f"Install it: pip install {' '.join(missing)}"
         )
     return format
 
 
-def dtype_name(dtype: str | torch.dtype | None) -> str:
-    """The name of what to compute in; float32 where nothing is said.
+def dtype_name(dtype: "str | torch.dtype | None") -> str:
+    """Return the name of a compute dtype; float32 for None and "auto".
 
     Raises:
-        ValueError: If it is none of `DTYPES`.
+        ValueError: If it is not one of `DTYPES`.
     """
     name = str(dtype).removeprefix("torch.")
     if dtype is None or name == "auto":

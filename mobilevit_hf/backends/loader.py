@@ -1,23 +1,25 @@
-"""From a model to the same on another engine: ready files, the cache, or an export that is checked."""
+"""Load a model for a backend: from an exported file next to it, from the cache, or by a verified export."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
+from ..records import EXPORT_FILE, read_export_records
+from ..tasks import TaskName
 from . import cache
-from .export import export_program, program_bytes, program_files
-from .formats import FORMATS, check_request
-from .runtime import ENGINES, EngineModel, load_program
-from .verify import NUM_IMAGES, TIE, Comparison, check, compare, draw_images, prepare
+from .base import exported_files
+from .export import export_verified
+from .formats import FORMATS, check_backend
+from .runtime import ExportedModel, load_exported_model
+from .verify import preprocess, sample_images, verification_pixels
 
 
-def open_model(
+def load_backend_model(
     model: PreTrainedModel,
-    task: str,
+    task: TaskName,
     processor: BaseImageProcessor,
     *,
     backend: str,
@@ -26,111 +28,82 @@ def open_model(
     threads: int | None = None,
     source: str | None = None,
     hub_kwargs: Mapping[str, Any] | None = None,
-) -> EngineModel:
-    """A model on another engine.
+) -> ExportedModel:
+    """Load a torch model's counterpart on a backend, exporting it if needed.
 
     Args:
-        model: In float32, on the CPU; left as it is.
-        task: A key of `formats.OUTPUTS`.
-        processor: The model's image processor.
-        backend: One of `runners.ENGINES`.
-        dtype: What to compute in, a key of `formats.DTYPES`.
-        quantization: "int8", for which there must be a ready file, or None.
-        threads: How many to use; torch's number, which follows the machine, if not given.
-        source: The directory or Hub id the model is from. An exported file there is taken, if it was made of the very
-            same weights.
-        hub_kwargs: `revision`, `token` and the like, for a Hub id.
+        model: Torch model in float32 on the CPU; not modified.
+        task: Its task.
+        processor: Its image processor.
+        backend: Backend with a runtime.
+        dtype: Compute dtype.
+        quantization: "int8", which requires an exported file, or None.
+        threads: Number of threads. Default: torch's number of threads.
+        source: Directory or Hub id of the model. An exported file there is used if it was made from the same weights.
+        hub_kwargs: `revision` and `token` for a Hub id.
 
     Raises:
-        ValueError: If the engine is not installed or can't do it, or the exported program is not the model.
+        ValueError: If the backend does not support the request or is not installed, or the exported model differs from
+            the torch model.
     """
-    format = check_request(backend, task, dtype, quantization)
+    check_backend(backend, task, dtype, quantization)
     weights = cache.weights_hash(model)
     path = None
     if source is not None:
-        path = _ready_file(source, weights, backend, dtype, quantization, dict(hub_kwargs or {}))
+        path = _find_exported_file(source, weights, backend, dtype, quantization, hub_kwargs or {})
     if path is None and quantization is not None:
         raise ValueError(
-            f"quantization: {source or 'the model'} has no {quantization} file for {backend}, and making one takes "
-            f"images: mobilevit export MODEL OUT --to {backend} --quantization {quantization} --calibration DATA"
+            f"quantization: {source or 'the model'} has no {quantization} file for {backend}. Create it from images: "
+            f"mobilevit export MODEL OUT --to {backend} --quantization {quantization} --calibration DATA"
         )
     if path is None:
 
-        def write(folder: Path) -> dict[str, Any]:
-            file, pixels = folder / format.path(dtype, None), check_pixels(task, processor)
-            comparison = export_checked(model, task, processor, backend, file, pixels, dtype)
-            return {"bytes": program_bytes(file), **comparison._asdict()}
+        def write(file: Path) -> dict[str, Any]:
+            pixels = verification_pixels(task, processor)
+            comparison = export_verified(model, task, processor, backend, file, pixels, dtype)
+            return comparison._asdict() if comparison else {}
 
-        height, width = prepare(draw_images(1), processor).shape[2:]
-        path = cache.fetch(weights, backend, dtype, (height, width), write)
-    return load_program(path, model.config, task, backend, threads)
+        height, width = preprocess(sample_images(1), processor).shape[2:]
+        path = cache.get_or_create(weights, backend, dtype, (height, width), write)
+    return load_exported_model(path, model.config, task, backend, threads)
 
 
-def open_export(
-    folder: Path, task: str, *, backend: str, dtype: str, quantization: str | None, threads: int | None
-) -> EngineModel:
-    """The program in a folder that `mobilevit export` wrote and that holds no weights; arguments as for `open_model`.
+def load_exported_folder(
+    folder: Path, task: TaskName, *, backend: str, dtype: str, quantization: str | None, threads: int | None
+) -> ExportedModel:
+    """Load an exported model from a folder without weights; arguments as for `load_backend_model`.
 
     Raises:
-        ValueError: If there is none of this kind.
+        ValueError: If the folder has no matching file.
     """
-    check_request(backend, task, dtype, quantization)
-    path = _ready_file(str(folder), None, backend, dtype, quantization, {})
+    check_backend(backend, task, dtype, quantization)
+    path = _find_exported_file(str(folder), None, backend, dtype, quantization, {})
     if path is None:
-        there = [entry.get("file") for entry in cache.read_record(folder / cache.RECORD)]
+        files = [record.file for record in read_export_records(folder / EXPORT_FILE)]
         raise ValueError(
-            f"{folder} holds no weights, and {' and '.join(map(str, there)) or 'nothing'} for engines; expected "
-            f"{FORMATS[backend].path(dtype, quantization)}. Name the model it was exported from."
+            f"{folder}: got no weights and {', '.join(files) or 'no exported files'}, expected "
+            f"{FORMATS[backend].path(dtype, quantization)}. Pass the model it was exported from."
         )
-    return load_program(path, AutoConfig.from_pretrained(folder, trust_remote_code=False), task, backend, threads)
+    return load_exported_model(
+        path, AutoConfig.from_pretrained(folder, trust_remote_code=False), task, backend, threads
+    )
 
 
-def check_pixels(task: str, processor: BaseImageProcessor) -> Tensor:
-    """The images that exports for a task are checked on, as a model takes them."""
-    return prepare(draw_images(NUM_IMAGES[task]), processor)
-
-
-def export_checked(
-    model: PreTrainedModel,
-    task: str,
-    processor: BaseImageProcessor,
-    backend: str,
-    path: Path,
-    pixels: Tensor,
-    dtype: str,
-    tie: float = TIE,
-) -> Comparison | None:
-    """Export a model into a scratch folder, and compare it on `pixels`; None for Core ML, which only runs in an app.
-
-    Raises:
-        ValueError: If the program is not the model.
-    """
-    export_program(model, task, backend, path, pixels, dtype)
-    if backend not in ENGINES:
-        return None
-    program = load_program(path, model.config, task, backend, None)
-    comparison = compare(model, program, pixels, task, processor, tie)
-    check(comparison, f"{FORMATS[backend].title} in {dtype}", exact=dtype == "float32")
-    return comparison
-
-
-def _ready_file(
-    source: str, weights: str | None, backend: str, dtype: str, quantization: str | None, hub_kwargs: dict[str, Any]
+def _find_exported_file(
+    source: str, weights: str | None, backend: str, dtype: str, quantization: str | None, hub_kwargs: Mapping[str, Any]
 ) -> Path | None:
-    """An exported file in a model's folder or repository, if it was made of these weights; None stands for any."""
+    """Return an exported file of a directory or repository if it was made from these weights; None matches any."""
     options = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
     options |= dict.fromkeys(
         ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
     )
-    record = cached_file(source, cache.RECORD, **options)
-    if record is None:
+    records = cached_file(source, EXPORT_FILE, **options)
+    if records is None:
         return None
-    path = FORMATS[backend].path(dtype, quantization)
-    for entry in cache.read_record(Path(record)):
-        wanted = {"backend": backend, "dtype": dtype, "quantization": quantization, "file": path}
-        if weights is not None:
-            wanted["weights"] = weights
-        if all(entry.get(name) == value for name, value in wanted.items()):
-            files = [cached_file(source, str(part), **options) for part in program_files(Path(path))]
-            return Path(files[0]) if None not in files else None
+    file = FORMATS[backend].path(dtype, quantization)
+    for record in read_export_records(Path(records)):
+        key = (record.backend, record.dtype, record.quantization, record.file)
+        if key == (backend, dtype, quantization, file) and weights in (None, record.weights):
+            paths = [cached_file(source, str(part), **options) for part in exported_files(Path(file))]
+            return Path(paths[0]) if paths[0] is not None and None not in paths else None
     return None

@@ -1,134 +1,147 @@
-"""`mobilevit benchmark`: how fast a model is on each engine, and how large."""
+"""`mobilevit benchmark`: measure the speed and size of a model on each backend."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from transformers import AutoImageProcessor
 
-from ..backends.benchmark import (
-    Timing,
-    count_macs,
-    count_parameters,
-    measure,
-    parse_setting,
-    possible_settings,
-)
-from ..backends.formats import check_request
-from ..backends.verify import draw_images, prepare
 from ..environment import describe_hardware
 from ..model_sources import read_task, resolve_model
-from ..pipelines import load_model
 from ..tasks import EXPORTABLE_TASKS
 from . import console
-from .cache import MEGABYTE
+from .console import MEGABYTE
+from .options import JsonOption, ModelArgument
+
+if TYPE_CHECKING:
+    from ..backends.benchmark import Setting, Timing
 
 
 def benchmark(
-    model: Annotated[str, typer.Argument(help="Directory, built-in name or Hub id.")],
+    model: ModelArgument,
     backends: Annotated[
         str | None,
         typer.Option(
-            help="With commas: torch, onnx, openvino, executorch; openvino:bfloat16 and openvino:int8 for less than "
-            "float32. Default: all that are installed, in float32."
+            metavar="LIST",
+            help="Backends to measure, comma-separated: torch, onnx, openvino, executorch; with a precision as in "
+            "openvino:bfloat16 or openvino:int8. Default: all that are installed, in float32.",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images in a call, with commas.")] = "1,8",
+    batch: Annotated[str, typer.Option(metavar="LIST", help="Batch sizes, comma-separated.")] = "1,8",
     size: Annotated[
-        str | None, typer.Option(help="Side of the images in pixels, with commas. Default: the model's own.")
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Image heights and widths in pixels, comma-separated. Default: the model's size."
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of half a second for each engine.")] = 10,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each engine. Default: by the machine.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", dir_okay=False, help="A chart, as PNG.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of half a second per backend.")] = 10,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads per backend. Default: torch's number of threads.")
+    ] = None,
+    as_json: JsonOption = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write a chart of the throughput as PNG.")
+    ] = None,
 ) -> None:
-    """Time a model on each engine.
+    """Measure latency, throughput, memory and file size of a model on each backend.
 
-    Random images go in, the network's outputs come out. Each engine has a process of its own, and they take turns.
+    The network runs on random images, without image processing. Each backend runs in a process of its own; the
+    processes take turns.
     """
+    from transformers import AutoImageProcessor
+
+    from ..backends.benchmark import available_settings, count_macs, count_parameters, measure, parse_setting
+    from ..backends.pytorch import load_model
+    from ..backends.verify import preprocess, sample_images
+
     if plot and not plot.parent.is_dir():
-        raise ValueError(f"--plot: there is no folder {plot.parent}. Make it, or name another.")
+        raise ValueError(f"--plot: folder {plot.parent} does not exist. Create it, or pass another file.")
     folder = resolve_model(model)
     task = read_task(model, folder, EXPORTABLE_TASKS).name
-    settings = [parse_setting(name) for name in backends.split(",")] if backends else possible_settings(task)
-    for setting in settings:
-        if setting.backend != "torch":
-            check_request(setting.backend, task, setting.dtype, setting.quantization)
-            resolve_model(model, folder=setting.backend)  # a Hub model's ready files
-    loaded, _ = load_model(task, str(folder), {"trust_remote_code": False})
+    settings = [parse_setting(name) for name in backends.split(",")] if backends else available_settings(task)
+    _check_settings(settings, task, model)
+    torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
     if size is None:
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        sizes = [tuple(prepare(draw_images(1), processor).shape[2:])]
+        height, width = preprocess(sample_images(1), processor).shape[2:]
+        sizes = [(height, width)]
     else:
-        sizes = [(side, side) for side in _numbers("--size", size)]
-    shapes = [(count, *sides) for sides in sizes for count in _numbers("--batch", batch)]
-    facts = {
+        sizes = [(side, side) for side in _parse_numbers("--size", size)]
+    shapes = [(count, *sides) for sides in sizes for count in _parse_numbers("--batch", batch)]
+    metadata = {
         "model": model,
-        "parameters": count_parameters(loaded),
-        "macs": {f"{height}x{width}": count_macs(loaded, height, width) for height, width in sizes},
+        "parameters": count_parameters(torch_model),
+        "macs": {f"{height}x{width}": count_macs(torch_model, height, width) for height, width in sizes},
         "machine": describe_hardware(),
     }
     with console.messages.status(f"Timing {', '.join(map(str, settings))}"):
         timings = list(measure(task, folder, settings, shapes, rounds, threads))
     if as_json:
         rows = [dataclasses.asdict(timing) | {"setting": str(timing.setting)} for timing in timings]
-        typer.echo(json.dumps(facts | {"timings": rows}, indent=2))
+        typer.echo(json.dumps(metadata | {"timings": rows}, indent=2))
     else:
-        _show(facts, timings)
+        _print_results(metadata, timings)
     if plot:
-        _plot(timings, plot)
+        _save_plot(timings, plot)
 
 
-def _numbers(option: str, text: str) -> list[int]:
-    """Positive numbers with commas between them."""
+def _check_settings(settings: "Sequence[Setting]", task: str, model: str) -> None:
+    """Check what each backend supports, and download its exported file from the Hub."""
+    from ..backends.formats import check_backend
+
+    for setting in settings:
+        if setting.backend != "torch":
+            check_backend(setting.backend, task, setting.dtype, setting.quantization)
+            resolve_model(model, folder=setting.backend)
+
+
+def _parse_numbers(option: str, text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
-        raise ValueError(f"{option}: got {text!r}, expected positive numbers with commas between them, such as 1,8.")
+        raise ValueError(f"{option}: got {text!r}, expected positive numbers. Separate them by commas: 1,8")
     return [int(part) for part in parts]
 
 
-def _plot(timings: Sequence[Timing], path: Path) -> None:
-    from ..visualization import plots  # which takes longer to import than most commands need
+def _save_plot(timings: "Sequence[Timing]", path: Path) -> None:
+    from ..visualization import plots
 
-    speeds: dict[str, dict[str, float]] = {}
+    throughput: dict[str, dict[str, float]] = {}
     for timing in timings:
-        speeds.setdefault(_case(timing), {})[str(timing.setting)] = timing.images_per_second
-    plots.save_plot(plots.plot_speed(speeds), path)
+        throughput.setdefault(_case(timing), {})[str(timing.setting)] = timing.images_per_second
+    plots.save_plot(plots.plot_speed(throughput), path)
 
 
-def _case(timing: Timing) -> str:
+def _case(timing: "Timing") -> str:
     return f"batch {timing.batch}, {timing.height}x{timing.width}"
 
 
-def _show(facts: dict[str, Any], timings: Sequence[Timing]) -> None:
+def _print_results(metadata: dict[str, Any], timings: "Sequence[Timing]") -> None:
     table = Table(box=None, padding=(0, 1))
-    for title in ("", "engine"):
+    for title in ("", "backend"):
         table.add_column(title, no_wrap=True)
     for title in ("p50 ms", "p95 ms", "images/s", "peak MiB", "file MB"):
         table.add_column(title, justify="right")
-    before = None
+    previous = None
     for timing in timings:
-        numbers = (
+        case = _case(timing)
+        table.add_row(
+            "" if case == previous else case,
+            str(timing.setting),
             f"{timing.p50_ms:.2f}",
             f"{timing.p95_ms:.2f}",
             f"{timing.images_per_second:.1f}",
             f"{timing.peak_mib:.0f}",
             f"{timing.file_bytes / MEGABYTE:.1f}",
         )
-        case = _case(timing)
-        table.add_row("" if case == before else case, str(timing.setting), *numbers)
-        before = case
+        previous = case
     console.output.print(table)
-    say = console.output.print
-    say(f"{facts['parameters']:,} parameters", highlight=False)
-    for size, macs in facts["macs"].items():
-        say(
-            f"{macs / 1e9:.2f} G multiply-accumulates for an image of {size} (convolutions and linear layers)",
-            highlight=False,
-            soft_wrap=True,
+    console.print_line(f"{metadata['parameters']:,} parameters")
+    for size, macs in metadata["macs"].items():
+        console.print_line(
+            f"{macs / 1e9:.2f} GMACs per {size} image (half of the FLOPs that torch's FlopCounterMode counts in "
+            "convolutions and linear layers; attention products excluded)"
         )
-    say(", ".join(f"{name}: {value}" for name, value in facts["machine"].items()), highlight=False, soft_wrap=True)
+    console.print_line(", ".join(f"{name}: {value}" for name, value in metadata["machine"].items()))

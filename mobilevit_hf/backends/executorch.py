@@ -1,0 +1,66 @@
+"""ExecuTorch files with the XNNPACK delegate, and the ExecuTorch runtime."""
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..tasks import TaskName
+from .base import Format
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+
+def write_executorch(model: "nn.Module", task: TaskName, path: Path, pixels: "Tensor", dtype: str) -> None:
+    """Write a model as an ExecuTorch file for one image of the size of `pixels`; see `export.export_file`."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from .tracing import trace
+
+    program = trace(model, task, pixels[:1], dtype, dynamic_shapes=False)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    path.write_bytes(lowered.buffer)
+
+
+class ExecuTorchRuntime:
+    """ExecuTorch on the CPU. Images run one by one in the exported size; the number of threads can't be set."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from executorch.runtime import Runtime
+
+        self.program = Runtime.get().load_program(path)
+        self.method = self.program.load_method("forward")
+        self.shape = tuple(self.method.metadata.input_tensor_meta(0).sizes())
+        self.lock = threading.Lock()
+
+    def __call__(self, pixels: "np.ndarray") -> "list[np.ndarray]":
+        """Return the outputs for (B, 3, H, W) float32 pixels.
+
+        Raises:
+            ValueError: If the images are not of the exported size.
+        """
+        import numpy as np
+        import torch
+
+        if pixels.shape[1:] != self.shape[1:]:
+            raise ValueError(
+                f"pixel_values: got images of {pixels.shape[2]}x{pixels.shape[3]} pixels, expected "
+                f"{self.shape[2]}x{self.shape[3]}, the size of the ExecuTorch export. Resize them, or use openvino or "
+                "onnx, which take any size."
+            )
+        with self.lock:  # a run reuses the memory of the previous outputs
+            outputs = [[t.numpy().copy() for t in self.method.execute([torch.from_numpy(p[None])])] for p in pixels]
+        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+
+
+FORMAT = Format(
+    title="ExecuTorch",
+    packages=("executorch",),
+    file="executorch/model{suffix}.pte",
+    dtypes=("float32",),
+    tasks=("image-classification", "object-detection"),
+    write=write_executorch,
+    runtime=ExecuTorchRuntime,
+)

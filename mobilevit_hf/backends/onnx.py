@@ -1,0 +1,69 @@
+"""ONNX files and ONNX Runtime."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..tasks import EXPORTABLE_TASKS, TASKS, TaskName
+from .base import INPUT_NAME, Format
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+
+def write_onnx(model: "nn.Module", task: TaskName, path: Path, pixels: "Tensor", dtype: str) -> None:
+    """Write a model as a single ONNX file; see `export.export_file`."""
+    import onnx
+    import torch
+
+    from .tracing import trace
+
+    exported = torch.onnx.export(
+        trace(model, task, pixels, dtype, dynamic_shapes=True),
+        input_names=[INPUT_NAME],
+        output_names=list(TASKS[task].outputs),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    assert exported is not None  # None only without dynamo
+    proto = exported.model_proto
+    graph = proto.graph
+    # Stack traces with local paths, several times the size of the rest of the graph.
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info, graph, proto):
+        del part.metadata_props[:]
+    # ONNX Runtime's quantizer rejects an initializer whose shape is also in value_info.
+    weights = {initializer.name for initializer in graph.initializer}
+    activations = [info for info in graph.value_info if info.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(activations)
+    onnx.save(proto, path)
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, pixels: "np.ndarray") -> "list[np.ndarray]":
+        """Return the outputs for (B, 3, H, W) float32 pixels."""
+        return self.session.run(None, {self.input: pixels})
+
+
+FORMAT = Format(
+    title="ONNX Runtime",
+    packages=("onnx", "onnxscript", "onnxruntime"),
+    file="onnx/model{suffix}.onnx",
+    dtypes=("float32", "float16"),
+    tasks=EXPORTABLE_TASKS,
+    write=write_onnx,
+    runtime=OnnxRuntime,
+    dynamic_shapes=True,
+)
