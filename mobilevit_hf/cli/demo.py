@@ -1,4 +1,4 @@
-"""`mobilevit demo`: a page to try models on."""
+"""`mobilevit demo`: try models in the browser."""
 
 import contextlib
 import importlib.util
@@ -10,52 +10,54 @@ from typing import Annotated
 import typer
 
 from ..model_sources import DEFAULT_MODEL, builtin_models
-from ..samples import SAMPLES, write_sample
 from . import console
 
-# Who calls by these names is at this machine.
+# Hosts that only accept connections from this machine.
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def demo(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Directory, built-in name or Hub id; again for more. Default: the built-in ones."),
+        typer.Option(help="Model directory, built-in name or Hub id. Can be repeated. Default: the built-in models."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is for the whole network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page.")] = 7860,
-    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Try models on a page in the browser.
+    """Start a web page to try models on images.
 
-    Photos in, labels or boxes out, engines side by side. With --host for others than this machine, nobody can name
-    another model on the page. Ctrl-C ends it.
+    The page classifies images or detects objects on them, and compares the installed backends. If it accepts
+    connections from other machines, only the given models can be selected. Press Ctrl-C to stop.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("The page needs gradio, not installed here: pip install gradio")
+        raise ValueError("gradio is not installed. Install it: pip install gradio")
     _check_address(host, port)
-    from ..demo import build_app, launch  # gradio takes seconds to import
+    from ..demo import build_app, launch
+    from ..samples import SAMPLES, write_sample
 
     builtin = builtin_models()
     models = list(dict.fromkeys([*(model or []), *builtin])) or [DEFAULT_MODEL]
     with tempfile.TemporaryDirectory() as folder:
-        samples = [(write_sample(name, Path(folder)), name) for name in builtin if name in SAMPLES]
-        with console.messages.status("Preparing the page"):
-            app = build_app(models, fixed=host not in LOOPBACK, examples=samples)
+        examples = [(write_sample(name, Path(folder)), name) for name in builtin if name in SAMPLES]
+        with console.messages.status("Loading models"):
+            app = build_app(models, fixed=host not in LOOPBACK, examples=examples)
             launch(
                 app, server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=True, quiet=True
             )
         with contextlib.suppress(KeyboardInterrupt):
             console.output.print(app.local_url, soft_wrap=True, highlight=False)
-            console.say("running", "Ctrl-C ends it.", color="green")
+            console.log("running", "Press Ctrl-C to stop.", color="green")
             app.block_thread()
 
 
 def _check_address(host: str, port: int) -> None:
-    """See that the page can listen there, before models are loaded."""
+    """Check that the address is available, before models are loaded."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         reason = error.strerror or error
-        raise OSError(f"The page can't be at {host}:{port} ({reason}). Give another --port or --host.") from error
+        raise OSError(f"Can't listen on {host}:{port} ({reason}). Pass another --port or --host.") from error

@@ -1,4 +1,4 @@
-"""A page to try models on, in a browser, by Gradio (the extra `demo`)."""
+"""Web demo of models with Gradio (extra `demo`)."""
 
 from .app import build_app, launch
 

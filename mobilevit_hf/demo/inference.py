@@ -1,4 +1,4 @@
-"""What models say of images, and how fast: what the page shows, without the page."""
+"""Predictions and latencies for the demo page, independent of Gradio."""
 
 import statistics
 import time
@@ -11,117 +11,127 @@ from typing import Any, NamedTuple
 from PIL import Image
 from transformers import Pipeline
 
-from ..backends.benchmark import possible_settings
+from ..backends.benchmark import available_settings
 from ..backends.formats import FORMATS
 from ..data.images import load_image
 from ..model_sources import read_task, resolve_model
 from ..pipelines import pipeline
+from ..tasks import TaskName
 
-DETECTION = "object-detection"
-SHOWN_LABELS = 5
-# Pipelines that are kept.
-KEPT = 8
-# How often a call is timed, unless that takes longer.
+DETECTION: TaskName = "object-detection"
+TOP_K = 5
+MAX_PIPELINES = 8
+# Timed calls per measurement, fewer if they take longer than this.
 TIMED_CALLS, TIMED_SECONDS = 5, 1.0
 
-# What a model says of an image, best first, as its pipeline returns it.
-Found = list[dict[str, Any]]
+# Output of a pipeline for one image, sorted by descending score.
+Predictions = list[dict[str, Any]]
 
 
 class Table(NamedTuple):
-    """A table with text and numbers."""
+    """A table of text and numbers."""
 
     headers: list[str]
     rows: list[list[Any]]
 
 
 def backend_titles() -> dict[str, str]:
-    """The engines that are installed, with their names."""
-    backends = [setting.backend for setting in possible_settings(DETECTION)]
+    """Return the installed backends with their titles."""
+    backends = [setting.backend for setting in available_settings(DETECTION)]
     return {backend: FORMATS[backend].title if backend in FORMATS else "PyTorch" for backend in backends}
 
 
-@lru_cache(KEPT)
-def load_predictor(model: str, backend: str) -> Pipeline:
-    """The pipeline of a model on an engine, made once. Code in a checkpoint never runs.
+@lru_cache(MAX_PIPELINES)
+def load_pipeline(model: str, backend: str) -> Pipeline:
+    """Return the pipeline of a model on a backend, cached. Code in a checkpoint is never executed.
 
     Args:
-        model: A classifier or detector, as `resolve_model` takes it.
-        backend: As `pipeline` takes it.
+        model: Classifier or detector, as for `resolve_model`.
+        backend: Backend, as for `pipeline`.
 
     Raises:
-        ValueError, OSError: If there is no such model, or the engine can't run it.
+        ValueError, OSError: If the model does not exist, or the backend can't run it.
     """
     folder = resolve_model(model, folder=None if backend == "torch" else backend)
     return pipeline(read_task(model, folder).name, str(folder), backend=backend, trust_remote_code=False)
 
 
-def answer(predictor: Pipeline, image: Image.Image, threshold: float) -> Found:
-    """What a classifier or a detector says of an image.
+def predict(pipeline: Pipeline, image: Image.Image, threshold: float) -> Predictions:
+    """Predict the classes or objects of an image.
 
     Args:
-        predictor: Theirs.
-        image: RGB.
-        threshold: Of a detector: the boxes' scores are above it.
+        pipeline: Classification or detection pipeline.
+        image: RGB image.
+        threshold: Minimum score of detections; ignored by a classifier.
     """
-    options = {"threshold": threshold} if predictor.task == DETECTION else {"top_k": SHOWN_LABELS}
-    return sorted(predictor(image, **options), key=lambda found: -found["score"])
+    options: dict[str, Any] = {"threshold": threshold} if pipeline.task == DETECTION else {"top_k": TOP_K}
+    return sorted(pipeline(image, **options), key=lambda prediction: -prediction["score"])
 
 
-def answer_timed(predictor: Pipeline, image: Image.Image, threshold: float) -> tuple[Found, float, int]:
-    """As `answer`, with the median milliseconds of some more calls, from the decoded image, and how many."""
-    found, seconds = answer(predictor, image, threshold), []
+def predict_timed(pipeline: Pipeline, image: Image.Image, threshold: float) -> tuple[Predictions, float, int]:
+    """Return the predictions, the median latency of further calls in ms (image decoding excluded) and their number."""
+    predictions, seconds = predict(pipeline, image, threshold), []
     while len(seconds) < TIMED_CALLS and sum(seconds) < TIMED_SECONDS:
         start = time.perf_counter()
-        answer(predictor, image, threshold)
+        predict(pipeline, image, threshold)
         seconds.append(time.perf_counter() - start)
-    return found, 1000 * statistics.median(seconds), len(seconds)
+    return predictions, 1000 * statistics.median(seconds), len(seconds)
 
 
-def count(found: Found) -> dict[str, int]:
-    """How many boxes there are of each class, the most first."""
-    return dict(Counter(one["label"] for one in found).most_common())
+def count_labels(predictions: Predictions) -> dict[str, int]:
+    """Return the number of predictions by label, most frequent first."""
+    return dict(Counter(prediction["label"] for prediction in predictions).most_common())
 
 
-def describe(task: str, found: Found, threshold: float) -> str:
-    """An answer in a line."""
+def summarize(task: str, predictions: Predictions, threshold: float) -> str:
+    """Return predictions in one line."""
     if task != DETECTION:
-        return f"{found[0]['label']} {found[0]['score']:.1%}"
-    return ", ".join(f"{number} {label}" for label, number in count(found).items()) or f"nothing above {threshold:g}"
+        return f"{predictions[0]['label']} {predictions[0]['score']:.1%}"
+    counts = ", ".join(f"{number} {label}" for label, number in count_labels(predictions).items())
+    return counts or f"no objects above {threshold:g}"
 
 
 def compare_backends(model: str, image: Image.Image, threshold: float) -> Iterator[Table]:
-    """A row for each engine that is installed: its time and its answer, or why it has none; again after each row."""
-    table = Table(["backend", "ms", "answer"], [])
+    """Yield a table of installed backends after each added row: latency and prediction, or an error message."""
+    table = Table(["Backend", "Latency (ms)", "Prediction"], [])
     for backend, title in backend_titles().items():
         try:
-            predictor = load_predictor(model, backend)
-            found, milliseconds, _ = answer_timed(predictor, image, threshold)
-            row = [title, f"{milliseconds:.1f}", describe(predictor.task, found, threshold)]
+            pipeline = load_pipeline(model, backend)
+            predictions, milliseconds, _ = predict_timed(pipeline, image, threshold)
+            row = [title, f"{milliseconds:.1f}", summarize(pipeline.task, predictions, threshold)]
         except (ValueError, OSError) as error:
             row = [title, "", str(error)]
         table.rows.append(row)
         yield table
 
 
-def answer_files(predictor: Pipeline, paths: Iterable[Path], threshold: float) -> Table:
-    """A row for each file: the best label and its score, or how many boxes of each class; or why it can't be read."""
-    answers: list[tuple[str, Found | None, str]] = []
+def predict_files(pipeline: Pipeline, paths: Iterable[Path], threshold: float) -> Table:
+    """Return a table with a row per file: the best label and its score, or the number of objects per class.
+
+    The column "error" is present if at least one file can't be read.
+    """
+    results: list[tuple[str, Predictions | None, str]] = []
     for path in paths:
         try:
-            answers.append((path.name, answer(predictor, load_image(path), threshold), ""))
+            results.append((path.name, predict(pipeline, load_image(path), threshold), ""))
         except ValueError as error:
-            answers.append((path.name, None, str(error)))
-    if predictor.task == DETECTION:
-        columns: Sequence[str] = list(count([one for _, found, _ in answers for one in found or []]))
-        values = [[count(found or []).get(label, 0) for label in columns] for _, found, _ in answers]
+            results.append((path.name, None, str(error)))
+    if pipeline.task == DETECTION:
+        labels = count_labels([prediction for _, predictions, _ in results for prediction in predictions or []])
+        columns: Sequence[str] = list(labels)
+        values = [
+            [count_labels(predictions or []).get(label, 0) for label in columns] for _, predictions, _ in results
+        ]
     else:
         columns = ["label", "score"]
-        values = [[found[0]["label"], round(found[0]["score"], 4)] if found else [] for _, found, _ in answers]
+        values = [
+            [predictions[0]["label"], round(predictions[0]["score"], 4)] if predictions else []
+            for _, predictions, _ in results
+        ]
     rows = [
-        [name, *(value if found is not None else [""] * len(columns)), problem]
-        for (name, found, problem), value in zip(answers, values, strict=True)
+        [name, *(value if predictions is not None else [""] * len(columns)), error]
+        for (name, predictions, error), value in zip(results, values, strict=True)
     ]
-    if any(problem for _, _, problem in answers):
-        return Table(["file", *columns, "problem"], rows)
+    if any(error for _, _, error in results):
+        return Table(["file", *columns, "error"], rows)
     return Table(["file", *columns], [row[:-1] for row in rows])
