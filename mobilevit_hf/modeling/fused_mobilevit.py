@@ -1,4 +1,4 @@
-"""The model that is run and exported: everything that can be computed beforehand is in the weights."""
+"""Fused inference models, with normalizations folded into the weights."""
 
 import copy
 from typing import Any
@@ -17,36 +17,37 @@ from .layers_mobilevit import (
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy of a model for inference: each batch normalization folded into its convolution, in channels_last.
+    """Return a copy for inference in channels_last, with each batch normalization folded into its convolution.
 
-    Outputs are equal up to rounding. The copy has other parameters than a checkpoint and refuses to be saved.
+    Outputs are equal up to rounding. The copy cannot be saved: its parameters differ from those of a checkpoint.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for layer in folded.modules():
         if isinstance(layer, MobileViTConvLayer) and isinstance(layer.normalization, nn.BatchNorm2d):
             layer.convolution = fuse_conv_bn_eval(layer.convolution, layer.normalization)
             layer.normalization = None
-    folded.save_pretrained = _refuse_to_save
+    # torch's annotation of __setattr__ omits attributes other than tensors and modules.
+    folded.save_pretrained = _raise_on_save  # ty: ignore[invalid-assignment]
     return folded.to(memory_format=torch.channels_last)
 
 
-def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
+def _raise_on_save(*args: Any, **kwargs: Any) -> None:
     raise ValueError(
-        "save_pretrained: got a model folded for inference, expected one with its batch normalizations. "
-        "Save the model it was made from."
+        "save_pretrained: got a fused inference model, expected a model with batch normalization. "
+        "Save the original model."
     )
 
 
 class FusedModel(nn.Module):
-    """A model to export: (B, 3, H, W) images → the tensors of its task, in float32 whatever it computes in.
+    """Fused copy of a model for export: images (B, 3, H, W) → a tuple of float32 output tensors.
 
-    Beside batch normalization, scale and shift of the layer normalizations and the attention's scale are folded into
-    the weights, and patches are cut by one transposition: engines fuse neither by themselves.
+    In addition to batch normalization, scale and shift of the layer normalizations and the scale of the attention are
+    folded into the weights, and unfolding into patches is a single transpose: the runtimes perform neither fusion.
 
     Args:
-        model: A classifier, detector or segmentation model; left as it is.
-        outputs: The fields of its output to return.
-        dtype: What to compute in.
+        model: Classifier, detector or segmentation model; not modified.
+        outputs: Fields of the model's output to return.
+        dtype: Dtype of weights and activations.
     """
 
     def __init__(self, model: nn.Module, outputs: tuple[str, ...], dtype: torch.dtype) -> None:
@@ -60,13 +61,13 @@ class FusedModel(nn.Module):
         self.outputs, self.dtype = outputs, dtype
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """The `outputs`, in their order."""
+        """Return the tensors named by `outputs`, in that order."""
         outputs = self.model(pixel_values=pixel_values.to(self.dtype))
         return tuple(outputs[name].float() for name in self.outputs)
 
 
 class FusedMobileViTLayer(MobileViTLayer):
-    """A MobileViT block with the layer normalizations' weights folded into what follows; inference only."""
+    """MobileViT block with the weights of its layer normalizations folded into the following layers."""
 
     def __init__(self, layer: MobileViTLayer) -> None:
         nn.Module.__init__(self)
@@ -76,12 +77,18 @@ class FusedMobileViTLayer(MobileViTLayer):
             layer.conv_kxk,
             layer.conv_1x1,
         )
-        self.transformer = FusedTransformer(*map(FusedTransformerLayer, layer.transformer.layer))
+        self.transformer = FusedTransformer(
+            *(
+                FusedTransformerLayer(module)
+                for module in layer.transformer.layer
+                if isinstance(module, MobileViTTransformerLayer)
+            )
+        )
         self.layernorm, self.conv_projection, self.fusion = layer.layernorm, layer.conv_projection, layer.fusion
         _fold_scale_and_shift(layer.layernorm, layer.conv_projection.convolution)
 
     def unfold(self, features: Tensor, rows: int, columns: int) -> Tensor:
-        """(B, D, rows * p, columns * p) → (B * P, N, D): a sequence of patches for each place in a patch."""
+        """Unfold (B, D, rows * p, columns * p) → (B * P, N, D): one sequence of patches per pixel index in a patch."""
         p, (batch, channels) = self.patch_size, features.shape[:2]
         # (B, H, W, D) → (B, rows, p, columns, p, D) → (B, p, p, rows, columns, D)
         pixels = features.permute(0, 2, 3, 1).reshape(batch, rows, p, columns, p, channels).permute(0, 2, 4, 1, 3, 5)
@@ -89,14 +96,14 @@ class FusedMobileViTLayer(MobileViTLayer):
 
 
 class FusedTransformer(nn.Sequential):
-    """Transformer layers; like `MobileViTTransformer` it also returns attention weights, of which there are none."""
+    """Transformer layers with the return value of `MobileViTTransformer`; attention weights are not available."""
 
-    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[()]]:
-        return super().forward(tokens), ()
+    def forward(self, input: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[()]]:
+        return super().forward(input), ()
 
 
 class FusedTransformerLayer(nn.Module):
-    """A pre-norm transformer layer whose normalizations have no weights and whose queries are scaled already."""
+    """Pre-norm transformer layer with the weights of its normalizations and the attention's scale folded in."""
 
     def __init__(self, layer: MobileViTTransformerLayer) -> None:
         super().__init__()
@@ -128,13 +135,14 @@ class FusedTransformerLayer(nn.Module):
 
 
 def _fold_scale_and_shift(norm: nn.LayerNorm, *layers: nn.Linear | nn.Conv2d) -> None:
-    """Put a layer normalization's weights into all that reads its output: linear layers or 1x1 convolutions."""
+    """Fold a layer normalization's weights into all consumers of its output: linear layers or 1x1 convolutions."""
     for layer in layers:
         weight = layer.weight.flatten(1)  # (outputs, D)
         bias = weight @ norm.bias + (0 if layer.bias is None else layer.bias)
         layer.weight = nn.Parameter((weight * norm.weight).view_as(layer.weight), requires_grad=False)
         layer.bias = nn.Parameter(bias, requires_grad=False)
-    norm.weight = norm.bias = None
+    for name in ("weight", "bias"):
+        norm.register_parameter(name, None)
     norm.elementwise_affine = False
 
 

@@ -1,4 +1,4 @@
-"""Images into a MobileViT SSDLite detector, and boxes out of it."""
+"""Image processor of the MobileViT SSDLite detector: preprocessing and post-processing."""
 
 import operator
 import os
@@ -15,22 +15,22 @@ from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import ModelOutput, TensorType
 
-from .configuration_mobilevit import HUB_KWARGS
 from .boxes_ssdlite import select_detections
+from .configuration_mobilevit import HUB_KWARGS
 
 
 class MobileViTSSDLiteImageProcessorKwargs(ImagesKwargs, total=False):
     r"""
     do_flip_channel_order (`bool`, *optional*, defaults to `self.do_flip_channel_order`):
-        Whether the model takes colors as BGR.
+        Whether to convert the channel order from RGB to BGR.
     score_threshold (`float`, *optional*, defaults to `self.score_threshold`):
-        Only scores above it are detections, where `post_process_object_detection` is given none.
+        Minimum score of a detection, exclusive. Default of `post_process_object_detection`.
     max_candidates_per_class (`int`, *optional*, defaults to `self.max_candidates_per_class`):
-        How many boxes of a class, the best, enter the suppression.
+        Maximum number of boxes per class before NMS, by score.
     nms_iou_threshold (`float`, *optional*, defaults to `self.nms_iou_threshold`):
-        Boxes of a class that overlap a better one by more are dropped.
+        IoU with a higher-scoring box of the same class above which a box is dropped.
     max_detections (`int`, *optional*, defaults to `self.max_detections`):
-        How many are kept for an image.
+        Maximum number of detections per image.
     """
 
     do_flip_channel_order: bool
@@ -41,11 +41,11 @@ class MobileViTSSDLiteImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
-    r"""Resizes images to a square for `MobileViTSSDLiteForObjectDetection`, and makes detections of what it returns.
+    r"""Image processor of `MobileViTSSDLiteForObjectDetection`.
 
-    The defaults are the paper's: 320x320 whatever the image's shape, values in 0..1, bilinear; scores above 0.01,
-    the best 400 of a class, suppression at an overlap of 0.5, 200 detections. Channels are RGB unless
-    `do_flip_channel_order`; Apple's published weights take BGR.
+    The defaults are those of the paper. Preprocessing: bilinear resize to 320x320 regardless of the aspect ratio,
+    values in 0..1. Post-processing: scores above 0.01, at most 400 candidates per class, NMS at an IoU of 0.5, at most
+    200 detections. Channels are RGB unless `do_flip_channel_order` is set; Apple's published weights use BGR.
     """
 
     valid_kwargs = MobileViTSSDLiteImageProcessorKwargs
@@ -78,35 +78,35 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
 
     @classmethod
     def from_backbone(cls, source: str | os.PathLike[str], **kwargs: Any) -> "MobileViTSSDLiteImageProcessor":
-        """The image processor for a detector made by `MobileViTSSDLiteForObjectDetection.from_backbone`.
+        """Create the image processor for a detector of `MobileViTSSDLiteForObjectDetection.from_backbone`.
 
-        Channel order, scaling and normalization are those that the backbone was trained with.
+        Channel order, rescaling and normalization are taken from the source.
 
         Args:
-            source: The directory or Hub id of a MobileViT checkpoint with its `preprocessor_config.json`.
-            kwargs: Fields to set, such as `size`; those of `HUB_KWARGS`, such as `revision` and `token`, go to the
-                download.
+            source: Directory or Hub id of a MobileViT checkpoint with a `preprocessor_config.json`.
+            kwargs: Fields to set, such as `size`; those in `HUB_KWARGS`, such as `revision` and `token`, are passed to
+                the download.
 
         Raises:
-            ValueError: If the source has no image processor, and `do_flip_channel_order` is not given.
-            OSError: If there is no such source.
+            ValueError: If the source has no image processor, and `do_flip_channel_order` is not passed.
+            OSError: If the source does not exist.
         """
         hub_kwargs = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
         try:
-            trained_with = AutoImageProcessor.from_pretrained(source, **hub_kwargs)
+            backbone_processor = AutoImageProcessor.from_pretrained(source, **hub_kwargs)
         except OSError as error:
-            PreTrainedConfig.get_config_dict(source, **hub_kwargs)  # says why, where nothing of the source can be had
+            PreTrainedConfig.get_config_dict(source, **hub_kwargs)  # raises the reason if the source is unavailable
             if "do_flip_channel_order" in kwargs:
                 return cls(**kwargs)
             raise ValueError(
-                f"{source}: no preprocessor_config.json, so the colors' order is not known. Pass "
-                "do_flip_channel_order=True if the backbone takes BGR, as Apple's do, else False."
+                f"{source}: no preprocessor_config.json, so the channel order is unknown. Pass "
+                "do_flip_channel_order=True if the backbone uses BGR, as Apple's weights do, else False."
             ) from error
-        fields = {name: getattr(trained_with, name) for name in ("do_rescale", "rescale_factor")}
-        fields["do_flip_channel_order"] = getattr(trained_with, "do_flip_channel_order", False)
-        # MobileViT's own processor never normalizes, whatever its file says.
-        if trained_with.do_normalize and not isinstance(trained_with, MobileViTImageProcessor):
-            fields |= {name: getattr(trained_with, name) for name in ("do_normalize", "image_mean", "image_std")}
+        fields = {name: getattr(backbone_processor, name) for name in ("do_rescale", "rescale_factor")}
+        fields["do_flip_channel_order"] = getattr(backbone_processor, "do_flip_channel_order", False)
+        # MobileViTImageProcessor never normalizes, even if its file sets do_normalize.
+        if backbone_processor.do_normalize and not isinstance(backbone_processor, MobileViTImageProcessor):
+            fields |= {name: getattr(backbone_processor, name) for name in ("do_normalize", "image_mean", "image_std")}
         return cls(**{**fields, **kwargs})
 
     def preprocess(
@@ -115,26 +115,26 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Unpack[MobileViTSSDLiteImageProcessorKwargs],
     ) -> BatchFeature:
-        """Prepare images, and the objects on them for training.
+        """Preprocess images, and their annotations for training.
 
         Args:
-            images: One image or a list; PIL, or arrays and tensors in 0..255.
-            annotations: For each image a dict in COCO's format: `image_id` and `annotations`, a list of dicts with
-                `bbox` (x, y, w, h) in pixels, `category_id` as the model numbers its classes, and `iscrowd` where it
-                is 1.
-            kwargs: Fields to set for this call, and `return_tensors`.
+            images: One image or a list of images; PIL images, or arrays and tensors in 0..255.
+            annotations: One dict per image in COCO format: `image_id` and `annotations`, a list of dicts with `bbox`
+                (x, y, w, h) in pixels, `category_id` (the model's class index), and optionally `iscrowd`.
+            kwargs: Fields to override for this call, and `return_tensors`.
 
         Returns:
-            `pixel_values` (B, 3, height, width); with annotations also `labels`, see
-            `MobileViTSSDLiteForObjectDetection.forward`, with `image_id`, `iscrowd`, `area` (pixels²) and `orig_size`
-            (height, width) beside.
+            `pixel_values` (B, 3, height, width). With annotations also `labels`, see
+            `MobileViTSSDLiteForObjectDetection.forward`, with the additional entries `image_id`, `iscrowd`, `area`
+            (pixels²) and `orig_size` (height, width).
 
         Raises:
-            ValueError: If there are not as many annotations as images, or one has another format.
+            ValueError: If the numbers of annotations and images differ, or an annotation is not in COCO format.
         """
         return super().preprocess(images, annotations, **kwargs)
 
-    def _preprocess_image_like_inputs(
+    # The documented way to handle further inputs, which the annotation of the base class rules out.
+    def _preprocess_image_like_inputs(  # ty: ignore[incompatible-method-override]
         self,
         images: ImageInput,
         annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
@@ -142,12 +142,12 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         prepared = self._prepare_image_like_inputs(images, **kwargs)
-        data = {"pixel_values": self._preprocess(prepared, **kwargs)}
+        data: dict[str, Any] = {"pixel_values": self._batch_images(prepared, **kwargs)}
         if annotations is not None:
             annotations = [annotations] if isinstance(annotations, Mapping) else annotations
             if len(annotations) != len(prepared):
                 raise ValueError(
-                    f"annotations: got {len(annotations)} for {len(prepared)} images. Give one dict for each."
+                    f"annotations: got {len(annotations)} for {len(prepared)} images. Pass one dict per image."
                 )
             data["labels"] = [
                 BatchFeature(_make_label(i, annotation, image.shape[-2:]), tensor_type=return_tensors)
@@ -155,7 +155,7 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
             ]
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["labels"])
 
-    def _preprocess(
+    def _batch_images(
         self,
         images: list[Tensor],
         do_resize: bool,
@@ -169,10 +169,10 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         do_flip_channel_order: bool,
         **kwargs: Any,
     ) -> Tensor | list[Tensor]:
-        """(3, H, W) each → (B, 3, height, width); a list where images of several sizes are not resized."""
+        """Transform images (3, H, W) → (B, 3, height, width), or a list if their sizes differ without `do_resize`."""
         if do_resize:
             images = [self.resize(image, size, resample) for image in images]
-        # Colors are swapped while a pixel is a byte.
+        # Channels are flipped on uint8, which is cheaper than on float32.
         batches = [torch.stack(images)] if len({image.shape for image in images}) == 1 else [i[None] for i in images]
         if do_flip_channel_order:
             batches = [batch.flip(1) for batch in batches]
@@ -188,23 +188,24 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         threshold: float | None = None,
         target_sizes: Tensor | Sequence[tuple[int, int]] | None = None,
     ) -> list[dict[str, Tensor]]:
-        """The objects that the model found in each image of a batch.
+        """Convert model outputs to detections.
 
         Args:
-            outputs: What the model returned: `logits` (B, A, 1 + K), the background first, and `pred_boxes` (B, A, 4).
-            threshold: Only scores above it. Default: `score_threshold`.
+            outputs: Outputs of the model: `logits` (B, A, 1 + K), background at index 0, and `pred_boxes` (B, A, 4)
+                (cx, cy, w, h) in 0..1.
+            threshold: Minimum score, exclusive. Default: `score_threshold`.
             target_sizes: (height, width) of each image in pixels.
 
         Returns:
-            For each image `scores` (n,), best first, `labels` (n,) int64, 0..K-1, and `boxes` (n, 4) (x1, y1, x2,
-            y2), clipped to the image; in its pixels, or in 0..1 without `target_sizes`.
+            Per image `scores` (n,) in descending order, `labels` (n,) int64 in 0..K-1, and `boxes` (n, 4)
+            (x1, y1, x2, y2), clipped to the image; in pixels, or in 0..1 without `target_sizes`.
 
         Raises:
-            ValueError: If there are not as many sizes as images.
+            ValueError: If the numbers of sizes and images differ.
         """
-        logits, boxes = outputs.logits.float(), outputs.pred_boxes.float()
+        logits, boxes = outputs["logits"].float(), outputs["pred_boxes"].float()
         if target_sizes is not None and len(target_sizes) != len(logits):
-            raise ValueError(f"target_sizes: got {len(target_sizes)} for {len(logits)} images. Give one each.")
+            raise ValueError(f"target_sizes: got {len(target_sizes)} for {len(logits)} images. Pass one per image.")
         detections = select_detections(
             logits.softmax(dim=-1)[..., 1:],
             box_convert(boxes, "cxcywh", "xyxy"),
@@ -216,13 +217,13 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
         sizes = (
             [(1.0, 1.0)] * len(detections) if target_sizes is None else [tuple(map(float, s)) for s in target_sizes]
         )
-        for found, (height, width) in zip(detections, sizes, strict=True):
-            found["boxes"] = found["boxes"].clamp(0, 1) * boxes.new_tensor([width, height, width, height])
+        for detection, (height, width) in zip(detections, sizes, strict=True):
+            detection["boxes"] = detection["boxes"].clamp(0, 1) * boxes.new_tensor([width, height, width, height])
         return detections
 
 
 def _make_label(index: int, annotation: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
-    """An image's objects in COCO's format → the model's `labels`."""
+    """Convert an image's annotations in COCO format → the model's `labels`."""
     height, width = image_size
     try:
         objects = annotation["annotations"]
@@ -236,7 +237,7 @@ def _make_label(index: int, annotation: Mapping[str, Any], image_size: tuple[int
         raise ValueError(
             f"annotations: image {index}: {type(error).__name__}: {error}. Expected a dict with a list "
             "`annotations` of dicts with `bbox` [x, y, w, h] and an integer `category_id`; `image_id`, `iscrowd` and "
-            "`area` are numbers where they are there."
+            "`area` are optional numbers."
         ) from error
     boxes = box_convert(bboxes, "xywh", "cxcywh") / torch.tensor([width, height, width, height])
     return {

@@ -1,8 +1,8 @@
-"""The layers MobileViT is made of (Mehta & Rastegari, ICLR 2022, arXiv 2110.02178), encoder and DeepLabv3 head too.
+"""Layers of MobileViT (Mehta & Rastegari, ICLR 2022, arXiv 2110.02178), including encoder and DeepLabv3 head.
 
-Parameter names are those of stock transformers, so checkpoints go both ways. What differs is how it runs: feature maps
-stay in channels_last, which makes cutting them into patches one copy; activations work in place where no gradient
-needs them; attention is `scaled_dot_product_attention`; matrix products take the fastest kernel there is.
+Parameter names match stock transformers, so checkpoints are interchangeable. Differences in execution: feature maps
+stay in channels_last, so that unfolding into patches is one copy; activations run in place if no gradient needs their
+input; attention uses `scaled_dot_product_attention`; matrix products use the fastest available kernel.
 
 Shapes in comments: B batch, C channels, H and W height and width, P pixels per patch (patch_size²), N patches,
 D width of the transformer.
@@ -23,10 +23,10 @@ from .configuration_mobilevit import MobileViTConfig
 
 
 class FreshInputActivation(nn.Module):
-    """SiLU or ReLU of a tensor nobody else holds: in place unless a gradient will need the input.
+    """SiLU or ReLU for inputs without other references, in place unless a gradient needs the input.
 
-    Writing in place saves one pass over memory, which is what bounds a light network on a CPU. Autograd would have to
-    clone the input first, so there it is cheaper not to.
+    In-place operation saves one pass over memory, the bottleneck of a light network on a CPU. With gradients, autograd
+    would clone the input first, which costs more than it saves.
     """
 
     functions: ClassVar[dict[str, Callable[..., Tensor]]] = {"silu": F.silu, "swish": F.silu, "relu": F.relu}
@@ -39,58 +39,58 @@ class FreshInputActivation(nn.Module):
         return self.function(features, inplace=not features.requires_grad)
 
 
-# oneDNN's pointwise convolution runs the narrow matrix products of this network about twice as fast on x86 as the BLAS
-# behind `F.linear`. Below this many multiplications the two or three more calls cost more than it saves.
+# On x86, oneDNN's pointwise convolution computes this network's narrow matrix products about twice as fast as the BLAS
+# behind `F.linear`. Below this number of multiplications, the two or three additional calls cost more than that saves.
 POINTWISE_CONVOLUTION = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 POINTWISE_CONVOLUTION_MIN_MACS = 2**23
 
 
 class TokenLinear(nn.Linear):
-    """`nn.Linear` on (B, N, D) tokens, run on the CPU as the 1x1 convolution of one image that it also is."""
+    """`nn.Linear` on (B, N, D) tokens, computed on the CPU as an equivalent 1x1 convolution of one image."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if (
             not POINTWISE_CONVOLUTION
             or torch.compiler.is_compiling()
-            or tokens.device.type != "cpu"
-            or tokens.dtype != torch.float32
-            or tokens.numel() * self.out_features < POINTWISE_CONVOLUTION_MIN_MACS
+            or input.device.type != "cpu"
+            or input.dtype != torch.float32
+            or input.numel() * self.out_features < POINTWISE_CONVOLUTION_MIN_MACS
         ):
-            return super().forward(tokens)
+            return super().forward(input)
         # (B, N, D) → (1, D, B, N) in channels_last → (1, D', B, N) → (B, N, D'), all without a copy
-        image = tokens.unsqueeze(0).permute(0, 3, 1, 2)
+        image = input.unsqueeze(0).permute(0, 3, 1, 2)
         return F.conv2d(image, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).squeeze(0)
 
 
 class FastDropout(nn.Dropout):
-    """`nn.Dropout`, four times as fast on the CPU, where drawing a number an element is a tenth of a training step.
+    """`nn.Dropout` that is four times as fast on the CPU, where one random number per element takes 10% of a step.
 
-    There 64 random bits serve four elements: each is dropped with a probability within 2^-17 of `p`.
+    On the CPU, 64 random bits serve four elements: each is dropped with a probability within 2^-17 of `p`.
     """
 
-    def forward(self, features: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or features.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(features)
-        size = features.numel()
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        size = input.numel()
         bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
-        uniform = bits.view(torch.int16)[:size].view(features.shape)  # uniform over -2^15 .. 2^15 - 1
-        kept = uniform >= round(self.p * 2**16) - 2**15
-        return features * kept.to(features.dtype).div_(1 - self.p)
+        uniform = bits.view(torch.int16)[:size].view(input.shape)  # uniform over -2^15 .. 2^15 - 1
+        mask = uniform >= round(self.p * 2**16) - 2**15
+        return input * mask.to(input.dtype).div_(1 - self.p)
 
 
 def make_activation(name: str) -> nn.Module:
-    """The activation called `name` in transformers, in place where that is known to be safe."""
+    """Create the activation with the given name in transformers, in place if that is safe."""
     return FreshInputActivation(name) if name in FreshInputActivation.functions else ACT2FN[name]
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `value`, never more than 10 % below it (MobileNetV2's channel rule)."""
+    """Round to the nearest multiple of `divisor`, at most 10% below `value` (MobileNetV2's rule for channels)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 class MobileViTConvLayer(nn.Module):
-    """Convolution, then batch normalization and an activation where wanted. (B, C, H, W) → (B, C', H', W')."""
+    """Convolution, optional batch normalization, optional activation. (B, C, H, W) → (B, C', H', W')."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class MobileViTConvLayer(nn.Module):
 
 
 class MobileViTInvertedResidual(GradientCheckpointingLayer):
-    """MobileNetV2's inverted residual (arXiv 1801.04381): expand, depthwise 3x3, reduce, a skip where shapes fit."""
+    """MobileNetV2's inverted residual (arXiv 1801.04381): expand, depthwise 3x3, reduce, skip if shapes match."""
 
     def __init__(
         self, config: MobileViTConfig, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1
@@ -149,7 +149,7 @@ class MobileViTInvertedResidual(GradientCheckpointingLayer):
 
 
 class MobileViTMobileNetLayer(nn.Module):
-    """A run of inverted residuals, the first of which may halve the resolution."""
+    """Sequence of inverted residuals; `stride` applies to the first."""
 
     def __init__(
         self, config: MobileViTConfig, in_channels: int, out_channels: int, *, stride: int, num_blocks: int
@@ -169,14 +169,14 @@ class MobileViTMobileNetLayer(nn.Module):
 
 
 def eager_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
-    """Attention written out: (B, heads, N, D / heads) each → the context, same shape, and (B, heads, N, N) weights."""
+    """Compute attention explicitly: (B, heads, N, D / heads) each → context of the same shape, (B, heads, N, N)."""
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     weights = F.dropout(scores.softmax(dim=-1), dropout)
     return weights @ value, weights
 
 
 class MobileViTSelfAttention(nn.Module):
-    """Multi-head self-attention. (B, N, D) → the context (B, N, D) and, if asked for, (B, heads, N, N) weights."""
+    """Multi-head self-attention. (B, N, D) → context (B, N, D) and, if requested, weights (B, heads, N, N)."""
 
     def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class MobileViTSelfAttention(nn.Module):
             for project in (self.query, self.key, self.value)
         )
         dropout = self.attention_probs_dropout_prob if self.training else 0.0
-        # The fused kernels never form the weights, so whoever asks for them gets the written-out form.
+        # The fused kernels do not return the weights.
         if output_attentions or self.config._attn_implementation == "eager":
             context, weights = eager_attention(query, key, value, dropout)
         else:
@@ -204,7 +204,7 @@ class MobileViTSelfAttention(nn.Module):
 
 
 class MobileViTOutput(nn.Module):
-    """The projection behind the attention heads and the second half of the feed-forward network."""
+    """Linear layer and dropout: output projection of the attention, or second half of the feed-forward network."""
 
     def __init__(self, config: MobileViTConfig, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class MobileViTOutput(nn.Module):
 
 
 class MobileViTAttention(nn.Module):
-    """Self-attention and its output projection."""
+    """Self-attention with output projection."""
 
     def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class MobileViTIntermediate(nn.Module):
 
 
 class MobileViTTransformerLayer(nn.Module):
-    """A pre-norm transformer layer. (B, N, D) → (B, N, D) and, where asked for, the attention weights."""
+    """Pre-norm transformer layer. (B, N, D) → (B, N, D) and, if requested, the attention weights."""
 
     def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class MobileViTTransformerLayer(nn.Module):
 
 
 class MobileViTTransformer(nn.Module):
-    """A stack of transformer layers; returns the tokens and a tuple with each layer's weights, empty if not asked."""
+    """Stack of transformer layers. Returns the tokens and a tuple of each layer's weights, empty unless requested."""
 
     def __init__(self, config: MobileViTConfig, hidden_size: int, num_layers: int) -> None:
         super().__init__()
@@ -276,18 +276,18 @@ class MobileViTTransformer(nn.Module):
 
 
 def resize_features(features: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize of (B, C, H, W) to (B, C, height, width); nothing to do where the size is right already."""
-    # An exported program holds one path for all sizes: there the resize always runs, and is exact where it need not.
+    """Resize (B, C, H, W) → (B, C, height, width) bilinearly, unless the size already matches."""
+    # An exported graph has one path for all sizes: it always resizes, which is exact if the size matches.
     if not torch.compiler.is_exporting() and features.shape[-2:] == (height, width):
         return features
     return F.interpolate(features, size=(height, width), mode="bilinear", align_corners=False)
 
 
 class MobileViTLayer(GradientCheckpointingLayer):
-    """The MobileViT block (paper, section 3.1): local features by convolution, global ones by a transformer, fused.
+    """MobileViT block (paper, section 3.1): fusion of local (convolution) and global (transformer) features.
 
     (B, C, H, W) → (B, C', H', W') and the attention weights of its transformer layers, each (B * P, heads, N, N): a
-    pixel attends to the pixels in the same place of every patch.
+    pixel attends to the pixels at the same index in all patches.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ class MobileViTLayer(GradientCheckpointingLayer):
     ) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        # The block that gives up its stride starts with the dilation of the one before; the next convolutions follow.
+        # A block whose stride is replaced by dilation starts with the dilation of the previous block.
         self.downsampling_layer = MobileViTInvertedResidual(
             config, in_channels, out_channels, stride=stride, dilation=max(1, dilation // 2)
         )
@@ -315,17 +315,17 @@ class MobileViTLayer(GradientCheckpointingLayer):
         self.conv_projection = MobileViTConvLayer(hidden_size, out_channels, 1, activation=activation)
         self.fusion = MobileViTConvLayer(2 * out_channels, out_channels, kernel_size, activation=activation)
 
-    # Sizes are computed in one place and no dimension is split by a reshape: an exporter can then tell that the shapes
-    # agree for all heights and widths.
+    # `forward` computes all sizes and no reshape infers one, so that an exporter can prove for all heights and widths
+    # that the shapes agree.
 
     def unfold(self, features: Tensor, rows: int, columns: int) -> Tensor:
-        """(B, D, rows * p, columns * p) → (B * P, N, D): a sequence of patches for each place in a patch."""
+        """Unfold (B, D, rows * p, columns * p) → (B * P, N, D): one sequence of patches per pixel index in a patch."""
         p, (batch, channels) = self.patch_size, features.shape[:2]
-        pixels = features.unfold(2, p, p).unfold(3, p, p)  # (B, D, rows, columns, p, p), still without a copy
+        pixels = features.unfold(2, p, p).unfold(3, p, p)  # (B, D, rows, columns, p, p), a view
         return pixels.permute(0, 4, 5, 2, 3, 1).reshape(batch * p * p, rows * columns, channels)
 
     def fold(self, patches: Tensor, rows: int, columns: int) -> Tensor:
-        """The way back: (B * P, N, D) → (B, D, rows * p, columns * p), in channels_last."""
+        """Invert `unfold`: (B * P, N, D) → (B, D, rows * p, columns * p), in channels_last."""
         p, channels = self.patch_size, patches.shape[-1]
         batch = patches.shape[0] // (p * p)
         # (B, p, p, rows, columns, D) → (B, rows, p, columns, p, D) → (B, H, W, D) → (B, D, H, W)
@@ -345,9 +345,9 @@ class MobileViTLayer(GradientCheckpointingLayer):
 
 
 class MobileViTEncoder(nn.Module):
-    """Five layers: two of MobileNet, three of MobileViT, at strides 2, 4, 8, 16 and 32 (Table 4 of the paper).
+    """Two MobileNet and three MobileViT layers, at strides 2, 4, 8, 16 and 32 (Table 4 of the paper).
 
-    `output_stride` 16 or 8 keeps the resolution in the last one or two layers and dilates their convolutions instead.
+    With `output_stride` 16 or 8, the last one or two layers keep the resolution and use dilated convolutions.
     """
 
     def __init__(self, config: MobileViTConfig) -> None:
@@ -396,7 +396,7 @@ class MobileViTEncoder(nn.Module):
 
 
 class MobileViTASPPPooling(nn.Module):
-    """ASPP's image-level branch: the global mean, projected and spread over the feature map again."""
+    """Image-level branch of ASPP: global average pooling, projection, and expansion to the feature map's size."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -408,7 +408,7 @@ class MobileViTASPPPooling(nn.Module):
 
 
 class MobileViTASPP(nn.Module):
-    """Atrous spatial pyramid pooling (DeepLabv3, arXiv 1706.05587): 1x1, three dilated 3x3 and the global mean."""
+    """Atrous spatial pyramid pooling (DeepLabv3, arXiv 1706.05587): 1x1, three dilated 3x3, global average."""
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__()
@@ -431,7 +431,7 @@ class MobileViTASPP(nn.Module):
 
 
 class MobileViTDeepLabV3(nn.Module):
-    """DeepLabv3's head: ASPP and a 1x1 classifier. (B, C, H, W) → (B, num_labels, H, W)."""
+    """DeepLabv3 head: ASPP and 1x1 classifier. (B, C, H, W) → (B, num_labels, H, W)."""
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""MobileViT models (Mehta & Rastegari, ICLR 2022, arXiv 2110.02178): features, classification, segmentation."""
+"""MobileViT encoder, backbone, classification and segmentation models (ICLR 2022, arXiv 2110.02178)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,8 @@ from .layers_mobilevit import MobileViTConvLayer, MobileViTDeepLabV3, MobileViTE
 
 
 @contextmanager
-def _frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Let batch normalization run as in training, without recording anything."""
+def _frozen_batch_statistics(model: nn.Module) -> Generator[None, None, None]:
+    """Run batch normalization in training mode without updating the running statistics."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
     recorded = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -39,81 +39,91 @@ def _frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 class MobileViTPreTrainedModel(PreTrainedModel):
-    """What all MobileViT models share: configuration, initialization, input checks, gradient checkpointing."""
+    """Base class of the MobileViT models: initialization, input validation, gradient checkpointing."""
 
-    config: MobileViTConfig
+    if TYPE_CHECKING:
+        config: Any  # an instance of `config_class`
+        conv_stem: MobileViTConvLayer  # of models that call `_prepare_pixels`
     config_class = MobileViTConfig
     base_model_prefix = "mobilevit"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["MobileViTInvertedResidual", "MobileViTLayer"]
+    _no_split_modules = ["MobileViTInvertedResidual", "MobileViTLayer"]  # noqa: RUF012
     _supports_sdpa = True
 
-    def __init__(self, config: MobileViTConfig) -> None:
+    def __init__(self, config: Any) -> None:
         self._check_config(config)
         super().__init__(config)
 
-    def _check_config(self, config: MobileViTConfig) -> None:
+    def _check_config(self, config: Any) -> None:
         check_architecture(config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The official code's initialization (v0.1, which trained the published checkpoints)."""
+        """Initialize as the official code (v0.1) did for the published checkpoints."""
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out")
         elif isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
             init.ones_(module.weight)
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
-        if getattr(module, "bias", None) is not None:
-            init.zeros_(module.bias)
+        if isinstance(module, nn.BatchNorm2d):
+            for name, initialize in (
+                ("running_mean", init.zeros_),
+                ("running_var", init.ones_),
+                ("num_batches_tracked", init.zeros_),
+            ):
+                if (statistic := getattr(module, name)) is not None:
+                    initialize(statistic)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            init.zeros_(bias)
 
     def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        # The backward pass runs each block a second time; batch normalization must not count that batch twice.
+        # The backward pass runs each block a second time, which must not update the running statistics again.
         use_reentrant = getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", False)
         if enable and not use_reentrant:
             gradient_checkpointing_func = partial(
                 gradient_checkpointing_func, use_reentrant=False, context_fn=self._checkpoint_contexts
             )
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, *args, **kwargs)
 
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _frozen_batch_statistics(self)
 
-    def _prepare_pixels(self, pixel_values: Tensor) -> Tensor:
-        """Check a batch of images and bring it into the weights' dtype and the channels_last layout.
+    def _prepare_pixels(self, pixel_values: Tensor | None) -> Tensor:
+        """Validate a batch of images and convert it to the dtype of the weights and to channels_last.
 
         Raises:
-            ValueError: If it isn't a floating-point (B, C, H, W) tensor with the right C and sides of at least the
-                output stride.
+            ValueError: If it isn't a floating-point (B, C, H, W) tensor with the configured C and sides of at least
+                the output stride.
         """
         if not isinstance(pixel_values, Tensor):
             got = None if pixel_values is None else type(pixel_values).__name__
             raise ValueError(
                 f"pixel_values: got {got}, expected a tensor of shape (batch, channels, height, width). "
-                'Pass what the image processor returns: model(**processor(images, return_tensors="pt")).'
+                'Pass the output of the image processor: model(**processor(images, return_tensors="pt")).'
             )
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"pixel_values: got shape {tuple(pixel_values.shape)}, expected (batch, {self.config.num_channels}, "
-                "height, width). Let the image processor prepare it, or add the batch dimension with .unsqueeze(0)."
+                "height, width). Use the image processor, or add the batch dimension with .unsqueeze(0)."
             )
         if not pixel_values.is_floating_point():
             raise ValueError(
-                f"pixel_values: got {pixel_values.dtype}, expected floating-point values in 0..1. Let the image "
-                "processor prepare it, or divide by 255."
+                f"pixel_values: got {pixel_values.dtype}, expected floating-point values in 0..1. Use the image "
+                "processor, or divide by 255."
             )
-        if torch.compiler.is_exporting():  # a program can't raise, and asking it about sizes would fix them
+        if torch.compiler.is_exporting():  # a graph can't raise, and comparing sizes would specialize it
             return self._to_weights(pixel_values)
         if len(pixel_values) == 0:
-            raise ValueError("pixel_values: got an empty batch, expected at least one image. Leave it out.")
+            raise ValueError("pixel_values: got an empty batch, expected at least one image. Skip it.")
         if min(pixel_values.shape[-2:]) < self.config.output_stride:
             raise ValueError(
                 f"pixel_values: got images of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected at "
@@ -125,36 +135,38 @@ class MobileViTPreTrainedModel(PreTrainedModel):
         return pixel_values.to(dtype=self.conv_stem.convolution.weight.dtype, memory_format=torch.channels_last)
 
     def _check_labels(self, labels: Tensor, shape: tuple[int, ...], ignore_index: int) -> Tensor:
-        """The class indices as int64, once they are known to fit; a CUDA assert would end the process instead.
+        """Validate class indices, before they trigger an unrecoverable CUDA assert, and convert them to int64.
 
         Raises:
-            ValueError: If they have another shape or aren't integers, or one is no class of the model.
+            ValueError: If they differ from `shape`, aren't integers, or one isn't a class of the model.
         """
         if labels.is_floating_point() or labels.shape != shape:
             raise ValueError(
                 f"labels: got {labels.dtype} of shape {tuple(labels.shape)}, expected class indices (torch.long) of "
-                f"shape {tuple(shape)}. Give one index for each, not scores or one-hot vectors."
+                f"shape {tuple(shape)}. Pass one index each, not scores or one-hot vectors."
             )
         labels = labels.long()
-        if torch.compiler.is_compiling():  # a graph can't look at values
+        if torch.compiler.is_compiling():  # a graph can't depend on values
             return labels
-        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.config.num_labels))]
-        if wrong.numel():
+        invalid = labels[(labels != ignore_index) & ((labels < 0) | (labels >= self.config.num_labels))]
+        if invalid.numel():
             raise ValueError(
-                f"labels: got class {int(wrong[0])}, expected 0..{self.config.num_labels - 1} ({ignore_index} is "
-                f"ignored). Load the model with num_labels={int(wrong.max()) + 1} or more, or correct the labels."
+                f"labels: got class {int(invalid[0])}, expected 0..{self.config.num_labels - 1} ({ignore_index} is "
+                f"ignored). Load the model with num_labels={int(invalid.max()) + 1} or more, or correct the labels."
             )
         return labels
 
 
 class MobileViTModel(MobileViTPreTrainedModel):
-    """The encoder, without a task's head.
+    """MobileViT encoder without a task head.
 
     Args:
-        config: The architecture.
-        expand_output: End with the 1x1 convolution to `neck_hidden_sizes[-1]` channels and global average pooling, as
-            classification does; segmentation does without.
+        config: Configuration of the model.
+        expand_output: Add the 1x1 convolution to `neck_hidden_sizes[-1]` channels and global average pooling, as
+            used for classification but not for segmentation.
     """
+
+    config: MobileViTConfig
 
     def __init__(self, config: MobileViTConfig, expand_output: bool = True) -> None:
         super().__init__(config)
@@ -176,20 +188,20 @@ class MobileViTModel(MobileViTPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Features of a batch of images.
+        """Extract features.
 
         Args:
-            pixel_values: (B, 3, H, W) floating point in 0..1, any H and W from the output stride up, in the channel
-                order the weights were trained with (BGR for Apple's).
-            output_hidden_states: Also return the feature maps behind the five encoder layers.
-            output_attentions: Also return the nine transformer layers' weights, each (B * P, heads, N, N). Those
-                layers then run the written-out attention.
+            pixel_values: (B, 3, H, W) floating point in 0..1, with H and W of at least the output stride, in the
+                channel order of the training (BGR for Apple's weights).
+            output_hidden_states: Also return the feature maps of the five encoder layers.
+            output_attentions: Also return the attention weights of the nine transformer layers, each
+                (B * P, heads, N, N). This switches those layers to eager attention.
 
         Returns:
             `last_hidden_state` (B, C, H / 32, W / 32) and, with `expand_output`, `pooler_output` (B, C).
 
         Raises:
-            ValueError: If `pixel_values` has another shape or dtype or is smaller than the stride.
+            ValueError: If the shape or dtype of `pixel_values` is invalid, or it is smaller than the output stride.
         """
         output_hidden_states = default_to(output_hidden_states, self.config.output_hidden_states)
         output_attentions = default_to(output_attentions, self.config.output_attentions)
@@ -206,13 +218,15 @@ class MobileViTModel(MobileViTPreTrainedModel):
         )
 
 
-def default_to(value: bool | None, default: bool) -> bool:
-    """An argument of `forward`, or what the configuration says where it is not given."""
-    return default if value is None else value
+def default_to(value: bool | None, default: bool | None) -> bool:
+    """Return an argument of `forward`, or the configured value if it is None."""
+    return bool(default if value is None else value)
 
 
 class MobileViTForImageClassification(MobileViTPreTrainedModel):
     """MobileViT with a linear classifier on the pooled features (paper, section 4.1)."""
+
+    config: MobileViTConfig
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__(config)
@@ -232,21 +246,21 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
-        """Class scores of a batch of images.
+        """Classify images.
 
         Args:
             pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
-            labels: (B,) class indices in 0..num_labels-1, -100 for images to leave out; or floating-point targets
-                for `problem_type` "regression" and "multi_label_classification".
+            labels: (B,) class indices in 0..num_labels-1, -100 for images to ignore; or floating-point targets if
+                `problem_type` is "regression" or "multi_label_classification".
             output_hidden_states: See `MobileViTModel.forward`.
             output_attentions: See `MobileViTModel.forward`.
-            kwargs: Passed on to the loss, such as the `num_items_in_batch` of `Trainer`.
+            kwargs: Passed to the loss, such as the `num_items_in_batch` of `Trainer`.
 
         Returns:
-            `logits` (B, num_labels), and `loss` when there are labels.
+            `logits` (B, num_labels), and `loss` if labels are passed.
 
         Raises:
-            ValueError: If the images don't fit the model or a label is out of range.
+            ValueError: If the images are invalid, see `MobileViTModel.forward`, or a label is out of range.
         """
         outputs = self.mobilevit(
             pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
@@ -262,14 +276,16 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
         )
 
     def _takes_class_indices(self, labels: Tensor) -> bool:
-        """Whether the loss is cross-entropy; transformers infers a missing `problem_type` from the labels."""
+        """Return whether the loss is cross-entropy; transformers infers an unset `problem_type` from the labels."""
         if self.config.problem_type is None:
             return self.num_labels > 1 and not labels.is_floating_point()
         return self.config.problem_type == "single_label_classification"
 
 
 class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
-    """MobileViT with a DeepLabv3 head (paper, section 4.3; `output_stride` 16 there)."""
+    """MobileViT with a DeepLabv3 head (paper, section 4.3, with `output_stride` 16)."""
+
+    config: MobileViTConfig
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__(config)
@@ -287,23 +303,24 @@ class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SemanticSegmenterOutput:
-        """Class scores of every pixel, at the resolution of the features.
+        """Classify pixels, at the resolution of the features.
 
         Args:
             pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
             labels: (B, height, width) class indices in 0..num_labels-1, `semantic_loss_ignore_index` (255) for pixels
-                to leave out. The logits are resized to them bilinearly for the loss.
+                to ignore. For the loss, the logits are resized bilinearly to this size.
             output_hidden_states: See `MobileViTModel.forward`.
             output_attentions: See `MobileViTModel.forward`.
 
         Returns:
-            `logits` (B, num_labels, H / output_stride, W / output_stride), and `loss` when there are labels.
+            `logits` (B, num_labels, H / output_stride, W / output_stride), and `loss` if labels are passed.
 
         Raises:
-            ValueError: If the images don't fit the model, a label is out of range, or there is but one class.
+            ValueError: If the images are invalid, see `MobileViTModel.forward`, a label is out of range, or labels are
+                passed to a model with a single class.
         """
         if labels is not None and self.num_labels == 1:
-            raise ValueError("num_labels: got 1, expected at least 2 to train. Add a class for the background.")
+            raise ValueError("num_labels: got 1, expected at least 2 to train. Add a background class.")
         outputs = self.mobilevit(
             pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
@@ -320,16 +337,16 @@ class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
 
 
 class MobileViTBackbone(BackboneMixin, MobileViTPreTrainedModel):
-    """MobileViT's feature maps for detectors and other models that take a transformers backbone.
+    """MobileViT as a transformers backbone, for detectors and other models built on feature maps.
 
-    `MobileViTBackbone.from_pretrained` reads any MobileViT checkpoint and leaves its head out. In a detector's config
-    give a `MobileViTBackboneConfig` as `backbone_config`.
+    `MobileViTBackbone.from_pretrained` reads any MobileViT checkpoint and ignores its head. Pass a
+    `MobileViTBackboneConfig` as the `backbone_config` of a detector's configuration.
     """
 
     config: MobileViTBackboneConfig
     config_class = MobileViTBackboneConfig
     has_attentions = True
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
         r"conv_1x1_exp\.",
         r"^classifier\.",
         r"^segmentation_head\.",
@@ -353,15 +370,15 @@ class MobileViTBackbone(BackboneMixin, MobileViTPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BackboneOutput:
-        """The feature maps named by `config.out_features`, finest first.
+        """Return the feature maps listed in `config.out_features`, finest first.
 
         Args:
             pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
-            output_hidden_states: Also return all six feature maps, the stem's first.
+            output_hidden_states: Also return the feature maps of the stem and of all five encoder layers.
             output_attentions: See `MobileViTModel.forward`.
 
         Raises:
-            ValueError: If `pixel_values` has another shape or dtype or is smaller than the stride.
+            ValueError: If the images are invalid, see `MobileViTModel.forward`.
         """
         output_hidden_states = default_to(output_hidden_states, self.config.output_hidden_states)
         output_attentions = default_to(output_attentions, self.config.output_attentions)

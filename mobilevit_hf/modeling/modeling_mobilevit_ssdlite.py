@@ -25,15 +25,15 @@ from .modeling_mobilevit import MobileViTBackbone, MobileViTPreTrainedModel, def
 
 @dataclass
 class MobileViTSSDLiteObjectDetectionOutput(ModelOutput):
-    """What the detector returns. A counts the anchors, K the object classes.
+    """Output of the detector, for A anchors and K object classes.
 
     Attributes:
-        loss: The sum of `loss_dict`, where there are labels.
+        loss: Sum of `loss_dict`, if labels are passed.
         loss_dict: `loss_classification` and `loss_localization`.
-        logits: (B, A, 1 + K) before the softmax, the background first.
+        logits: (B, A, 1 + K) before the softmax, background at index 0.
         pred_boxes: (B, A, 4) (cx, cy, w, h) as fractions of the image, float32, not clipped.
-        hidden_states: The backbone's six feature maps, the stem's first, where asked for.
-        attentions: The backbone's attention weights, where asked for.
+        hidden_states: Feature maps of the backbone's stem and encoder layers, if requested.
+        attentions: Attention weights of the backbone, if requested.
     """
 
     loss: Tensor | None = None
@@ -45,12 +45,12 @@ class MobileViTSSDLiteObjectDetectionOutput(ModelOutput):
 
 
 def level_name(stride: int) -> str:
-    """The name of a level in the model's parameters."""
+    """Return the name of a level in the model's parameters."""
     return "pooled" if stride == GLOBAL_STRIDE else f"stride_{stride}"
 
 
 class MobileViTSSDLiteExtraLayer(nn.Module):
-    """Half the resolution by a separable convolution: (B, C, H, W) → (B, C', H / 2, W / 2)."""
+    """Separable convolution of stride 2: (B, C, H, W) → (B, C', H / 2, W / 2)."""
 
     def __init__(self, in_channels: int, out_channels: int, activation: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MobileViTSSDLiteExtraLayer(nn.Module):
 
 
 class MobileViTSSDLiteGlobalLayer(nn.Module):
-    """One cell over the whole image: (B, C, H, W) → (B, C', 1, 1)."""
+    """Global average pooling and projection: (B, C, H, W) → (B, C', 1, 1)."""
 
     def __init__(self, in_channels: int, out_channels: int, activation: str) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class MobileViTSSDLiteGlobalLayer(nn.Module):
 
 
 class MobileViTSSDLiteLevelHead(nn.Module):
-    """Boxes and class scores at every anchor of a level: (B, C, H, W) → (B, H * W * anchors, 4 + 1 + K)."""
+    """Locations and class logits of a level's anchors: (B, C, H, W) → (B, H * W * anchors, 4 + 1 + K)."""
 
     def __init__(
         self, in_channels: int, channels: int, num_anchors: int, num_outputs: int, activation: str, *, is_global: bool
@@ -98,9 +98,9 @@ class MobileViTSSDLiteLevelHead(nn.Module):
 
 
 class MobileViTSSDLiteHead(nn.Module):
-    """SSDLite (MobileNetV2's form of SSD): extra layers behind the backbone's features, and a head for each level.
+    """SSDLite head (MobileNetV2's variant of SSD): extra layers after the backbone, and one head per level.
 
-    The backbone's feature maps, finest first, → logits (B, A, 1 + K), locations (B, A, 4) and the levels' (H, W).
+    Feature maps of the backbone, finest first → logits (B, A, 1 + K), locations (B, A, 4) and (H, W) of each level.
     """
 
     def __init__(self, config: MobileViTSSDLiteConfig, feature_channels: Sequence[int]) -> None:
@@ -124,16 +124,16 @@ class MobileViTSSDLiteHead(nn.Module):
     def forward(self, feature_maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         features = list(feature_maps)
         for layer in self.extra_layers.values():
-            features.append(self._shrink(layer, features[-1]))
+            features.append(self._downsample(layer, features[-1]))
         predictions = [head(level) for head, level in zip(self.level_heads.values(), features, strict=True)]
         locations = torch.cat([p[..., :4] for p in predictions], dim=1)
         logits = torch.cat([p[..., 4:] for p in predictions], dim=1)
         return logits, locations, [(level.shape[-2], level.shape[-1]) for level in features]
 
     @staticmethod
-    def _shrink(layer: nn.Module, features: Tensor) -> Tensor:
-        # In bfloat16 on a CPU the gradient of a depthwise convolution's weights holds what happened to be in memory
-        # where the map is smaller than the kernel: a fault of oneDNN.
+    def _downsample(layer: nn.Module, features: Tensor) -> Tensor:
+        # A bug in oneDNN: in bfloat16 on a CPU, the weight gradient of a depthwise convolution contains uninitialized
+        # memory if the feature map is smaller than the kernel.
         if features.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return layer(features.float())
@@ -143,22 +143,20 @@ class MobileViTSSDLiteHead(nn.Module):
 class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
     """MobileViT with an SSDLite head.
 
-    `from_pretrained` reads a detector; `from_backbone` starts one from a classifier.
+    Load a trained detector by `from_pretrained`; initialize one from a classification checkpoint by `from_backbone`.
     """
 
     config: MobileViTSSDLiteConfig
     config_class = MobileViTSSDLiteConfig
-    base_model_prefix = ""  # the backbone alone has another configuration: see `from_backbone`
-    # The loss is a mean over the batch's own matches: Trainer has nothing to add to it.
+    base_model_prefix = ""  # the backbone has a configuration of its own: see `from_backbone`
+    # The loss is normalized by the matches in the batch, so Trainer must not rescale it.
     accepts_loss_kwargs = False
 
     def __init__(self, config: MobileViTSSDLiteConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.backbone = MobileViTBackbone(config.backbone_config)
-        channels = self.backbone.num_features
-        stages = self.backbone.config.stage_names
-        self.head = MobileViTSSDLiteHead(config, [channels[stages.index(s)] for s in self.backbone.out_features])
+        self.head = MobileViTSSDLiteHead(config, self.backbone.channels)
         self.post_init()
 
     def _check_config(self, config: MobileViTSSDLiteConfig) -> None:
@@ -166,7 +164,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As the official code: Xavier in the head; the backbone brings its own."""
+        """Initialize as the official code: Xavier in the head; the backbone initializes its own weights."""
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d):
             init.xavier_uniform_(module.weight)
@@ -175,19 +173,19 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
     def from_backbone(
         cls, source: str | os.PathLike[str], *, id2label: Mapping[int, str], **kwargs: Any
     ) -> "MobileViTSSDLiteForObjectDetection":
-        """A detector with a trained backbone and a new head.
+        """Create a detector with a pretrained backbone and a randomly initialized head.
 
-        `MobileViTSSDLiteImageProcessor.from_backbone` of the same source makes the image processor that goes with it.
+        `MobileViTSSDLiteImageProcessor.from_backbone` with the same source creates the matching image processor.
 
         Args:
-            source: The directory or Hub id of a MobileViT classifier, segmentation model, backbone or encoder.
-            id2label: Names of the object classes by number, from 0; the background is not among them.
-            kwargs: Other fields of `MobileViTSSDLiteConfig`, such as what `ssdlite.fit_anchors` returns; those of
-                `HUB_KWARGS`, such as `revision` and `token`, go to the download.
+            source: Directory or Hub id of a MobileViT classifier, segmentation model, backbone or encoder.
+            id2label: Names of the object classes by index, from 0, without the background.
+            kwargs: Other fields of `MobileViTSSDLiteConfig`, such as the output of `fit_anchors`; those in
+                `HUB_KWARGS`, such as `revision` and `token`, are passed to the download.
 
         Raises:
-            ValueError: If the source is no MobileViT or a field can't be used.
-            OSError: If there is no such source.
+            ValueError: If the source is not a MobileViT checkpoint or a field is invalid.
+            OSError: If the source does not exist.
 
         Example:
             >>> model = MobileViTSSDLiteForObjectDetection.from_backbone(
@@ -196,19 +194,18 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             >>> processor = MobileViTSSDLiteImageProcessor.from_backbone("apple/mobilevit-xx-small")
         """
         hub_kwargs = {name: kwargs.pop(name) for name in HUB_KWARGS if name in kwargs}
-        config = MobileViTSSDLiteConfig(
-            backbone_config=_read_backbone_fields(source, hub_kwargs), id2label=dict(id2label), **kwargs
-        )
-        model = cls(config)
-        # A new head has single precision, whatever the checkpoint was saved in.
-        backbone, report = MobileViTBackbone.from_pretrained(
+        backbone_config: Any = _read_backbone_fields(source, hub_kwargs)
+        model = cls(MobileViTSSDLiteConfig(backbone_config=backbone_config, id2label=dict(id2label), **kwargs))
+        # The new head is in float32, so the backbone is loaded in float32 regardless of the checkpoint's dtype.
+        # transformers' annotation omits the tuple that output_loading_info returns.
+        backbone, report = MobileViTBackbone.from_pretrained(  # ty: ignore[not-iterable]
             source, config=model.backbone.config, dtype=torch.float32, output_loading_info=True, **hub_kwargs
         )
         if report["missing_keys"]:
             missing = sorted(report["missing_keys"])
             raise ValueError(
-                f"{source}: its weights lack {len(missing)} of the backbone's, such as {missing[0]}. Give a whole "
-                "MobileViT, as save_pretrained wrote it."
+                f"{source}: {len(missing)} weights of the backbone are missing, such as {missing[0]}. Pass a complete "
+                "checkpoint written by save_pretrained."
             )
         model.backbone = backbone
         return model.eval()
@@ -222,28 +219,29 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MobileViTSSDLiteObjectDetectionOutput:
-        """Boxes and class scores at every anchor of a batch of images.
+        """Predict a box and class logits for every anchor.
 
         Args:
-            pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`; the paper's H and W are 320.
-            labels: For each image a dict with `class_labels` (N,) integers in 0..K-1 and `boxes` (N, 4) (cx, cy,
-                w, h) as fractions of the image; N may be 0. Where `iscrowd` (N,) is there, boxes with 1 are left
-                out. Other entries are ignored.
+            pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`; the paper uses 320x320.
+            labels: One dict per image with `class_labels` (N,) integers in 0..K-1 and `boxes` (N, 4) (cx, cy, w, h) as
+                fractions of the image; N may be 0. With an optional `iscrowd` (N,), boxes with 1 are ignored, as are
+                any other entries.
             output_hidden_states: Also return the backbone's feature maps.
-            output_attentions: Also return its attention weights.
+            output_attentions: Also return the backbone's attention weights.
 
         Returns:
-            `logits` (B, A, 1 + K), `pred_boxes` (B, A, 4), and `loss` and `loss_dict` when there are labels. The image
-            processor's `post_process_object_detection` makes detections of them.
+            `logits` (B, A, 1 + K), `pred_boxes` (B, A, 4), and `loss` and `loss_dict` if labels are passed. Convert
+            them to detections by the image processor's `post_process_object_detection`.
 
         Raises:
-            ValueError: If the images don't fit the model, or a label or box is wrong; it names image and box.
+            ValueError: If the images are invalid, see `MobileViTModel.forward`, or a label is invalid.
         """
         outputs = self.backbone(
             pixel_values,
             output_hidden_states=default_to(output_hidden_states, self.config.output_hidden_states),
             output_attentions=default_to(output_attentions, self.config.output_attentions),
         )
+        assert pixel_values is not None  # the backbone rejects None
         self._check_batch(pixel_values)
         logits, locations, sizes = self.head(outputs.feature_maps)
         anchors = make_anchors(sizes, self.config.anchor_scales, self.config.anchor_ratios, logits.device)
@@ -252,7 +250,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             _check_finite(pixel_values)
             loss_dict = self._compute_loss(logits.float(), locations.float(), anchors, labels)
         return MobileViTSSDLiteObjectDetectionOutput(
-            loss=sum(loss_dict.values()) if loss_dict else None,
+            loss=loss_dict["loss_classification"] + loss_dict["loss_localization"] if loss_dict else None,
             loss_dict=loss_dict,
             logits=logits,
             pred_boxes=decode_boxes(locations.float(), anchors, *self._variances),
@@ -261,16 +259,16 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         )
 
     def _check_batch(self, pixel_values: Tensor) -> None:
-        """Raise a ValueError where batch normalization would have a single value of each channel to train on."""
+        """Reject training batches with a single value per channel, which batch normalization can't normalize."""
         if not self.training or len(pixel_values) > 1:
             return
         coarsest = max(self.config.feature_strides)
         height, width = pixel_values.shape[-2:]
         if max(height, width) <= coarsest:
             raise ValueError(
-                f"pixel_values: got a batch of one image of {height}x{width} pixels to train on, expected more "
-                f"images or a side above {coarsest}. Drop the last incomplete batch (dataloader_drop_last=True), or "
-                "change the batch size."
+                f"pixel_values: got a training batch of one image of {height}x{width} pixels, expected more images "
+                f"or a side above {coarsest}. Drop the last incomplete batch (dataloader_drop_last=True), or change "
+                "the batch size."
             )
 
     @property
@@ -280,8 +278,8 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
     def _compute_loss(
         self, logits: Tensor, locations: Tensor, anchors: Tensor, labels: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Match the objects of each image to the anchors and compare: the parts of the loss."""
-        if not torch.compiler.is_compiling():  # a graph can't look at values
+        """Match the objects of each image to the anchors and compute the terms of the loss."""
+        if not torch.compiler.is_compiling():  # a graph can't depend on values
             check_labels(labels, len(logits), self.num_labels)
         config = self.config
         matches = []
@@ -306,19 +304,19 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
 
 
 def _check_finite(pixel_values: Tensor) -> None:
-    """Raise a ValueError that names the image for pixels that would end a training with a loss of NaN."""
+    """Reject images whose NaN or infinite pixels would turn the weights into NaN."""
     if torch.compiler.is_compiling():
         return
-    wrong = ~pixel_values.isfinite().flatten(1).all(dim=1)
-    if wrong.any():
+    is_invalid = ~pixel_values.isfinite().flatten(1).all(dim=1)
+    if is_invalid.any():
         raise ValueError(
-            f"pixel_values: image {int(wrong.nonzero()[0])} holds NaN or infinity, expected values in 0..1. Look at "
-            "what is done to it before the image processor."
+            f"pixel_values: image {int(is_invalid.nonzero()[0])} contains NaN or infinity, expected values in 0..1. "
+            "Check the transforms before the image processor."
         )
 
 
 def _read_backbone_fields(source: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a MobileViT checkpoint's configuration that its backbone keeps in a detector."""
+    """Read a MobileViT checkpoint's configuration, with the output stride that a detector requires."""
     if Path(source).is_file():
         raise ValueError(
             f"{source} is a file, expected a directory or Hub id. Convert it: mobilevit convert {source} OUT"
@@ -328,12 +326,12 @@ def _read_backbone_fields(source: str | os.PathLike[str], hub_kwargs: dict[str, 
     if fields.get("model_type") not in model_types:
         raise ValueError(
             f"{source}: got model_type {fields.get('model_type')!r}, expected {' or '.join(map(repr, model_types))}. "
-            "Give a MobileViT classifier or backbone; load a detector with from_pretrained."
+            "Pass a MobileViT classifier or backbone; load a detector with from_pretrained."
         )
-    return {**fields, "output_stride": 32}  # a segmentation model's strides are not a detector's, its weights are
+    return {**fields, "output_stride": 32}  # weights do not depend on the stride of a segmentation model
 
 
-# Lets `pipeline("object-detection")` know the name also where these files came from the Hub.
+# Makes `pipeline("object-detection")` accept the class, also if this module was loaded from the Hub.
 MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES[MobileViTSSDLiteConfig.model_type] = (
     MobileViTSSDLiteForObjectDetection.__name__
 )

@@ -322,7 +322,7 @@ def test_labels_of_other_types_and_with_other_entries():
 def test_broken_pixels_name_the_image(value):
     pixels = make_pixels(3)
     pixels[1, 2, 5, 5] = value
-    with pytest.raises(ValueError, match=r"image 1 holds NaN or infinity, expected values in 0\.\.1"):
+    with pytest.raises(ValueError, match=r"image 1 contains NaN or infinity, expected values in 0\.\.1"):
         tiny_detector()(pixels, labels=[label([GOOD], [1])] * 3)
 
 
@@ -344,7 +344,7 @@ def test_labels_of_another_form(labels, message):
 def test_training_on_one_image_needs_more_than_one_cell():
     """Batch normalization has nothing to normalize a single value by."""
     model = tiny_detector().train()
-    with pytest.raises(ValueError, match=r"got a batch of one image of 256x256 pixels.*dataloader_drop_last"):
+    with pytest.raises(ValueError, match=r"got a training batch of one image of 256x256 pixels.*dataloader_drop_last"):
         model(make_pixels(1, 256, 256))
     model(make_pixels(1, 257, 256))
     model(make_pixels(2, 256, 256))
