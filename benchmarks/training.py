@@ -194,12 +194,12 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
     """Our default recipe, but for images of one size, with a line in metrics.jsonl for each epoch."""
     from mobilevit_hf.training import trainer
     from mobilevit_hf.training.arguments import TrainArguments
-    from mobilevit_hf.training.state import Listener
+    from mobilevit_hf.training.callbacks import TrainerCallback, TrainingProgress
 
-    class Watcher(Listener):
-        def update(self, status: Any) -> None:
+    class Watcher(TrainerCallback):
+        def on_progress(self, progress: TrainingProgress) -> None:
             if after_step():
-                training._window.skip()  # the others' turns are no part of the line
+                training.meter.skip()  # the others' turns are no part of the line
 
     trainer.SAVE_SECONDS = math.inf  # nor a reason to save
     arguments = TrainArguments(
@@ -218,8 +218,8 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
         dataloader_num_workers=None if case.workers == OWN_WORKERS else case.workers,
         use_cpu=True,
     )
-    training = trainer.Engine(arguments, Watcher())
-    training.run()
+    training = trainer.create_trainer(arguments, Watcher())
+    training.train()
 
 
 TRAININGS = {"timm": train_timm, "Trainer": train_trainer, OURS: train_ours}

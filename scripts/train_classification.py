@@ -1,8 +1,8 @@
-"""Train a classifier, by one process or several.
+"""Train an image classifier in one or several processes.
 
 accelerate launch scripts/train_classification.py DATA [--recipe scripts/recipes/imagenet1k-s.yaml] [OPTIONS]
 
-The options are those of `mobilevit train`.
+Options as in `mobilevit train`.
 """
 
 from mobilevit_hf.cli import run

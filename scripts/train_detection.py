@@ -1,8 +1,8 @@
-"""Train a detector, by one process or several.
+"""Train an object detector in one or several processes.
 
 accelerate launch scripts/train_detection.py DATA [--recipe scripts/recipes/coco-s.yaml] [OPTIONS]
 
-The options are those of `mobilevit train`.
+Options as in `mobilevit train`.
 """
 
 from mobilevit_hf.cli import run

@@ -1,25 +1,28 @@
-"""All that can be said about a training, in one dataclass: it makes the options of the command and reads recipes."""
+"""Training options in one dataclass: command-line options, recipes and the run's record are made from it."""
 
 import contextlib
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import yaml
 
 from ..model_sources import DEFAULT_MODEL
-from ..modeling.configuration_mobilevit import VARIANTS
-from ..tasks import TaskName
+from ..modeling.variants_mobilevit import VARIANTS
+from ..tasks import TASKS, TRAINABLE_TASKS, TaskName
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
-# What a fine-tuning starts with where nothing else is said, by task; scripts/recipes/finetune-*.yaml say the same.
+CLASSIFICATION: TaskName = "image-classification"
+DETECTION: TaskName = "object-detection"
+
+# Values of fields that are None when fine-tuning; scripts/recipes/finetune-*.yaml repeat them.
 DEFAULTS: dict[TaskName, dict[str, Any]] = {
-    "image-classification": {
+    CLASSIFICATION: {
         "hidden_dropout_prob": 0.0,
         "per_device_train_batch_size": 32,
         "learning_rate": 1e-3,
@@ -27,9 +30,9 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
         "label_smoothing_factor": 0.1,
         "multi_scale": "progressive",
         "color_jitter": 0.0,
-        "metric_for_best_model": "accuracy",
+        "metric_for_best_model": TASKS[CLASSIFICATION].headline_metric,
     },
-    "object-detection": {
+    DETECTION: {
         "hidden_dropout_prob": 0.0,
         "per_device_train_batch_size": 8,
         "learning_rate": 2e-3,
@@ -37,261 +40,345 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
         "label_smoothing_factor": 0.0,
         "multi_scale": "progressive",
         "color_jitter": 1.0,
-        "metric_for_best_model": "map",
+        "metric_for_best_model": TASKS[DETECTION].headline_metric,
     },
 }
-# And what differs where it starts with new weights, which are far from anything useful.
-NEW_WEIGHTS: dict[TaskName, dict[str, Any]] = {
-    "image-classification": {
+# Values that differ when training from scratch.
+FROM_SCRATCH: dict[TaskName, dict[str, Any]] = {
+    CLASSIFICATION: {
         "per_device_train_batch_size": 16,
         "learning_rate": 2e-3,
         "weight_decay": 0.1,
         "multi_scale": "on",
     },
-    "object-detection": {},
+    DETECTION: {},
 }
-METRICS: dict[TaskName, tuple[str, ...]] = {
-    "image-classification": ("accuracy", "macro_f1", "top_5_accuracy"),
-    "object-detection": ("map", "map_50", "map_75"),
-}
-# Options that mean something for one task only.
-ONLY_FOR: dict[TaskName, tuple[str, ...]] = {
-    "image-classification": ("class_weights", "crop_scale", "rand_augment", "random_erasing", "mixup", "cutmix"),
-    "object-detection": ("anchors", "zoom_out", "crop"),
-}
+# Epochs of a default run, and its fewest steps; both are multiplied by the factor when training from scratch.
+DEFAULT_LENGTH: dict[TaskName, tuple[int, int]] = {CLASSIFICATION: (12, 300), DETECTION: (30, 1000)}
+FROM_SCRATCH_LENGTH_FACTOR = 3
 
 
-def option(default: Any, help: str, panel: str, *, choices: tuple[str, ...] = ()) -> Any:
-    """A field with the text of its option, the panel of the help it belongs to, and the values it can have."""
-    return dataclasses.field(default=default, metadata={"help": help, "panel": panel, "choices": choices})
+class Bound(NamedTuple):
+    """Valid values of a number.
+
+    Attributes:
+        contains: Whether a value is valid.
+        text: Description of the valid values in errors.
+    """
+
+    contains: Callable[[float], bool]
+    text: str
 
 
-DATA, START, LENGTH, STEP, AUGMENT, MEASURE, PUBLISH, MACHINE = (
+POSITIVE = Bound(lambda value: value > 0, "more than 0")
+NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
+COUNT = Bound(lambda value: value >= 1, "1 or more")
+FRACTION = Bound(lambda value: 0 <= value <= 1, "a fraction in 0..1")
+BELOW_ONE = Bound(lambda value: 0 <= value < 1, "at least 0 and below 1")
+CROP_FRACTION = Bound(lambda value: 0 < value <= 1, "more than 0 and at most 1")
+PIXELS = Bound(lambda value: value >= 32, "32 pixels or more")
+
+
+def option(
+    default: Any,
+    help: str,
+    panel: str,
+    *,
+    choices: tuple[str, ...] = (),
+    bound: Bound | None = None,
+    task: TaskName | None = None,
+) -> Any:
+    """Return a dataclass field with the metadata of a command-line option.
+
+    Args:
+        default: Default value; None where it depends on the task, the data or the initial checkpoint.
+        help: Help text without the default.
+        panel: Panel of the help page.
+        choices: Valid values; empty for any.
+        bound: Valid numbers.
+        task: The only task that the option applies to.
+    """
+    metadata = {"help": help, "panel": panel, "choices": choices, "bound": bound, "task": task}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+DATA, MODEL, DURATION, OPTIMIZATION, AUGMENTATION, EVALUATION, HUB, HARDWARE = (
     "Data",
     "Model",
-    "How long",
+    "Duration",
     "Optimization",
     "Augmentation",
-    "Measuring and saving",
-    "Publishing",
-    "Machine",
+    "Evaluation and checkpoints",
+    "Hugging Face Hub",
+    "Hardware",
 )
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainArguments:
-    """What to train, on what and how; names as in transformers' `TrainingArguments` where it has the same.
+    """Options of a training run, named as in `transformers.TrainingArguments` where that has the same.
 
-    `None` is found out: from the data, the model that it starts with, or `DEFAULTS` of the task and `NEW_WEIGHTS`.
+    `None`: inferred from the data and the initial checkpoint, or the task's default (`DEFAULTS`, `FROM_SCRATCH`).
 
     Raises:
-        ValueError: If a value can't be used.
+        ValueError: If a value has the wrong type or is out of range, or two options exclude each other.
     """
 
-    data: str = option("", "The dataset: a folder or file, or a Hub id.", DATA)
-    data_format: str | None = option(None, "Its format, if it isn't to be found out.", DATA)
-    validation_fraction: float = option(0.1, "The share cut off for validation, if there is no such split.", DATA)
-    max_bad: float = option(0.05, "The share of bad samples above which nothing is trained.", DATA)
-    streaming: bool = option(False, "Read a Hub dataset on the way instead of downloading it.", DATA)
-
-    task: str | None = option(
-        None, "What the data must be for.", DATA, choices=("image-classification", "object-detection")
+    data: str = option("", "Dataset: a folder, an annotation file or a Hub id.", DATA)
+    data_format: str | None = option(None, "Dataset format. Default: detected automatically.", DATA)
+    validation_fraction: float = option(
+        0.1, "Fraction of the training split to hold out if there is no validation split.", DATA, bound=BELOW_ONE
     )
+    max_bad: float = option(0.05, "Abort if more than this fraction of the samples is invalid.", DATA, bound=FRACTION)
+    streaming: bool = option(False, "Stream a Hub dataset instead of downloading it.", DATA)
+
+    task: str | None = option(None, "Task that the dataset must have labels for.", DATA, choices=TRAINABLE_TASKS)
 
     model: str | None = option(
         None,
-        f"A directory, built-in name, Hub id, or xxs, xs, s for new weights. Default: {DEFAULT_MODEL}.",
-        START,
+        f"Directory, built-in name or Hub id; {', '.join(VARIANTS)}: from scratch. Default: {DEFAULT_MODEL}.",
+        MODEL,
     )
-    output_dir: str | None = option(None, "Where the result goes. Default: runs/NAME OF DATA.", START)
+    output_dir: str | None = option(None, "Output directory. Default: runs/NAME_OF_DATASET.", MODEL)
     image_size: int | None = option(
         None,
-        "Side of the images the model sees. Default: its own (96 for new weights), or less if they are smaller.",
-        START,
+        "Input size in pixels. Default: the checkpoint's (96 from scratch), or less for smaller images.",
+        MODEL,
+        bound=PIXELS,
     )
     anchors: str = option(
-        "auto", "Detector: anchors fitted to the boxes, or the paper's.", START, choices=("auto", "paper")
+        "auto",
+        "Detection: anchors fitted to the training boxes (auto), or those of the paper.",
+        MODEL,
+        choices=("auto", "paper"),
+        task=DETECTION,
     )
-    hidden_dropout_prob: float | None = option(None, "Dropout in the transformers.", START)
-    freeze_backbone: bool = option(False, "Train the head alone.", START)
+    hidden_dropout_prob: float | None = option(
+        None, "Dropout probability in the transformer layers.", MODEL, bound=BELOW_ONE
+    )
+    freeze_backbone: bool = option(False, "Train only the head.", MODEL)
 
-    num_train_epochs: float | None = option(None, "How often to go through the data. Default: by its size.", LENGTH)
-    max_steps: int | None = option(None, "Or how many steps to train.", LENGTH)
-    max_minutes: float | None = option(None, "And at most so long, with a schedule fitted to that.", LENGTH)
+    num_train_epochs: float | None = option(
+        None, "Number of epochs. Default: by dataset size.", DURATION, bound=POSITIVE
+    )
+    max_steps: int | None = option(None, "Number of optimizer steps, instead of epochs.", DURATION, bound=COUNT)
+    max_minutes: float | None = option(
+        None, "Time limit in minutes; the learning rate schedule is fitted to it.", DURATION, bound=POSITIVE
+    )
     early_stopping_patience: int | None = option(
-        None, "Stop after so many evaluations without a better result.", LENGTH
+        None, "Stop after this many evaluations without improvement.", DURATION, bound=COUNT
     )
 
-    per_device_train_batch_size: int | None = option(None, "Images in a batch, for each process.", STEP)
-    gradient_accumulation_steps: int = option(1, "Batches for one step.", STEP)
-    learning_rate: float | None = option(None, "The highest learning rate.", STEP)
-    min_lr_rate: float = option(0.0, "The share of it that is left at the end.", STEP)
-    warmup_steps: float = option(0.1, "Steps until it is reached; below 1 the share of all.", STEP)
-    warmup_lr_rate: float = option(0.0, "The share of it to begin with.", STEP)
-    weight_decay: float | None = option(None, "AdamW's.", STEP)
-    decay_norms_and_biases: bool = option(True, "Whether normalizations and biases decay too.", STEP)
-    adam_beta1: float = option(0.9, "AdamW's.", STEP)
-    adam_beta2: float = option(0.999, "AdamW's.", STEP)
-    max_grad_norm: float | None = option(10.0, "Longer gradients are cut to this length; 0 leaves them.", STEP)
-    label_smoothing_factor: float | None = option(None, "The share of a label given to all classes.", STEP)
-    class_weights: str = option(
-        "none", "Classifier: weigh classes against their number.", STEP, choices=("none", "balanced")
+    per_device_train_batch_size: int | None = option(None, "Batch size per process.", OPTIMIZATION, bound=COUNT)
+    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.", OPTIMIZATION, bound=POSITIVE)
+    learning_rate: float | None = option(None, "Peak learning rate.", OPTIMIZATION, bound=POSITIVE)
+    min_lr_rate: float = option(0.0, "Final learning rate, as a fraction of the peak.", OPTIMIZATION, bound=FRACTION)
+    warmup_steps: float = option(
+        0.1, "Warm-up steps; below 1, a fraction of the training.", OPTIMIZATION, bound=NOT_NEGATIVE
     )
-    ema_decay: float = option(0.998, "Of the averaged weights that are measured and saved; 0 for none.", STEP)
-    ema_warmup: bool = option(True, "Whether the average forgets faster at first.", STEP)
-    seed: int = option(0, "Of all that is drawn at random.", STEP)
+    warmup_lr_rate: float = option(
+        0.0, "Initial learning rate of the warm-up, as a fraction of the peak.", OPTIMIZATION, bound=FRACTION
+    )
+    weight_decay: float | None = option(None, "Weight decay of AdamW.", OPTIMIZATION, bound=NOT_NEGATIVE)
+    decay_norms_and_biases: bool = option(
+        True, "Apply weight decay to normalization weights and biases.", OPTIMIZATION
+    )
+    adam_beta1: float = option(0.9, "Beta1 of AdamW.", OPTIMIZATION, bound=BELOW_ONE)
+    adam_beta2: float = option(0.999, "Beta2 of AdamW.", OPTIMIZATION, bound=BELOW_ONE)
+    max_grad_norm: float | None = option(
+        10.0, "Gradient norm to clip to; 0 disables clipping.", OPTIMIZATION, bound=NOT_NEGATIVE
+    )
+    label_smoothing_factor: float | None = option(None, "Label smoothing.", OPTIMIZATION, bound=BELOW_ONE)
+    class_weights: str = option(
+        "none",
+        "Classification: weigh the loss by inverse class frequency (balanced), or not.",
+        OPTIMIZATION,
+        choices=("none", "balanced"),
+        task=CLASSIFICATION,
+    )
+    ema_decay: float = option(
+        0.998, "Decay of the EMA of the weights, which is evaluated and saved; 0 disables it.", OPTIMIZATION,
+        bound=BELOW_ONE,
+    )  # fmt: skip
+    ema_warmup: bool = option(True, "Warm up the EMA decay.", OPTIMIZATION)
+    seed: int = option(0, "Random seed.", OPTIMIZATION, bound=NOT_NEGATIVE)
 
     multi_scale: str | None = option(
         None,
-        "Sizes of training images: one, growing, or the paper's five at random.",
-        AUGMENT,
+        "Training image sizes: fixed (off), growing (progressive), or random from five (on).",
+        AUGMENTATION,
         choices=("off", "progressive", "on"),
     )
-    horizontal_flip: float = option(0.5, "How often images are mirrored.", AUGMENT)
-    vertical_flip: float = option(0.0, "How often they are turned upside down.", AUGMENT)
-    crop_scale: float = option(0.35, "Classifier: the least share of an image that a crop has.", AUGMENT)
-    rand_augment: int | None = option(None, "Classifier: magnitude of RandAugment, 0..30.", AUGMENT)
-    random_erasing: float = option(0.0, "Classifier: how often a rectangle is painted over.", AUGMENT)
-    mixup: float = option(0.0, "Classifier: alpha of mixup.", AUGMENT)
-    cutmix: float = option(0.0, "Classifier: alpha of cutmix.", AUGMENT)
-    color_jitter: float | None = option(None, "How often colors are varied.", AUGMENT)
-    zoom_out: float = option(0.0, "Detector: how often images are put on a larger canvas.", AUGMENT)
-    crop: float = option(0.5, "Detector: how often images are cropped.", AUGMENT)
-
-    eval_steps: float = option(0.1, "Steps between evaluations; below 1 the share of all.", MEASURE)
-    save_steps: float = option(0.1, "Steps between checkpoints; below 1 the share of all.", MEASURE)
-    save_total_limit: int = option(2, "How many checkpoints to keep.", MEASURE)
-    logging_steps: int = option(10, "Steps between lines in metrics.jsonl.", MEASURE)
-    per_device_eval_batch_size: int = option(16, "Images that are measured together.", MEASURE)
-    metric_for_best_model: str | None = option(None, "By which the best result is kept.", MEASURE)
-    resume: str | None = option(
-        None, "auto: go on where the training in --output-dir ended, if it began.", MEASURE, choices=("auto",)
+    horizontal_flip: float = option(0.5, "Probability of a horizontal flip.", AUGMENTATION)
+    vertical_flip: float = option(0.0, "Probability of a vertical flip.", AUGMENTATION)
+    crop_scale: float = option(
+        0.35,
+        "Classification: smallest area of a random resized crop, as a fraction of the image.",
+        AUGMENTATION,
+        bound=CROP_FRACTION,
+        task=CLASSIFICATION,
     )
-    report_to: str = option("none", f"none, {', '.join(TRACKERS)}.", MEASURE, choices=("none", *TRACKERS))
+    rand_augment: int | None = option(
+        None, "Classification: magnitude of RandAugment, 0..30. Default: off.", AUGMENTATION, task=CLASSIFICATION
+    )
+    random_erasing: float = option(
+        0.0, "Classification: probability of random erasing.", AUGMENTATION, task=CLASSIFICATION
+    )
+    mixup: float = option(0.0, "Classification: alpha of MixUp; 0 disables it.", AUGMENTATION, task=CLASSIFICATION)
+    cutmix: float = option(0.0, "Classification: alpha of CutMix; 0 disables it.", AUGMENTATION, task=CLASSIFICATION)
+    color_jitter: float | None = option(None, "Probability of color jitter.", AUGMENTATION)
+    zoom_out: float = option(
+        0.0, "Detection: probability of placing the image on a larger canvas.", AUGMENTATION, task=DETECTION
+    )
+    crop: float = option(0.5, "Detection: probability of a random crop.", AUGMENTATION, task=DETECTION)
 
-    push_to_hub: bool = option(False, "Publish the result, as `mobilevit publish` does.", PUBLISH)
-    hub_model_id: str | None = option(None, "As what. Default: the output directory's name.", PUBLISH)
-    hub_private_repo: bool = option(False, "A new repository is for your eyes only.", PUBLISH)
-    hub_revision: str | None = option(None, "Its branch. Default: main.", PUBLISH)
-    hub_images: bool = option(True, "Whether its card shows images of the data.", PUBLISH)
-    license: str | None = option(None, "Of the result. Default: that of what it started from.", PUBLISH)
-    license_name: str | None = option(None, "The name, with --license other.", PUBLISH)
-    license_link: str | None = option(None, "To its text.", PUBLISH)
+    eval_steps: float = option(
+        0.1, "Steps between evaluations; below 1, a fraction of the training.", EVALUATION, bound=POSITIVE
+    )
+    save_steps: float = option(
+        0.1, "Steps between checkpoints; below 1, a fraction of the training.", EVALUATION, bound=POSITIVE
+    )
+    save_total_limit: int = option(2, "Number of checkpoints to keep.", EVALUATION, bound=POSITIVE)
+    logging_steps: int = option(10, "Steps between lines of metrics.jsonl.", EVALUATION, bound=POSITIVE)
+    per_device_eval_batch_size: int = option(16, "Evaluation batch size per process.", EVALUATION, bound=POSITIVE)
+    metric_for_best_model: str | None = option(None, "Validation metric that selects the saved weights.", EVALUATION)
+    resume: str | None = option(
+        None, "auto: resume from the latest checkpoint in --output-dir, if any.", EVALUATION, choices=("auto",)
+    )
+    report_to: str = option(
+        "none", f"Experiment tracker: none, {', '.join(TRACKERS)}.", EVALUATION, choices=("none", *TRACKERS)
+    )
 
-    bf16: bool = option(False, "Compute in bfloat16 where that does no harm.", MACHINE)
-    fp16: bool = option(False, "Compute in float16 where that does no harm; GPUs only.", MACHINE)
-    gradient_checkpointing: bool = option(False, "Less memory, more time.", MACHINE)
-    compile: bool = option(False, "Let torch.compile make the model faster.", MACHINE)
-    dataloader_num_workers: int | None = option(None, "Processes that load images. Default: by the machine.", MACHINE)
-    use_cpu: bool = option(False, "Leave a GPU alone.", MACHINE)
+    push_to_hub: bool = option(False, "Publish the model when training ends, as `mobilevit publish` does.", HUB)
+    hub_model_id: str | None = option(None, "Hub repository id. Default: name of the output directory.", HUB)
+    hub_private_repo: bool = option(False, "Create the repository as private.", HUB)
+    hub_revision: str | None = option(None, "Branch of the repository. Default: main.", HUB)
+    hub_images: bool = option(True, "Show sample images of the dataset in the model card.", HUB)
+    license: str | None = option(None, "License id of the model. Default: license of the initial checkpoint.", HUB)
+    license_name: str | None = option(None, "License name, with --license other.", HUB)
+    license_link: str | None = option(None, "URL of the license text, with --license other.", HUB)
+
+    bf16: bool = option(False, "Train in bfloat16 mixed precision.", HARDWARE)
+    fp16: bool = option(False, "Train in float16 mixed precision; GPU only.", HARDWARE)
+    gradient_checkpointing: bool = option(
+        False, "Recompute activations in the backward pass: less memory, more time.", HARDWARE
+    )
+    compile: bool = option(False, "Compile the model with torch.compile.", HARDWARE)
+    dataloader_num_workers: int | None = option(
+        None, "Data loading processes. Default: by CPU cores and device.", HARDWARE, bound=NOT_NEGATIVE
+    )
+    use_cpu: bool = option(False, "Train on the CPU even if a GPU is available.", HARDWARE)
 
     def __post_init__(self) -> None:
+        # Not huggingface_hub's `strict`: it checks before this method could convert 1 or "1e-3" to a float, and
+        # its errors take two lines.
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            self._check_type(field, hints[field.name])
-        for name in ("learning_rate", "num_train_epochs", "max_minutes", "logging_steps", "save_total_limit"):
-            self._check(name, lambda value: value > 0, "more than 0")
-        for name in ("eval_steps", "save_steps", "gradient_accumulation_steps", "per_device_eval_batch_size"):
-            self._check(name, lambda value: value > 0, "more than 0")
-        self._check("crop_scale", lambda value: 0 < value <= 1, "more than 0 and at most 1")
-        self._check("image_size", lambda value: value >= 32, "32 pixels or more")
-        for name in ("max_steps", "per_device_train_batch_size", "early_stopping_patience"):
-            self._check(name, lambda value: value >= 1, "1 or more")
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "dataloader_num_workers", "seed"):
-            self._check(name, lambda value: value >= 0, "0 or more")
-        for name in ("validation_fraction", "label_smoothing_factor", "ema_decay", "hidden_dropout_prob"):
-            self._check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
-        for name in ("max_bad", "min_lr_rate", "warmup_lr_rate"):
-            self._check(name, lambda value: 0 <= value <= 1, "a share in 0..1")
-        for name in ("adam_beta1", "adam_beta2"):
-            self._check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
-        if self.bf16 and self.fp16:
-            raise ValueError("bf16, fp16: got both, expected one of them. Leave one out.")
-        if self.num_train_epochs is not None and self.max_steps is not None:
-            raise ValueError("num_train_epochs, max_steps: got both, expected one of them. Leave one out.")
+            value = _check_value(field, hints[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        for first, second in (("bf16", "fp16"), ("num_train_epochs", "max_steps")):
+            if getattr(self, first) and getattr(self, second):
+                raise ValueError(f"{first}, {second}: got both, expected one of them. Remove one.")
         if self.streaming and self.max_steps is None and self.max_minutes is None:
-            raise ValueError("streaming: nobody knows how long a stream is. Say max_steps or max_minutes too.")
-
-    def _check_type(self, field: dataclasses.Field[Any], hint: Any) -> None:
-        value, choices = getattr(self, field.name), field.metadata["choices"]
-        expected = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        if float in expected and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        elif float in expected and isinstance(value, str):  # YAML reads 1e-3 as text
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        if type(value) not in expected:
-            names = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in expected)
-            raise ValueError(f"{field.name}: got {value!r}, expected {names}.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{field.name}: got {value}, expected a finite number.")
-        if value is not None and choices and value not in choices:
-            raise ValueError(f"{field.name}: got {value!r}, expected {_one_of(choices)}.")
-        setattr(self, field.name, value)
-
-    def _check(self, name: str, is_right: Any, expected: str) -> None:
-        value = getattr(self, name)
-        if value is not None and not is_right(value):
-            raise ValueError(f"{name}: got {value}, expected {expected}.")
+            raise ValueError(
+                "streaming: got neither max_steps nor max_minutes. Set one: a streamed dataset has no length."
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "arguments") -> "TrainArguments":
-        """From values by name.
+        """Create arguments from values by field name.
+
+        Args:
+            values: Values by field name.
+            source: Name of their source in errors.
 
         Raises:
-            ValueError: If a name is unknown or a value can't be used.
+            ValueError: If a name is unknown or a value is invalid.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if unknown := [str(name) for name in values if name not in names]:
-            raise ValueError(f"{source}: there is no {', '.join(unknown)}. Expected some of {', '.join(names)}.")
+            raise ValueError(f"{source}: got unknown {', '.join(unknown)}, expected names among {', '.join(names)}.")
         return cls(**values)
 
-    def for_task(self, task: TaskName) -> "TrainArguments":
-        """These with the task's `DEFAULTS` for what was not said; `model` has to be said.
+    def for_task(self, task: TaskName) -> "TaskArguments":
+        """Return the arguments with the task's defaults in place of None; `model` must be set.
 
         Raises:
-            ValueError: If the data is not for the task asked for, or something was said that is for the other one.
+            ValueError: If `self.task` is another task, or an option applies to another task only.
         """
         if self.task not in (None, task):
-            raise ValueError(f"{self.data} is for {task}, expected data for {self.task}.")
-        fields = {field.name: field.default for field in dataclasses.fields(self)}
-        for other, names in ONLY_FOR.items():
-            wrong = [name for name in names if other != task and getattr(self, name) != fields[name]]
-            if wrong:
-                raise ValueError(f"{', '.join(wrong)}: for {other}, and this is {task}. Leave it out.")
-        defaults = DEFAULTS[task] | (NEW_WEIGHTS[task] if self.model in VARIANTS else {})
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        arguments = dataclasses.replace(self, task=task, **missing)
-        if arguments.metric_for_best_model not in METRICS[task]:
+            raise ValueError(f"data: got {self.data} for {task}, expected {self.task}. Pass another dataset.")
+        for field in dataclasses.fields(self):
+            only = field.metadata["task"]
+            if only not in (None, task) and getattr(self, field.name) != field.default:
+                raise ValueError(f"{field.name}: applies to {only} only, got data for {task}. Remove it.")
+        defaults = DEFAULTS[task] | (FROM_SCRATCH[task] if self.model in VARIANTS else {})
+        values: dict[str, Any] = dataclasses.asdict(self) | {"task": task}
+        values |= {name: value for name, value in defaults.items() if values[name] is None}
+        arguments = TaskArguments(**values)
+        if arguments.metric_for_best_model not in TASKS[task].metrics:
             raise ValueError(
                 f"metric_for_best_model: got {arguments.metric_for_best_model!r}, expected one of "
-                f"{', '.join(METRICS[task])}."
+                f"{', '.join(TASKS[task].metrics)}."
             )
         return arguments
 
     def to_yaml(self) -> str:
-        """A recipe that says the same."""
+        """Return a recipe with the same values."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
 
 
-def _one_of(choices: Sequence[str]) -> str:
-    return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+class TaskArguments(TrainArguments):
+    """Training arguments with a task's defaults, from `TrainArguments.for_task`."""
+
+    hidden_dropout_prob: float
+    per_device_train_batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing_factor: float
+    multi_scale: str
+    color_jitter: float
+    metric_for_best_model: str
+
+
+def _check_value(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """Return a field's value, converted to float where the field is one.
+
+    Raises:
+        ValueError: If it has another type, is not finite, or is not among the valid values.
+    """
+    name, choices, bound = field.name, field.metadata["choices"], field.metadata["bound"]
+    allowed = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in allowed and type(value) in (int, str):  # YAML reads 1e-3 as text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if type(value) not in allowed:
+        expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise ValueError(f"{name}: got {value!r}, expected {expected}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}: got {value}, expected a finite number.")
+    if value is not None and choices and value not in choices:
+        expected = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+        raise ValueError(f"{name}: got {value!r}, expected {expected}.")
+    if value is not None and bound and not bound.contains(value):
+        raise ValueError(f"{name}: got {value}, expected {bound.text}.")
+    return value
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The values in a YAML file, by the names of `TrainArguments`.
+    """Read a YAML file with values by field name of `TrainArguments`.
 
     Raises:
-        ValueError: If there is no such file, or it is no YAML of names and values.
+        ValueError: If the file can't be read or holds something else.
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}. Give the path of a recipe.") from error
+        raise ValueError(f"{path}: {error.strerror or error}. Pass the path of a recipe.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got {type(values).__name__}, expected lines of `name: value`.")
-    if isinstance(values.get("multi_scale"), bool):  # YAML reads on and off as yes and no
+    if isinstance(values.get("multi_scale"), bool):  # YAML reads on and off as booleans
         values["multi_scale"] = "on" if values["multi_scale"] else "off"
     return values

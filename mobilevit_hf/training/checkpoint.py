@@ -1,9 +1,9 @@
-"""What a training keeps on disk: files that are whole or not there, whatever happens while they are written."""
+"""Files of a training run, written so that an interruption leaves each complete or absent."""
 
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,99 +12,100 @@ import torch
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..io import SCRATCH, put_in_place, write_text, write_whole
+from ..io import TEMP_PREFIX, atomic_folder, write_atomically, write_text
 
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"step-(\d+)\.pt")
 
 
-def save_checkpoint(run: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
-    """Write all that a training needs to go on, and delete older checkpoints.
+def save_checkpoint(output_dir: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
+    """Write a checkpoint and delete older ones.
 
     Args:
-        run: The folder of the training.
-        step: How many steps the model has been trained.
+        output_dir: Output directory of the run.
+        step: Completed optimizer steps.
         state: Tensors, numbers and text, in dicts and lists.
-        keep: How many checkpoints to keep, this one among them.
+        keep: Number of checkpoints to keep, this one included.
 
     Raises:
-        ValueError: If it can't be written; those before are still there.
+        ValueError: If it can't be written; earlier checkpoints are kept.
     """
-    folder = run / CHECKPOINT_FOLDER
+    folder = output_dir / CHECKPOINT_FOLDER
     path = folder / f"step-{step:08}.pt"
-    with explain_full_disk(run):
+    with explain_full_disk(output_dir):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: torch.save(dict(state), file))
-    _remove_old(run, keep)
+        write_atomically(path, lambda file: torch.save(dict(state), file))
+    _remove_old(output_dir, keep)
     return path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote.
+    """Load a checkpoint onto the CPU; no code in the file is executed.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the file is damaged or not a checkpoint.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"{path} is no checkpoint of a training ({type(error).__name__}). Remove it, and --resume auto goes on "
-            "from the one before."
+            f"{path} is not a training checkpoint ({type(error).__name__}). Remove it; --resume auto then resumes "
+            "from the previous one."
         ) from error
 
 
-def find_checkpoints(run: Path) -> list[Path]:
-    """Those of a training, the oldest first."""
-    return sorted(path for path in (run / CHECKPOINT_FOLDER).glob("*.pt") if CHECKPOINT_NAME.fullmatch(path.name))
+def find_checkpoints(output_dir: Path) -> list[Path]:
+    """Return the checkpoints of a run, the oldest first."""
+    folder = output_dir / CHECKPOINT_FOLDER
+    return sorted(path for path in folder.glob("*.pt") if CHECKPOINT_NAME.fullmatch(path.name))
 
 
-def save_model(run: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-    """Put a model and its image processor into a folder, each file in one move.
+def save_model(output_dir: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    """Save a model and its image processor, replacing each file atomically.
 
     Raises:
-        ValueError: If it can't be written; what was there before still is.
+        ValueError: If they can't be written; the previous files are kept.
     """
-    with explain_full_disk(run), put_in_place(run) as scratch:
+    with explain_full_disk(output_dir), atomic_folder(output_dir) as scratch:
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)
 
 
-def tidy(run: Path, keep: int) -> None:
-    """Delete what a process that was killed had begun to write, or had not yet deleted.
+def remove_leftovers(output_dir: Path, keep: int) -> None:
+    """Delete temporary files and surplus checkpoints of a killed process.
 
     Args:
-        run: The folder of the training.
-        keep: How many checkpoints to keep.
+        output_dir: Output directory of the run.
+        keep: Number of checkpoints to keep.
     """
-    _remove_old(run, keep)
-    for path in run.rglob(f"{SCRATCH}*"):
+    _remove_old(output_dir, keep)
+    for path in output_dir.rglob(f"{TEMP_PREFIX}*"):
         shutil.rmtree(path)
 
 
-def _remove_old(run: Path, keep: int) -> None:
-    for path in find_checkpoints(run)[:-keep]:
+def _remove_old(output_dir: Path, keep: int) -> None:
+    for path in find_checkpoints(output_dir)[:-keep]:
         path.unlink()
 
 
 @contextmanager
-def explain_full_disk(run: Path) -> Iterator[None]:
-    """An error of the disk says what is still there, and how to go on.
+def explain_full_disk(output_dir: Path) -> Generator[None, None, None]:
+    """Convert file system errors to a ValueError that names the last complete checkpoint and how to resume.
 
     Raises:
-        ValueError: For any error of the file system, also where torch or safetensors hide it.
+        ValueError: For any file system error, including those that torch and safetensors wrap.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not _is_write_error(error):
             raise
-        whole = find_checkpoints(run)
-        kept = f"{whole[-1]} is whole" if whole else "there is no checkpoint yet"
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides it
-        free = shutil.disk_usage(run).free // 2**20 if run.exists() else 0
+        checkpoints = find_checkpoints(output_dir)
+        kept = f"{checkpoints[-1]} is complete" if checkpoints else "there is no checkpoint yet"
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error  # wrapped by torch
+        free = shutil.disk_usage(output_dir).free // 2**20 if output_dir.exists() else 0
         raise ValueError(
-            f"{run} can't be written ({reason}; {free} MiB are free): {kept}. Make room, then go on with "
+            f"{output_dir} can't be written ({reason}; {free} MiB free): {kept}. Free disk space, then resume with "
             "--resume auto."
         ) from error
 
@@ -116,11 +117,11 @@ def _is_write_error(error: RuntimeError) -> bool:
 
 
 class History:
-    """The lines of `metrics.jsonl`: what was measured, by step.
+    """Lines of `metrics.jsonl`, each with a `step`.
 
     Args:
-        path: The file.
-        step: Lines after this step are dropped: a training that goes on from there makes them anew.
+        path: Path of the file.
+        step: Last step to keep; a resumed run writes later ones again.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -129,14 +130,14 @@ class History:
         write_text(path, "".join(json.dumps(line) + "\n" for line in self.lines))
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append a line, which has a `step`."""
+        """Append a line."""
         self.lines.append(line)
         with explain_full_disk(self.path.parent), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that may not be there, or end in the middle of one."""
+    """Yield the lines of a file that may be missing or end in an incomplete line."""
     for text in path.read_text().splitlines() if path.is_file() else []:
         try:
             yield json.loads(text)

@@ -1,4 +1,4 @@
-"""The model that a training starts with: a checkpoint with a head for the data's classes, or new weights."""
+"""Initial model of a training run: a checkpoint with a head for the dataset's classes, or one from scratch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,39 +17,41 @@ from transformers import (
 )
 from transformers.image_utils import PILImageResampling
 
-from ..data.decoding import LazyImage
+from ..data.images import LazyImage
 from ..data.types import Sample
 from ..model_sources import DEFAULT_MODEL, resolve_model
-from ..modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
+from ..modeling.anchors_ssdlite import anchor_recall, fit_anchors
+from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from ..modeling.layers_mobilevit import FastDropout
 from ..modeling.modeling_mobilevit import MobileViTForImageClassification
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
-from ..modeling.ssdlite import anchor_recall, fit_anchors
+from ..modeling.variants_mobilevit import VARIANTS
 from .arguments import TrainArguments
 
-# The size of new weights where no checkpoint can be had.
+# Variant to train from scratch if the default checkpoint can't be downloaded.
 FALLBACK_VARIANT = "xxs"
 CLASSIFIER_TYPES = ("mobilevit", "mobilevit_backbone")
-# The shorter side that an image is resized to, over that of the crop in its middle; the paper's.
+DETECTOR_TYPES = (*CLASSIFIER_TYPES, MobileViTSSDLiteConfig.model_type)
+# Shortest edge after resizing, relative to the center crop; as in the paper.
 RESIZE_RATIO = 288 / 256
-# Sides of images are multiples of this, the model's stride.
+# Stride of the model's last stage; image sizes are multiples of it.
 STRIDE = 32
 MIN_IMAGE_SIZE = 96
-# With new weights a classifier learns more from many small images than from few large ones in the same time.
-NEW_IMAGE_SIZE = 96
+# From scratch, a classifier learns more from many small images than from few large ones in the same time.
+SCRATCH_IMAGE_SIZE = 96
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a training starts with.
+class InitialModel:
+    """Model and image processor at the start of training.
 
     Attributes:
-        model: In single precision, with a head for the data's classes.
-        processor: The image processor that goes with it.
-        image_size: Side of the images the model sees, in pixels.
-        notes: Plain sentences about decisions to tell the user.
+        model: Model in float32 with a head for the dataset's classes.
+        processor: Its image processor.
+        image_size: Input size in pixels.
+        notes: Sentences for the user about automatic decisions.
     """
 
     model: PreTrainedModel
@@ -58,48 +60,50 @@ class Start:
     notes: tuple[str, ...]
 
 
-def choose_start() -> tuple[str, list[str]]:
-    """The model to start with where none was said, and notes for the user."""
+def choose_initial_checkpoint() -> tuple[str, list[str]]:
+    """Return the default checkpoint, or a variant to train from scratch if it is unavailable, and notes."""
     try:
         resolve_model(DEFAULT_MODEL)
     except ValueError as error:
         return FALLBACK_VARIANT, [
-            f"{error} Training starts with new weights ({FALLBACK_VARIANT}); with pretrained ones (--model) fewer "
-            "images do."
+            f"{error} Training {FALLBACK_VARIANT} from scratch; from a pretrained model (--model), fewer images "
+            "are enough."
         ]
     return DEFAULT_MODEL, []
 
 
-def _find_start(name: str) -> str | Path:
-    """A variant for new weights, or the folder of a checkpoint.
+def check_initial_checkpoint(name: str, model_types: Sequence[str]) -> None:
+    """Check that a variant or checkpoint exists and has one of the model types.
 
     Raises:
-        ValueError: If there is no such checkpoint.
+        ValueError: If not.
     """
-    return name if name in VARIANTS else resolve_model(name)
+    if name not in VARIANTS:
+        _read_config(resolve_model(name), model_types)
 
 
-def start_classifier(arguments: TrainArguments, classes: Sequence[str], image_side: float | None) -> Start:
-    """A classifier of the data's classes.
+def create_classifier(arguments: TrainArguments, classes: Sequence[str], image_side: float | None) -> InitialModel:
+    """Create a classifier for the dataset's classes.
 
     Args:
-        arguments: Those of the training.
-        classes: Their names.
-        image_side: A typical shorter side of the images in pixels, if known: the model sees no larger ones.
+        arguments: Training arguments; `model` is set.
+        classes: Class names.
+        image_side: Typical shorter side of the images in pixels, the upper limit of the default input size; None if
+            unknown.
 
     Raises:
-        ValueError: If the model to start with is something else.
+        ValueError: If the initial checkpoint is unknown, incomplete or of another type.
     """
-    source = _find_start(arguments.model)
-    if isinstance(source, str):
-        config = MobileViTConfig.from_variant(source, **_names(classes))
-        model = MobileViTForImageClassification(config)
+    name = str(arguments.model)
+    if name in VARIANTS:
+        model = MobileViTForImageClassification(MobileViTConfig.from_variant(name, **_label_fields(classes)))
         processor = MobileViTImageProcessor(resample=PILImageResampling.BILINEAR, do_flip_channel_order=False)
-        own_size, ratio = NEW_IMAGE_SIZE, RESIZE_RATIO
+        own_size, ratio = SCRATCH_IMAGE_SIZE, RESIZE_RATIO
     else:
+        source = resolve_model(name)
         config = _read_config(source, CLASSIFIER_TYPES)
-        model = _load(MobileViTForImageClassification, source, _names(classes))
-        if _names_of(config) != list(classes):  # a head of as many outputs was loaded, for other classes
+        model = _load(MobileViTForImageClassification, source, _label_fields(classes))
+        if _class_names(config) != list(classes):  # a head with as many outputs was loaded, for other classes
             nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
             nn.init.zeros_(model.classifier.bias)
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
@@ -114,135 +118,136 @@ def start_classifier(arguments: TrainArguments, classes: Sequence[str], image_si
     processor.size = {"shortest_edge": round(size * ratio)}
     processor.crop_size = {"height": size, "width": size}
     model.config.image_size = size
-    return _start(arguments, model, processor, size)
+    return _finish(arguments, model, processor, size)
 
 
-def start_detector(arguments: TrainArguments, classes: Sequence[str], samples: Sequence[Sample] | None) -> Start:
-    """A detector of the data's classes.
+def create_detector(
+    arguments: TrainArguments, classes: Sequence[str], samples: Sequence[Sample] | None
+) -> InitialModel:
+    """Create a detector for the dataset's classes.
 
     Args:
-        arguments: Those of the training.
-        classes: Their names.
-        samples: Images to fit anchors to, None if they can't be looked at before the training.
+        arguments: Training arguments; `model` is set.
+        classes: Class names.
+        samples: Training samples to fit anchors to; None for a stream.
 
     Raises:
-        ValueError: If the model to start with is something else.
+        ValueError: If the initial checkpoint is unknown, incomplete or of another type.
     """
-    source, notes = _find_start(arguments.model), []
-    if not isinstance(source, str):
-        config = _read_config(source, (*CLASSIFIER_TYPES, MobileViTSSDLiteConfig.model_type))
+    name, notes = str(arguments.model), []
+    source = None if name in VARIANTS else resolve_model(name)
+    if source:
+        config = _read_config(source, DETECTOR_TYPES)
         if config.model_type == MobileViTSSDLiteConfig.model_type:
             return _continue_detector(arguments, classes, source, config)
     size = arguments.image_size or MobileViTSSDLiteConfig().image_size
-    fields = {"id2label": _names(classes)["id2label"], "image_size": size}
+    fields: dict[str, Any] = {"id2label": _label_fields(classes)["id2label"], "image_size": size}
     if arguments.anchors == "auto" and samples:
         anchors, note = _fit_anchors(samples, size)
         fields |= anchors
         notes.append(note)
-    if isinstance(source, str):
-        model = MobileViTSSDLiteForObjectDetection(MobileViTSSDLiteConfig.from_variant(source, **fields))
-        processor = MobileViTSSDLiteImageProcessor(do_flip_channel_order=False)
-    else:
+    if source:
         model = MobileViTSSDLiteForObjectDetection.from_backbone(source, **fields)
         processor = MobileViTSSDLiteImageProcessor.from_backbone(source)
+    else:
+        model = MobileViTSSDLiteForObjectDetection(MobileViTSSDLiteConfig.from_variant(name, **fields))
+        processor = MobileViTSSDLiteImageProcessor(do_flip_channel_order=False)
     processor.size = {"height": size, "width": size}
-    return _start(arguments, model, processor, size, *notes)
+    return _finish(arguments, model, processor, size, *notes)
 
 
 def _continue_detector(
     arguments: TrainArguments, classes: Sequence[str], source: Path, config: PreTrainedConfig
-) -> Start:
-    """A detector again: its anchors stay."""
+) -> InitialModel:
+    """Load a detector; its anchors are kept, its classification head only for the same classes."""
     processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     size = arguments.image_size or processor.size["height"]
-    model = _load(MobileViTSSDLiteForObjectDetection, source, _names(classes) | {"image_size": size})
-    if _names_of(config) != list(classes):
+    model = _load(MobileViTSSDLiteForObjectDetection, source, _label_fields(classes) | {"image_size": size})
+    if _class_names(config) != list(classes):
         for head in model.head.level_heads.values():
             nn.init.xavier_uniform_(head.predictor.convolution.weight)
             nn.init.zeros_(head.predictor.convolution.bias)
     model.config.recommended_threshold = None
     processor.size = {"height": size, "width": size}
-    return _start(
-        arguments, model, processor, size, "The anchors are those of the detector that training starts with."
-    )
+    return _finish(arguments, model, processor, size, "The initial detector's anchors are kept.")
 
 
-def _start(
+def _finish(
     arguments: TrainArguments, model: PreTrainedModel, processor: BaseImageProcessor, size: int, *notes: str
-) -> Start:
+) -> InitialModel:
+    """Set the dropout probability of the transformer layers."""
     if arguments.hidden_dropout_prob is not None:
         for module in model.modules():
             if isinstance(module, FastDropout):
                 module.p = arguments.hidden_dropout_prob
         getattr(model.config, "backbone_config", model.config).hidden_dropout_prob = arguments.hidden_dropout_prob
-    return Start(model, processor, size, notes)
+    return InitialModel(model, processor, size, notes)
 
 
-def _names(classes: Sequence[str]) -> dict[str, Any]:
-    return {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
+def _label_fields(classes: Sequence[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
 
 
-def _names_of(config: PreTrainedConfig) -> list[str]:
-    return [name for _, name in sorted(config.id2label.items())]
+def _class_names(config: PreTrainedConfig) -> list[str]:
+    return [name for _, name in sorted((config.id2label or {}).items())]
 
 
 def _read_config(source: Path, model_types: Sequence[str]) -> PreTrainedConfig:
-    """The configuration of a checkpoint to start from.
+    """Read a checkpoint's configuration.
 
     Raises:
-        ValueError: If it is another model's.
+        ValueError: If its model type is not among `model_types`.
     """
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type not in model_types:
         raise ValueError(
-            f"{source}: got a model of type {config.model_type}, expected {' or '.join(model_types)}. Start from "
-            "another one."
+            f"model: got {source} of type {config.model_type}, expected {' or '.join(model_types)}. "
+            "Pass another checkpoint."
         )
     return config
 
 
-def _load(model_class: type[PreTrainedModel], source: Path, fields: dict[str, Any]) -> PreTrainedModel:
-    """The model of a checkpoint, in single precision; its head is new where it had other outputs.
+def _load(model_class: type[PreTrainedModel], source: Path, fields: dict[str, Any]) -> Any:
+    """Load a checkpoint in float32, with a new head if its outputs differ.
 
     Raises:
-        ValueError: If more than the head would be new.
+        ValueError: If weights other than the head's are missing or have other shapes.
     """
-    model, report = model_class.from_pretrained(
+    model, report = model_class.from_pretrained(  # ty: ignore[not-iterable]  # a tuple with output_loading_info
         source, **fields, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
     )
-    new = {name for name in report["missing_keys"] if not name.startswith("classifier.")}
-    new |= {name for name, *_ in report["mismatched_keys"] if not name.startswith(("classifier.", "head."))}
-    if new:
+    missing = {name for name in report["missing_keys"] if not name.startswith("classifier.")}
+    missing |= {name for name, *_ in report["mismatched_keys"] if not name.startswith(("classifier.", "head."))}
+    if missing:
         raise ValueError(
-            f"{source}: its weights lack {len(new)} of the model's or have them in other shapes, such as {min(new)}. "
-            "Give a whole MobileViT, as save_pretrained wrote it."
+            f"{source}: {len(missing)} weights are missing or have other shapes, such as {min(missing)}. "
+            "Pass a complete MobileViT checkpoint, as written by save_pretrained."
         )
     return model
 
 
 def _fit_size(own_size: int, image_side: float | None) -> int:
-    """The model's size, or the images' where that is less: enlarged images show nothing more and take longer."""
+    """Return the checkpoint's input size, or the images' if smaller: enlarged images take longer for no gain."""
     if image_side is None:
         return own_size
     return min(own_size, max(MIN_IMAGE_SIZE, round(image_side / STRIDE) * STRIDE))
 
 
 def _fit_anchors(samples: Sequence[Sample], size: int) -> tuple[dict[str, Any], str]:
-    """Fields of the configuration, and what is gained by them."""
+    """Return configuration fields of anchors fitted to the samples' boxes, and a note on their recall."""
     boxes, image_sizes = [], []
     for sample in samples:
+        if sample.objects is None:
+            continue
         kept = sample.objects.boxes[sample.objects.iscrowd == 0]
         if len(kept):
             image = LazyImage(sample.image)
             boxes.append(kept)
             image_sizes.append((image.height, image.width))
     if not boxes:
-        return {}, "The training images have no boxes to fit anchors to."
-    fields = fit_anchors(boxes, image_sizes, size)
-    paper = MobileViTSSDLiteConfig()
-    before = {name: getattr(paper, name) for name in fields}
-    shares = [anchor_recall(boxes, image_sizes, given, size) for given in (before, fields)]
-    return (
-        fields,
-        f"Boxes that meet an anchor: {shares[0]:.1%} with the paper's anchors, {shares[1]:.1%} with fitted ones.",
-    )
+        return {}, "The training images have no boxes to fit anchors to; the paper's anchors are used."
+    fitted = fit_anchors(boxes, image_sizes, size)
+    default = MobileViTSSDLiteConfig()
+    paper = {name: getattr(default, name) for name in fitted}
+    recalls = [anchor_recall(boxes, image_sizes, anchors, size) for anchors in (paper, fitted)]
+    return fitted, f"Anchor recall: {recalls[0]:.1%} with the paper's anchors, {recalls[1]:.1%} with fitted anchors."

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate."""
+"""Optimizer and learning rate schedule."""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a cosine (SGDR, arXiv 1608.03983, without restarts).
+    """Linear warm-up, then cosine decay (SGDR, arXiv 1608.03983, without restarts).
 
-    The cosine begins with the training, not behind the warm-up, as in the official code: the lower of the two counts.
+    The cosine starts with the training, not after the warm-up, as in the official code: the lower of the two applies.
 
     Args:
-        learning_rate: The highest.
-        min_lr_rate: The share of it at the end, 0..1.
-        warmup_steps: How many steps the warm-up takes; below 1 the share of the training.
-        warmup_lr_rate: The share of the highest learning rate that the warm-up begins with, 0..1.
+        learning_rate: Peak learning rate.
+        min_lr_rate: Final learning rate, as a fraction of the peak, 0..1.
+        warmup_steps: Steps of the warm-up; below 1, a fraction of the training.
+        warmup_lr_rate: Initial learning rate of the warm-up, as a fraction of the peak, 0..1.
     """
 
     learning_rate: float
@@ -26,11 +26,11 @@ class Schedule:
     warmup_lr_rate: float = 0.0
 
     def __call__(self, step: int, progress: float) -> float:
-        """The learning rate of a step.
+        """Return the learning rate of a step.
 
         Args:
-            step: From 0.
-            progress: How much of the training lies behind, 0..1.
+            step: Step index, from 0.
+            progress: Completed fraction of the training, 0..1.
         """
         cosine = self.min_lr_rate + (1 - self.min_lr_rate) * (1 + math.cos(math.pi * min(progress, 1))) / 2
         warmed = 1.0
@@ -40,7 +40,7 @@ class Schedule:
         return self.learning_rate * min(ramp, cosine)
 
 
-def make_optimizer(
+def create_optimizer(
     model: nn.Module,
     *,
     learning_rate: float,
@@ -48,19 +48,19 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     decay_norms_and_biases: bool = True,
 ) -> torch.optim.AdamW:
-    """AdamW for the parameters of a model that are trained.
+    """Create AdamW for the trainable parameters of a model.
 
     Args:
-        model: Parameters without `requires_grad` are left out.
-        learning_rate: To begin with.
-        weight_decay: How fast weights shrink, in learning rates.
-        betas: AdamW's.
-        decay_norms_and_biases: Whether the weights of normalizations and all biases shrink too, as in the paper.
+        model: Model; parameters without `requires_grad` are left out.
+        learning_rate: Initial learning rate.
+        weight_decay: Weight decay, relative to the learning rate.
+        betas: Coefficients of AdamW's moving averages.
+        decay_norms_and_biases: Apply weight decay to normalization weights and biases too, as in the paper.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # What has one dimension is the scale of a normalization or a bias.
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Parameters of one dimension are biases and normalization weights.
     groups = [
-        {"params": [p for p in trained if p.ndim > 1 or decay_norms_and_biases], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1 and not decay_norms_and_biases], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim > 1 or decay_norms_and_biases], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1 and not decay_norms_and_biases], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], learning_rate, betas, fused=True)

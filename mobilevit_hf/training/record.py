@@ -1,25 +1,25 @@
-"""What a training records for the card of its model: facts, without a path or the name of a user or a machine."""
+"""Record of a training run for its model card, without paths, user names or machine names."""
 
 import dataclasses
-import json
 import shlex
 import statistics
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
 from accelerate import Accelerator
 
 from ..data.checks import DatasetReport, Range
-from ..data.reading import HUB_NAMES, local_path
+from ..data.reading import HUB_ALIASES, local_path
 from ..environment import describe_hardware, library_versions
-from ..hub.licenses import RUN_FILE, describe_start, public_name
-from ..io import write_text
-from .arguments import TrainArguments
+from ..hub.licenses import describe_initial_checkpoint, public_name
+from ..records import TRAINING_FILE, DatasetRecord, TrainingRecord, write_record
+from .arguments import TaskArguments, TrainArguments
 from .state import TrainingResult
 
-# What stands for folders of this machine in the command.
-DATA_PLACEHOLDER, START_PLACEHOLDER = "DATA", "START"
-# Options that say where things are and who is told, and change nothing about the model.
+# Placeholders of local folders in the recorded command.
+DATA_PLACEHOLDER, MODEL_PLACEHOLDER = "DATA", "MODEL"
+# Options without an effect on the model; those whose name starts with hub_ have none either.
 UNRECORDED = (
     "data",
     "task",
@@ -31,56 +31,50 @@ UNRECORDED = (
     "license_name",
     "license_link",
 )
-# How the note begins that tells of a validation split that was cut off.
-CUT_OFF = "There was no validation split: it is "
 
 
-class RunRecord:
-    """What is known of a training from its beginning on.
+def create_record(
+    requested: TrainArguments, arguments: TaskArguments, report: DatasetReport, image_size: int
+) -> TrainingRecord:
+    """Create the record when training starts, while all local folders exist.
 
     Args:
-        asked: Its arguments as they were given, with the model to start from.
-        complete: The same, complete for the task.
-        report: Of its data.
-        image_size: Side of the images the model sees, in pixels.
+        requested: Arguments as passed by the user, with `model` set.
+        arguments: The same with the task's defaults.
+        report: Report on the dataset.
+        image_size: Input size of the model in pixels.
     """
-
-    def __init__(
-        self, asked: TrainArguments, complete: TrainArguments, report: DatasetReport, image_size: int
-    ) -> None:
-        start = describe_start(complete.model)
-        if start["kind"] == "local":
-            asked, complete = (dataclasses.replace(given, model=START_PLACEHOLDER) for given in (asked, complete))
-        recorded = {name: value for name, value in dataclasses.asdict(complete).items() if _is_recorded(name)}
-        self.facts = {  # worked out now: when it ends its folders may be gone
-            "task": report.task,
-            "command": command_of(asked),
-            "start": start,
-            "data": describe_data(asked.data, report, streamed=asked.streaming),
-            "arguments": recorded | {"image_size": image_size},
-        }
-
-    def write(self, result: TrainingResult, accelerator: Accelerator) -> None:
-        """Write `run.json` into the training's folder.
-
-        Args:
-            result: Of the training.
-            accelerator: Where it was trained.
-        """
-        speeds = [line["images_per_second"] for line in result.history if line.get("images_per_second")]
-        facts = self.facts | {
-            "date": datetime.now(UTC).date().isoformat(),
-            "steps": result.steps,
-            "seconds": round(result.seconds, 1),
-            "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
-            "hardware": describe_hardware(accelerator.device, num_processes=accelerator.num_processes),
-            "versions": library_versions(),
-        }
-        write_text(result.output_dir / RUN_FILE, json.dumps(facts, indent=2) + "\n")
+    initial = describe_initial_checkpoint(str(arguments.model))
+    if initial.kind == "local":
+        requested = dataclasses.replace(requested, model=MODEL_PLACEHOLDER)
+        arguments = dataclasses.replace(arguments, model=MODEL_PLACEHOLDER)
+    recorded = {name: value for name, value in dataclasses.asdict(arguments).items() if _is_recorded(name)}
+    return TrainingRecord(
+        task=report.task,
+        command=training_command(requested),
+        initial_checkpoint=initial,
+        data=describe_dataset(requested.data, report, streamed=requested.streaming),
+        arguments=recorded | {"image_size": image_size},
+    )
 
 
-def command_of(arguments: TrainArguments) -> str:
-    """The command of a training, with a placeholder for data of this machine."""
+def write_training_record(record: TrainingRecord, result: TrainingResult, accelerator: Accelerator) -> None:
+    """Add the outcome to the record and write it to `run.json` in the output directory."""
+    speeds = [line["images_per_second"] for line in result.history if line.get("images_per_second")]
+    record = dataclasses.replace(
+        record,
+        date=datetime.now(UTC).date().isoformat(),
+        steps=result.steps,
+        seconds=round(result.seconds, 1),
+        images_per_second=round(statistics.median(speeds), 1) if speeds else None,
+        hardware=describe_hardware(accelerator.device, num_processes=accelerator.num_processes),
+        versions=library_versions(),
+    )
+    write_record(result.output_dir / TRAINING_FILE, record)
+
+
+def training_command(arguments: TrainArguments) -> str:
+    """Return the command line of a run, with a placeholder for local data."""
     words = ["mobilevit", "train", DATA_PLACEHOLDER if local_path(arguments.data) else arguments.data]
     for field in dataclasses.fields(arguments):
         value = getattr(arguments, field.name)
@@ -94,29 +88,32 @@ def command_of(arguments: TrainArguments) -> str:
     return shlex.join(words)
 
 
-def describe_data(source: str, report: DatasetReport, *, streamed: bool) -> dict[str, Any]:
-    """What the data was, by name and in numbers.
+def describe_dataset(source: str, report: DatasetReport, *, streamed: bool) -> DatasetRecord:
+    """Return the record of a dataset.
 
     Args:
-        source: As it was given: what lies on this machine is called by the last part of its path.
-        report: Of it.
-        streamed: Whether only its first images were counted.
+        source: Dataset as passed by the user; of a local path, only the last part is recorded.
+        report: Report on the dataset.
+        streamed: Whether only the first images were counted.
     """
-    facts: dict[str, Any] = {"format": report.data_format, "classes": list(report.classes)}
-    if path := local_path(source):
-        facts["name"] = public_name(path)
-    else:
-        facts["name"] = facts["dataset"] = HUB_NAMES.get(source, source).partition(":")[0]
+    path = local_path(source)
+    dataset = None if path else HUB_ALIASES.get(source, source).partition(":")[0]
+    ranges: dict[str, Any] = {}
     for name in ("widths", "heights", "box_sides", "boxes_per_image"):
-        if found := getattr(report, name):
-            facts[name] = Range(*(round(number, 4) for number in found))._asdict()
-    return facts | {
-        "images": report.samples,
-        "counts": report.counts,
-        "streamed": streamed,
-        "skipped": {kind: count for kind, count in report.problem_counts.items() if kind != "empty label file"},
-        "validation_cut_off": any(note.startswith(CUT_OFF) for note in report.notes),
-    }
+        if values := getattr(report, name):
+            ranges[name] = Range(*(round(value, 4) for value in values))._asdict()
+    return DatasetRecord(
+        format=report.data_format,
+        classes=list(report.classes),
+        name=public_name(path) if path else dataset,
+        dataset=dataset,
+        images=report.num_samples,
+        counts=report.counts,
+        streamed=streamed,
+        skipped=dict(Counter(problem.kind for problem in report.problems if problem.is_error).most_common()),
+        validation_cut_off=report.validation_cut_off,
+        **ranges,
+    )
 
 
 def _is_recorded(name: str) -> bool:

@@ -1,17 +1,17 @@
-"""What Ctrl-C and SIGTERM do to a training."""
+"""Handling of SIGINT (Ctrl-C) and SIGTERM during training."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
 
 class StoppedError(Exception):
-    """A signal ended the training; its checkpoint is written.
+    """Training was stopped by a signal, after a checkpoint was saved.
 
     Attributes:
-        signal: Its number.
+        signal: Signal number.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -20,21 +20,26 @@ class StoppedError(Exception):
 
 
 @contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Inside, SIGTERM and Ctrl-C put their number into a list and do not end the process before the second time."""
+def catch_signals() -> Generator[list[int], None, None]:
+    """Collect the numbers of received signals in a list; the second signal is handled as before the context.
+
+    Outside the main thread, which alone may set handlers, the list stays empty.
+    """
     received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

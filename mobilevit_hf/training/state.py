@@ -1,66 +1,36 @@
-"""Where a training is, who is told, and what comes of it."""
+"""State, result and throughput of a training run."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from ..evaluation import EvaluationResult
+    from ..evaluation import EvaluationResult
 
-
-class Listener:
-    """Who is told how a training goes. This one keeps it to itself."""
-
-    def say(self, text: str, kind: str = "note") -> None:
-        """A sentence for the user; `kind` is "note" or that of a problem."""
-
-    def update(self, status: "Status") -> None:
-        """Where the training is, after each step."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a training is.
-
-    Attributes:
-        progress: How much is done, 0..1.
-        step: Optimizer steps so far.
-        epoch: Times through the data so far.
-        loss: Mean over the last steps.
-        learning_rate: Of the last step.
-        images_per_second: Of all processes together, over the last steps.
-        seconds_left: As far as one can tell.
-    """
-
-    progress: float
-    step: int
-    epoch: float
-    loss: float
-    learning_rate: float
-    images_per_second: float
-    seconds_left: float
+T = TypeVar("T")
 
 
 @dataclass
-class State:
-    """Where a training is, as its checkpoints keep it.
+class TrainerState:
+    """Counters that checkpoints store.
 
     Attributes:
-        step: Optimizer steps done.
-        epoch: Epochs begun, less one.
-        batch: Batches of this epoch done, by each process.
-        epoch_progress: How much of the training was done when the epoch began, 0..1.
-        seconds: How long it has run.
-        evaluations: How many are done.
-        saves: How many checkpoints were written on schedule.
-        best: The best value of the chosen metric, None before the first.
-        best_step: When that was.
-        misses: Evaluations since.
-        evaluation_seconds: How long the last evaluation took.
+        step: Completed optimizer steps.
+        epoch: Completed epochs.
+        batch: Completed batches of the current epoch, per process.
+        epoch_progress: Completed fraction of the training at the start of the current epoch, 0..1.
+        seconds: Duration so far, interruptions excluded.
+        evaluations: Number of scheduled evaluations so far.
+        saves: Number of scheduled checkpoints so far.
+        best: Best value of the selected metric; None before the first evaluation.
+        best_step: Step of the best value.
+        misses: Evaluations since the best one.
+        evaluation_seconds: Duration of the last evaluation.
     """
 
     step: int = 0
@@ -78,16 +48,16 @@ class State:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a training.
+    """Result of a training run.
 
     Attributes:
-        output_dir: The folder of the model, which `from_pretrained` and `pipeline` read.
-        metric: The name of the metric that chose the best weights.
+        output_dir: Directory of the model, for `from_pretrained` and `pipeline`.
+        metric: Metric that selected the saved weights.
         best: Its value on the validation split; None without one.
-        steps: How many steps were trained.
-        seconds: How long it took.
-        evaluation: Of the weights that were kept; None without a validation split.
-        history: The lines of `metrics.jsonl`.
+        steps: Number of optimizer steps.
+        seconds: Duration.
+        evaluation: Evaluation of the saved weights; None without a validation split.
+        history: Lines of `metrics.jsonl`.
     """
 
     output_dir: Path
@@ -95,45 +65,51 @@ class TrainingResult:
     best: float | None
     steps: int
     seconds: float
-    evaluation: EvaluationResult | None = None
+    evaluation: "EvaluationResult | None" = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Window:
-    """Losses and times since the last line was written."""
+class ThroughputMeter:
+    """Mean loss, throughput and data waiting time of a logging interval.
+
+    Attributes:
+        mean_loss: Mean loss of the last complete interval; NaN before.
+        images_per_second: Throughput of this process in it; 0 before.
+        waiting: Fraction of its time spent waiting for batches, 0..1.
+    """
 
     def __init__(self) -> None:
         self.mean_loss, self.images_per_second, self.waiting = math.nan, 0.0, 0.0
-        self.saved = time.monotonic()
-        self._clear()
+        self._start_interval()
 
-    def _clear(self) -> None:
+    def _start_interval(self) -> None:
         self._loss, self._batches, self._images, self._waited = 0.0, 0, 0, 0.0
         self._started = time.monotonic()
-        self._pending: tuple[torch.Tensor, Callable[[], None]] | None = None
+        self._pending: tuple[Tensor, Callable[[], None]] | None = None
 
-    def watch(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches; how long they are waited for is counted."""
-        iterator = iter(batches)
+    def watch(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yield the batches and measure the time spent waiting for them."""
         while True:
             started = time.monotonic()
-            batch = next(iterator, None)
+            batch = next(batches, None)
             self._waited += time.monotonic() - started
             if batch is None:
                 return
             yield batch
 
-    def add(self, loss: torch.Tensor, images: int, fail: Callable[[], None]) -> None:
-        """Count a batch. Its loss is looked at when the next one runs: a GPU need not be waited for.
+    def add(self, loss: "Tensor", images: int, fail: Callable[[], None]) -> None:
+        """Count a batch; its loss is read while the next one runs, which avoids waiting for a GPU.
 
-        Raises:
-            ValueError: If the loss of the batch before is not a number, by its `fail`.
+        Args:
+            loss: Scalar loss of the batch.
+            images: Number of images in it.
+            fail: Raises the error for a loss that is not finite.
         """
-        self._look()
+        self._read_loss()
         self._pending = (loss, fail)
         self._images += images
 
-    def _look(self) -> None:
+    def _read_loss(self) -> None:
         if self._pending:
             loss, fail = self._pending
             self._pending = None
@@ -144,15 +120,15 @@ class Window:
             self._batches += 1
 
     def close(self) -> None:
-        """Work out the figures, and begin anew."""
-        self._look()
+        """Compute the interval's figures and start the next one."""
+        self._read_loss()
         if self._batches:
             seconds = max(time.monotonic() - self._started, 1e-9)
             self.mean_loss = self._loss / self._batches
             self.images_per_second = self._images / seconds
             self.waiting = self._waited / seconds
-        self._clear()
+        self._start_interval()
 
     def skip(self) -> None:
-        """What was done since the figures were worked out is no training: count from now on."""
+        """Restart the clock: exclude the time since `close`, such as an evaluation."""
         self._started = time.monotonic()

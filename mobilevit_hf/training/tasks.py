@@ -1,8 +1,8 @@
-"""What differs between training a classifier and a detector; the engine is one."""
+"""Parts of training that differ by task: initial model, augmentation and loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,70 +13,78 @@ from ..data.checks import DatasetReport
 from ..data.transforms import Mix, make_mix
 from ..data.types import Dataset
 from ..evaluation import EvaluationResult
-from .arguments import TrainArguments
-from .initialization import Start, start_classifier, start_detector
+from ..tasks import TaskName
+from .arguments import TaskArguments
+from .initialization import CLASSIFIER_TYPES, DETECTOR_TYPES, InitialModel, create_classifier, create_detector
 
 LossFunction: TypeAlias = Callable[[nn.Module, dict[str, Any]], Tensor]
 
 
 class TrainingTask(ABC):
-    """A task, for a dataset.
+    """Training task on a dataset.
 
     Args:
-        arguments: Those of the training, complete for the task.
-        dataset: What to train on.
+        arguments: Training arguments.
+        dataset: Valid samples.
+
+    Attributes:
+        model_types: Model types of initial checkpoints.
     """
 
-    def __init__(self, arguments: TrainArguments, dataset: Dataset) -> None:
+    model_types: ClassVar[tuple[str, ...]]
+
+    def __init__(self, arguments: TaskArguments, dataset: Dataset) -> None:
         self.arguments, self.dataset = arguments, dataset
 
     @abstractmethod
-    def start(self, report: DatasetReport) -> Start:
-        """The model to train, and its image processor."""
+    def create_model(self, report: DatasetReport) -> InitialModel:
+        """Create the initial model and its image processor."""
 
     @abstractmethod
     def augmentation(self) -> dict[str, Any]:
-        """Options of `make_transform` in training."""
+        """Return keyword arguments of `make_transform` for training."""
 
     def mix(self) -> Mix | None:
-        """What is done to whole batches."""
+        """Return an augmentation of whole batches, None for no such."""
         return None
 
     @abstractmethod
     def loss_function(self, report: DatasetReport, device: torch.device) -> LossFunction:
-        """A function of the model and a batch that returns the loss, a scalar."""
+        """Return a function (model, batch) → scalar loss."""
 
-    def finish(self, model: PreTrainedModel, result: EvaluationResult) -> None:
-        """Write into the model's configuration what was found out about it."""
+    def update_config(self, model: PreTrainedModel, result: EvaluationResult) -> None:
+        """Store results of the evaluation in the model's configuration."""
         return
 
-    def _augmentation_of_both(self) -> dict[str, float]:
+    def _common_augmentation(self) -> dict[str, Any]:
         return {name: getattr(self.arguments, name) for name in ("horizontal_flip", "vertical_flip", "color_jitter")}
 
 
 class ClassificationTask(TrainingTask):
-    """One of K classes for each image: cross-entropy."""
+    """Image classification with cross-entropy loss."""
 
-    def start(self, report: DatasetReport) -> Start:
-        """A classifier of the data's classes that sees images no larger than they are."""
-        side = min(report.widths.median, report.heights.median) if report.widths else None
-        return start_classifier(self.arguments, self.dataset.classes, side)
+    model_types = CLASSIFIER_TYPES
+
+    def create_model(self, report: DatasetReport) -> InitialModel:
+        """Create a classifier whose input size is at most the median image size."""
+        side = min(report.widths.median, report.heights.median) if report.widths and report.heights else None
+        return create_classifier(self.arguments, self.dataset.classes, side)
 
     def augmentation(self) -> dict[str, Any]:
-        """Crops, flips, and what was asked for beside."""
+        """Return crops, flips, color jitter, RandAugment and random erasing."""
         a = self.arguments
-        return self._augmentation_of_both() | {
+        return self._common_augmentation() | {
             "crop_scale": (a.crop_scale, 1.0),
             "rand_augment": a.rand_augment,
             "random_erasing": a.random_erasing,
         }
 
     def mix(self) -> Mix | None:
-        """Mixup and cutmix, if asked for."""
+        """Return MixUp and CutMix, None if both are disabled."""
         return make_mix(len(self.dataset.classes), self.arguments.mixup, self.arguments.cutmix)
 
     def loss_function(self, report: DatasetReport, device: torch.device) -> LossFunction:
-        """Cross-entropy, with smoothed labels and weighted classes where asked for."""
+        """Return cross-entropy with label smoothing and optional class weights."""
         weights = None
         if self.arguments.class_weights == "balanced":
             weights = balanced_weights([report.counts["train"][name] for name in self.dataset.classes]).to(device)
@@ -90,38 +98,40 @@ class ClassificationTask(TrainingTask):
 
 
 class DetectionTask(TrainingTask):
-    """Objects of K classes and their boxes: SSD's loss."""
+    """Object detection with SSD's loss."""
 
-    def start(self, report: DatasetReport) -> Start:
-        """A detector of the data's classes, with anchors for its boxes."""
+    model_types = DETECTOR_TYPES
+
+    def create_model(self, report: DatasetReport) -> InitialModel:
+        """Create a detector with anchors fitted to the training boxes."""
         train = self.dataset.splits["train"]
-        return start_detector(self.arguments, self.dataset.classes, train if isinstance(train, Sequence) else None)
+        return create_detector(self.arguments, self.dataset.classes, train if isinstance(train, Sequence) else None)
 
     def augmentation(self) -> dict[str, Any]:
-        """SSD's."""
-        return self._augmentation_of_both() | {name: getattr(self.arguments, name) for name in ("zoom_out", "crop")}
+        """Return SSD's augmentation."""
+        return self._common_augmentation() | {name: getattr(self.arguments, name) for name in ("zoom_out", "crop")}
 
     def loss_function(self, report: DatasetReport, device: torch.device) -> LossFunction:
-        """The model's own."""
+        """Return the model's own loss."""
         return lambda model, batch: model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
 
-    def finish(self, model: PreTrainedModel, result: EvaluationResult) -> None:
-        """The threshold of the best F1 becomes the recommended one."""
+    def update_config(self, model: PreTrainedModel, result: EvaluationResult) -> None:
+        """Store the threshold with the highest F1 as the recommended one."""
         if result.best_threshold:
             model.config.recommended_threshold = round(result.best_threshold.value, 3)
 
 
-TASKS: dict[str, type[TrainingTask]] = {
+TRAINING_TASKS: dict[TaskName, type[TrainingTask]] = {
     "image-classification": ClassificationTask,
     "object-detection": DetectionTask,
 }
 
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:
-    """Weights that make each class count the same, 1 on average over the samples.
+    """Return class weights inversely proportional to class frequency, with mean 1 over the samples.
 
     Args:
-        counts: (K,) how many samples each class has; one without any gets the weight 0.
+        counts: (K,) number of samples by class; an empty class gets weight 0.
     """
     numbers = torch.tensor(counts, dtype=torch.float32)
     present = numbers > 0

@@ -1,4 +1,4 @@
-"""Small datasets for trainings: circles and squares, whose colors tell nothing about what they are."""
+"""Small datasets of circles and squares, whose colors are unrelated to their class."""
 
 import json
 import random
@@ -10,36 +10,32 @@ CLASSES = ("circle", "square")
 
 
 def draw_image(shapes, seed, side=64):
-    """An image of shapes in any color on a blurred background in any colors, and where they are.
+    """Draw shapes in random colors next to each other on a blurred random background.
 
     Args:
-        shapes: Their names. They lie beside each other.
-        seed: Of all that is drawn at random.
-        side: Of the image, in pixels.
+        shapes: Names of the shapes.
+        seed: Random seed.
+        side: Side of the image in pixels.
 
     Returns:
         The image, and a box (x1, y1, x2, y2) in pixels for each shape.
     """
-    chance, noise = random.Random(seed), np.random.default_rng(seed)
+    rng, noise = random.Random(seed), np.random.default_rng(seed)
     colors = noise.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
     image = Image.fromarray(colors).resize((side, side))
-    boxes, room = [], side / max(len(shapes), 1)
-    for place, shape in enumerate(shapes):
-        length = chance.uniform(0.4, 0.8) * room
-        x, y = place * room + chance.uniform(0, room - length), chance.uniform(0, side - length)
+    boxes, cell = [], side / max(len(shapes), 1)
+    for index, shape in enumerate(shapes):
+        length = rng.uniform(0.4, 0.8) * cell
+        x, y = index * cell + rng.uniform(0, cell - length), rng.uniform(0, side - length)
         boxes.append([round(value, 2) for value in (x, y, x + length, y + length)])
         draw = ImageDraw.Draw(image)
         draw_shape = draw.ellipse if shape == "circle" else draw.rectangle
-        draw_shape(boxes[-1], fill=tuple(chance.randrange(256) for _ in range(3)))
+        draw_shape(boxes[-1], fill=tuple(rng.randrange(256) for _ in range(3)))
     return image, boxes
 
 
 def draw_classification(folder, train=16, validation=8, side=64):
-    """Class folders in two splits, with so many images in each split.
-
-    Returns:
-        The folder.
-    """
+    """Write class folders with the given number of images per split, and return the folder."""
     for split, count, seed in (("train", train, 0), ("validation", validation, 10_000)):
         for i in range(count):
             shape = CLASSES[i % 2]
@@ -49,11 +45,7 @@ def draw_classification(folder, train=16, validation=8, side=64):
 
 
 def draw_detection(folder, train=16, validation=8, side=64):
-    """Images of one to three shapes in COCO's format in two splits, with so many images in each split.
-
-    Returns:
-        The folder.
-    """
+    """Write a COCO dataset with one to three shapes per image, and return the folder."""
     for split, count, seed in (("train", train, 0), ("val", validation, 10_000)):
         (folder / split).mkdir(parents=True, exist_ok=True)
         (folder / "annotations").mkdir(exist_ok=True)

@@ -1,12 +1,12 @@
-"""Trainings of a few steps: how they are asked for, who is told, and what they leave."""
+"""Options of short training runs, and readers of their output."""
 
 import json
 from pathlib import Path
 
 import yaml
 
+from mobilevit_hf.training.callbacks import TrainerCallback
 from mobilevit_hf.training.checkpoint import find_checkpoints, load_checkpoint
-from mobilevit_hf.training.state import Listener
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SCRIPT_OF = {"image-classification": "train_classification.py", "object-detection": "train_detection.py"}
@@ -15,37 +15,37 @@ SHORT = ("--max-steps", 2, "--per-device-train-batch-size", 4, "--dataloader-num
 SMALL = (*SHORT, "--image-size", 64)
 
 
-class AtStep(Listener):
-    """Does something after a step, and notes what it is told."""
+class StepCallback(TrainerCallback):
+    """Calls a function after a step, and collects the messages."""
 
-    def __init__(self, step=None, do=None):
-        self.step, self.do, self.said = step, do, []
+    def __init__(self, step=None, function=None):
+        self.step, self.function, self.messages = step, function, []
 
-    def update(self, status):
-        if status.step == self.step:
-            self.do()
+    def on_progress(self, progress):
+        if progress.step == self.step:
+            self.function()
 
-    def say(self, text, kind="note"):
-        self.said.append(text)
+    def on_message(self, text, kind="note"):
+        self.messages.append(text)
 
 
-def lines_of(folder):
+def read_metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def results_of(folder):
+def read_results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def arguments_of(folder):
+def read_arguments(folder):
     return yaml.safe_load((folder / "recipe.yaml").read_text())
 
 
-def state_of(folder):
+def load_last_checkpoint(folder):
     return load_checkpoint(find_checkpoints(folder)[-1])
 
 
-def names_in(folder):
+def list_files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 

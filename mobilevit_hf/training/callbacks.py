@@ -1,0 +1,36 @@
+"""Callback of a training run."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Progress of a training run.
+
+    Attributes:
+        progress: Completed fraction, 0..1.
+        step: Completed optimizer steps.
+        epoch: Completed epochs.
+        loss: Mean training loss of the last logging interval; NaN before the first ends.
+        learning_rate: Learning rate of the last step.
+        images_per_second: Throughput of all processes together in the last logging interval; 0 before the first ends.
+        seconds_left: Estimated remaining time.
+    """
+
+    progress: float
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    images_per_second: float
+    seconds_left: float
+
+
+class TrainerCallback:
+    """Receives messages and progress from a training run, in the main process only; does nothing by default."""
+
+    def on_message(self, text: str, kind: str = "note") -> None:
+        """Receive a sentence for the user; `kind` is "note", "validation" or a `ProblemKind` of the dataset."""
+
+    def on_progress(self, progress: TrainingProgress) -> None:
+        """Receive the progress after each optimizer step."""

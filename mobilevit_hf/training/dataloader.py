@@ -1,0 +1,137 @@
+"""Batches of a training run."""
+
+import math
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..data.dataloader import ImageDataset, ImageStream, make_dataloader
+from ..data.sampler import BatchShape, MultiScaleBatchSampler, SampleSpec, multi_scale_shapes
+from ..data.transforms import make_transform
+from ..data.types import Sample
+from .arguments import TaskArguments
+from .initialization import STRIDE, InitialModel
+from .tasks import TrainingTask
+
+# Training image sizes of the paper, relative to the model's input size (section 3.3).
+MIN_SCALE, MAX_SCALE, NUM_SCALES = 160 / 256, 320 / 256, 5
+# Progressive resizing: (completed fraction of the training, image size relative to the model's input size).
+GROWTH = ((0.0, 0.625), (0.25, 0.8), (0.5, 1.0))
+
+MAX_WORKERS = 8
+
+
+def batch_shapes(multi_scale: str, image_size: int, batch_size: int, progress: float) -> list[BatchShape]:
+    """Return the batch shapes of an epoch.
+
+    Args:
+        multi_scale: "off": one shape; "on": five sizes around `image_size` with as many pixels per batch as in the
+            paper (section 3.3); "progressive": growing images (arXiv 2104.00298, section 4), `batch_size` constant.
+        image_size: Input size of the model in pixels.
+        batch_size: Images per batch at that size.
+        progress: Completed fraction of the training, 0..1.
+    """
+    base = BatchShape(image_size, image_size, batch_size)
+    if multi_scale == "off":
+        return [base]
+    if multi_scale == "on":
+        sides = (round(MIN_SCALE * image_size), round(MAX_SCALE * image_size))
+        return multi_scale_shapes(base, heights=sides, widths=sides, num_scales=NUM_SCALES, divisor=STRIDE)
+    scale = [scale for start, scale in GROWTH if progress >= start][-1]
+    side = min(image_size, max(2 * STRIDE, math.ceil(scale * image_size / STRIDE) * STRIDE))
+    return [BatchShape(side, side, batch_size)]
+
+
+class TrainingDataLoader:
+    """Loader of a run's batches, epoch by epoch.
+
+    Args:
+        arguments: Training arguments.
+        task: Task with the dataset.
+        initial: Initial model and its image processor.
+        accelerator: Process index, number of processes and device.
+    """
+
+    def __init__(
+        self, arguments: TaskArguments, task: TrainingTask, initial: InitialModel, accelerator: Accelerator
+    ) -> None:
+        self.arguments, self.image_size, self.accelerator = arguments, initial.image_size, accelerator
+        samples = task.dataset.splits["train"]
+        transform = make_transform(task.dataset.task, initial.processor, training=True, **task.augmentation())
+        ranks = {"rank": accelerator.process_index, "num_replicas": accelerator.num_processes}
+        batch_size, seed = arguments.per_device_train_batch_size, arguments.seed
+        self.samples: Sequence[Sample] = ()
+        self.sampler = None
+        if isinstance(samples, Sequence):
+            self.samples = samples
+            self.sampler = MultiScaleBatchSampler(len(samples), self._shapes(0.0), seed=seed, **ranks)
+            data = ImageDataset(samples, transform, task.mix())
+        else:
+            size = (initial.image_size, initial.image_size)
+            data = self.stream = ImageStream(samples, transform, batch_size, size, mix=task.mix(), seed=seed, **ranks)
+        self.loader: Iterable[Any] = make_dataloader(
+            data, self.sampler, num_workers=self._num_workers(), pin_memory=accelerator.device.type == "cuda"
+        )
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps per epoch at the model's input size; None for a stream."""
+        if self.sampler is None:
+            return None
+        images = self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
+        return -(-len(self.samples) // (images * self.accelerator.num_processes))
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Batches of this process in the current epoch; None for a stream."""
+        return None if self.sampler is None else len(self.sampler) + self.sampler.start_batch
+
+    def epoch(
+        self, number: int, start_batch: int, progress: float
+    ) -> Generator[tuple[list[SampleSpec], dict[str, Any]], None, None]:
+        """Yield the batches of an epoch with their sample specs (empty for a stream).
+
+        Args:
+            number: Epoch index.
+            start_batch: Index of the first batch to yield.
+            progress: Completed fraction of the training at the start of the epoch, 0..1.
+        """
+        if self.sampler is None:
+            self.stream.set_epoch(number)
+            for index, batch in enumerate(self.loader):
+                if index >= start_batch:
+                    yield [], self._to_device(batch)
+            return
+        self.sampler.shapes = self._shapes(progress)
+        self.sampler.set_epoch(number, start_batch)
+        for specs, batch in zip(self.sampler, self.loader, strict=True):
+            yield specs, self._to_device(batch)
+
+    def close(self) -> None:
+        """Stop the worker processes, which would otherwise run until Python exits."""
+        self.loader = ()
+
+    def names(self, specs: Sequence[SampleSpec]) -> list[str]:
+        """Return the sample names of a batch."""
+        return [self.samples[spec.index].name for spec in specs]
+
+    def _shapes(self, progress: float) -> list[BatchShape]:
+        a = self.arguments
+        return batch_shapes(a.multi_scale, self.image_size, a.per_device_train_batch_size, progress)
+
+    def _num_workers(self) -> int:
+        if self.arguments.dataloader_num_workers is not None:
+            return self.arguments.dataloader_num_workers
+        cores = torch.multiprocessing.cpu_count() // self.accelerator.num_processes
+        # On a CPU one process loads while the model computes; more would take cores from the model.
+        return max(0, min(1 if self.accelerator.device.type == "cpu" else MAX_WORKERS, cores - 1))
+
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        device, labels = self.accelerator.device, batch["labels"]
+        if isinstance(labels, torch.Tensor):
+            labels = labels.to(device, non_blocking=True)
+        else:
+            labels = [{name: value.to(device, non_blocking=True) for name, value in label.items()} for label in labels]
+        return {"pixel_values": batch["pixel_values"].to(device, non_blocking=True), "labels": labels}

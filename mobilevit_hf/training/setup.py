@@ -1,0 +1,309 @@
+"""Validation, dataset scan and construction of a training run, in this order."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor, nn
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from ..data.checks import DatasetReport, check_dataset, drop_invalid
+from ..data.reading import load_dataset
+from ..data.types import Dataset
+from ..modeling.variants_mobilevit import VARIANTS
+from ..records import TrainingRecord
+from ..tasks import TaskName
+from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, TaskArguments, TrainArguments
+from .checkpoint import find_checkpoints, load_checkpoint
+from .dataloader import TrainingDataLoader
+from .ema import EMA
+from .initialization import check_initial_checkpoint, choose_initial_checkpoint
+from .optimization import Schedule, create_optimizer
+from .push_to_hub import check_publication
+from .record import create_record
+from .tasks import TRAINING_TASKS, LossFunction, TrainingTask
+
+# Arguments that may differ when a run is resumed: they don't affect the computation of a step.
+MAY_CHANGE = (
+    "resume", "output_dir", "num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience", "save_steps",
+    "save_total_limit", "logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
+    "hub_revision", "hub_images", "license", "license_name", "license_link",
+    "dataloader_num_workers", "per_device_eval_batch_size", "compile", "max_bad",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ValidatedRun:
+    """A training run whose options, output directory, checkpoints and Hub access are valid; no image was decoded.
+
+    Attributes:
+        requested: Arguments as passed by the user, with `model` set.
+        arguments: The same with the task's defaults.
+        dataset: Dataset, whose images are not checked yet.
+        resumed: Content of the checkpoint to resume from; None for a new run.
+        repo_id: Hub repository to publish to, in the main process.
+        notes: Sentences for the user.
+    """
+
+    requested: TrainArguments
+    arguments: TaskArguments
+    dataset: Dataset
+    resumed: dict[str, Any] | None
+    repo_id: str | None
+    notes: list[str]
+
+
+@dataclass(kw_only=True)
+class Components:
+    """Parts of a training run.
+
+    Attributes:
+        task: Task with the valid samples.
+        model: Model that is trained, in channels-last memory format on the accelerator's device.
+        processor: Its image processor.
+        frozen: Part of the model that is not trained.
+        loss_model: Model and loss, prepared by Accelerate.
+        optimizer: Optimizer, prepared by Accelerate.
+        ema: Average of the weights.
+        loader: Loader of training batches.
+        schedule: Learning rate schedule.
+        num_steps: Optimizer steps; None if only the time is limited.
+        record: Record for the model card, in the main process.
+    """
+
+    task: TrainingTask
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    frozen: nn.Module | None
+    loss_model: nn.Module
+    optimizer: Any
+    ema: EMA | None
+    loader: TrainingDataLoader
+    schedule: Schedule
+    num_steps: int | None
+    record: TrainingRecord | None
+
+
+class LossModel(nn.Module):
+    """A model and its loss, batch → scalar: Accelerate wraps this module and leaves the model itself unchanged."""
+
+    def __init__(self, model: nn.Module, loss_function: LossFunction) -> None:
+        super().__init__()
+        self.model, self.loss_function = model, loss_function
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of a batch."""
+        return self.loss_function(self.model, batch)
+
+
+# --- validation ------------------------------------------------------------------------------------------------------
+
+
+def create_accelerator(arguments: TrainArguments) -> Accelerator:
+    """Create the accelerator with its precision and tracker.
+
+    Raises:
+        ValueError: If the tracker is not installed or the device doesn't support the precision.
+    """
+    if AcceleratorState._shared_state:  # left by an earlier run in this process
+        AcceleratorState._reset_state()
+    if arguments.report_to not in ("none", *(tracker.value for tracker in get_available_trackers())):
+        raise ValueError(f"report_to: {arguments.report_to} is not installed. Run: pip install {arguments.report_to}")
+    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
+    try:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            cpu=arguments.use_cpu,
+            log_with=None if arguments.report_to == "none" else arguments.report_to,
+            project_dir=arguments.output_dir,
+        )
+    except ValueError as error:
+        raise ValueError(f"{' '.join(str(error).split())} (bf16={arguments.bf16}, fp16={arguments.fp16})") from error
+    if arguments.fp16 and accelerator.device.type == "cpu":
+        raise ValueError("fp16: got a CPU, expected a GPU. Use --bf16, or neither.")
+    return accelerator
+
+
+def validate(arguments: TrainArguments, accelerator: Accelerator, log: Callable[[str], Any]) -> ValidatedRun:
+    """Check all that can be checked without decoding an image; checks that don't need the task come first.
+
+    Args:
+        arguments: Arguments as passed by the user.
+        accelerator: Accelerator of this process.
+        log: Called with one line per message of the Hub.
+
+    Raises:
+        ValueError: If an option, the output directory, the initial checkpoint, the license or the dataset is invalid,
+            or a resumed run had other arguments.
+        HubError: If the Hub denies write access.
+    """
+    checkpoint = find_resume_checkpoint(arguments)
+    accelerator.wait_for_everyone()  # before the main process creates the output directory
+    model, notes = (arguments.model, []) if arguments.model else choose_initial_checkpoint()
+    model_types = {model_type for task in TRAINING_TASKS.values() for model_type in task.model_types}
+    check_initial_checkpoint(model, sorted(model_types))
+    requested = dataclasses.replace(arguments, model=model)
+    publishes = arguments.push_to_hub and accelerator.is_main_process
+    repo_id = check_publication(requested, log) if publishes else None
+    resumed = None
+    if checkpoint:
+        resumed = load_checkpoint(checkpoint)
+        notes = [*notes, f"Resuming from step {resumed['state']['step']} ({checkpoint.name})."]
+
+    dataset = load_training_dataset(requested)
+    complete = requested.for_task(dataset.task)
+    check_initial_checkpoint(model, TRAINING_TASKS[dataset.task].model_types)
+    if resumed:
+        check_resumed_arguments(complete, resumed["arguments"])
+    return ValidatedRun(requested, complete, dataset, resumed, repo_id, notes)
+
+
+def find_resume_checkpoint(arguments: TrainArguments) -> Path | None:
+    """Return the latest checkpoint in the output directory, None for a new run.
+
+    Raises:
+        ValueError: If `data` or `output_dir` is missing, or a new run's output directory is not empty.
+    """
+    for name in ("data", "output_dir"):
+        if not getattr(arguments, name):
+            raise ValueError(f"{name}: got none, expected a path. Pass one.")
+    folder = Path(str(arguments.output_dir))
+    if arguments.resume is None and folder.exists() and any(folder.iterdir()):
+        raise ValueError(
+            f"output_dir: {folder} is not empty. Resume the run in it (--resume auto), or choose another --output-dir."
+        )
+    checkpoints = find_checkpoints(folder)
+    return checkpoints[-1] if checkpoints else None
+
+
+def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any]) -> None:
+    """Check that a resumed run has the arguments of its checkpoint, except those in `MAY_CHANGE`.
+
+    Raises:
+        ValueError: If another argument differs.
+    """
+    own = dataclasses.asdict(arguments)
+    changed = [name for name, value in saved.items() if name in own and own[name] != value and name not in MAY_CHANGE]
+    if changed:
+        shown = ", ".join(f"{name} (was {saved[name]}, is {own[name]})" for name in changed)
+        raise ValueError(
+            f"{arguments.output_dir}: can't resume with other arguments: {shown}. Pass the same, or another "
+            "--output-dir."
+        )
+
+
+def load_training_dataset(arguments: TrainArguments) -> Dataset:
+    """Load the training and validation split without decoding images; the test split is for `mobilevit evaluate`.
+
+    Raises:
+        ValueError: If the dataset is invalid or has no training split.
+    """
+    dataset = load_dataset(
+        arguments.data,
+        data_format=arguments.data_format,
+        validation_fraction=arguments.validation_fraction,
+        streaming=arguments.streaming,
+    )
+    if "train" not in dataset.splits:
+        raise ValueError(f"{arguments.data}: got splits {', '.join(dataset.splits)}, expected train. Add it.")
+    dataset.splits.pop("test", None)
+    return dataset
+
+
+# --- scan and construction -------------------------------------------------------------------------------------------
+
+
+def scan_dataset(dataset: Dataset, accelerator: Accelerator, max_bad: float) -> tuple[Dataset, DatasetReport]:
+    """Decode every image in the main process, and return the valid samples and the report in all processes.
+
+    Raises:
+        ValueError: If more than the fraction `max_bad` of the samples is invalid.
+    """
+    reports: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            reports = [check_dataset(dataset)]
+        except Exception as error:  # raised below in all processes
+            reports = [error]
+    broadcast_object_list(reports)
+    if isinstance(reports[0], Exception):
+        raise reports[0]
+    return drop_invalid(dataset, reports[0], max_bad), reports[0]
+
+
+def build(
+    run: ValidatedRun, dataset: Dataset, report: DatasetReport, accelerator: Accelerator
+) -> tuple[Components, tuple[str, ...]]:
+    """Build model, optimizer, loader and schedule of a run, and return them with notes for the user."""
+    arguments = run.arguments
+    set_seed(arguments.seed)
+    task = TRAINING_TASKS[dataset.task](arguments, dataset)
+    initial = task.create_model(report)
+    loader = TrainingDataLoader(arguments, task, initial, accelerator)
+    if arguments.gradient_checkpointing:
+        initial.model.gradient_checkpointing_enable()
+    frozen = _freeze_backbone(initial.model) if arguments.freeze_backbone else None
+    model = initial.model.to(accelerator.device, memory_format=torch.channels_last)
+    optimizer = create_optimizer(
+        model,
+        learning_rate=arguments.learning_rate,
+        weight_decay=arguments.weight_decay,
+        betas=(arguments.adam_beta1, arguments.adam_beta2),
+        decay_norms_and_biases=arguments.decay_norms_and_biases,
+    )
+    loss_function = task.loss_function(report, accelerator.device)
+    loss_model, optimizer = accelerator.prepare(
+        LossModel(torch.compile(model) if arguments.compile else model, loss_function), optimizer
+    )
+    components = Components(
+        task=task,
+        model=model,
+        processor=initial.processor,
+        frozen=frozen,
+        loss_model=loss_model,
+        optimizer=optimizer,
+        ema=EMA(model, arguments.ema_decay, warmup=arguments.ema_warmup) if arguments.ema_decay else None,
+        loader=loader,
+        schedule=Schedule(
+            arguments.learning_rate, arguments.min_lr_rate, arguments.warmup_steps, arguments.warmup_lr_rate
+        ),
+        num_steps=count_steps(arguments, dataset.task, loader.steps_per_epoch),
+        record=create_record(run.requested, arguments, report, initial.image_size)
+        if accelerator.is_main_process
+        else None,
+    )
+    return components, initial.notes
+
+
+def _freeze_backbone(model: PreTrainedModel) -> nn.Module:
+    return model.get_submodule("backbone" if hasattr(model, "backbone") else "mobilevit").requires_grad_(False)
+
+
+def count_steps(arguments: TaskArguments, task: TaskName, steps_per_epoch: int | None) -> int | None:
+    """Return the number of optimizer steps; None if only the time is limited.
+
+    Args:
+        arguments: Training arguments.
+        task: Name of the task.
+        steps_per_epoch: Optimizer steps per epoch; None for a stream.
+    """
+    if arguments.max_steps:
+        return arguments.max_steps
+    if steps_per_epoch is None:
+        return None
+    if arguments.num_train_epochs:
+        return max(1, math.ceil(arguments.num_train_epochs * steps_per_epoch))
+    if arguments.max_minutes:
+        return None
+    epochs, min_steps = DEFAULT_LENGTH[task]
+    factor = FROM_SCRATCH_LENGTH_FACTOR if arguments.model in VARIANTS else 1
+    return factor * max(epochs * steps_per_epoch, min_steps)
