@@ -1,4 +1,4 @@
-"""Measure a model on images whose answers are known: what `pipeline` answers, counted as papers count it."""
+"""Evaluate a model on a dataset: metrics of the pipeline's predictions with confidence intervals."""
 
 import lazy_loader
 

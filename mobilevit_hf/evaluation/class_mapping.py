@@ -1,58 +1,59 @@
-"""Which class of a model a dataset means."""
+"""Map the classes of a dataset to the classes of a model."""
 
 from collections.abc import Mapping, Sequence
 
-# Two lists of class names are one list in two spellings if no larger share of their places differs.
+# Class lists of equal length are matched by index where at most this fraction of the names differs in spelling.
 MAX_RENAMED = 0.01
 
 
 def match_classes(id2label: Mapping[int, str], classes: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Which of a model's classes each class of a dataset is, by name.
+    """Return the model's class index of each class of a dataset.
 
-    Names are the same if they are equal; else if they differ in case, blanks and underscores only; else if what is
-    before the first comma is the same, as in "tench" and "tench, Tinca tinca". Of several classes with one name it is
-    the one at the same place. Lists of equal length are matched by place if no name agrees (`LABEL_0`), or where one
-    name in a hundred at most does not (another spelling).
+    Names match if they are equal; else if they differ in case, blanks and underscores only; else if the parts before
+    the first comma match, as in "tench" and "tench, Tinca tinca". Among several classes of one name, the one at the
+    same index is chosen. Lists of equal length are matched by index if no name matches (`LABEL_0`), or for at most
+    one unmatched name in a hundred (another spelling).
 
     Args:
-        id2label: The model's names by class.
-        classes: The dataset's, in the order of its labels.
+        id2label: Class names of the model.
+        classes: Class names of the dataset, in label order.
 
     Returns:
-        The model's class for each, and notes for the user.
+        The model's class index of each dataset class, and notes for the user.
 
     Raises:
-        ValueError: If the model does not know some of the classes.
+        ValueError: If the model lacks some of the classes.
     """
     names = [name for _, name in sorted(id2label.items())]
-    found = [_find_class(names, name, place) for place, name in enumerate(classes)]
-    unknown = [place for place, index in enumerate(found) if index is None]
-    in_place = sum(place == index for place, index in enumerate(found))
-    if not unknown:
-        return found, []
-    if len(names) == len(classes) and len(unknown) == len(classes):
-        return list(range(len(classes))), [
-            f"The model calls its {len(names)} classes {_listing(names)}, the dataset {_listing(classes)}: no name "
-            "agrees, so they are taken to be in the same order."
-        ]
-    if len(names) == len(classes) and len(classes) - in_place <= MAX_RENAMED * len(classes):
-        pairs = _listing([f"{classes[place]} = {names[place]}" for place in unknown])
-        return [place if index is None else index for place, index in enumerate(found)], [
-            f"Matched by their place in the list, as all other names agree: {pairs}."
-        ]
+    indices = [_find_class(names, name, index) for index, name in enumerate(classes)]
+    matched = [index for index in indices if index is not None]
+    unmatched = [label for label, index in enumerate(indices) if index is None]
+    if not unmatched:
+        return matched, []
+    if len(names) == len(classes):
+        if not matched:
+            return list(range(len(classes))), [
+                f"No class name of the model ({_join(names)}) matches one of the dataset ({_join(classes)}). Assuming "
+                f"that both list their {len(names)} classes in the same order."
+            ]
+        if sum(label != index for label, index in enumerate(indices)) <= MAX_RENAMED * len(classes):
+            pairs = _join([f"{classes[label]} = {names[label]}" for label in unmatched])
+            return [label if index is None else index for label, index in enumerate(indices)], [
+                f"Matched by index, because all other names agree: {pairs}."
+            ]
     raise ValueError(
-        f"The model does not know {len(unknown)} of the dataset's {len(classes)} classes: "
-        f"{_listing([classes[place] for place in unknown])}. It knows {_listing(names)}. Give the dataset's classes "
-        "the model's names, or take a model trained on them."
+        f"classes: got {len(unmatched)} of {len(classes)} dataset classes that the model lacks "
+        f"({_join([classes[label] for label in unmatched])}), expected classes among {_join(names)}. Rename the "
+        "dataset's classes, or use a model trained on them."
     )
 
 
-def _find_class(names: Sequence[str], name: str, place: int) -> int | None:
-    """The place in `names` of a name, at best the given place; None if it is not there, or several times elsewhere."""
-    for read in (str, _fold_name, lambda name: _fold_name(name.split(",")[0])):
-        same = [index for index, other in enumerate(names) if read(other) == read(name)]
-        if place in same or len(same) == 1:
-            return place if place in same else same[0]
+def _find_class(names: Sequence[str], name: str, index: int) -> int | None:
+    """Return the index of a name in `names`, preferably the given one; None if it is missing or ambiguous."""
+    for normalize in (str, _fold_name, lambda name: _fold_name(name.split(",")[0])):
+        same = [other for other, candidate in enumerate(names) if normalize(candidate) == normalize(name)]
+        if index in same or len(same) == 1:
+            return index if index in same else same[0]
     return None
 
 
@@ -60,6 +61,6 @@ def _fold_name(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
 
 
-def _listing(names: Sequence[str], limit: int = 10) -> str:
+def _join(names: Sequence[str], limit: int = 10) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -1,4 +1,4 @@
-"""How good a classifier's answers are, by counts of what it named and what was right."""
+"""Metrics of image classification, from counts of predicted and target classes."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,21 +9,22 @@ import numpy as np
 
 from ..data.types import Sample
 from ..metrics.class_names import class_names
-from .confidence_intervals import chunks, interval
+from .confidence_intervals import chunk_sizes, percentile_interval
 from .inference import Prepared
-from .results import Mistake, find_worst
+from .results import Mistake, select_worst
+from .task_metrics import TaskMetrics
 
 TOP = 5
 
 
 @dataclass
 class Counts:
-    """What there is to know of answers.
+    """Counts of predictions.
 
     Attributes:
-        pairs: How often each pair of the class named first and the right one came.
-        in_top: How often the right class was among the first `TOP`.
-        mistakes: The worst, as `find_worst` has them.
+        pairs: Number of images by (predicted class, target class).
+        in_top: Number of images with the target among the `TOP` highest logits.
+        mistakes: Worst mistakes, see `select_worst`.
     """
 
     pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -31,122 +32,120 @@ class Counts:
     mistakes: list[Mistake] = field(default_factory=list)
 
 
-class Classification:
-    """What a classifier answers, and what that is worth.
+class ClassificationMetrics(TaskMetrics):
+    """Accuracy, top-5 accuracy, macro F1, and precision, recall and F1 per class."""
 
-    Args:
-        id2label: The model's names of its classes.
-        targets: The model's class for each of the dataset's.
-    """
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.state = Counts()
 
-    def __init__(self, id2label: Mapping[int, str], targets: Sequence[int]) -> None:
-        self.id2label = id2label
-        self.targets = targets
-        self.known = Counts()
-
-    def answer(self, outputs: Any, group: Sequence[Prepared]) -> np.ndarray:
-        """(B, K) logits."""
+    def postprocess(self, outputs: Any, group: Sequence[Prepared]) -> np.ndarray:
+        """Return the logits (B, K)."""
         return outputs.logits.float().cpu().numpy()
 
-    def add(self, logits: np.ndarray, group: Sequence[Prepared]) -> None:
-        """Count the answers (B, K) to a group of images."""
+    def update(self, predictions: np.ndarray, group: Sequence[Prepared]) -> None:
+        """Count the logits (B, K) of a group of images."""
+        logits = predictions
         if not np.isfinite(logits).all():
-            raise ValueError("The model's logits are not all finite numbers: it is broken, or was trained so.")
-        right = np.array([self._right_class(prepared.sample) for prepared in group])
-        named = logits.argmax(axis=1)
-        of_right = np.take_along_axis(logits, right[:, None], axis=1)
-        # Of classes with equal scores the lower index comes first.
-        before = (logits > of_right) | ((logits == of_right) & (np.arange(logits.shape[1]) < right[:, None]))
-        chances = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)  # of the class named: softmax
-        wrong = [
-            Mistake(prepared.place, prepared.sample.name, self.id2label[is_right], self.id2label[is_named], chance)
-            for prepared, is_right, is_named, chance in zip(
-                group, right.tolist(), named.tolist(), chances.tolist(), strict=True
+            raise ValueError(
+                "logits: got NaN or infinite values, expected finite ones. Train or download the model again."
             )
-            if is_right != is_named
+        targets = np.array([self._target(prepared.sample) for prepared in group])
+        predicted = logits.argmax(axis=1)
+        target_logits = np.take_along_axis(logits, targets[:, None], axis=1)
+        # Of classes with equal logits, the one with the lower index comes first.
+        is_before = np.arange(logits.shape[1]) < targets[:, None]
+        ranks = ((logits > target_logits) | ((logits == target_logits) & is_before)).sum(axis=1)
+        # Softmax of the predicted class.
+        probabilities = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+        mistakes = [
+            Mistake(prepared.index, prepared.sample.name, self.id2label[target], self.id2label[prediction], score)
+            for prepared, target, prediction, score in zip(
+                group, targets.tolist(), predicted.tolist(), probabilities.tolist(), strict=True
+            )
+            if target != prediction
         ]
-        self.known.pairs.update(zip(named.tolist(), right.tolist(), strict=True))
-        self.known.in_top += int((before.sum(axis=1) < TOP).sum())
-        self.known.mistakes = find_worst([*self.known.mistakes, *wrong])
+        self.state.pairs.update(zip(predicted.tolist(), targets.tolist(), strict=True))
+        self.state.in_top += int((ranks < TOP).sum())
+        self.state.mistakes = select_worst([*self.state.mistakes, *mistakes])
 
-    def _right_class(self, sample: Sample) -> int:
+    def _target(self, sample: Sample) -> int:
         if sample.label is None:
             raise ValueError(
-                f"{sample.name} has no label: the model is a classifier, and this dataset is not for one."
+                f"{sample.name}: got no label, expected a class. Use a classification dataset with a classifier."
             )
         return self.targets[sample.label]
 
-    def join(self, parts: Iterable[Counts]) -> None:
-        """Take what all processes know for what is known."""
-        self.known = Counts()
-        for part in parts:
-            self.known.pairs.update(part.pairs)
-            self.known.in_top += part.in_top
-            self.known.mistakes = find_worst([*self.known.mistakes, *part.mistakes])
+    def merge(self, states: Iterable[Counts]) -> None:
+        """Sum the counts of all processes."""
+        self.state = Counts()
+        for state in states:
+            self.state.pairs.update(state.pairs)
+            self.state.in_top += state.in_top
+            self.state.mistakes = select_worst([*self.state.mistakes, *state.mistakes])
 
-    def confusion(self) -> np.ndarray:
-        """(K, K) int64: how many images of the row's class are called the column's."""
+    def confusion_matrix(self) -> np.ndarray:
+        """Return the number of images (K, K), int64, by target class (rows) and predicted class (columns)."""
         confusion = np.zeros((len(self.id2label),) * 2, dtype=np.int64)
-        for (named, right), uses in self.known.pairs.items():
-            confusion[right, named] = uses
+        for (predicted, target), count in self.state.pairs.items():
+            confusion[target, predicted] = count
         return confusion
 
     def compute(self) -> dict[str, Any]:
-        """The figures of `TopKAccuracy`."""
-        confusion, count = self.confusion(), self.known.pairs.total()
-        predicted, support, right = confusion.sum(axis=0), confusion.sum(axis=1), confusion.diagonal()
+        """Compute the metrics of `TopKAccuracy`."""
+        confusion, count = self.confusion_matrix(), self.state.pairs.total()
+        predicted, support, correct = confusion.sum(axis=0), confusion.sum(axis=1), confusion.diagonal()
         classes = np.flatnonzero(predicted + support)
         columns = {
-            "precision": right / np.maximum(predicted, 1),
-            "recall": right / np.maximum(support, 1),
-            "f1": 2 * right / np.maximum(predicted + support, 1),
+            "precision": correct / np.maximum(predicted, 1),
+            "recall": correct / np.maximum(support, 1),
+            "f1": 2 * correct / np.maximum(predicted + support, 1),
             "support": support,
         }
         columns = {name: column[classes] for name, column in columns.items()}
         names = class_names(classes.tolist(), self.id2label)
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        # With no more than five classes the right one is always among the first five.
-        top = {f"top_{TOP}_accuracy": self.known.in_top / count} if len(confusion) > TOP else {}
+        # With at most five classes, the target is always among the top five.
+        top = {f"top_{TOP}_accuracy": self.state.in_top / count} if len(confusion) > TOP else {}
         return {
-            "accuracy": float(right.sum() / count),
+            "accuracy": float(correct.sum() / count),
             **top,
             "macro_f1": float(columns["f1"].mean()),
             "per_class": {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)},
         }
 
-    def intervals(
+    def confidence_intervals(
         self, metrics: Mapping[str, Any], resamples: int, generator: np.random.Generator
     ) -> dict[str, tuple[float, float]]:
-        """Drawing N images anew is drawing how many of them have each pair of answers: a multinomial number."""
-        count = self.known.pairs.total()
-        pairs = np.array(sorted(self.known.pairs))
-        uses = np.array([self.known.pairs[pair] for pair in sorted(self.known.pairs)])
-        found: dict[str, list[np.ndarray]] = {"accuracy": [], "macro_f1": []}
-        for size in chunks(resamples, len(pairs)):
-            draws = generator.multinomial(count, uses / count, size=size)
-            right = draws * (pairs[:, 0] == pairs[:, 1])
-            found["accuracy"].append(right.sum(axis=1) / count)
-            found["macro_f1"].append(_macro_f1(pairs, draws, right))
-        values = {name: np.concatenate(parts) for name, parts in found.items()}
+        """Compute the intervals of accuracy, macro F1 and top-5 accuracy.
+
+        Resampling N images is sampling the counts of their (predicted, target) pairs from a multinomial distribution.
+        """
+        count = self.state.pairs.total()
+        pairs = np.array(sorted(self.state.pairs))
+        counts = np.array([self.state.pairs[pair] for pair in sorted(self.state.pairs)])
+        accuracies, macro_f1s = [], []
+        for size in chunk_sizes(resamples, len(pairs)):
+            samples = generator.multinomial(count, counts / count, size=size)
+            correct = samples * (pairs[:, 0] == pairs[:, 1])
+            accuracies.append(correct.sum(axis=1) / count)
+            macro_f1s.append(_macro_f1(pairs, samples, correct))
+        values = {"accuracy": np.concatenate(accuracies), "macro_f1": np.concatenate(macro_f1s)}
         if "top_5_accuracy" in metrics:
             values["top_5_accuracy"] = generator.binomial(count, metrics["top_5_accuracy"], resamples) / count
-        return {name: interval(numbers) for name, numbers in values.items()}
+        return {name: percentile_interval(resampled) for name, resampled in values.items()}
 
-    def best_threshold(self) -> None:
-        """A classifier has none."""
-        return None
-
-    def mistakes(self) -> list[Mistake]:
-        """The worst first."""
-        return self.known.mistakes
+    def worst_mistakes(self) -> list[Mistake]:
+        """Return the wrong predictions with the highest probabilities."""
+        return self.state.mistakes
 
 
-def _macro_f1(pairs: np.ndarray, draws: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Pairs (P, 2) of a named and a right class, how many there are (R, P) and are right → (R,) mean F1 of classes."""
-    _, places = np.unique(pairs, return_inverse=True)
-    named, present = places.reshape(-1, 2).T
-    hits, occurrences = (np.zeros((places.max() + 1, len(draws))) for _ in range(2))
-    np.add.at(hits, present, right.T)
-    np.add.at(occurrences, present, draws.T)
-    np.add.at(occurrences, named, draws.T)
+def _macro_f1(pairs: np.ndarray, counts: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """(predicted, target) pairs (P, 2), their counts (R, P) and correct counts (R, P) → mean F1 over classes (R,)."""
+    _, indices = np.unique(pairs, return_inverse=True)
+    predicted, target = indices.reshape(-1, 2).T
+    hits, occurrences = (np.zeros((indices.max() + 1, len(counts))) for _ in range(2))
+    np.add.at(hits, target, correct.T)
+    np.add.at(occurrences, target, counts.T)
+    np.add.at(occurrences, predicted, counts.T)
     return (2 * hits / np.maximum(occurrences, 1)).sum(axis=0) / (occurrences > 0).sum(axis=0)

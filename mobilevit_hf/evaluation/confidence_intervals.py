@@ -1,17 +1,17 @@
-"""Confidence intervals by the bootstrap: the same images, drawn anew."""
+"""Bootstrap confidence intervals."""
 
 import numpy as np
 
 LEVEL = 0.95
 
 
-def chunks(resamples: int, width: int, numbers: int = 2**22) -> list[int]:
-    """How many resamples to make at a time, with so many numbers each, for arrays of at most `numbers`."""
-    size = max(1, min(resamples, numbers // max(1, width)))
+def chunk_sizes(resamples: int, width: int, max_values: int = 2**22) -> list[int]:
+    """Split `resamples` of `width` values each into chunks of at most `max_values` values, to bound memory."""
+    size = max(1, min(resamples, max_values // max(1, width)))
     return [min(size, resamples - start) for start in range(0, resamples, size)]
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Between which the figure lies in `LEVEL` of the resamples."""
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the percentile interval of the resampled values (R,) at `LEVEL`, NaN ignored."""
     low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""Measure a model, by one process or several."""
+"""Evaluate a model on a dataset, in one or several processes."""
 
 import copy
 import math
@@ -14,18 +14,24 @@ import numpy as np
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.types import Problem, Sample
+from ..modeling.fused_mobilevit import fold_batch_norm
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
-from ..pipelines import fold_batch_norm
-from ..tasks import TaskName
+from ..tasks import TaskName, find_task
 from .class_mapping import match_classes
-from .classification import Classification
+from .classification import ClassificationMetrics
 from .confidence_intervals import LEVEL
-from .detection import Detection
+from .detection import DetectionMetrics
 from .inference import Prepared, Unreadable, forward, group_by_shape, make_batches, prepare_ahead
 from .results import EvaluationResult
+from .task_metrics import TaskMetrics
 
 BATCH_SIZE = 8
 RESAMPLES = 1000
+
+TASK_METRICS: dict[TaskName, type[TaskMetrics]] = {
+    "image-classification": ClassificationMetrics,
+    "object-detection": DetectionMetrics,
+}
 
 
 def evaluate_model(
@@ -43,99 +49,86 @@ def evaluate_model(
     num_replicas: int = 1,
     gather: Callable[[list[Any]], list[Any]] | None = None,
 ) -> EvaluationResult:
-    """Measure an image classifier or object detector on samples.
+    """Evaluate an image classifier or object detector.
 
-    Images go through the image processor, the network and the post-processing as in transformers' pipeline, so the
-    figures are those of its answers; only boxes stay as the processor gives them, where the pipeline cuts them to
-    whole pixels. A detector's boxes enter the metric above the processor's own `score_threshold`, or all of them if
-    it has none. Of images, logits and boxes nothing is kept: a classifier's answers are counted, and of a detector's
-    there are a score, a class and ten bytes for each detection.
+    Images pass the image processor, the network and the post-processing as in transformers' pipeline, so the metrics
+    are those of its predictions; only boxes are not rounded to whole pixels. All boxes of a detector above the
+    processor's `score_threshold` enter the metrics, or all boxes if it has none. Neither images nor logits nor boxes
+    are kept: classifications are counted, and a detection takes its score, its class and ten bytes.
 
-    Several processes share the work if each calls this with the same arguments but `rank`. Each measures every
-    `num_replicas`-th sample and, unless the arguments are wrong, calls `gather` once, whatever happens. Then all
-    return the same, but for what the network rounds otherwise in other batches, or all raise.
+    Several processes share the work if each calls this function with the same arguments except `rank`. Each evaluates
+    every `num_replicas`-th sample and, unless the arguments are invalid, calls `gather` exactly once, also after an
+    error. Then all processes return the same result, up to the network's rounding in batches of other sizes, or all
+    raise.
 
     Args:
-        model: It is left as it is and runs where it is, in evaluation mode; a MobileViT with its batch normalizations
-            folded.
-        processor: What makes the model's inputs; for a detector also detections of its outputs.
-        samples: Images with a label or objects; a stream will do. Every process gets all.
-        classes: The names that labels stand for, matched with the model's by `match_classes`.
-        batch_size: How many images run together, if the processor gives them one size.
-        max_bad: The largest share of images that may be unreadable.
-        resamples: How often the images are drawn anew for the confidence intervals; 0 leaves them out.
-        seed: Of these draws.
-        progress: Called after each batch with how many of this process's images are done, and of how many if that
-            is known.
-        rank: Which of the processes this is, from 0.
-        num_replicas: How many there are.
-        gather: Given a list of this process, returns in every process those of all as one list, such as
-            `accelerate.utils.gather_object`. What is in the list can be pickled.
+        model: Model on any device, left unchanged. A copy runs in evaluation mode; the batch normalizations of a
+            MobileViT are folded.
+        processor: Image processor of the model; for a detector with `post_process_object_detection`.
+        samples: Images with a label or objects, or a stream of them; all of them in every process.
+        classes: Class names of the dataset, in label order, matched with the model's by `match_classes`.
+        batch_size: Number of images per batch, if the processor resizes them to one size.
+        max_bad: Maximum fraction of unreadable images.
+        resamples: Number of bootstrap resamples for the confidence intervals; 0 disables them.
+        seed: Random seed of the resamples.
+        progress: Callback after each batch, with the number of images done by this process, and their total number if
+            it is available.
+        rank: Index of this process.
+        num_replicas: Number of processes.
+        gather: Function that concatenates the lists of all processes in every process, such as
+            `accelerate.utils.gather_object`. The items can be pickled.
 
     Raises:
-        ValueError: If the classes don't match, the model does something else or the samples are for something else,
-            too many images are unreadable, there are none, or several processes can't be told apart or joined.
-        RuntimeError: If another process failed by anything but a ValueError.
+        ValueError: If the classes don't match, model or samples are of another task, there are too many unreadable
+            images or no images, or `rank`, `num_replicas` and `gather` are inconsistent.
+        RuntimeError: If another process failed with an error other than a ValueError.
     """
     if not 0 <= rank < num_replicas or (num_replicas > 1 and gather is None):
         raise ValueError(
-            f"got rank={rank}, num_replicas={num_replicas} and gather={gather}, expected a rank from 0 to "
-            "num_replicas - 1 and with several processes a gather, such as accelerate.utils.gather_object."
+            f"rank: got rank={rank}, num_replicas={num_replicas} and gather={gather}, expected a rank from 0 to "
+            "num_replicas - 1. With several processes, pass a gather, such as accelerate.utils.gather_object."
         )
-    task, id2label = _task_of(model), model.config.id2label
+    task = find_task({"architectures": [type(model).__name__]}, "model", TASK_METRICS).name
+    id2label = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
     targets, notes = match_classes(id2label, classes)
-    measure = (
-        Detection(processor, id2label, targets) if task == "object-detection" else Classification(id2label, targets)
+    metrics = TASK_METRICS[task](processor, id2label, targets)
+    shards = _gather_shards(
+        lambda: _evaluate_shard(
+            model, processor, _Shard(samples, rank, num_replicas), metrics, batch_size, max_bad, progress
+        ),
+        gather,
     )
-    share = _Share(samples, rank, num_replicas)
-    failure = None
-    try:
-        part = _measure(model, processor, share, measure, batch_size, max_bad, progress)
-    except Exception as error:  # raised below, as the other processes wait for this one
-        failure, part = error, _Part(error=_without_class(error))
-    parts = gather([part]) if gather else [part]
-    if error := failure or next((part.error for part in parts if part.error), None):
-        raise error
-    unreadable = sorted(chain(*(part.unreadable for part in parts)), key=attrgetter("place"))
-    problems, count = [image.problem for image in unreadable], sum(part.count for part in parts)
-    _check_share(problems, count, max_bad)
-    measure.join(part.known for part in parts)
-    metrics = measure.compute()
-    if metrics.get("accuracy") == 1:
+    unreadable = sorted(chain(*(shard.unreadable for shard in shards)), key=attrgetter("index"))
+    problems, count = [image.problem for image in unreadable], sum(shard.count for shard in shards)
+    _check_unreadable(problems, count, max_bad)
+    metrics.merge(shard.state for shard in shards)
+    values = metrics.compute()
+    if values.get("accuracy") == 1:
         possible = 1 - (1 - LEVEL) ** (1 / count)
         notes.append(
-            f"All {count} images are right, so drawing them anew shows no doubt. An error rate of {possible:.1%} "
-            f"would still give that in {1 - LEVEL:.0%} of such tests."
+            f"All {count} predictions are correct, so the bootstrap interval has no width. A model with an error rate "
+            f"of {possible:.1%} reaches this in {1 - LEVEL:.0%} of such tests."
         )
     return EvaluationResult(
         task=task,
-        metrics=metrics,
-        intervals=measure.intervals(metrics, resamples, np.random.default_rng(seed)) if resamples else {},
-        best_threshold=measure.best_threshold(),
-        images_per_second=count / max(part.seconds for part in parts),
+        metrics=values,
+        intervals=(metrics.confidence_intervals(values, resamples, np.random.default_rng(seed)) if resamples else {}),
+        best_threshold=metrics.best_threshold(),
+        images_per_second=count / max(shard.seconds for shard in shards),
         num_images=count,
         problems=problems,
         notes=notes,
-        confusion=measure.confusion(),
-        mistakes=measure.mistakes(),
+        confusion=metrics.confusion_matrix(),
+        mistakes=metrics.worst_mistakes(),
     )
 
 
-def _task_of(model: PreTrainedModel) -> TaskName:
-    name = type(model).__name__
-    if name.endswith("ForImageClassification"):
-        return "image-classification"
-    if name.endswith("ForObjectDetection"):
-        return "object-detection"
-    raise ValueError(f"model: got {name}, expected an image classifier or an object detector.")
-
-
-class _Share:
-    """The samples that one process measures, each with its place among all.
+class _Shard:
+    """Samples of one process, with their indices in the dataset.
 
     Attributes:
-        total: How many samples there are, None if nobody knows.
-        own_total: How many of them are this process's.
+        total: Number of samples of all processes, None for a stream.
+        own_total: Number of samples of this process, None for a stream.
     """
 
     def __init__(self, samples: Iterable[Sample], rank: int, num_replicas: int) -> None:
@@ -145,75 +138,93 @@ class _Share:
         self.own_total = None if self.total is None else len(range(self.total)[self.step])
 
     def __iter__(self) -> Iterator[tuple[int, Sample]]:
-        if self.total is None:
-            return islice(enumerate(self.samples), self.step.start, None, self.step.step)
-        return ((place, self.samples[place]) for place in range(self.total)[self.step])
+        if isinstance(samples := self.samples, Sequence):
+            return ((index, samples[index]) for index in range(len(samples))[self.step])
+        return islice(enumerate(samples), self.step.start, None, self.step.step)
 
 
 @dataclass
-class _Part:
-    """What one process tells the others.
+class _ShardResult:
+    """Result of one process, sent to the others.
 
     Attributes:
-        known: What `Classification` or `Detection` knows of the answers.
-        unreadable: The images that can't be read.
-        count: How many images could be.
-        seconds: What that took.
-        error: Why it stopped, if it did; the rest is then empty.
+        state: See `TaskMetrics`.
+        unreadable: Unreadable images.
+        count: Number of evaluated images.
+        seconds: Duration without the metrics.
+        error: Error that ended the process; the other fields are then empty.
     """
 
-    known: Any = None
+    state: Any = None
     unreadable: list[Unreadable] = field(default_factory=list)
     count: int = 0
     seconds: float = 0.0
     error: Exception | None = None
 
 
-def _measure(
+def _gather_shards(
+    evaluate: Callable[[], _ShardResult], gather: Callable[[list[Any]], list[Any]] | None
+) -> list[_ShardResult]:
+    """Evaluate a shard and gather the results of all processes. Raise this process's error, or else another's."""
+    failure = None
+    try:
+        shard = evaluate()
+    except Exception as error:  # raised after `gather`, because the other processes wait for it
+        failure, shard = error, _ShardResult(error=_make_picklable(error))
+    shards = gather([shard]) if gather else [shard]
+    if error := failure or next((shard.error for shard in shards if shard.error), None):
+        raise error
+    return shards
+
+
+def _evaluate_shard(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    share: _Share,
-    measure: Classification | Detection,
+    shard: _Shard,
+    metrics: TaskMetrics,
     batch_size: int,
     max_bad: float,
     progress: Callable[[int, int | None], None] | None,
-) -> _Part:
-    """What one process does by itself. It stops early where its own unreadable images are too many of all."""
-    model = fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else copy.deepcopy(model).eval()
-    part, start = _Part(), time.perf_counter()
-    # Set here once for all threads: the filters that `load_image` sets and restores belong to the whole process.
+) -> _ShardResult:
+    """Evaluate the samples of one process. Stop once its unreadable images exceed `max_bad` of all samples."""
+    folded: Any = (
+        fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else copy.deepcopy(model).eval()
+    )
+    result, start = _ShardResult(), time.perf_counter()
+    # Set once for all threads: `load_image` sets and restores filters that belong to the whole process.
     with warnings.catch_warnings(action="ignore"):
-        for batch in make_batches(prepare_ahead(processor, share, 2 * batch_size), batch_size):
-            good = [prepared for prepared in batch if isinstance(prepared, Prepared)]
-            part.unreadable += [prepared for prepared in batch if isinstance(prepared, Unreadable)]
-            answers = [(group, measure.answer(forward(model, group), group)) for group in group_by_shape(good)]
-            part.seconds += time.perf_counter() - start
-            for group, answer in answers:
-                measure.add(answer, group)
-            part.count += len(good)
-            if len(part.unreadable) > max_bad * (share.total or math.inf):
+        for batch in make_batches(prepare_ahead(processor, shard, 2 * batch_size), batch_size):
+            readable = [image for image in batch if isinstance(image, Prepared)]
+            result.unreadable += [image for image in batch if isinstance(image, Unreadable)]
+            groups = group_by_shape(readable)
+            predictions = [metrics.postprocess(forward(folded, group), group) for group in groups]
+            result.seconds += time.perf_counter() - start
+            for group, prediction in zip(groups, predictions, strict=True):
+                metrics.update(prediction, group)
+            result.count += len(readable)
+            if len(result.unreadable) > max_bad * (shard.total or math.inf):
                 break
             if progress:
-                progress(part.count + len(part.unreadable), share.own_total)
+                progress(result.count + len(result.unreadable), shard.own_total)
             start = time.perf_counter()
-    part.known = measure.known
-    return part
+    result.state = metrics.state
+    return result
 
 
-def _without_class(error: Exception) -> Exception:
-    """The same as one of Python's own errors, which any process can read."""
+def _make_picklable(error: Exception) -> Exception:
+    """Return an error as a built-in class, which every process can unpickle."""
     if isinstance(error, ValueError):
         return ValueError(str(error))
     return RuntimeError(f"Another process failed: {type(error).__name__}: {error}")
 
 
-def _check_share(problems: Sequence[Problem], count: int, max_bad: float) -> None:
+def _check_unreadable(problems: Sequence[Problem], count: int, max_bad: float) -> None:
     total = len(problems) + count
     if not total:
-        raise ValueError("There are no images to measure on: the split is empty.")
+        raise ValueError("samples: got no images, expected at least one. Choose a split with images.")
     if not count or len(problems) > max_bad * total:
         first = problems[0]
         raise ValueError(
-            f"{len(problems)} of {total} images can't be read, more than {max_bad:.0%}, such as {first.name}: "
-            f"{first.reason}. Mend them, or allow more bad ones."
+            f"max_bad: got {len(problems)} unreadable images of {total}, expected at most {max_bad:.0%}, such as "
+            f"{first.name}: {first.reason}. Fix them, or raise max_bad."
         )

@@ -1,4 +1,4 @@
-"""Run a model on samples as the pipeline does, decoding ahead in threads."""
+"""Run a model on samples as the pipeline does, with decoding and preprocessing ahead in threads."""
 
 import os
 from collections import deque
@@ -13,22 +13,22 @@ from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 from ..data.images import UnreadableImageError, load_image
 from ..data.types import Problem, Sample
 
-# Decoding and resizing are quick beside the network on a CPU; a GPU waits for all threads there are.
+# Decoding and resizing are fast compared with the network on a CPU; a GPU waits for as many threads as there are.
 MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image as the model takes it.
+    """A preprocessed image.
 
     Attributes:
-        place: Of the sample among all.
-        sample: Where it comes from.
-        inputs: The processor's, for a batch of one.
+        index: Index of the sample.
+        sample: Sample.
+        inputs: Model inputs with a batch dimension of one.
         size: Height and width of the image in pixels.
     """
 
-    place: int
+    index: int
     sample: Sample
     inputs: BatchFeature
     size: tuple[int, int]
@@ -36,22 +36,27 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that can't be read, and its place among all samples."""
+    """An unreadable image, by the index of its sample."""
 
-    place: int
+    index: int
     problem: Problem
 
 
 def prepare_ahead(
     processor: BaseImageProcessor, samples: Iterable[tuple[int, Sample]], ahead: int
 ) -> Iterator[Prepared | Unreadable]:
-    """Prepare samples, each with its place, in threads while the model runs, in order, so many before they are asked
-    for."""
+    """Decode and preprocess samples in threads, in order, at most `ahead` before they are consumed.
+
+    Args:
+        processor: Image processor of the model.
+        samples: Indices and samples.
+        ahead: Number of samples in progress, to bound memory.
+    """
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
     pending = deque()
     try:
-        for place, sample in samples:
-            pending.append(pool.submit(_prepare, processor, place, sample))
+        for index, sample in samples:
+            pending.append(pool.submit(_prepare, processor, index, sample))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
@@ -60,18 +65,18 @@ def prepare_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(processor: BaseImageProcessor, place: int, sample: Sample) -> Prepared | Unreadable:
-    """One image by itself, as the pipeline does it: of a batch some processors make something else."""
+def _prepare(processor: BaseImageProcessor, index: int, sample: Sample) -> Prepared | Unreadable:
+    """Preprocess one image at a time, as the pipeline does: some processors pad the images of a batch."""
     try:
         image = load_image(sample.image)
     except UnreadableImageError as error:
-        return Unreadable(place, Problem(sample.name, "unreadable image", str(error)))
+        return Unreadable(index, Problem(sample.name, "unreadable image", str(error)))
     inputs = processor(images=[image], return_tensors="pt")
-    return Prepared(place, sample, inputs, (image.height, image.width))
+    return Prepared(index, sample, inputs, (image.height, image.width))
 
 
 def make_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """So many at a time; the last may be fewer."""
+    """Yield lists of `size` items; the last one may be shorter."""
     batch = []
     for item in items:
         batch.append(item)
@@ -83,7 +88,7 @@ def make_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def group_by_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
-    """The images by the shapes of their inputs: other detectors take each image in a size of its own."""
+    """Group images by the shapes of their inputs: some detectors resize each image to another size."""
     groups: dict[tuple[Any, ...], list[Prepared]] = {}
     for prepared in batch:
         groups.setdefault(tuple(value.shape for value in prepared.inputs.values()), []).append(prepared)
@@ -92,6 +97,6 @@ def group_by_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
 
 @torch.inference_mode()
 def forward(model: PreTrainedModel, group: Sequence[Prepared]) -> Any:
-    """The model's outputs for images whose inputs have equal shapes."""
+    """Return the model's outputs for images with inputs of equal shapes."""
     inputs = {name: torch.cat([prepared.inputs[name] for prepared in group]) for name in group[0].inputs}
     return model(**BatchFeature(inputs).to(model.device, model.dtype))

@@ -1,4 +1,4 @@
-"""What is said about a model that was measured."""
+"""Results of an evaluation."""
 
 import heapq
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ MAX_MISTAKES = 24
 
 @dataclass(frozen=True)
 class BestThreshold:
-    """The threshold of a detector that gives the highest F1 at an IoU of 0.5, all classes counted together.
+    """Score threshold of a detector with the highest F1 at an IoU of 0.5, over all classes together.
 
     Attributes:
-        value: Scores above it are detections.
-        f1, precision, recall: What that gives, 0..1.
+        value: Threshold; boxes with a higher score are detections.
+        f1, precision, recall: Metrics at the threshold, 0..1.
     """
 
     value: float
@@ -30,42 +30,41 @@ class BestThreshold:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that a model gets wrong.
+    """An image with a wrong prediction.
 
     Attributes:
-        place: In the samples.
-        name: Of the sample.
-        right: A classifier's right class, by the model's name of it; for a detector how many objects there are.
-        named: The class named instead; for a detector how many objects are missed and how many detections wrong.
-        score: How bad it is: the probability given to the wrong class, 0..1; for a detector the number of errors.
+        index: Index of the sample.
+        name: Name of the sample.
+        target: Target class of a classifier, by the model's class name; number of objects for a detector.
+        prediction: Predicted class of a classifier; numbers of missed objects and wrong detections for a detector.
+        score: Severity: probability of the predicted class, 0..1; number of errors for a detector.
     """
 
-    place: int
+    index: int
     name: str
-    right: str
-    named: str
+    target: str
+    prediction: str
     score: float
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """How good a model is.
+    """Result of an evaluation.
 
     Attributes:
-        task: What it does.
-        metrics: What `TopKAccuracy` or `CocoMap` returns, with `per_class` by the model's names of the classes.
-        intervals: By metric the ends of its 95 % confidence interval: a bootstrap over the images.
-        best_threshold: Of a detector that found anything, else None.
-        images_per_second: From the file to the answer: decoding, processing, the network and what makes detections
-            of its outputs; without the metrics. Of several processes the images of all by the time of the slowest.
-        num_images: How many were measured.
-        problems: The images that could not be read, in the samples' order.
-        notes: Plain sentences about decisions to tell the user.
-        confusion: (K, K) int64 of a classifier, by the model's classes: how many images of the row's class it calls
-            the column's. None for a detector.
-        mistakes: The worst first, at most `MAX_MISTAKES`: a classifier's wrong answers by the probability that it
-            gave them; a detector's images by the objects missed and the detections that are wrong, at the best
-            threshold and an IoU of 0.5.
+        task: Pipeline task.
+        metrics: Metrics, as returned by `TopKAccuracy` or `CocoMap`, with the model's class names in `per_class`.
+        intervals: Ends of the 95 % bootstrap confidence interval over the images, by metric.
+        best_threshold: Best score threshold of a detector; None for a classifier or without detections.
+        images_per_second: Throughput from file to prediction: decoding, preprocessing, network and post-processing,
+            without the metrics. For several processes, all images by the time of the slowest process.
+        num_images: Number of evaluated images.
+        problems: Unreadable images, in the order of the samples.
+        notes: Sentences for the user, such as how classes were matched.
+        confusion: (K, K) int64 number of images by target class (rows) and predicted class (columns), in the order
+            of the model's classes. None for a detector.
+        mistakes: Worst mistakes, at most `MAX_MISTAKES`: for a classifier, wrong predictions by their probability;
+            for a detector, images by missed objects plus wrong detections at the best threshold and an IoU of 0.5.
     """
 
     task: TaskName
@@ -80,6 +79,6 @@ class EvaluationResult:
     mistakes: list[Mistake] = field(default_factory=list)
 
 
-def find_worst(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    """At most `MAX_MISTAKES`, the worst first; of equally bad ones those that come first in the samples."""
-    return heapq.nsmallest(MAX_MISTAKES, mistakes, key=lambda mistake: (-mistake.score, mistake.place))
+def select_worst(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    """Return the `MAX_MISTAKES` mistakes with the highest scores, ties in the order of the samples."""
+    return heapq.nsmallest(MAX_MISTAKES, mistakes, key=lambda mistake: (-mistake.score, mistake.index))

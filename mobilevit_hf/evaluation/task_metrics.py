@@ -1,0 +1,65 @@
+"""Interface of the metrics of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import BaseImageProcessor
+
+from .inference import Prepared
+from .results import BestThreshold, Mistake
+
+
+class TaskMetrics(ABC):
+    """Metrics of a task: updated with each batch, merged over processes, then computed.
+
+    Args:
+        processor: Image processor of the model.
+        id2label: Class names of the model.
+        targets: The model's class index of each dataset class.
+
+    Attributes:
+        state: Everything that the metrics are computed from; can be pickled.
+    """
+
+    state: Any
+
+    def __init__(self, processor: BaseImageProcessor, id2label: Mapping[int, str], targets: Sequence[int]) -> None:
+        self.processor = processor
+        self.id2label = id2label
+        self.targets = targets
+
+    @abstractmethod
+    def postprocess(self, outputs: Any, group: Sequence[Prepared]) -> Any:
+        """Return the predictions for a group of images from the model's outputs."""
+
+    @abstractmethod
+    def update(self, predictions: Any, group: Sequence[Prepared]) -> None:
+        """Add the predictions for a group of images."""
+
+    @abstractmethod
+    def merge(self, states: Iterable[Any]) -> None:
+        """Replace the state by those of all processes together."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, Any]:
+        """Return the metrics."""
+
+    @abstractmethod
+    def confidence_intervals(
+        self, metrics: Mapping[str, Any], resamples: int, generator: np.random.Generator
+    ) -> dict[str, tuple[float, float]]:
+        """Return the bootstrap confidence intervals of some of the computed metrics."""
+
+    @abstractmethod
+    def worst_mistakes(self) -> list[Mistake]:
+        """Return the worst mistakes, worst first."""
+
+    def confusion_matrix(self) -> np.ndarray | None:
+        """Return the confusion matrix, None if the task has none."""
+        return None
+
+    def best_threshold(self) -> BestThreshold | None:
+        """Return the best score threshold, None if the task has none."""
+        return None

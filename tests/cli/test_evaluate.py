@@ -1,0 +1,336 @@
+import json
+import re
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from dataset_files import make_images
+from evaluation_cases import save_balanced_classifier
+from formula import formula_state_dict, official_shapes
+from hub_server import HubServer
+from huggingface_hub import HfApi
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from transformers import AutoImageProcessor
+
+import mobilevit_hf
+from mobilevit_hf.convert.labels import LABEL_SETS
+
+NAMES = ["cat", "dog", "fish", "owl"]
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_fields, tmp_path_factory):
+    """The folder of a tiny classifier that predicts every class."""
+    return save_balanced_classifier(tmp_path_factory.mktemp("classifier"), tiny_fields)
+
+
+@pytest.fixture(scope="module")
+def stock_predictions(run_python, classifier, labeled_images):
+    """(target, prediction) of each image by transformers' pipeline in a process without this package."""
+    code = f"""
+    import json, pathlib, transformers
+    classify = transformers.pipeline("image-classification", model={str(classifier)!r})
+    files = sorted(p for p in pathlib.Path({str(labeled_images)!r}).glob("*/*"))
+    print(json.dumps([(p.parent.name, classify(str(p))[0]["label"]) for p in files]))
+    """
+    return json.loads(run_python(code, without_package=True).splitlines()[-1])
+
+
+# --- classification --------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_equals_that_of_the_stock_pipeline(mobilevit, classifier, labeled_images, stock_predictions):
+    code, out, err = mobilevit("evaluate", classifier, labeled_images, "--split", "all", "--json", "--batch-size", 4)
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["task"], result["split"], result["num_images"]) == ("image-classification", "all", 30)
+    hits = [target == prediction for target, prediction in stock_predictions]
+    assert 3 < sum(hits) < 27
+    assert len({prediction for _, prediction in stock_predictions}) == 4
+    assert result["metrics"]["accuracy"] == sum(hits) / len(hits)
+    for name, row in result["metrics"]["per_class"].items():
+        of_class = [target == prediction for target, prediction in stock_predictions if target == name]
+        assert (row["support"], row["recall"]) == (len(of_class), sum(of_class) / len(of_class))
+
+
+def test_json_has_confusion_matrix_and_mistakes(mobilevit, monkeypatch, classifier, labeled_images, stock_predictions):
+    _, out, _ = mobilevit("evaluate", classifier, labeled_images, "--split", "all", "--json")
+    result = json.loads(out)
+    pairs = [tuple(pair) for pair in stock_predictions]
+    assert result["confusion"] == [[pairs.count((target, prediction)) for prediction in NAMES] for target in NAMES]
+    mistakes = result["mistakes"]
+    assert sorted((m["target"], m["prediction"]) for m in mistakes) == sorted(p for p in pairs if len(set(p)) == 2)
+    assert all(m["name"].startswith(m["target"]) for m in mistakes)
+    assert [m["score"] for m in mistakes] == sorted((m["score"] for m in mistakes), reverse=True)
+    monkeypatch.setattr("mobilevit_hf.cli.evaluate.MAX_CONFUSION", 3)
+    _, out, _ = mobilevit("evaluate", classifier, labeled_images, "--split", "all", "--json")
+    assert "confusion" not in json.loads(out)
+
+
+def test_intervals_are_those_of_resampled_images(mobilevit, classifier, labeled_images, stock_predictions):
+    _, out, _ = mobilevit("evaluate", classifier, labeled_images, "--split", "all", "--json")
+    intervals = json.loads(out)["intervals"]
+    generator = np.random.default_rng(1)
+    resampled = {"accuracy": [], "macro_f1": []}
+    for _ in range(2000):
+        pairs = [stock_predictions[i] for i in generator.integers(0, len(stock_predictions), len(stock_predictions))]
+        resampled["accuracy"].append(np.mean([target == prediction for target, prediction in pairs]))
+        scores = []
+        for name in {name for pair in pairs for name in pair}:
+            hits = sum(pair == [name, name] for pair in pairs)
+            scores.append(2 * hits / sum(pair.count(name) for pair in pairs))
+        resampled["macro_f1"].append(np.mean(scores))
+    assert intervals.keys() == resampled.keys()
+    for name, values in resampled.items():
+        assert intervals[name] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.035)
+    _, again, _ = mobilevit("evaluate", classifier, labeled_images, "--split", "all", "--json")
+    assert json.loads(again)["intervals"] == intervals
+
+
+def test_table_of_a_classifier(mobilevit, classifier, labeled_images):
+    code, out, err = mobilevit("evaluate", classifier, labeled_images, "--split", "all")
+    assert code == 0
+    assert "No validation split" in err
+    assert re.search(r"(?i)accuracy +\d+\.\d% +95 %: \d", out)
+    for name in NAMES:
+        assert name in out
+
+
+def test_limit_selects_images_of_all_classes(mobilevit, classifier, labeled_images):
+    _, out, _ = mobilevit("evaluate", classifier, labeled_images, "--split", "all", "--limit", 15, "--json")
+    result = json.loads(out)
+    assert result["num_images"] == 15
+    assert all(row["support"] > 0 for row in result["metrics"]["per_class"].values())
+
+
+@pytest.mark.slow
+def test_hub_model_on_the_validation_split_of_imagenet_1k(
+    run_python, classifier, labeled_images, stock_predictions, tmp_path
+):
+    """mobilevit evaluate apple/mobilevit-small imagenet-1k, with both on a local Hub."""
+    files = sorted(labeled_images.glob("*/*"))
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=[*NAMES[::-1]])}
+    rows = {
+        "image": [{"bytes": file.read_bytes(), "path": file.name} for file in files],
+        "label": [file.parent.name for file in files],
+    }
+    parquet = tmp_path / "rows.parquet"
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(parquet)
+    with HubServer(user="apple") as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        api.create_repo("apple/mobilevit-small")
+        api.upload_folder(repo_id="apple/mobilevit-small", folder_path=classifier)
+        api.create_repo("ILSVRC/imagenet-1k", repo_type="dataset")
+        where = {"repo_id": "ILSVRC/imagenet-1k", "repo_type": "dataset"}
+        for name in ("train", "validation"):
+            api.upload_file(path_or_fileobj=parquet, path_in_repo=f"data/{name}-00000-of-00001.parquet", **where)
+        code = """
+        from mobilevit_hf import cli
+        cli.app(["evaluate", "apple/mobilevit-small", "imagenet-1k", "--json"], standalone_mode=False)
+        """
+        out = run_python(code, hub.environment(tmp_path / "home"))
+        requested = [request.path for request in hub.requests]
+    result = json.loads(out.splitlines()[-1])
+    assert (result["split"], result["num_images"]) == ("validation", 30)
+    assert result["metrics"]["accuracy"] == np.mean([target == prediction for target, prediction in stock_predictions])
+    assert any("validation" in path for path in requested)
+    assert not list((tmp_path / "home").rglob("*.arrow"))  # streamed: nothing is cached
+
+
+# --- detection -------------------------------------------------------------------------------------------------------
+
+
+STOCK_DETECTIONS = """
+import json, pathlib, transformers
+detect = transformers.pipeline("object-detection", model={model!r}, trust_remote_code=True)
+assert "mobilevit_hf" not in {{type(detect.model).__module__.split(".")[0]}}
+files = sorted(pathlib.Path({images!r}).iterdir())
+rounded = {{p.name: detect(str(p), threshold=0.01) for p in files}}
+# The same detections before the pipeline rounds boxes to whole pixels.
+detect._get_bounding_box = lambda box: dict(zip(("xmin", "ymin", "xmax", "ymax"), box.tolist()))
+exact = {{p.name: detect(str(p), threshold=0.01) for p in files}}
+print(json.dumps([rounded, exact]))
+"""
+
+
+def write_coco(folder, detect, names, ids, size, count=12, threshold=0.3, split="val2017"):
+    """Write a COCO dataset with objects near a detector's detections, some of them crowds; return its annotations."""
+    generator = np.random.default_rng(5)
+    (folder / split).mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    images, annotations = [], []
+    for i, image in enumerate(make_images(count, size)):
+        image.save(folder / split / f"{i}.png")
+        images.append({"id": 100 + i, "file_name": f"{i}.png", "width": size[0], "height": size[1]})
+        detections = sorted(detect(image, threshold=threshold), key=lambda detection: -detection["score"])[:40]
+        for detection in detections[:: 1 + i % 3]:
+            x1, y1, x2, y2 = (side + generator.normal(0, size[0] / 60) for side in detection["box"].values())
+            x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, size[0]), min(y2, size[1])
+            if x2 - x1 < 4 or y2 - y1 < 4:
+                continue
+            entry = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+            category = ids[names.index(detection["label"])]
+            crowd = int(generator.random() < 0.1)
+            annotations.append(
+                entry | {"id": len(annotations) + 1, "image_id": 100 + i, "category_id": category, "iscrowd": crowd}
+            )
+    categories = [{"id": number, "name": name} for number, name in zip(ids, names, strict=True)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return content
+
+
+def compute_coco_map(content, detections):
+    """Return map and map_50 of pycocotools for the pipeline's detections by file name."""
+    categories = {category["name"]: category["id"] for category in content["categories"]}
+    results = [
+        {
+            "image_id": image["id"],
+            "category_id": categories[detection["label"]],
+            "score": detection["score"],
+            "bbox": [box["xmin"], box["ymin"], box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]],
+        }
+        for image in content["images"]
+        for detection in detections[image["file_name"]]
+        for box in [detection["box"]]
+    ]
+    truth = COCO()
+    truth.dataset = content
+    truth.createIndex()
+    metric = COCOeval(truth, truth.loadRes(results), "bbox")
+    metric.evaluate()
+    metric.accumulate()
+    metric.summarize()
+    return metric.stats[:2]
+
+
+@pytest.fixture(scope="module")
+def detection_dataset(detector_dir, tmp_path_factory):
+    """A COCO dataset for the tiny detector, with categories in another order than its classes, and its annotations."""
+    folder = tmp_path_factory.mktemp("coco")
+    detect = mobilevit_hf.pipeline("object-detection", str(detector_dir))
+    return folder, write_coco(folder, detect, ["owl", "cat", "fish", "dog"], [3, 7, 8, 90], (640, 480))
+
+
+@pytest.mark.slow
+def test_map_equals_that_of_the_stock_pipeline(mobilevit, run_python, detector_dir, detection_dataset):
+    """The metrics take exact boxes; the pipeline's rounding to whole pixels changes the third digit at this size."""
+    folder, content = detection_dataset
+    code, out, err = mobilevit("evaluate", detector_dir, folder, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["task"], result["split"], result["num_images"]) == ("object-detection", "validation", 12)
+    script = STOCK_DETECTIONS.format(model=str(detector_dir), images=str(folder / "val2017"))
+    rounded, exact = json.loads(run_python(script, without_package=True).splitlines()[-1])
+    expected = compute_coco_map(content, exact)
+    assert 0.05 < expected[0] < 0.95
+    measured = [result["metrics"]["map"], result["metrics"]["map_50"]]
+    assert measured == pytest.approx(expected, abs=1e-4)
+    assert measured == pytest.approx(compute_coco_map(content, rounded), abs=1e-2)
+    for name, value in zip(("map", "map_50"), expected, strict=True):
+        low, high = result["intervals"][name]
+        assert 0 < low < value < high < 1
+
+
+def test_official_detector_on_coco(mobilevit, tmp_path):
+    """mobilevit convert det.pt OUT --labels coco && mobilevit evaluate OUT COCO"""
+    weights = formula_state_dict(official_shapes("detection", 1 + 80))
+    torch.save(weights, tmp_path / "det.pt")
+    model = tmp_path / "model"
+    assert mobilevit("convert", tmp_path / "det.pt", model, "--labels", "coco")[0] == 0
+    names = LABEL_SETS["coco"]
+    ids = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+    detect = mobilevit_hf.pipeline("object-detection", str(model))
+    folder = tmp_path / "coco"
+    content = write_coco(folder, detect, names, ids, (320, 240), count=3, threshold=0.02)
+    code, out, err = mobilevit("evaluate", model, folder, "--json")
+    assert code == 0, err
+    metrics = json.loads(out)["metrics"]
+    detect._get_bounding_box = lambda box: dict(zip(("xmin", "ymin", "xmax", "ymax"), box.tolist(), strict=True))
+    detections = {
+        i["file_name"]: detect(str(folder / "val2017" / i["file_name"]), threshold=0.01) for i in content["images"]
+    }
+    expected = compute_coco_map(content, detections)
+    assert expected[0] > 0.01
+    assert [metrics["map"], metrics["map_50"]] == pytest.approx(expected, abs=1e-4)
+
+
+def test_table_of_a_detector(mobilevit, detector_dir, detection_dataset):
+    _, out, _ = mobilevit("evaluate", detector_dir, detection_dataset[0])
+    assert re.search(r"mAP.* +\d+\.\d% +95 %: \d", out)
+    assert re.search(r"best threshold 0\.\d+: F1 \d", out)
+
+
+def test_detector_without_detections_or_objects(mobilevit, detector_dir, tmp_path):
+    model, data = tmp_path / "model", tmp_path / "data"
+    shutil.copytree(detector_dir, model)
+    AutoImageProcessor.from_pretrained(detector_dir, score_threshold=1.0).save_pretrained(model)
+    (data / "annotations").mkdir(parents=True)
+    next(make_images(1)).save(data / "0.png")
+    content = {"images": [{"id": 0, "file_name": "0.png"}], "annotations": []}
+    content["categories"] = [{"id": i, "name": name} for i, name in enumerate(NAMES)]
+    (data / "annotations/instances_test.json").write_text(json.dumps(content))
+    code, out, _ = mobilevit("evaluate", model, data)
+    assert code == 0
+    assert re.search(r"mAP.* +-", out)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged_images(labeled_images, tmp_path):
+    """The labeled images and a file that is not an image."""
+    folder = tmp_path / "damaged"
+    for file in labeled_images.glob("*/*"):
+        (folder / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (folder / file.parent.name / file.name).write_bytes(file.read_bytes())
+    (folder / "dog" / "[red]bad.jpg").write_text("no image")
+    return folder
+
+
+def test_unreadable_images_are_skipped_listed_and_counted(mobilevit, classifier, labeled_images, damaged_images):
+    _, expected, _ = mobilevit("evaluate", classifier, labeled_images, "--split", "all", "--json")
+    code, out, err = mobilevit("evaluate", classifier, damaged_images, "--split", "all")
+    assert code == 1
+    assert "dog/[red]bad.jpg: not an image" in err
+    assert "1 of 31 could not be read" in err
+    assert "30 images" in out
+    code, out, _ = mobilevit("evaluate", classifier, damaged_images, "--split", "all", "--json")
+    assert code == 1
+    result = json.loads(out)
+    assert result["metrics"] == json.loads(expected)["metrics"]
+    assert [(p["name"], p["kind"]) for p in result["problems"]] == [("dog/[red]bad.jpg", "unreadable image")]
+
+
+def test_too_many_unreadable_images_are_an_error(mobilevit, classifier, damaged_images):
+    code, out, err = mobilevit("evaluate", classifier, damaged_images, "--split", "all", "--max-bad", 0.03)
+    assert (code, out) == (2, "")
+    assert re.search(r"error: .*bad\.jpg", err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{detector}", "{labeled}"], "image-classification.*object-detection"),
+        (["{classifier}", "{boxes}"], "object-detection.*image-classification"),
+        (["{classifier}", "{labeled}", "--split", "exam"], "exam.*train, validation, all"),
+        (["{classifier}", "{labeled}/none"], "none"),
+    ],
+)
+def test_invalid_arguments_print_one_line(
+    mobilevit, classifier_dir, detector_dir, labeled_images, detection_dataset, arguments, message
+):
+    folders = {
+        "classifier": classifier_dir,
+        "detector": detector_dir,
+        "labeled": labeled_images,
+        "boxes": detection_dataset[0],
+    }
+    code, out, err = mobilevit("evaluate", *(argument.format(**folders) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert re.search(message, err)
+    assert err.count("\n") == 1

@@ -1,0 +1,78 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from evaluation_cases import compute_in_shards
+
+from mobilevit_hf.data.types import Sample
+from mobilevit_hf.evaluation.classification import ClassificationMetrics
+from mobilevit_hf.evaluation.inference import Prepared
+from mobilevit_hf.metrics import TopKAccuracy
+
+
+def random_logits(count, num_classes, seed=0, decimals=1):
+    """Return logits (count, num_classes), with many ties for 0 decimals, and samples of mostly the predicted class."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (count, num_classes)).round(decimals).astype(np.float32)
+    labels = np.where(generator.random(count) < 0.6, logits.argmax(axis=1), generator.integers(0, num_classes, count))
+    return logits, [Sample(f"{i}.jpg", None, label=label) for i, label in enumerate(labels.tolist())]
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+@pytest.mark.parametrize("num_classes", [4, 5, 12])
+def test_metrics_equal_top_k_accuracy(num_classes, num_shards):
+    logits, samples = random_logits(150, num_classes, decimals=0)
+    names = {i: f"class {i}" for i in range(num_classes)} | {1: "class 0"}  # a duplicate name
+    metrics, _ = compute_in_shards(
+        lambda: ClassificationMetrics(None, names, range(num_classes)), logits, samples, num_shards
+    )
+    reference = TopKAccuracy(keep_in_memory=True)
+    reference.add_batch(predictions=logits, references=[sample.label for sample in samples])
+    expected = reference.compute(k=(1, 5) if num_classes > 5 else 1, id2label=names)
+    assert metrics.compute() == expected
+    assert list(metrics.compute()) == list(expected)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_confusion_matrix_and_mistakes_use_the_models_classes(num_shards):
+    """The model has the dataset's classes in another order, and one more."""
+    logits, samples = random_logits(120, 5, seed=1)
+    samples = [dataclasses.replace(sample, label=sample.label % 4) for sample in samples]
+    names, targets = dict(enumerate("abcde")), [3, 0, 4, 1]
+    metrics, _ = compute_in_shards(lambda: ClassificationMetrics(None, names, targets), logits, samples, num_shards)
+    confusion, wrong = np.zeros((5, 5), dtype=np.int64), []
+    for index, (row, sample) in enumerate(zip(logits.tolist(), samples, strict=True)):
+        target, prediction = targets[sample.label], row.index(max(row))
+        confusion[target, prediction] += 1
+        if target != prediction:
+            probability = torch.tensor(row).softmax(dim=0)[prediction].item()
+            wrong.append((-probability, index, sample.name, names[target], names[prediction]))
+    assert metrics.confusion_matrix().dtype == np.int64
+    np.testing.assert_array_equal(metrics.confusion_matrix(), confusion)
+    mistakes = metrics.worst_mistakes()
+    assert len(wrong) > 24
+    assert len(mistakes) == 24
+    for mistake, (score, *expected) in zip(mistakes, sorted(wrong), strict=False):
+        assert [mistake.index, mistake.name, mistake.target, mistake.prediction] == expected
+        assert mistake.score == pytest.approx(-score, rel=1e-5)
+
+
+def test_state_does_not_grow_with_the_number_of_images():
+    sizes = []
+    for times in (2, 20):
+        logits, samples = random_logits(100, 12)
+        _, (state,) = compute_in_shards(
+            lambda: ClassificationMetrics(None, dict(enumerate("abcdefghijkl")), range(12)),
+            np.tile(logits, (times, 1)),
+            samples * times,
+            1,
+        )
+        sizes.append(len(state))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+
+
+def test_logits_that_are_not_finite_are_rejected():
+    metrics = ClassificationMetrics(None, dict(enumerate("abcd")), range(4))
+    with pytest.raises(ValueError, match=r"logits.* finite"):
+        metrics.update(np.array([[0, 1, np.nan, 2]]), [Prepared(0, Sample("a", None, label=1), None, (1, 1))])
