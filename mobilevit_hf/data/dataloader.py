@@ -1,9 +1,9 @@
-"""Batches of decoded and augmented images, made by worker processes while the model computes."""
+"""Batches of decoded and augmented images, prepared by worker processes while the model computes."""
 
 import random
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,34 +11,33 @@ from typing import Any
 import torch
 import torch.utils.data
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Sampler, default_collate
 
-from .decoding import LazyImage
-from .images import UnreadableImageError
-from .sampler import Draw, TrainingBatches
-from .transforms import Finish, Mix, Transform
+from .images import LazyImage, UnreadableImageError
+from .sampler import MultiScaleBatchSampler, SampleSpec
+from .transforms import Mix, TrainingTransform, Transform
 from .types import Sample
 
-GRACE_SECONDS = 5  # that a worker lives on after SIGTERM: a step's time, and more
+WORKER_EXIT_SECONDS = 5  # until a worker exits after SIGTERM: more than a training step takes
 
 
 class UnreadableSampleError(UnreadableImageError):
-    """A sample's image can't be decoded; the message names it, in one line."""
+    """The image of a sample can't be decoded. The message names the sample, in one line."""
 
     def __init__(self, message: str) -> None:
-        # Out of a worker process it comes with that one's traceback before it.
+        # An error of a worker process is created again with the worker's traceback in front of the message.
         super().__init__(message.strip().rpartition("\n")[2].removeprefix(f"{__name__}.UnreadableSampleError: "))
 
 
 class ImageDataset(torch.utils.data.Dataset):
-    """Samples, decoded and transformed when they are drawn.
+    """Map-style dataset that decodes and transforms samples on access.
 
-    What a `Draw` gives depends on nothing but itself: not on the process or on what was drawn before.
+    The item of a `SampleSpec` depends on the spec alone, not on the process or on earlier accesses.
 
     Args:
-        samples: The samples.
-        transform: As `make_transform` returns it; that of training for `Draw`s, that of evaluation for plain numbers.
-        mix: As `make_mix` returns it.
+        samples: Samples of a split.
+        transform: Transform from `make_transform`.
+        mix: Mixup and cutmix from `make_mix`.
     """
 
     def __init__(self, samples: Sequence[Sample], transform: Transform, mix: Mix | None = None) -> None:
@@ -47,114 +46,117 @@ class ImageDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
-        """One sample as the transform returns it; see `prepare`."""
-        batch = self.__getitems__([draw])
+    def __getitem__(self, index: SampleSpec | int) -> dict[str, Any]:
+        """Return one sample, see `make_batch`."""
+        batch = self.__getitems__([index])
         return {name: values[0] for name, values in batch.items()}
 
-    def __getitems__(self, draws: Sequence[Draw | int]) -> dict[str, Any]:
-        """A batch, which DataLoader asks for at once."""
-        return prepare([(draw, self.samples[_index_of(draw)]) for draw in draws], self.transform, self.mix)
+    def __getitems__(self, indices: Sequence[SampleSpec | int]) -> dict[str, Any]:
+        """Return a batch; called by `DataLoader`."""
+        return make_batch([(index, self.samples[_index_of(index)]) for index in indices], self.transform, self.mix)
 
 
-def prepare(
-    drawn: Sequence[tuple[Draw | int, Sample]], transform: Transform, mix: Mix | None = None
+def make_batch(
+    items: Sequence[tuple[SampleSpec | int, Sample]], transform: Transform, mix: Mix | None = None
 ) -> dict[str, Any]:
-    """Decode and transform samples to a batch.
+    """Decode, transform and collate samples.
+
+    Args:
+        items: Each sample with its index, or in training with its spec.
+        transform: Transform from `make_transform`.
+        mix: Mixup and cutmix from `make_mix`.
 
     Returns:
-        `pixel_values` (B, 3, H, W), and `labels`: classes (B,) int64, or (B, K) where they are mixed, or in detection
-        a list of dicts, whose `image_id` (1,) is the sample's number.
+        `pixel_values` (B, 3, H, W), and `labels`: classes (B,) int64, or (B, K) if they are mixed, or in detection a
+        list of dicts, whose `image_id` (1,) is the index of the sample.
 
     Raises:
         UnreadableSampleError: If an image can't be decoded.
-        ValueError: If the sizes of the images differ.
+        ValueError: If the images differ in size.
     """
-    images, labels = zip(*(_prepare_one(draw, sample, transform) for draw, sample in drawn), strict=True)
+    images, image_labels = zip(*(_transform_sample(spec, sample, transform) for spec, sample in items), strict=True)
     sizes = {tuple(image.shape[-2:]) for image in images}
     if len(sizes) > 1:
         raise ValueError(
-            f"got images of {len(sizes)} sizes in a batch, such as {sorted(sizes)[:2]}, expected one size. Let the "
-            "image processor crop or resize them to a height and a width, or take one at a time."
+            f"got images of {len(sizes)} sizes in a batch, such as {sorted(sizes)[:2]}, expected one size. Use an "
+            "image processor that crops or resizes to a fixed height and width, or a batch size of 1."
         )
-    first, pixels = drawn[0][0], default_collate(images)
-    if isinstance(first, Draw):
-        pixels = Unfinished(transform.finish, pixels)
-        pixels = pixels if mix is None and torch.utils.data.get_worker_info() else pixels.finish()
-    labels = Labels(labels) if isinstance(labels[0], dict) else torch.tensor(labels)
-    if mix is not None:
-        with seeded(first.seed):
+    labels = Labels(image_labels) if isinstance(image_labels[0], dict) else torch.tensor(image_labels)
+    pixels, first = default_collate(list(images)), items[0][0]
+    if isinstance(first, SampleSpec) and isinstance(transform, TrainingTransform):
+        if mix is None and torch.utils.data.get_worker_info():
+            return {"pixel_values": DeferredNormalization(transform.normalize, pixels), "labels": labels}
+        pixels = transform.normalize(pixels)
+    if mix is not None and isinstance(labels, Tensor):
+        with seeded(first.seed) if isinstance(first, SampleSpec) else nullcontext():
             pixels, labels = mix(pixels, labels)
     return {"pixel_values": pixels, "labels": labels}
 
 
-def _prepare_one(draw: Draw | int, sample: Sample, transform: Transform) -> tuple[Tensor, Any]:
-    """An image and its labels: for training not finished, which is faster for a whole batch."""
+def _transform_sample(spec: SampleSpec | int, sample: Sample, transform: Transform) -> tuple[Tensor, Any]:
+    """Return an image, in training before normalization, which is faster for a whole batch, and its labels."""
     try:
         image = LazyImage(sample.image)
-        if isinstance(draw, Draw):
-            with seeded(draw.seed):
-                pixels, labels = transform.augment(image, sample, (draw.height, draw.width))
+        if isinstance(spec, SampleSpec) and isinstance(transform, TrainingTransform):
+            with seeded(spec.seed):
+                pixels, labels = transform.augment(image, sample, (spec.height, spec.width))
         else:
             pixels, labels = transform(image, sample).values()
     except UnreadableImageError as error:
         raise UnreadableSampleError(
-            f"{sample.name}: {error}. Mend or remove it; `mobilevit check-data` finds all such files."
+            f"{sample.name}: {error}. Fix or remove it; `mobilevit check-data` lists all such files."
         ) from error
     if isinstance(labels, dict):
-        labels["image_id"] = torch.tensor([_index_of(draw)])
+        labels["image_id"] = torch.tensor([_index_of(spec)])
     return pixels, labels
 
 
-def _index_of(draw: Draw | int) -> int:
-    return draw.index if isinstance(draw, Draw) else draw
+def _index_of(spec: SampleSpec | int) -> int:
+    return spec.index if isinstance(spec, SampleSpec) else spec
 
 
 class Labels(list[dict[str, Tensor]]):
-    """The labels of a batch in detection, a dict for each image.
+    """Labels of a detection batch, a dict for each image.
 
-    Between processes they go by value: in shared memory every one of their many small tensors would be an open file.
+    They are sent between processes by value: in shared memory, each of the many small tensors would be an open file.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _labels_of_arrays, ([{name: value.numpy() for name, value in label.items()} for label in self],)
+        return _labels_from_arrays, ([{name: value.numpy() for name, value in label.items()} for label in self],)
 
 
-def _labels_of_arrays(labels: list[dict[str, Any]]) -> Labels:
+def _labels_from_arrays(labels: list[dict[str, Any]]) -> Labels:
     return Labels({name: torch.from_numpy(value) for name, value in label.items()} for label in labels)
 
 
 @dataclass
-class Unfinished:
-    """Images on their way from a worker, which arrive finished: bytes go through memory faster than floats."""
+class DeferredNormalization:
+    """Pixels that are normalized when another process receives them: uint8 is faster to send than float32."""
 
-    finishing: Finish
+    normalize: Callable[[Tensor], Tensor]
     pixels: Tensor
 
-    def finish(self) -> Tensor:
-        """(B, 3, H, W) float32."""
-        return self.finishing(self.pixels)
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return self.finishing, (self.pixels,)
+        return self.normalize, (self.pixels,)
 
 
 class ImageStream(torch.utils.data.IterableDataset):
-    """Batches of samples that come one after the other, without a known number of them.
+    """Iterable dataset of batches, for samples without a known length.
 
-    Every process and worker reads the whole stream and prepares its share. In training all processes have equally
-    many batches, all full; samples at the end that don't fill a batch for each worker of each process are left out.
+    Every worker of every process reads the whole stream and prepares every n-th batch. In training, all processes get
+    the same number of full batches; samples at the end that don't fill a batch for each worker of each process are
+    dropped.
 
     Args:
-        samples: The samples; can be iterated anew in each epoch.
-        transform: As `make_transform` returns it.
-        batch_size: How many samples a batch has.
-        size: (height, width) of the images in training; None for the evaluation of all samples in their order.
-        mix: As `make_mix` returns it.
-        seed: With the epoch it decides the order and the augmentation.
-        buffer_size: The next sample is one of so many, at random.
-        rank: This process's number among `num_replicas`.
-        num_replicas: How many processes train together.
+        samples: Samples of a split; iterated again in each epoch.
+        transform: Transform from `make_transform`.
+        batch_size: Number of samples in a batch.
+        size: (height, width) of the images in training; None for the evaluation of all samples in order.
+        mix: Mixup and cutmix from `make_mix`.
+        seed: Seed of order and augmentation, together with the epoch.
+        buffer_size: Size of the shuffle buffer, from which the next sample is chosen at random.
+        rank: Rank of this process, 0..num_replicas-1.
+        num_replicas: Number of processes that train together.
     """
 
     def __init__(
@@ -176,95 +178,99 @@ class ImageStream(torch.utils.data.IterableDataset):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order and other augmentation from the next iteration on."""
+        """Set the epoch, which changes order and augmentation from the next iteration on."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches, see `prepare`.
+        """Yield batches, see `make_batch`.
 
         Raises:
-            ValueError: If in training there are too few samples for one batch each.
+            ValueError: If there are too few training samples for one batch per worker.
         """
         worker = torch.utils.data.get_worker_info()
-        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        shares, share = self.num_replicas * workers, self.rank * workers + number
-        samples = self._shuffled() if self.size else enumerate(self.samples)
-        full, count = self.batch_size * shares, 0
-        while group := list(islice(samples, full)):
+        num_workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
+        num_shards, shard = self.num_replicas * num_workers, self.rank * num_workers + worker_id
+        items = self._shuffle(self.size) if self.size else enumerate(self.samples)
+        full, count = self.batch_size * num_shards, 0
+        while group := list(islice(items, full)):
             if self.size and len(group) < full:
                 if count == 0:
                     raise ValueError(
                         f"got a stream of {len(group)} samples, expected at least {full}: a batch of "
-                        f"{self.batch_size} for each of {shares} workers. Lower the batch size, or have fewer workers."
+                        f"{self.batch_size} for each of {num_shards} workers. Use a smaller batch size or fewer "
+                        "workers."
                     )
                 return
             count += 1
-            if own := group[share::shares]:
-                yield prepare(own, self.transform, self.mix)
+            if batch := group[shard::num_shards]:
+                yield make_batch(batch, self.transform, self.mix)
 
-    def _shuffled(self) -> Iterator[tuple[Draw, Sample]]:
+    def _shuffle(self, size: tuple[int, int]) -> Iterator[tuple[SampleSpec, Sample]]:
         rng = random.Random(self.epoch + 1_000_003 * self.seed)
         buffer: list[tuple[int, Sample]] = []
         samples = enumerate(self.samples)
         while buffer or (buffer := list(islice(samples, self.buffer_size))):
-            place = rng.randrange(len(buffer))
-            index, sample = buffer[place]
+            position = rng.randrange(len(buffer))
+            index, sample = buffer[position]
             if (following := next(samples, None)) is not None:
-                buffer[place] = following
+                buffer[position] = following
             else:
-                buffer[place] = buffer[-1]
+                buffer[position] = buffer[-1]
                 buffer.pop()
-            yield Draw(index, *self.size, rng.getrandbits(32)), sample
+            yield SampleSpec(index, *size, rng.getrandbits(32)), sample
 
 
-def make_loader(
+def make_dataloader(
     data: ImageDataset | ImageStream,
-    batches: TrainingBatches | int | None = None,
+    batches: MultiScaleBatchSampler | int | None = None,
     *,
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """A loader of batches that are prepared ahead.
+    """Create a dataloader that prefetches batches.
 
-    The batches are the same for any number of workers, except those of a stream.
+    For `ImageDataset`, batches don't depend on the number of workers.
 
     Args:
-        data: `ImageDataset`, or a `ImageStream`, which makes its own batches.
-        batches: Of `ImageDataset` in training the batches; in evaluation how many samples each has, in their order.
-        num_workers: How many processes prepare batches, two each ahead; 0 for this one.
-        pin_memory: Whether batches are put where a GPU gets them from faster.
+        data: Dataset.
+        batches: For `ImageDataset`: the batch sampler in training, the batch size in evaluation. None for
+            `ImageStream`, which yields batches.
+        num_workers: Number of processes that prepare batches, two each in advance; 0 for the calling process.
+        pin_memory: Whether to copy batches to page-locked memory, which speeds up the transfer to a GPU.
     """
-    if isinstance(batches, int):
-        batches = BatchSampler(SequentialSampler(data), batches, drop_last=False)
+    batch_sampler: Sampler[list] | None = None
+    if isinstance(data, ImageDataset):
+        batch_sampler = BatchSampler(range(len(data)), batches, False) if isinstance(batches, int) else batches
     return DataLoader(
         data,
-        **({"batch_size": None} if batches is None else {"batch_sampler": batches}),
+        batch_size=None if batch_sampler is None else 1,
+        batch_sampler=batch_sampler,
         num_workers=num_workers,
-        persistent_workers=num_workers > 0 and batches is not None,  # a stream's learn the epoch when they start
+        persistent_workers=num_workers > 0 and batches is not None,  # workers of a stream get the epoch at start
         pin_memory=pin_memory,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_alone,
-        generator=torch.Generator(),  # else each epoch would draw a random number from the training's
+        collate_fn=_identity,
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # otherwise each epoch would change the state of the default generator
     )
 
 
-def _leave_signals_alone(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach all processes of a command; the one that loads for decides, and workers end with it.
+def _ignore_signals(worker: int) -> None:
+    """Ignore Ctrl-C and delay SIGTERM, which reach all processes of a command: the main process ends its workers.
 
-    SIGTERM is also how Python ends workers at its exit, and waits for them: they stay for a while only.
+    Python also ends workers by SIGTERM at its exit, and joins them, so that they must exit after a while.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_EXIT_SECONDS))
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """PyTorch's random numbers on the CPU from a seed; those outside go on as if nothing had been drawn."""
+def seeded(seed: int) -> Generator[None, None, None]:
+    """Seed PyTorch's random numbers on the CPU, and restore the state of the generator afterwards."""
     generator = torch.random.default_generator
     state = generator.get_state()
     generator.manual_seed(seed)

@@ -1,34 +1,38 @@
-"""Find images on disk, in folders, by pattern or at a URL, and decode any of them to upright 8-bit RGB."""
+"""Find images on disk and at URLs, and decode them to upright 8-bit RGB, whole or only the region that is needed."""
 
 import glob
-import http.client
 import io
+import math
 import os
-import string
 import struct
-import urllib.parse
-import urllib.request
+import time
 import warnings
 import zlib
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from huggingface_hub import get_session
+from huggingface_hub.errors import HTTPError
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
 
-# What Pillow may take a file for. Others are left out: for PostScript it would start another program.
+# Formats that Pillow may detect. Others are excluded: for PostScript it would start another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 
-# A file of a few kB can ask for gigabytes of pixels. 100 megapixels need 300 MB as RGB.
+# A file of a few kB can claim gigabytes of pixels. 100 megapixels need 300 MB as RGB.
 MAX_PIXELS = 100_000_000
 MAX_DOWNLOAD_BYTES = 64 * 2**20
-DOWNLOAD_TIMEOUT_SECONDS = 30
+DOWNLOAD_TIMEOUT_SECONDS = 30  # to connect, and between two parts of the response
+MAX_DOWNLOAD_SECONDS = 600
 
-# What Pillow's decoders raise on damaged files.
+# Raised by Pillow's decoders on damaged files.
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -44,65 +48,70 @@ DECODER_ERRORS = (
     Image.DecompressionBombError,
 )
 
+# Markers of a JPEG header: frames (baseline, extended, progressive), and segments without information about colors or
+# orientation: JFIF, ICC profile, comment, quantization and Huffman tables, restart interval.
+PLAIN_FRAMES = {0xC0, 0xC1, 0xC2}
+IGNORED_SEGMENTS = {0xE0, 0xE2, 0xFE, 0xDB, 0xC4, 0xDD}
+MAX_REDUCTION = 8  # a JPEG block has 8x8 pixels
+
 
 class UnreadableImageError(ValueError):
-    """An image can't be read; the message says why, in one line."""
+    """An image can't be fetched or decoded. The message is the reason, in one line."""
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is to be fetched rather than opened."""
+    """Return whether a source is an http(s) URL."""
     return source.startswith(("http://", "https://"))
 
 
 def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """The images behind files, folders, glob patterns and URLs.
+    """Resolve files, folders, glob patterns and URLs to images.
 
     Args:
-        sources: A folder stands for all files below it that end like an image, in alphabetical order; a pattern
-            (`"photos/*.jpg"`, `**` for folders below) for the files it matches. A file is taken whatever its ending.
+        sources: Files of any suffix, http(s) URLs, glob patterns (`"photos/*.jpg"`, `**` for subfolders), or folders,
+            of which all files below with a suffix in `IMAGE_SUFFIXES` are returned in alphabetical order.
 
     Returns:
-        The images' paths and URLs, each once, in the order given, and the sources that stand for no image with
-        the reason.
+        The unique paths and URLs in the order of the sources, and the reason for each source without any image.
     """
-    found: dict[str, None] = {}
+    images: dict[str, None] = {}
     missing: dict[str, str] = {}
     for source in sources:
         path = Path(source)
         if is_url(source) or path.is_file():
-            found[source] = None
+            images[source] = None
             continue
         if path.is_dir():
             matches = [str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-            reason = f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
+            reason = f"no images in this folder (expected {', '.join(sorted(IMAGE_SUFFIXES))})"
         else:
             matches = [match for match in sorted(glob.glob(source, recursive=True)) if os.path.isfile(match)]  # noqa: PTH207, PTH113
             reason = "no such file or folder"
-        found.update(dict.fromkeys(matches))
+        images.update(dict.fromkeys(matches))
         if not matches:
             missing[source] = reason
-    return list(found), missing
+    return list(images), missing
 
 
 def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """Decode an image to upright 8-bit RGB.
 
-    EXIF rotation is applied, transparency laid over white, 16-bit gray scaled to 8, CMYK and palettes converted; of an
-    animation it is the first frame.
+    Applies the EXIF orientation, composites transparency over white, scales 16-bit gray to 8 bits, and converts CMYK
+    and palettes. Of an animation, the first frame is returned.
 
     Args:
-        source: A path, an http(s) URL, the bytes of a file, or an image that is decoded already.
+        source: A path, an http(s) URL, the content of an image file, or a decoded image.
 
     Raises:
-        UnreadableImageError: If it can't be fetched or decoded, or is larger than `MAX_PIXELS`.
+        UnreadableImageError: If the image can't be fetched or decoded, or has more than `MAX_PIXELS` pixels.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about files it then decodes, and of sizes checked here
+            warnings.simplefilter("ignore")  # Pillow warns of damage that it repairs, and of sizes checked here
             with (
                 nullcontext(source)
                 if isinstance(source, Image.Image)
-                else Image.open(_file(source), formats=FORMATS) as image
+                else Image.open(_open_source(source), formats=FORMATS) as image
             ):
                 _check_size(image)
                 image.load()
@@ -110,66 +119,203 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     except UnreadableImageError:
         raise
     except DECODER_ERRORS as error:
-        raise UnreadableImageError(_reason(error)) from error
+        raise UnreadableImageError(_describe_error(error)) from error
 
 
 def open_header(source: str | Path | bytes) -> Image.Image:
-    """An image's file of which only the header is read, without Pillow's warning of its size.
+    """Open an image file and read only its header, without Pillow's warning about large images.
 
     Raises:
-        One of `DECODER_ERRORS` if it can't be read.
+        Exception: One of `DECODER_ERRORS` if the header can't be read.
     """
     with warnings.catch_warnings(action="ignore"):
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
 
-def _file(source: str | Path | bytes) -> Any:
-    """What Pillow opens."""
+class Region(NamedTuple):
+    """A rectangle in pixels of the upright image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class LazyImage:
+    """An image whose size is known and whose pixels are decoded on access.
+
+    Args:
+        source: A path, an http(s) URL, the content of an image file, or a decoded image.
+
+    Attributes:
+        width: Width of the upright image in pixels.
+        height: Height of the upright image in pixels.
+
+    Raises:
+        UnreadableImageError: See `load_image`.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._image: Image.Image | None = None
+        self._jpeg: bytes | None = None
+        if plain := _read_plain_jpeg(source):
+            self._jpeg, (self.width, self.height) = plain
+        else:
+            self._image = load_image(source)
+            self.width, self.height = self._image.size
+
+    def load(self) -> Image.Image:
+        """Return the whole image as upright 8-bit RGB."""
+        return self._image or load_image(self._source)
+
+    def read(self, region: Region, size: tuple[int, int]) -> Tensor:
+        """Decode a region that is going to be resized to `size`.
+
+        Args:
+            region: Rectangle within the image.
+            size: Target (height, width).
+
+        Returns:
+            Pixels of the region (3, height, width), uint8 RGB. If a JPEG has at least twice the target resolution, it
+            is decoded at 1/2, 1/4 or 1/8 of its size (means over squares of pixels), which is faster.
+        """
+        if self._jpeg is None:
+            return _crop(_to_tensor(self.load()), region)
+        reduction = 1
+        while reduction < MAX_REDUCTION and all(
+            2 * reduction * target <= side for target, side in zip(size, region[2:], strict=True)
+        ):
+            reduction *= 2
+        try:
+            return _crop(_decode_jpeg(self._jpeg, reduction), region, reduction)
+        except (RuntimeError, *DECODER_ERRORS):
+            return _crop(_to_tensor(self.load()), region)  # decodes the file after all, or raises the reason
+
+
+def _open_source(source: str | Path | bytes) -> Any:
+    """Return what `Image.open` takes."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     return io.BytesIO(_download(str(source))) if is_url(str(source)) else source
 
 
+def _download(url: str) -> bytes:
+    session = get_session()
+    headers = {"User-Agent": "mobilevit-hf", "Accept-Encoding": "identity"}
+    try:
+        request = session.build_request("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT_SECONDS)
+    except Exception as error:  # an invalid URL; which package defines the class depends on huggingface_hub's version
+        raise UnreadableImageError(f"can't be fetched: {error}") from error
+    data, deadline = bytearray(), time.monotonic() + MAX_DOWNLOAD_SECONDS
+    try:
+        response = session.send(request, stream=True, follow_redirects=True)
+        try:
+            if response.is_error:
+                raise UnreadableImageError(f"can't be fetched: HTTP {response.status_code} {response.reason_phrase}")
+            for chunk in response.iter_bytes():
+                data += chunk
+                if len(data) > MAX_DOWNLOAD_BYTES:
+                    raise UnreadableImageError(f"more than {MAX_DOWNLOAD_BYTES // 2**20} MiB to download")
+                if time.monotonic() > deadline:
+                    raise UnreadableImageError(f"can't be fetched: took more than {MAX_DOWNLOAD_SECONDS} s")
+        finally:
+            response.close()
+    except (HTTPError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImageError(f"can't be fetched: {reason}") from error
+    return bytes(data)
+
+
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise UnreadableImageError(
-            f"{width}x{height} pixels, more than {MAX_PIXELS // 10**6} megapixels: scale it down"
-        )
+        raise UnreadableImageError(f"{width}x{height} pixels, {_too_large()}")
+
+
+def _too_large() -> str:
+    return f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert("RGB") would clip to white
+    if image.mode.startswith("I"):  # 16 bits per pixel, which convert("RGB") would clip to white
         values = np.asarray(image, dtype=np.float64) / 257
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise UnreadableImageError("floating-point pixels, whose range is unknown: convert it to 8 or 16 bits")
+        raise UnreadableImageError("floating-point pixels of unknown range: convert it to 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _download(url: str) -> bytes:
-    url = urllib.parse.quote(url, safe=string.punctuation)  # blanks and letters outside ASCII, as browsers do
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "mobilevit-hf"})
-        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_SECONDS) as response:
-            data = response.read(MAX_DOWNLOAD_BYTES + 1)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = " ".join(str(getattr(error, "reason", None) or error).split())
-        raise UnreadableImageError(f"can't be fetched: {reason}") from error
-    if len(data) > MAX_DOWNLOAD_BYTES:
-        raise UnreadableImageError(f"more than {MAX_DOWNLOAD_BYTES // 2**20} MiB to download")
-    return data
-
-
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
+        return _too_large()
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image in a format Pillow reads"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def _read_plain_jpeg(source: Any) -> tuple[bytes, tuple[int, int]] | None:
+    """Return the content and the (width, height) of a file if it is an upright RGB or gray JPEG, else None."""
+    if isinstance(source, Image.Image) or (isinstance(source, str) and is_url(source)):
+        return None
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        size = _parse_jpeg_size(data)
+        if size is None:
+            image = _open_jpeg(data)
+            if image.mode in ("RGB", "L") and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+                size = image.size
+    except DECODER_ERRORS:
+        return None
+    return (data, size) if size and math.prod(size) <= MAX_PIXELS else None
+
+
+def _parse_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of an 8-bit gray or YCbCr JPEG without EXIF data (which may rotate it), else None.
+
+    Pillow reads the tables of the header too, which takes a third of the time of decoding a small image.
+    """
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    offset = 2
+    while offset + 10 <= len(data) and data[offset] == 0xFF:
+        marker, length = data[offset + 1], int.from_bytes(data[offset + 2 : offset + 4], "big")
+        if marker in PLAIN_FRAMES:
+            bits, height, width, components = struct.unpack_from(">BHHB", data, offset + 4)
+            return (width, height) if bits == 8 and components in (1, 3) and width and height else None
+        if marker not in IGNORED_SEGMENTS or length < 2:
+            return None
+        offset += 2 + length
+    return None
+
+
+def _open_jpeg(data: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Image.open(io.BytesIO(data), formats=("JPEG",))
+
+
+def _decode_jpeg(data: bytes, reduction: int) -> Tensor:
+    """Decode a JPEG to (3, H, W) uint8 at a fraction of its size. Only Pillow can reduce; torchvision is faster."""
+    if reduction == 1:
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return decode_jpeg(encoded, ImageReadMode.RGB)  # ty: ignore[invalid-explicit-return] (a list only for a list)
+    image = _open_jpeg(data)
+    image.draft("RGB", (image.width // reduction, image.height // reduction))
+    return _to_tensor(image.convert("RGB"))
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _crop(pixels: Tensor, region: Region, reduction: int = 1) -> Tensor:
+    top, left = round(region.top / reduction), round(region.left / reduction)
+    height, width = max(1, round(region.height / reduction)), max(1, round(region.width / reduction))
+    return pixels[:, top : top + height, left : left + width]

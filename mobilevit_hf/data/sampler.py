@@ -1,4 +1,4 @@
-"""Which images make a batch and at what size: the paper's multi-scale batches (section 3.3), or one size."""
+"""Batch sampler for training: multi-scale batches (paper, section 3.3) or batches of one size."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,14 @@ from typing import NamedTuple
 from torch.utils.data import Sampler
 
 
-class Draw(NamedTuple):
-    """One place in a batch.
+class SampleSpec(NamedTuple):
+    """Item of a training batch.
 
     Attributes:
-        index: The sample.
-        height: The image's height in the batch, in pixels.
-        width: Its width.
-        seed: Of this draw's augmentation.
+        index: Index of the sample.
+        height: Height of the image in the batch, in pixels.
+        width: Width of the image in the batch, in pixels.
+        seed: Seed of the augmentation.
     """
 
     index: int
@@ -24,14 +24,14 @@ class Draw(NamedTuple):
 
 
 class BatchShape(NamedTuple):
-    """How a batch can look: `size` images of height x width pixels."""
+    """Shape of a batch: `size` images of height x width pixels."""
 
     height: int
     width: int
     size: int
 
 
-def scale_batches(
+def multi_scale_shapes(
     base: BatchShape,
     *,
     heights: tuple[int, int] = (160, 320),
@@ -39,28 +39,28 @@ def scale_batches(
     num_scales: int = 5,
     divisor: int = 32,
 ) -> list[BatchShape]:
-    """The shapes of multi-scale batches, which all hold about as many pixels.
+    """Return the shapes of multi-scale batches, all with about the same number of pixels.
 
     Args:
-        base: The shape at the size that the model is tested with; one of those returned.
-        heights: The least and the greatest height.
-        widths: The least and the greatest width.
-        num_scales: How many sizes, evenly spaced before they are rounded; the base may add one.
+        base: Shape at the image size of inference. It is part of the result.
+        heights: Minimum and maximum height.
+        widths: Minimum and maximum width.
+        num_scales: Number of sizes, evenly spaced before rounding; `base` may add one.
         divisor: Heights and widths are multiples of it.
 
     Returns:
-        By size, the smallest images first. The paper's: 327 of 160², 227 of 192², 128 of 256², 101 of 288², 81 of
-        320².
+        Shapes by increasing size. With the paper's settings: 327 of 160², 227 of 192², 128 of 256², 101 of 288², 81
+        of 320².
 
     Raises:
-        ValueError: If a number can't be used.
+        ValueError: If a number is out of range.
     """
     for name, value in {**base._asdict(), "num_scales": num_scales, "divisor": divisor}.items():
         if value < 1:
             raise ValueError(f"{name}: got {value}, expected 1 or more.")
-    for name, (least, greatest) in {"heights": heights, "widths": widths}.items():
-        if not 0 < least <= greatest:
-            raise ValueError(f"{name}: got {least} to {greatest}, expected the least and the greatest side in pixels.")
+    for name, (minimum, maximum) in {"heights": heights, "widths": widths}.items():
+        if not 0 < minimum <= maximum:
+            raise ValueError(f"{name}: got {minimum} to {maximum}, expected a minimum and a maximum in pixels.")
     sizes = zip(_spaced(*heights, num_scales, divisor), _spaced(*widths, num_scales, divisor), strict=True)
     pixels = base.height * base.width * base.size
     return [
@@ -69,55 +69,53 @@ def scale_batches(
     ]
 
 
-def _spaced(least: int, greatest: int, count: int, divisor: int) -> list[int]:
-    """`count` evenly spaced numbers, each rounded to a multiple of the divisor (halves up)."""
-    step = (greatest - least) / max(1, count - 1)
-    return [max(divisor, int(least + i * step + divisor / 2) // divisor * divisor) for i in range(count)]
+def _spaced(minimum: int, maximum: int, count: int, divisor: int) -> list[int]:
+    """Return evenly spaced numbers, each rounded to a multiple of the divisor (halves up)."""
+    step = (maximum - minimum) / max(1, count - 1)
+    return [max(divisor, int(minimum + i * step + divisor / 2) // divisor * divisor) for i in range(count)]
 
 
-class TrainingBatches(Sampler[list[Draw]]):
-    """The batches of an epoch, in an order of their own in every epoch, for one of several processes.
+class MultiScaleBatchSampler(Sampler[list[SampleSpec]]):
+    """Shuffled batches of an epoch, for one of several processes.
 
-    At each step all processes have a batch of the same shape. Where the samples can't be shared out evenly, or the
-    last batch isn't full, samples from the front of the order fill it up, so that every sample comes at least once
-    and few come twice; a batch holds a sample once. Order and shapes are those of the official code's
+    At each step, the batches of all processes have the same shape. If the samples can't be distributed evenly or the
+    last batch is not full, it is filled with samples from the start of the order, so every sample occurs at least
+    once, few occur twice, and none occurs twice in a batch. Order and shapes equal those of the official code's
     `variable_batch_sampler` with seed 0.
 
-    There is no state to save: `set_epoch(epoch, start_batch)` goes on in the middle of an epoch as if it had not been
-    interrupted. (A loader's workers draw ahead of the training, so only the training knows where it is.)
+    The sampler has no state to save: `set_epoch(epoch, start_batch)` continues in the middle of an epoch. (The workers
+    of a dataloader prefetch, so only the training loop has the current position.)
 
     Args:
-        num_samples: How many samples there are.
-        shapes: One shape, or those to choose from at each step, such as `scale_batches` returns.
-        seed: With the epoch it decides the order, the shapes and the augmentation.
-        rank: This process's number among `num_replicas`.
-        num_replicas: How many processes train together; each gets batches of the given sizes.
+        num_samples: Number of samples.
+        shapes: One shape, or several of which each step uses a random one, see `multi_scale_shapes`.
+        seed: Seed of order, shapes and augmentation, together with the epoch.
+        rank: Rank of this process, 0..num_replicas-1.
+        num_replicas: Number of processes that train together. Each gets batches of the sizes in `shapes`.
 
     Raises:
-        ValueError: If there is no sample or no shape, or the rank is not one of the processes'.
+        ValueError: If there are no samples or shapes, or the rank is out of range.
     """
 
     def __init__(
         self, num_samples: int, shapes: Sequence[BatchShape], *, seed: int = 0, rank: int = 0, num_replicas: int = 1
     ) -> None:
         if num_samples < 1:
-            raise ValueError("num_samples: got 0, expected at least one sample to train on.")
+            raise ValueError("num_samples: got 0, expected at least one training sample.")
         if not shapes or min(map(min, shapes)) < 1:
             raise ValueError(f"shapes: got {list(shapes)}, expected heights, widths and batch sizes of 1 or more.")
         if not 0 <= rank < num_replicas:
-            raise ValueError(
-                f"rank: got {rank}, expected 0..{num_replicas - 1} as there are {num_replicas} processes."
-            )
+            raise ValueError(f"rank: got {rank}, expected 0..{num_replicas - 1} for num_replicas={num_replicas}.")
         self.shapes = [BatchShape(*shape) for shape in shapes]
         self.num_samples, self.seed, self.rank, self.num_replicas = num_samples, seed, rank, num_replicas
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Go to an epoch, and leave out its first `start_batch` batches."""
+        """Set the epoch, and skip its first `start_batch` batches."""
         self.epoch, self.start_batch = epoch, start_batch
-        self._rng = random.Random(epoch + 1_000_003 * self.seed)  # two runs share no epoch
-        shared = -(-self.num_samples // self.num_replicas) * self.num_replicas
-        order = [place % self.num_samples for place in range(shared)]
+        self._rng = random.Random(epoch + 1_000_003 * self.seed)  # runs with different seeds share no epoch
+        padded = -(-self.num_samples // self.num_replicas) * self.num_replicas
+        order = [index % self.num_samples for index in range(padded)]
         self._rng.shuffle(order)
         self._order = order[self.rank :: self.num_replicas]
         self._shapes = list(self._choose_shapes())
@@ -126,24 +124,23 @@ class TrainingBatches(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return max(0, len(self._shapes) - self.start_batch)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleSpec]]:
         start = 0
         for number, (height, width, size) in enumerate(self._shapes):
-            places = range(start, start + size)
+            positions = range(start, start + size)
             start += size
             if number >= self.start_batch:
                 yield [
-                    Draw(self._order[place % len(self._order)], height, width, self._seed_of(place))
-                    for place in places
+                    SampleSpec(self._order[i % len(self._order)], height, width, self._seed_at(i)) for i in positions
                 ]
 
     def _choose_shapes(self) -> Iterator[BatchShape]:
-        place = 0
-        while place < len(self._order):
+        position = 0
+        while position < len(self._order):
             shape = self._rng.choice(self.shapes)
             yield shape._replace(size=min(shape.size, len(self._order)))
-            place += shape.size
+            position += shape.size
 
-    def _seed_of(self, place: int) -> int:
-        """Another one for every place of the epoch in every process."""
-        return (self._first_seed + place * self.num_replicas + self.rank) % 2**32
+    def _seed_at(self, position: int) -> int:
+        """Return a seed that is unique within the epoch, across processes."""
+        return (self._first_seed + position * self.num_replicas + self.rank) % 2**32

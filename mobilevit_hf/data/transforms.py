@@ -1,6 +1,7 @@
-"""From an image and its sample to what a model is trained or tested on; pixels end as the image processor ends them.
+"""Transforms from an image and its sample to the inputs of a model in training and evaluation.
 
-Training chooses a region of the image first and decodes and resizes only that, once.
+Pixel values equal those of the image processor. Training transforms choose a region of the image first, then decode
+and resize only that, once.
 """
 
 import math
@@ -19,48 +20,48 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import SizeDict
 
 from ..tasks import TaskName
-from .decoding import LazyImage, Region
+from .images import LazyImage, Region
 from .types import Objects, Sample
 
-FILL = (124, 116, 104)  # ImageNet's mean color, for what lies outside an image or is erased
-MIN_SIDE = 1.0  # a box of which a crop leaves less, in pixels of the result, is left out
+FILL = (124, 116, 104)  # ImageNet's mean color, for padding and erased rectangles
+MIN_SIDE = 1.0  # boxes with a smaller side after a crop, in pixels of the result, are dropped
 
-# SSD's crops: how much a box has to overlap with one (1: no crop), how large and how long they may be, how many tries.
+# SSD's random crops: minimum overlap with a box (1: no crop), side lengths as a fraction, aspect ratio.
 CROP_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 CROP_SCALE = (0.3, 1.0)
 CROP_RATIO = (0.5, 2.0)
-REGION_TRIES = 10  # of a random resized crop
 CROP_TRIES = 40
+RESIZED_CROP_TRIES = 10
 
 Transform: TypeAlias = Callable[..., dict[str, Any]]
 Mix: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def make_transform(task: TaskName, processor: BaseImageProcessor, *, training: bool, **options: Any) -> Transform:
-    """What makes a model's input of an image.
+    """Create the transform from images to inputs of a model.
 
     Args:
-        task: What the samples are for.
-        processor: The image processor that the trained model is saved with.
-        training: Whether to augment. Without, it is the processor alone.
-        options: Fields of `ClassificationTraining` or `DetectionTraining`.
+        task: Task of the samples.
+        processor: Image processor that is saved with the model.
+        training: Whether to augment. If False, the transform applies the processor alone.
+        options: Fields of `ClassificationTransform` or `DetectionTransform`.
 
     Returns:
-        A function of an image (PIL or `LazyImage`), its `Sample` and, in training, the (height, width) wanted instead
-        of the processor's. It returns `pixel_values` (3, H, W) float32 and `labels`: in classification the class, in
-        detection a dict as `MobileViTSSDLiteForObjectDetection` takes it.
+        A function of an image (PIL or `LazyImage`), its `Sample` and, in training, an optional (height, width) that
+        replaces the processor's. It returns `pixel_values` (3, H, W) float32 and `labels`: the class in
+        classification, a dict as `MobileViTSSDLiteForObjectDetection` accepts it in detection.
 
     Raises:
-        ValueError: If an option can't be used, or the processor does what training can't imitate.
+        ValueError: If an option is out of range, or the processor can't be reproduced in training.
     """
     if not training:
-        return Evaluation(processor, **options)
-    return TRAINING[task](processor, **options)
+        return EvaluationTransform(processor, **options)
+    return (DetectionTransform if task == "object-detection" else ClassificationTransform)(processor, **options)
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The image processor, as whoever uses the model calls it."""
+class EvaluationTransform:
+    """The image processor, applied as in inference."""
 
     processor: BaseImageProcessor
 
@@ -74,17 +75,17 @@ class Evaluation:
         return {"pixel_values": pixels, "labels": _make_labels(sample.objects, size, size)}
 
 
-class Finish:
-    """The last steps of an image processor: channel order, scale and normalization, found out by trying it.
+class Normalization:
+    """Last steps of an image processor (channel order, rescaling, normalization), inferred by applying it to colors.
 
     Args:
-        processor: It has to map each channel by a straight line to one of the three it returns.
+        processor: Processor that maps each input channel linearly to one of the three output channels.
 
     Attributes:
-        size: (height, width) of the images that it makes of square ones.
+        size: (height, width) to which the processor resizes square images.
 
     Raises:
-        ValueError: If it does anything else.
+        ValueError: If the processor does anything else.
     """
 
     def __init__(self, processor: BaseImageProcessor) -> None:
@@ -98,31 +99,31 @@ class Finish:
         self.channels = response.abs().argmax(dim=1).tolist()
         if values.shape[1] != 3 or sorted(self.channels) != [0, 1, 2] or (response.abs() > 1e-6).sum() != 3:
             raise ValueError(
-                f"{type(processor).__name__}: got a processor that mixes colors, expected one that returns the three "
-                "channels, in any order, each scaled by itself. Train with a MobileViT's image processor."
+                f"processor: got {type(processor).__name__}, which mixes color channels, expected one that returns "
+                "the three channels, in any order, each scaled separately. Use a MobileViT image processor."
             )
         self.scales = [response[i, channel].item() / 255 for i, channel in enumerate(self.channels)]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 RGB → float32 as the processor returns it."""
-        out = torch.empty(pixels.shape)
-        for place, (channel, scale, bias) in enumerate(zip(self.channels, self.scales, self.biases, strict=True)):
-            torch.mul(pixels[:, channel], scale, out=out[:, place])
+        """Convert (B, 3, H, W) uint8 RGB to float32 as the processor returns it."""
+        result = torch.empty(pixels.shape)
+        for index, (channel, scale, bias) in enumerate(zip(self.channels, self.scales, self.biases, strict=True)):
+            torch.mul(pixels[:, channel], scale, out=result[:, index])
             if bias:
-                out[:, place].add_(bias)
-        return out
+                result[:, index].add_(bias)
+        return result
 
 
 @dataclass
-class _Training:
-    """What both tasks do: render a region, flip it, finish as the processor does.
+class TrainingTransform:
+    """Base of the training transforms: render a region, flip it, and normalize it as the processor does.
 
     Args:
-        processor: The image processor that the trained model is saved with.
-        horizontal_flip: How often an image is mirrored, 0..1.
-        vertical_flip: How often it is turned upside down, 0..1.
-        color_jitter: How often brightness, contrast, saturation, hue and the order of channels are varied (each half
-            of the time), 0..1.
+        processor: Image processor that is saved with the model.
+        horizontal_flip: Probability of a horizontal flip, 0..1.
+        vertical_flip: Probability of a vertical flip, 0..1.
+        color_jitter: Probability that brightness, contrast, saturation, hue and channel order are varied (each with a
+            probability of 0.5), 0..1.
     """
 
     processor: BaseImageProcessor
@@ -136,13 +137,14 @@ class _Training:
         self._distort = v2.RandomPhotometricDistort()
         if not isinstance(self.processor, TorchvisionBackend):
             raise ValueError(
-                f"processor: got {type(self.processor).__name__}, expected one on torchvision. Load it with "
-                'AutoImageProcessor.from_pretrained(..., backend="torchvision").'
+                f"processor: got {type(self.processor).__name__}, expected one with the torchvision backend. Load it "
+                'with AutoImageProcessor.from_pretrained(..., backend="torchvision").'
             )
-        self.finish = Finish(self.processor)
+        self._backend: TorchvisionBackend = self.processor
+        self.normalize = Normalization(self.processor)
 
     def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
-        """(3, H, W) uint8 RGB and labels."""
+        """Return (3, H, W) uint8 RGB, to be normalized, and the labels."""
         raise NotImplementedError
 
     def __call__(
@@ -150,33 +152,32 @@ class _Training:
     ) -> dict[str, Any]:
         """See `make_transform`."""
         image = image if isinstance(image, LazyImage) else LazyImage(image)
-        pixels, labels = self.augment(image, sample, size or self.finish.size)
-        return {"pixel_values": self.finish(pixels[None])[0], "labels": labels}
+        pixels, labels = self.augment(image, sample, size or self.normalize.size)
+        return {"pixel_values": self.normalize(pixels[None])[0], "labels": labels}
 
     def _check_probabilities(self, *names: str) -> None:
         for name in names:
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected how often it is done, 0..1.")
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a probability, 0..1.")
 
     def _resize(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """As the processor does."""
         if pixels.shape[-2:] == size:
             return pixels
-        return self.processor.resize(pixels, SizeDict(height=size[0], width=size[1]), self.processor.resample)
+        return self._backend.resize(pixels, SizeDict(height=size[0], width=size[1]), self._backend.resample)  # ty: ignore[missing-attribute] (of subclasses)
 
-    def _recolor(self, pixels: Tensor) -> Tensor:
-        return self._distort(pixels) if _happens(self.color_jitter) else pixels
+    def _jitter_colors(self, pixels: Tensor) -> Tensor:
+        return self._distort(pixels) if _with_probability(self.color_jitter) else pixels
 
 
 @dataclass(kw_only=True)
-class ClassificationTraining(_Training):
-    """Random resized crops and flips, the paper's recipe, and what is asked for beside.
+class ClassificationTransform(TrainingTransform):
+    """Random resized crops and flips (the paper's augmentation), and optional further augmentation.
 
     Args:
-        crop_scale: The least and the greatest share of the image's area that a crop has.
-        crop_ratio: The least and the greatest width of a crop over its height.
-        rand_augment: The magnitude of RandAugment's two operations, 0..30; None for none.
-        random_erasing: How often a rectangle is painted over, 0..1.
+        crop_scale: Minimum and maximum area of a crop, as a fraction of the image's area.
+        crop_ratio: Minimum and maximum aspect ratio (width / height) of a crop.
+        rand_augment: Magnitude of RandAugment's two operations, 0..30; None to disable it.
+        random_erasing: Probability that a random rectangle is erased, 0..1.
     """
 
     crop_scale: Sequence[float] = (0.08, 1.0)
@@ -188,44 +189,49 @@ class ClassificationTraining(_Training):
         super().__post_init__()
         self._check_probabilities("random_erasing")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale: got {self.crop_scale}, expected two shares in 0..1, the smaller one first.")
+            raise ValueError(f"crop_scale: got {self.crop_scale}, expected a minimum and a maximum in 0..1.")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(f"crop_ratio: got {self.crop_ratio}, expected two ratios, the smaller one first.")
+            raise ValueError(f"crop_ratio: got {self.crop_ratio}, expected a minimum and a maximum above 0.")
         if self.rand_augment is not None and not 0 <= self.rand_augment <= 30:
             raise ValueError(f"rand_augment: got {self.rand_augment}, expected a magnitude in 0..30.")
-        augment = [] if self.rand_augment is None else [v2.RandAugment(magnitude=self.rand_augment, fill=list(FILL))]
-        augment += [v2.RandomErasing(self.random_erasing, value=list(FILL))] if self.random_erasing else []
-        self._augment = v2.Compose(augment) if augment else None
+        augmentations: list[v2.Transform] = []
+        if self.rand_augment is not None:
+            augmentations.append(v2.RandAugment(magnitude=self.rand_augment, fill=list(FILL)))
+        if self.random_erasing:
+            erase = v2.RandomErasing(self.random_erasing, value=list(FILL))  # ty: ignore[invalid-argument-type] (a sequence is accepted)
+            augmentations.append(erase)
+        self._augment = v2.Compose(augmentations) if augmentations else None
 
     def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
-        """(3, H, W) uint8 RGB and the class."""
-        region = choose_region(image.height, image.width, self.crop_scale, self.crop_ratio)
-        pixels = self._recolor(self._resize(image.read(region, size), size))
+        """Return (3, H, W) uint8 RGB and the class."""
+        region = random_resized_crop(image.height, image.width, self.crop_scale, self.crop_ratio)
+        pixels = self._jitter_colors(self._resize(image.read(region, size), size))
         for dim, probability in ((-1, self.horizontal_flip), (-2, self.vertical_flip)):
-            if _happens(probability):
+            if _with_probability(probability):
                 pixels = pixels.flip(dim)
         if self._augment:
             pixels = self._augment(pixels)
         return pixels, sample.label
 
 
-def choose_region(height: int, width: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:
-    """The part of an image that a random resized crop takes (Inception's, arXiv 1409.4842).
+def random_resized_crop(height: int, width: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:
+    """Choose a region at random by its area and aspect ratio (Inception's augmentation, arXiv 1409.4842).
 
-    As torchvision's, whose own choice takes as long as decoding a small image.
+    Same distribution as torchvision's `RandomResizedCrop`, whose own choice takes as long as decoding a small image.
 
     Args:
-        height, width: Of the image in pixels.
-        scale: The least and the greatest share of its area.
-        ratio: The least and the greatest width over height, drawn evenly by its logarithm.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        scale: Minimum and maximum area, as a fraction of the image's area.
+        ratio: Minimum and maximum aspect ratio (width / height), sampled uniformly in log space.
 
     Returns:
-        A region with both, or where ten tries find none the middle of the image, as near to the ratio as possible.
+        A region within both ranges, or after ten failed tries the center of the image with the nearest possible ratio.
     """
-    least, greatest = math.log(ratio[0]), math.log(ratio[1])
-    for share, shape, down, right in torch.rand(REGION_TRIES, 4).tolist():
-        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
-        aspect = math.exp(least + (greatest - least) * shape)
+    minimum, maximum = math.log(ratio[0]), math.log(ratio[1])
+    for area, aspect, down, right in torch.rand(RESIZED_CROP_TRIES, 4).tolist():
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        aspect = math.exp(minimum + (maximum - minimum) * aspect)
         rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < rows <= height and 0 < columns <= width:
             return Region(int(down * (height - rows + 1)), int(right * (width - columns + 1)), rows, columns)
@@ -235,12 +241,12 @@ def choose_region(height: int, width: int, scale: Sequence[float], ratio: Sequen
 
 
 @dataclass(kw_only=True)
-class DetectionTraining(_Training):
-    """SSD's augmentation: other colors, a larger canvas around the image, a crop around some box, flips.
+class DetectionTransform(TrainingTransform):
+    """SSD's augmentation: color jitter, zoom-out, crops with a minimum overlap with a box, flips.
 
     Args:
-        zoom_out: How often the image lies in a canvas of up to four times its sides, 0..1.
-        crop: How often a crop is chosen by its overlap with the boxes (one time in seven that is no crop), 0..1.
+        zoom_out: Probability that the image is placed on a canvas of up to four times its sides, 0..1.
+        crop: Probability of a random IoU crop (which in one of seven cases is the whole image), 0..1.
     """
 
     color_jitter: float = 1.0
@@ -253,130 +259,131 @@ class DetectionTraining(_Training):
         self._zoom_out = v2.RandomZoomOut()
 
     def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
-        """(3, H, W) uint8 RGB and a dict."""
+        """Return (3, H, W) uint8 RGB and the labels of a detector."""
+        if sample.objects is None:
+            raise ValueError(f"{sample.name}: got a sample without objects, expected boxes for object detection.")
         region = self._choose_region(image, sample.objects)
-        pixels, objects = self._render(image, region, size), fit_objects(sample.objects, region, size)
+        pixels, objects = self._render(image, region, size), crop_objects(sample.objects, region, size)
         for dim, probability in ((-1, self.horizontal_flip), (-2, self.vertical_flip)):
-            if _happens(probability):
+            if _with_probability(probability):
                 pixels, objects = pixels.flip(dim), _flip(objects, dim, size)
         return pixels, _make_labels(objects, size, (image.height, image.width))
 
     def _choose_region(self, image: LazyImage, objects: Objects) -> Region:
-        """The part of the image to show, or of a canvas around it."""
+        """Choose a region of the image, or of a canvas around it."""
         region = Region(0, 0, image.height, image.width)
-        if _happens(self.zoom_out):
+        if _with_probability(self.zoom_out):
             left, top, right, bottom = self._zoom_out.make_params([_empty_canvas(image)])["padding"]
             region = Region(-top, -left, top + image.height + bottom, left + image.width + right)
         boxes = objects.boxes[objects.iscrowd == 0]
-        return choose_crop(region, boxes) if len(boxes) and _happens(self.crop) else region
+        return random_iou_crop(region, boxes) if len(boxes) and _with_probability(self.crop) else region
 
     def _render(self, image: LazyImage, region: Region, size: tuple[int, int]) -> Tensor:
-        """(3, H, W) uint8: the region in other colors, what lies outside the image filled."""
-        sides, places = [], []
+        """Return the region as (3, H, W) uint8 with jittered colors, filled where it exceeds the image."""
+        sides, slices = [], []
         for start, length, limit, side in zip(region[:2], region[2:], (image.height, image.width), size, strict=True):
             first, last = max(start, 0), min(start + length, limit)
             begin = min(round((first - start) * side / length), side - 1)
             sides.append((first, last - first))
-            places.append(slice(begin, max(begin + 1, round((last - start) * side / length))))
+            slices.append(slice(begin, max(begin + 1, round((last - start) * side / length))))
         (top, height), (left, width) = sides
-        shown = (places[0].stop - places[0].start, places[1].stop - places[1].start)
-        pixels = self._recolor(self._resize(image.read(Region(top, left, height, width), shown), shown))
-        if shown == size:
+        inner_size = (slices[0].stop - slices[0].start, slices[1].stop - slices[1].start)
+        pixels = image.read(Region(top, left, height, width), inner_size)
+        pixels = self._jitter_colors(self._resize(pixels, inner_size))
+        if inner_size == size:
             return pixels
         canvas = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).repeat(1, *size)
-        canvas[:, places[0], places[1]] = pixels
+        canvas[:, slices[0], slices[1]] = pixels
         return canvas
 
 
-TRAINING = {"image-classification": ClassificationTraining, "object-detection": DetectionTraining}
+def random_iou_crop(region: Region, boxes: Tensor) -> Region:
+    """Choose a crop that contains the center of a box and has a minimum IoU with that box (SSD, section 2.2).
 
-
-def choose_crop(region: Region, boxes: Tensor) -> Region:
-    """SSD's random crop (section 2.2): one with the center of some box in it, and an overlap with such a box.
-
-    As torchvision's `RandomIoUCrop`, which tries one crop after the other and takes twenty times as long.
+    Same distribution as torchvision's `RandomIoUCrop`, whose sequential tries take 20 times as long.
 
     Args:
-        region: What to crop.
-        boxes: (N, 4) (x1, y1, x2, y2) in pixels of the image, at least one.
+        region: Region to crop.
+        boxes: (N, 4) (x1, y1, x2, y2) in pixels of the image, N > 0.
 
     Returns:
-        A part of the region, or all of it.
+        A part of the region, or the whole region.
     """
     sides, corner = torch.tensor(region[2:]), torch.tensor(region[:2])
     while True:
-        overlap = CROP_OVERLAPS[int(torch.randint(len(CROP_OVERLAPS), ()))]
-        if overlap >= 1:
+        min_overlap = CROP_OVERLAPS[int(torch.randint(len(CROP_OVERLAPS), ()))]
+        if min_overlap >= 1:
             return region
-        least, greatest = CROP_SCALE
-        lengths = (sides * (least + (greatest - least) * torch.rand(CROP_TRIES, 2))).long()
+        minimum, maximum = CROP_SCALE
+        lengths = (sides * (minimum + (maximum - minimum) * torch.rand(CROP_TRIES, 2))).long()
         starts = corner + ((sides - lengths) * torch.rand(CROP_TRIES, 2)).long()
         ratios = lengths[:, 1] / lengths[:, 0]
         crops = torch.cat([starts, starts + lengths], dim=1)[:, [1, 0, 3, 2]].float()  # (x1, y1, x2, y2)
-        overlaps = torch.where(_holds_centres(crops, boxes), box_iou(crops, boxes), -1).amax(dim=1)
-        fits = (ratios >= CROP_RATIO[0]) & (ratios <= CROP_RATIO[1]) & (lengths > 0).all(dim=1) & (overlaps >= overlap)
-        if fits.any():
-            first = int(fits.nonzero()[0])
+        overlaps = torch.where(_contains_centers(crops, boxes), box_iou(crops, boxes), -1).amax(dim=1)
+        is_valid = (ratios >= CROP_RATIO[0]) & (ratios <= CROP_RATIO[1]) & (lengths > 0).all(dim=1)
+        is_valid &= overlaps >= min_overlap
+        if is_valid.any():
+            first = int(is_valid.nonzero()[0])
             return Region(*starts[first].tolist(), *lengths[first].tolist())
 
 
-def fit_objects(objects: Objects, region: Region, size: tuple[int, int]) -> Objects:
-    """The objects in a region of their image, in pixels of the region resized to `size`.
+def crop_objects(objects: Objects, region: Region, size: tuple[int, int]) -> Objects:
+    """Crop objects to a region of their image, in pixels of the region resized to `size`.
 
-    Boxes are cut off at its border, and areas shrink by as much. Left out are objects whose box has its center
-    outside, or less than `MIN_SIDE` pixels inside.
+    Boxes are clipped to the region, and areas shrink by the same factor. Objects are dropped if the center of their
+    box is outside of the region or a side of the clipped box is shorter than `MIN_SIDE` pixels.
     """
     top, left, height, width = region
     border = torch.tensor([[left, top, left + width, top + height]], dtype=torch.float32)
     scale = torch.tensor([size[1] / width, size[0] / height])
-    visible = torch.cat(
+    clipped = torch.cat(
         [torch.maximum(objects.boxes[:, :2], border[:, :2]), torch.minimum(objects.boxes[:, 2:], border[:, 2:])], dim=1
     )
-    whole_sides, sides = objects.boxes[:, 2:] - objects.boxes[:, :2], (visible[:, 2:] - visible[:, :2])
-    kept = _holds_centres(border, objects.boxes)[0] & (sides * scale >= MIN_SIDE).all(dim=1)
-    areas = objects.areas * (sides / whole_sides).prod(dim=1) * scale.prod()
-    boxes = (visible - border[:, :2].repeat(1, 2)) * scale.repeat(2)
-    return Objects(boxes[kept], objects.labels[kept], objects.iscrowd[kept], areas[kept])
+    original_sides, sides = objects.boxes[:, 2:] - objects.boxes[:, :2], (clipped[:, 2:] - clipped[:, :2])
+    kept = _contains_centers(border, objects.boxes)[0] & (sides * scale >= MIN_SIDE).all(dim=1)
+    areas = objects.areas * (sides / original_sides).prod(dim=1) * scale.prod()
+    boxes = (clipped - border[:, :2].repeat(1, 2)) * scale.repeat(2)
+    return replace(objects, boxes=boxes, areas=areas).select(kept)
 
 
 def make_mix(num_classes: int, mixup: float = 0.0, cutmix: float = 0.0) -> Mix | None:
-    """Mixup and cutmix for batches of classification, one of them at random where both are given.
+    """Create mixup and cutmix for classification batches; if both are enabled, each batch uses a random one.
 
     Args:
-        num_classes: K.
-        mixup: The alpha of mixup's beta distribution; 0 for none.
-        cutmix: That of cutmix.
+        num_classes: Number of classes K.
+        mixup: Alpha of the beta distribution of mixup; 0 disables it.
+        cutmix: Alpha of the beta distribution of cutmix; 0 disables it.
 
     Returns:
         A function of images (B, 3, H, W) and classes (B,) that returns mixed images and soft labels (B, K), whose
-        rows sum to 1; None if neither is asked for.
+        rows sum to 1; None if both are disabled.
 
     Raises:
         ValueError: If an alpha is negative.
     """
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if alpha < 0:
-            raise ValueError(f"{name}: got {alpha}, expected an alpha above 0, or 0 for none.")
-    mixes = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
+            raise ValueError(f"{name}: got {alpha}, expected an alpha above 0, or 0 to disable it.")
+    mixes: list[v2.Transform] = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
     mixes += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
     return v2.RandomChoice(mixes) if mixes else None
 
 
-def _holds_centres(crops: Tensor, boxes: Tensor) -> Tensor:
-    """Whether each of the crops (M, 4) holds the center of each of the boxes (N, 4) → (M, N)."""
+def _contains_centers(crops: Tensor, boxes: Tensor) -> Tensor:
+    """Return whether each crop (M, 4) contains the center of each box (N, 4) → (M, N)."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((crops[:, None, :2] < centers) & (centers < crops[:, None, 2:])).all(dim=2)
 
 
 def _flip(objects: Objects, dim: int, size: tuple[int, int]) -> Objects:
-    """Mirror boxes (x1, y1, x2, y2) along an image's dimension, -1 or -2."""
+    """Flip boxes (x1, y1, x2, y2) along dimension -1 or -2 of the image."""
     boxes, first, last = objects.boxes.clone(), -1 - dim, 1 - dim  # columns 0 and 2 of x, 1 and 3 of y
     boxes[:, [first, last]] = size[dim] - objects.boxes[:, [last, first]]
     return replace(objects, boxes=boxes)
 
 
 def _make_labels(objects: Objects, size: tuple[int, int], orig_size: tuple[int, int]) -> dict[str, Tensor]:
-    """Objects on an image of `size` (height, width) → the model's `labels` of it."""
+    """Convert objects on an image of `size` (height, width) to labels of the detector, boxes in normalized cxcywh."""
     height, width = size
     return {
         "class_labels": objects.labels,
@@ -388,9 +395,10 @@ def _make_labels(objects: Objects, size: tuple[int, int], orig_size: tuple[int, 
 
 
 def _empty_canvas(image: LazyImage) -> tv_tensors.BoundingBoxes:
-    """What tells a transform of torchvision how large an image is."""
-    return tv_tensors.BoundingBoxes(torch.empty(0, 4), format="XYXY", canvas_size=(image.height, image.width))
+    """Return an input from which a torchvision transform infers the size of an image."""
+    size = (image.height, image.width)
+    return tv_tensors.BoundingBoxes(torch.empty(0, 4), format="XYXY", canvas_size=size)  # ty: ignore[no-matching-overload] (stub of `Tensor.__init__`)
 
 
-def _happens(probability: float) -> bool:
+def _with_probability(probability: float) -> bool:
     return float(torch.rand(())) < probability

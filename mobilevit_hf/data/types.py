@@ -1,16 +1,16 @@
-"""What a dataset is here, whatever format it came in: samples in splits, the classes' names, what was wrong."""
+"""Datasets in memory, independent of their format: samples by split, class names, and problems found while reading."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..tasks import TaskName
 
-# What can be wrong with a file; each word is also the heading under which it is counted.
+# Also the headings under which problems are counted.
 ProblemKind = Literal[
     "unreadable image",
     "missing image",
@@ -25,13 +25,13 @@ ProblemKind = Literal[
 
 @dataclass(frozen=True)
 class Objects:
-    """What is on one image.
+    """Objects of an image.
 
     Attributes:
         boxes: (N, 4) float32 (x1, y1, x2, y2) in pixels of the upright image.
         labels: (N,) int64, 0..K-1.
-        iscrowd: (N,) int64, 1 for a box around many objects, which training leaves out and COCO's metric ignores.
-        areas: (N,) float32 in pixels²: of the annotated shape where the format says it, else of the box.
+        iscrowd: (N,) int64, 1 for a box around a group of objects, which training skips and COCO's metric ignores.
+        areas: (N,) float32 in pixels²: annotated area of the shape if available, else area of the box.
     """
 
     boxes: Tensor
@@ -47,7 +47,7 @@ class Objects:
         iscrowd: Sequence[int] | None = None,
         areas: Sequence[float] | None = None,
     ) -> "Objects":
-        """From lists of equal length; no list of `iscrowd` means none, of `areas` those of the boxes."""
+        """Create objects from lists of equal length; `iscrowd` defaults to 0 and `areas` to the areas of the boxes."""
         corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         sides = corners[:, 2:] - corners[:, :2]
         return cls(
@@ -57,16 +57,20 @@ class Objects:
             areas=sides.prod(dim=1) if areas is None else torch.tensor(areas, dtype=torch.float32),
         )
 
+    def select(self, mask: Tensor) -> "Objects":
+        """Return the objects for which a mask (N,) is true."""
+        return Objects(self.boxes[mask], self.labels[mask], self.iscrowd[mask], self.areas[mask])
+
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and what is known about it.
+    """An image and its annotation.
 
     Attributes:
-        name: How the user knows it: the file's path below the dataset's folder, or `train[17]`.
-        image: What `LazyImage` reads: a path, a URL, the bytes of a file, or a decoded image.
-        label: Its class 0..K-1 in classification, else None.
-        objects: What is on it in detection, else None.
+        name: Path of the file relative to the dataset's folder, or `train[17]` for a row.
+        image: Source that `LazyImage` accepts: a path, a URL, the content of an image file, or a decoded image.
+        label: Class 0..K-1; classification only.
+        objects: Objects of the image; detection only.
     """
 
     name: str
@@ -77,12 +81,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one file (or row) of a dataset.
+    """An invalid file or row of a dataset.
 
     Attributes:
-        name: As in `Sample`, or the annotation file's path.
-        kind: What sort of problem.
-        reason: One line that says more.
+        name: Name of the sample, or path of the annotation file.
+        kind: Kind of problem.
+        reason: Details, in one line.
     """
 
     name: str
@@ -90,31 +94,36 @@ class Problem:
     reason: str
 
     @property
-    def is_bad(self) -> bool:
-        """Whether anything was left out for it; an image with an empty label file is kept as background."""
+    def is_error(self) -> bool:
+        """Whether the sample or some of its boxes are skipped. An image with an empty label file is background."""
         return self.kind != "empty label file"
+
+
+# A sequence, which may create samples on access, or an iterable without a length for a stream.
+Split: TypeAlias = Sequence[Sample] | Iterable[Sample]
 
 
 @dataclass
 class Dataset:
-    """A dataset that was read.
+    """A dataset.
 
     Attributes:
-        task: What it is for.
-        classes: The classes' names; a label is a place in it.
-        splits: The samples of `"train"`, `"validation"` and `"test"`, as far as there are any. A sequence, which
-            may make a sample only when it is asked for, or for a stream an iterable without a length.
-        data_format: The name of its format.
-        root: Its folder, None if it came from the Hub.
-        notes: Plain sentences about decisions to tell the user, such as a validation split that was cut off.
-        problems: What was found wrong while reading. What has a problem is not in the splits: a sample, or of a
-            image with some good boxes the bad ones.
+        task: Task of its annotations.
+        classes: Class names; a label is an index into them.
+        splits: Valid samples, by `"train"`, `"validation"` and `"test"`, as available.
+        data_format: Key of `DATA_FORMATS`.
+        root: Folder of the dataset, None for a dataset of the Hub.
+        notes: Decisions made while reading that the user should know about, as sentences.
+        problems: Problems found while reading. The affected samples, or the affected boxes of images that also have
+            valid boxes, are not in `splits`.
+        validation_cut_off: Whether the validation split was split off the training split.
     """
 
     task: TaskName
     classes: tuple[str, ...]
-    splits: dict[str, Sequence[Sample] | Iterable[Sample]]
+    splits: dict[str, Split]
     data_format: str
     root: Path | None = None
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    validation_cut_off: bool = False

@@ -1,1 +1,1 @@
-"""The formats that datasets come in: a module each, with `recognizes(folder)` and `read(folder)`."""
+"""Dataset formats. Each module has `recognizes(folder)` and `read(folder)`."""

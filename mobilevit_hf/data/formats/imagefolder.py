@@ -1,67 +1,69 @@
-"""Images in a folder for each class, below folders for the splits or not; or beside a metadata file with boxes."""
+"""Image folder: one folder per class, optionally within folders for splits, or images with a metadata file."""
 
-from ..types import Dataset
+from ..sequences import Samples
+from ..types import Dataset, Split
 from . import metadata
 from .folder import SPLIT_NAMES, DataFolder, is_image_name, split_folders
-from .samples import Samples
 
 
 def recognizes(folder: DataFolder) -> bool:
-    """Whether there is a metadata file or a folder; the format of last resort."""
+    """Return whether there is a metadata file or any subfolder. Use it as the last format."""
     return bool(metadata.find_files(folder)) or "folder" in folder.entries(".").values()
 
 
 def read(folder: DataFolder) -> Dataset:
-    """Read class folders, or a metadata file where there is one.
+    """Read class folders, or metadata files with labels or boxes.
 
-    `train/`, `validation/` and `test/` (or `val`, `valid`, `dev`) hold the class folders; without them the folder
-    itself does. The classes are the training split's in alphabetical order.
+    Class folders are in `train/`, `validation/` and `test/` (or `val`, `valid`, `dev`), or directly in the folder.
+    Classes are those of the training split in alphabetical order.
 
     Raises:
-        ValueError: If no image lies in a class folder.
+        ValueError: If there are no images in class folders.
     """
-    if metadata.names_classes(folder):
+    if metadata.has_annotations(folder):
         return metadata.read(folder)
-    files = {split: _images_by_class(folder, directory) for split, directory in _splits(folder).items()}
-    classes = sorted(files.get("train") or {name for found in files.values() for name in found})
-    splits = {}
-    for split, found in files.items():
-        for name in found.keys() - set(classes):
-            for image in found[name]:
-                folder.report(image, "unknown class", f"the training split has no class {name!r}")
-        labelled = [(image, label) for label, name in enumerate(classes) for image in found.get(name, [])]
-        names = [image for image, _ in labelled]
-        splits[split] = Samples(names, [folder.path(name) for name in names], [label for _, label in labelled])
-    if not any(map(len, splits.values())):
+    files = {split: _images_by_class(folder, directory) for split, directory in _split_directories(folder).items()}
+    classes = sorted(files.get("train") or {name for by_class in files.values() for name in by_class})
+    splits: dict[str, Split] = {}
+    count = 0
+    for split, by_class in files.items():
+        for name in by_class.keys() - set(classes):
+            for image in by_class[name]:
+                folder.report(image, "unknown class", f"class {name!r} is not in the training split")
+        labeled = [(image, label) for label, name in enumerate(classes) for image in by_class.get(name, [])]
+        names = [image for image, _ in labeled]
+        splits[split] = Samples(names, [folder.path(name) for name in names], [label for _, label in labeled])
+        count += len(names)
+    if not count:
         raise ValueError(
-            f"No images in class folders below {folder.root}. "
-            "Expected CLASS/IMAGE or train/CLASS/IMAGE; move the images of each class into a folder of its name."
+            f"{folder.root}: got no images in class folders, expected CLASS/IMAGE or train/CLASS/IMAGE. "
+            "Move the images of each class into a folder with its name."
         )
     return Dataset("image-classification", tuple(classes), splits, "imagefolder")
 
 
-def _splits(folder: DataFolder) -> dict[str, str]:
-    """The folders that hold class folders, by split. A folder named like a split may be a class, if train is none."""
-    found = split_folders(folder)
-    others = [name for name, kind in folder.entries(".").items() if kind == "folder" and name not in found.values()]
-    if not found or ("train" not in found and others):
+def _split_directories(folder: DataFolder) -> dict[str, str]:
+    """Return the directories of class folders by split. Without `train`, folders named like splits may be classes."""
+    splits = split_folders(folder)
+    others = [name for name, kind in folder.entries(".").items() if kind == "folder" and name not in splits.values()]
+    if not splits or ("train" not in splits and others):
         return {"train": "."}
     if others:
-        folder.notes.append(f"Beside the splits lie folders that are not read: {', '.join(others)}.")
-    return found
+        folder.notes.append(f"Skipped folders next to the splits: {', '.join(others)}.")
+    return splits
 
 
 def _images_by_class(folder: DataFolder, directory: str) -> dict[str, list[str]]:
     entries = folder.entries(directory)
-    below = "" if directory == "." else f"{directory}/"
+    prefix = "" if directory == "." else f"{directory}/"
     loose = [name for name, kind in entries.items() if kind == "file" and is_image_name(name)]
     if loose:
-        folder.notes.append(f"{len(loose)} images lie in no class folder and are not read, such as {below}{loose[0]}.")
+        folder.notes.append(f"Skipped {len(loose)} images outside of class folders, such as {prefix}{loose[0]}.")
     for name, kind in entries.items():
         if kind == "outside":
-            folder.report(f"{below}{name}", "missing image", "no file, or a link out of the dataset's folder")
-    found = {name: folder.images(f"{below}{name}") for name, kind in entries.items() if kind == "folder"}
-    empty = [name for name, images in found.items() if not images and name.lower() not in SPLIT_NAMES]
+            folder.report_outside(f"{prefix}{name}")
+    by_class = {name: folder.images(f"{prefix}{name}") for name, kind in entries.items() if kind == "folder"}
+    empty = [name for name, images in by_class.items() if not images and name.lower() not in SPLIT_NAMES]
     if empty:
-        folder.notes.append(f"Folders without images, which are no classes: {', '.join(below + n for n in empty)}.")
-    return {name: images for name, images in found.items() if images}
+        folder.notes.append(f"Skipped folders without images: {', '.join(prefix + name for name in empty)}.")
+    return {name: images for name, images in by_class.items() if images}

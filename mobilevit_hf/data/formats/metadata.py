@@ -1,4 +1,4 @@
-"""`metadata.jsonl` or `metadata.csv` beside images, as `datasets` reads them: boxes in `objects`, or labels."""
+"""Metadata files of `datasets`' image folders (`metadata.jsonl` or `metadata.csv`), with boxes or labels."""
 
 import csv
 import json
@@ -7,90 +7,94 @@ from collections.abc import Hashable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from ..types import Dataset
-from .boxes import NO_BOX, Annotated, make_samples
+from ..sequences import Samples
+from ..types import Dataset, Split
+from .annotations import INVALID_BOX, AnnotatedImage, make_samples
 from .folder import SPLIT_NAMES, DataFolder, split_folders
-from .samples import Samples
 
 FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 CATEGORY_KEYS = ("category", "categories", "label", "labels")
 LABEL_COLUMNS = ("label", "labels")
-MAX_NUMBER = 100_000  # of a class: one far too large, of another column say, would make names until memory is full
+MAX_CLASS_NUMBER = 100_000  # a larger one, perhaps from another column, would create names until memory is exhausted
 
 
 def find_files(folder: DataFolder) -> list[str]:
-    """The metadata files in the folder and in those of its splits."""
+    """Return the metadata files in the folder and in its splits."""
     directories = [".", *split_folders(folder).values()]
     names = [posixpath.normpath(f"{directory}/{base}") for directory in directories for base in FILE_NAMES]
     return [name for name in names if folder.locate([name])[0]]
 
 
-def names_classes(folder: DataFolder) -> bool:
-    """Whether there are metadata files that do more than caption images."""
-    first = next((row for name in find_files(folder) for row in _rows(folder, name)), {})
+def has_annotations(folder: DataFolder) -> bool:
+    """Return whether there are metadata files with boxes or labels (and not captions, for example)."""
+    first = next((row for name in find_files(folder) for row in _read_rows(folder, name)), {})
     return any(column in first for column in ("objects", *LABEL_COLUMNS))
 
 
 def read(folder: DataFolder) -> Dataset:
-    """Read metadata files: a row an image, with its path beside the file in `file_name`.
+    """Read metadata files with one row per image, whose path relative to the file is in `file_name`.
 
-    A column `objects` holds `{"bbox": [[x, y, w, h], ...], "categories": [...]}` in pixels, or a list of
-    `{"bbox": [x, y, w, h], "category": ...}`; a column `label` the class. Classes are the names in alphabetical order,
-    or the numbers up to the largest.
+    The column `objects` is `{"bbox": [[x, y, w, h], ...], "categories": [...]}` in pixels, or a list of
+    `{"bbox": [x, y, w, h], "category": ...}`; the column `label` is a class. Classes are the names in alphabetical
+    order, or the numbers from 0 to the largest.
 
     Raises:
         ValueError: If a file can't be read or has neither column.
     """
-    rows = [(name, row) for name in find_files(folder) for row in _rows(folder, name)]
+    rows = [(file, row) for file in find_files(folder) for row in _read_rows(folder, file)]
     is_detection = any("objects" in row for _, row in rows)
-    splits: dict[str, list[Annotated]] = {}
-    for metadata_name, row in rows:
-        directory = posixpath.dirname(metadata_name)
-        name, reason = None, "a row has no `file_name`"
+    images: dict[str, list[AnnotatedImage]] = {}
+    for file, row in rows:
+        name, reason = None, "a row without `file_name`"
         if file_name := row.get("file_name"):
-            name, reason = folder.locate([posixpath.join(directory, str(file_name))])
+            name, reason = folder.locate([posixpath.join(posixpath.dirname(file), str(file_name))])
         if name is None:
-            folder.report(metadata_name, "missing image", reason)
+            folder.report(file, "missing image", reason)
             continue
-        image = _with_objects(folder, name, row) if is_detection else _with_label(folder, name, row)
+        image = _read_objects(folder, name, row) if is_detection else _read_label(folder, name, row)
         if image:
             split = SPLIT_NAMES.get(name.split("/")[0].lower(), "train")
-            splits.setdefault(split, []).append(image)
-    keys = {key for image in splits.get("train") or chain(*splits.values()) for key in image.keys}
-    classes, places = name_classes(keys)
+            images.setdefault(split, []).append(image)
+    keys = {key for image in images.get("train") or chain(*images.values()) for key in image.keys}
+    classes, labels = name_classes(keys)
     if not classes:
         raise ValueError(
-            f"{folder.root / find_files(folder)[0]}: no image with a class. Expected a column `objects` with "
+            f"{folder.root / find_files(folder)[0]}: got no image with a class, expected a column `objects` with "
             "`bbox` and `categories`, or a column `label`."
         )
-    samples = {split: _samples(folder, images, places, is_detection) for split, images in splits.items()}
-    task = "object-detection" if is_detection else "image-classification"
-    return Dataset(task, classes, samples, "imagefolder")
+    splits: dict[str, Split] = {}
+    if is_detection:
+        splits = {split: make_samples(folder, part, labels) for split, part in images.items()}
+        return Dataset("object-detection", classes, splits, "imagefolder")
+    splits = {split: _make_labeled_samples(folder, part, labels) for split, part in images.items()}
+    return Dataset("image-classification", classes, splits, "imagefolder")
 
 
 def name_classes(keys: Iterable[Hashable]) -> tuple[tuple[str, ...], dict[Hashable, int]]:
-    """Classes from what boxes or rows name them by: names in alphabetical order, or numbers.
+    """Derive the classes from the names or numbers in annotations.
 
     Returns:
-        The classes' names and the label of each key.
+        The class names (in alphabetical order, or all numbers from 0 to the largest), and the label of each key.
 
     Raises:
-        ValueError: If a number is beyond `MAX_NUMBER`.
+        ValueError: If a number is larger than `MAX_CLASS_NUMBER`.
     """
     keys = {key for key in keys if isinstance(key, str | int)}
-    if keys and all(isinstance(key, int) and key >= 0 for key in keys):
-        if max(keys) > MAX_NUMBER:
+    numbers = [key for key in keys if isinstance(key, int) and key >= 0]
+    if keys and len(numbers) == len(keys):
+        if max(numbers) > MAX_CLASS_NUMBER:
             raise ValueError(
-                f"got class {max(keys)}, expected at most {MAX_NUMBER}. Number the classes from 0, or name them."
+                f"got class {max(numbers)}, expected at most {MAX_CLASS_NUMBER}. Number the classes from 0, or use "
+                "names."
             )
-        classes = tuple(str(number) for number in range(max(keys) + 1))
+        classes = tuple(str(number) for number in range(max(numbers) + 1))
         return classes, {number: number for number in range(len(classes))}
     classes = tuple(sorted({str(key) for key in keys}))
     return classes, {key: classes.index(str(key)) for key in keys}
 
 
-def read_objects(objects: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """The (bbox, class, area, iscrowd) of each object, of a dictionary of lists or a list of dictionaries.
+def parse_objects(objects: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Yield (bbox, class, area, iscrowd) of each object in a dictionary of lists or a list of dictionaries.
 
     Raises:
         ValueError: If it is neither, or the lists differ in length.
@@ -98,24 +102,24 @@ def read_objects(objects: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
     if isinstance(objects, dict):
         lists = {key: list(values) for key, values in objects.items() if isinstance(values, list | tuple)}
         count = len(lists.get("bbox", []))
-        named = [key for key in (*CATEGORY_KEYS, "area", "iscrowd") if key in lists]
-        if "bbox" not in lists or any(len(lists[key]) != count for key in named):
-            raise ValueError("`objects` needs `bbox` and `categories`, as lists of equal length")
-        objects = [{key: lists[key][place] for key in ("bbox", *named)} for place in range(count)]
+        available = [key for key in (*CATEGORY_KEYS, "area", "iscrowd") if key in lists]
+        if "bbox" not in lists or any(len(lists[key]) != count for key in available):
+            raise ValueError("expected `bbox` and `categories` in `objects`, as lists of equal length")
+        objects = [{key: lists[key][index] for key in ("bbox", *available)} for index in range(count)]
     if not isinstance(objects, list) or not all(isinstance(entry, dict) for entry in objects):
-        raise ValueError("`objects` is no dictionary of lists and no list of dictionaries")
+        raise ValueError("expected a dictionary of lists or a list of dictionaries in `objects`")
     for entry in objects:
         key = next((entry[key] for key in CATEGORY_KEYS if key in entry), None)
         yield entry.get("bbox"), key, entry.get("area"), entry.get("iscrowd")
 
 
-def add_box(image: Annotated, bbox: Any, key: Any, area: Any = None, iscrowd: Any = None) -> None:
-    """Add an object with a box [x, y, w, h] to an image; what can't be read becomes `NO_BOX`."""
+def add_box(image: AnnotatedImage, bbox: Any, key: Any, area: Any = None, iscrowd: Any = None) -> None:
+    """Add an object with a box [x, y, w, h] to an image, with `INVALID_BOX` if the box can't be parsed."""
     try:
         x, y, width, height = map(float, bbox)
         image.boxes.append((x, y, x + width, y + height))
     except (TypeError, ValueError, OverflowError):
-        image.boxes.append(NO_BOX)
+        image.boxes.append(INVALID_BOX)
     image.keys.append(key if isinstance(key, str | int) else None)
     try:
         image.areas.append(float(area) if isinstance(area, int | float) else float("nan"))
@@ -124,7 +128,7 @@ def add_box(image: Annotated, bbox: Any, key: Any, area: Any = None, iscrowd: An
     image.iscrowd.append(int(bool(iscrowd)))
 
 
-def _rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
+def _read_rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
     try:
         with open(folder.path(name), encoding="utf-8-sig", newline="") as file:
             if name.endswith(".csv"):
@@ -133,19 +137,19 @@ def _rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
             for number, line in enumerate(file, start=1):
                 row = json.loads(line) if line.strip() else {}
                 if not isinstance(row, dict):
-                    raise ValueError(f"line {number} is no JSON object")
+                    raise ValueError(f"line {number} is not a JSON object")
                 if row:
                     yield row
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"{folder.root / name} can't be read: {error}") from error
 
 
-def _with_objects(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotated | None:
-    image = Annotated(name)
+def _read_objects(folder: DataFolder, name: str, row: dict[str, Any]) -> AnnotatedImage | None:
+    image = AnnotatedImage(name)
     try:
         objects = row.get("objects")
         objects = json.loads(objects) if isinstance(objects, str) else objects
-        for entry in read_objects(objects):
+        for entry in parse_objects(objects):
             add_box(image, *entry)
     except (ValueError, RecursionError) as error:
         folder.report(name, "unreadable annotation", str(error))
@@ -153,21 +157,18 @@ def _with_objects(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotat
     return image
 
 
-def _with_label(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotated | None:
+def _read_label(folder: DataFolder, name: str, row: dict[str, Any]) -> AnnotatedImage | None:
     label = next((row[column] for column in LABEL_COLUMNS if column in row), None)
     if not isinstance(label, str | int) or label == "":
-        folder.report(name, "unreadable annotation", "no label: its row has none in a column `label`")
+        folder.report(name, "unreadable annotation", "no value in the column `label`")
         return None
-    return Annotated(name, keys=[label])
+    return AnnotatedImage(name, keys=[label])
 
 
-def _samples(folder: DataFolder, images: list[Annotated], places: dict[Hashable, int], is_detection: bool) -> Samples:
-    if is_detection:
-        return make_samples(folder, images, places)
+def _make_labeled_samples(folder: DataFolder, images: list[AnnotatedImage], labels: dict[Hashable, int]) -> Samples:
     for image in images:
-        if image.keys[0] not in places:
-            reason = f"the training split has no class {image.keys[0]!r}"
-            folder.report(image.name, "unknown class", reason)
-    names = [image.name for image in images if image.keys[0] in places]
-    labels = [places[image.keys[0]] for image in images if image.keys[0] in places]
-    return Samples(names, [folder.path(name) for name in names], labels)
+        if image.keys[0] not in labels:
+            folder.report(image.name, "unknown class", f"class {image.keys[0]!r} is not in the training split")
+    kept = [image for image in images if image.keys[0] in labels]
+    names = [image.name for image in kept]
+    return Samples(names, [folder.path(name) for name in names], [labels[image.keys[0]] for image in kept])
