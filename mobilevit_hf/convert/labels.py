@@ -1,4 +1,4 @@
-"""The names of a converted model's labels: read from a file, known sets, told by the source, or refused."""
+"""Label names of a converted model: from a file, a predefined set or the source."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
 from ..io import user_path
 from ..tasks import TaskName
-from .rules import listing
+from .rules import summarize_names
 
-# COCO's numbers from 0 to 90 that stand for no class of objects.
+# Names of COCO's category ids from 0 to 90 that are not object classes.
 _NO_COCO_CLASS = ("__background__", "N/A")
 
-# Names that need no file. COCO's are the 80 classes in the order of their numbers.
+# Predefined label names. Those of COCO are the 80 classes in the order of their category ids.
 LABEL_SETS: dict[str, list[str]] = {
     "imagenet-1k": list(MobileNet_V3_Small_Weights.DEFAULT.meta["categories"]),
     "coco": [
@@ -23,16 +23,16 @@ LABEL_SETS: dict[str, list[str]] = {
     ],
 }
 
-# The set that a model with as many labels is likely trained on.
+# Set suggested for a model of the same number of labels.
 SUGGESTED_LABELS: dict[TaskName, str] = {"image-classification": "imagenet-1k", "object-detection": "coco"}
 
 
 def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
-    """The labels' names from a file with one a line, a key of `LABEL_SETS`, or a sequence.
+    """Return label names from a text file with one name per line, a key of `LABEL_SETS`, or a sequence.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a name is empty or comes twice, or the file is not text.
+        ValueError: If a name is empty or repeated, or the file is not text.
     """
     if isinstance(labels, str) and labels in LABEL_SETS:
         return LABEL_SETS[labels]
@@ -40,38 +40,38 @@ def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
         return _check_names(list(labels))
     path = user_path(labels)
     if not path.is_file():
-        known = " or ".join(map(repr, LABEL_SETS))
-        raise FileNotFoundError(f"labels: no file {path}. Give a text file with one name a line, or {known}.")
+        names = " or ".join(map(repr, LABEL_SETS))
+        raise FileNotFoundError(f"labels: no file {path}. Pass a text file with one name per line, or {names}.")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"labels: {path} is not UTF-8 text. Give a text file with one name a line.") from error
+        raise ValueError(f"labels: {path} is not UTF-8 text. Pass a text file with one name per line.") from error
     return _check_names(lines)
 
 
 def _check_names(names: list[str]) -> list[str]:
-    """The names without surrounding blanks, after checking that each is there and comes once."""
-    wrong = [name for name in names if not isinstance(name, str)]
-    if wrong:
-        raise ValueError(f"labels: got {wrong[0]!r}, expected text. Give one name for each label.")
+    """Return the names without surrounding whitespace after checking that none is empty or repeated."""
+    invalid = [name for name in names if not isinstance(name, str)]
+    if invalid:
+        raise ValueError(f"labels: got {invalid[0]!r}, expected text. Pass one name per label.")
     names = [name.strip() for name in names]
     if not names:
-        raise ValueError("labels: got no names. Give one name a line.")
+        raise ValueError("labels: got no names. Pass one name per line.")
     if "" in names:
         raise ValueError(f"labels: name {names.index('') + 1} of {len(names)} is empty. Remove blank lines.")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise ValueError(f"labels: {listing(repeated)} given more than once. Give every label its own name.")
+        raise ValueError(f"labels: {summarize_names(repeated)} given more than once. Pass unique names.")
     return names
 
 
-def told_names(facts: Mapping[str, Any], num_labels: int) -> list[str] | None:
-    """The names that a timm configuration gives its labels, as a list or by number.
+def timm_label_names(source_config: Mapping[str, Any], num_labels: int) -> list[str] | None:
+    """Return `label_names` of a timm configuration, a list or a dict by index; None without them.
 
     Raises:
-        ValueError: If they are not names, or not as many as labels.
+        ValueError: If they are not names, or their number is not `num_labels`.
     """
-    names = facts.get("label_names")
+    names = source_config.get("label_names")
     if not names:
         return None
     if isinstance(names, Mapping):
@@ -82,19 +82,19 @@ def told_names(facts: Mapping[str, Any], num_labels: int) -> list[str] | None:
     return _check_names(names)
 
 
-def name_fields(names: list[str], num_labels: int | None, task: TaskName) -> dict[str, Any]:
-    """The configuration's fields for named labels.
+def label_fields(names: list[str], num_labels: int | None, task: TaskName) -> dict[str, Any]:
+    """Return `id2label` and `label2id`.
 
     Raises:
-        ValueError: If there are not as many names as labels.
+        ValueError: If the number of names is not `num_labels`.
     """
     if num_labels is None:
-        raise ValueError(f"labels: got {len(names)} names for a backbone without a classifier. Leave them out.")
+        raise ValueError(f"labels: got {len(names)} names for a backbone without a classifier. Omit labels.")
     if len(names) != num_labels:
         with_background = task == "object-detection" and len(names) == num_labels + 1
-        hint = " A detector's background has no name: leave it out." if with_background else ""
+        hint = " Omit the background: it is not a label of a detector." if with_background else ""
         raise ValueError(
-            f"labels: got {len(names)} names, expected {num_labels}, one for each output of the classifier. Give one "
-            f"name a line in the order the model was trained with.{hint}"
+            f"labels: got {len(names)} names, expected {num_labels}, one per output of the classifier. Pass one name "
+            f"per line in the order used in training.{hint}"
         )
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}

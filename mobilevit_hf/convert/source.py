@@ -1,0 +1,157 @@
+"""Read the weights and `config.json` of a source checkpoint without executing code from it."""
+
+import json
+import re
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import safetensors
+import torch
+from huggingface_hub import get_session
+from safetensors.torch import load_file
+
+from ..io import user_path
+from ..tasks import TASKS, TaskName
+from .rules import Origin
+
+# Weight files of a saved model, in order of preference.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+# Fields of a configuration or image processor that point to code.
+CODE_POINTERS = ("auto_map", "custom_pipelines")
+
+URL_SCHEME = "https"
+MAX_REDIRECTS = 10
+MAX_DOWNLOAD_BYTES = 1 << 30  # the largest MobileViT with optimizer state takes about 100 MB
+DOWNLOAD_TIMEOUT_SECONDS = 30  # of each connection attempt and read
+
+
+def locate_weights(source: str | Path, scratch: Path) -> Path:
+    """Return the path of the weight file, downloaded to `scratch` if the source is a URL.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the URL is not https, or the download fails.
+    """
+    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(source))
+    if url:
+        if url[1].lower() != URL_SCHEME:
+            raise ValueError(f"{source}: got {url[1]}://, expected {URL_SCHEME}://, a file or a directory.")
+        return _download(str(source), scratch)
+    path = user_path(source)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"{source}: no such file or directory. Pass a checkpoint's path or https:// URL.")
+    for name in WEIGHT_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(f"{source}: got neither {' nor '.join(WEIGHT_FILES)}. Pass the path of the weight file.")
+
+
+def read_weights(file: Path) -> Any:
+    """Load a safetensors file, or a PyTorch file with `weights_only=True`.
+
+    Raises:
+        OSError: If the file can't be opened.
+        ValueError: If it is damaged, of another format, or contains pickled objects.
+    """
+    with file.open("rb") as stream:  # here, so that a missing permission is not reported as a damaged file
+        try:
+            if file.suffix.lower() == ".safetensors":
+                return load_file(file)
+            return torch.load(stream, map_location="cpu", weights_only=True)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{file.name}: not a safetensors file ({error}).") from error
+        except Exception as error:  # the unpickler raises nearly anything for damaged files
+            code = re.search(r"GLOBAL ([\w.]+)", str(error))
+            if code:
+                raise ValueError(
+                    f"{file.name}: got pickled Python code or objects ({code[1]}), which are never loaded. If you "
+                    "trust the file, save its weights with torch.save(model.state_dict(), file) and convert that file."
+                ) from error
+            raise ValueError(
+                f"{file.name}: not a PyTorch checkpoint, or a damaged one. Pass a state dict saved with torch.save or "
+                "as safetensors."
+            ) from error
+
+
+def read_config(folder: Path, origin: Origin, task: TaskName) -> dict[str, Any]:
+    """Return the fields of `config.json` next to the weights; empty without one of their origin.
+
+    Fields of timm's `pretrained_cfg` are merged into the top level.
+
+    Raises:
+        ValueError: If the file is not a JSON object, or describes another model type.
+    """
+    path = folder / "config.json"
+    if origin == "official" or not path.is_file():
+        return {}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError(f"got a {type(fields).__name__}, expected an object")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a valid configuration ({error}). Fix or remove it.") from error
+    if origin == "timm":
+        pretrained = fields.get("pretrained_cfg")
+        return {**fields, **(pretrained if isinstance(pretrained, dict) else {})} if "architecture" in fields else {}
+    expected = TASKS[task].model_class.config_class.model_type
+    if fields.get("model_type") != expected:
+        raise ValueError(
+            f"{path}: got model_type {fields.get('model_type')!r}, expected {expected!r}. Remove the file if it does "
+            "not belong to the weights."
+        )
+    remove_code_pointers(fields)
+    remove_code_pointers(fields.get("backbone_config"))
+    return fields
+
+
+def remove_code_pointers(fields: Any) -> None:
+    """Remove fields that point to code, since the code is not converted."""
+    if isinstance(fields, dict):
+        for name in CODE_POINTERS:
+            fields.pop(name, None)
+
+
+def _download(url: str, folder: Path) -> Path:
+    """Download a file of at most MAX_DOWNLOAD_BYTES; it gets the suffix of the URL's path."""
+    file = folder / f"checkpoint{PurePosixPath(urlsplit(url).path).suffix}"
+    size = 0
+    try:
+        with closing(_open_url(url)) as response, file.open("wb") as target:
+            for chunk in response.iter_raw(1 << 20):
+                size += len(chunk)
+                if size > MAX_DOWNLOAD_BYTES:
+                    raise ValueError(f"larger than {MAX_DOWNLOAD_BYTES >> 20} MiB, unlike any MobileViT checkpoint")
+                target.write(chunk)
+    except Exception as error:  # also an invalid URL, whose class depends on huggingface_hub's version
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{url}: download failed ({reason}). Check the URL, or download the file and pass its path."
+        ) from error
+    return file
+
+
+def _open_url(url: str) -> Any:
+    """Return the streamed response of a GET request, following redirects to https only.
+
+    Raises:
+        ValueError: If a redirect leaves https, redirects don't end, or the status is an error.
+    """
+    session = get_session()
+    headers = {"User-Agent": "mobilevit-hf", "Accept-Encoding": "identity"}
+    request = session.build_request("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT_SECONDS)
+    for _ in range(MAX_REDIRECTS + 1):
+        if request.url.scheme != URL_SCHEME:
+            raise ValueError(f"redirected to {request.url}, which is not {URL_SCHEME}")
+        response = session.send(request, stream=True, follow_redirects=False)
+        if response.is_success:
+            return response
+        response.close()
+        if response.next_request is None:
+            raise ValueError(f"HTTP status {response.status_code} {response.reason_phrase}".rstrip())
+        request = response.next_request
+    raise ValueError(f"more than {MAX_REDIRECTS} redirects")
