@@ -22,6 +22,17 @@ NAMES = ["cat", "dog", "fish", "owl"]
 
 
 @pytest.fixture(scope="module")
+def labeled_images(tmp_path_factory):
+    """Class folders of the tiny classifier's classes, with images of several formats and sizes."""
+    folder = tmp_path_factory.mktemp("labeled_images")
+    for i, image in enumerate(make_images(30)):
+        file = folder / NAMES[i * i % 4 if i % 3 else i % 4] / f"{i}.{'jpg' if i % 2 else 'png'}"
+        file.parent.mkdir(exist_ok=True)
+        (image.rotate(90, expand=True) if i % 5 == 0 else image).save(file)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def classifier(tiny_fields, tmp_path_factory):
     """The folder of a tiny classifier that predicts every class."""
     return save_balanced_classifier(tmp_path_factory.mktemp("classifier"), tiny_fields)

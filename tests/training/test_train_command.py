@@ -9,27 +9,25 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from conftest import PACKAGE_PARENT
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
-from training_data import CLASSES
-from trainings import MODEL_FILES, SCRIPT_OF, SCRIPTS, SMALL, arguments_of, lines_of, only_line, results_of
+from toy_datasets import CLASSES
+from training_runs import MODEL_FILES, SCRIPT_OF, SCRIPTS, SMALL, only_line, read_arguments, read_metrics, read_results
 
 import mobilevit_hf
 from mobilevit_hf import cli
-from mobilevit_hf.cli.launch import start_processes
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.evaluation import EvaluationResult
 from mobilevit_hf.training.arguments import TrainArguments
 from mobilevit_hf.training.checkpoint import find_checkpoints, load_checkpoint
-from mobilevit_hf.training.data import TrainingInputs
-from mobilevit_hf.training.initialization import start_classifier, start_detector
+from mobilevit_hf.training.dataloader import TrainingDataLoader
+from mobilevit_hf.training.initialization import create_classifier, create_detector
 from mobilevit_hf.training.reports import write_reports
 from mobilevit_hf.training.state import TrainingResult
-from mobilevit_hf.training.tasks import TASKS
+from mobilevit_hf.training.tasks import TRAINING_TASKS
 
 FILES = MODEL_FILES | {"metrics.jsonl", "recipe.yaml", "results.json", "run.json", "curves.png", "checkpoints"}
 
@@ -40,11 +38,11 @@ def task(request):
 
 
 @pytest.fixture(scope="module")
-def run(task, data, start, tmp_path_factory):
+def run(task, small_datasets, initial_checkpoint, tmp_path_factory):
     """The folder of a training that an option or two made short."""
     folder = tmp_path_factory.mktemp("run") / task
     options = (*SMALL, "--max-steps", 12, "--eval-steps", 0.5, "--logging-steps", 4, "--learning-rate", 0.01)
-    words = ("train", data[task], "--model", start, "--output-dir", folder, *options)
+    words = ("train", small_datasets[task], "--model", initial_checkpoint, "--output-dir", folder, *options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mobilevit_hf.cli.train.tune_allocator", lambda: True)
         cli.app(list(map(str, words)), standalone_mode=False)
@@ -66,7 +64,7 @@ def flat(figures, prefix=""):
 # --- what is left ----------------------------------------------------------------------------------------------------
 
 
-def test_the_folder_holds_all_there_is_to_know(task, run, data):
+def test_the_folder_holds_all_there_is_to_know(task, run, small_datasets):
     figure = "confusion_matrix.png" if task == "image-classification" else "average_precision.png"
     code = {path.name for path in run.glob("*.py")}
     assert bool(code) == (task == "object-detection")
@@ -77,7 +75,7 @@ def test_the_folder_holds_all_there_is_to_know(task, run, data):
             assert min(image.size) > 50
             assert len(set(image.convert("L").resize((64, 64)).getdata())) > 4, path.name
 
-    lines = lines_of(run)
+    lines = read_metrics(run)
     losses = [line for line in lines if "loss" in line]
     assert [line["step"] for line in losses] == [4, 8, 12]
     for line in losses:
@@ -94,26 +92,26 @@ def test_the_folder_holds_all_there_is_to_know(task, run, data):
     metric = {"image-classification": "accuracy", "object-detection": "map"}[task]
     measured = [line for line in lines if "eval_" + metric in line]
     assert [line["step"] for line in measured] == [6, 12]
-    results = results_of(run)
+    results = read_results(run)
     assert (results["metric"], results["steps"], results["split"]) == (metric, 12, "validation")
-    assert results["num_images"] == len(validation_images(data[task]))
+    assert results["num_images"] == len(validation_images(small_datasets[task]))
     assert results["best"] == max(line["eval_" + metric] for line in measured) == results["metrics"][metric]
     assert 0 < results["best"] < 1
 
 
-def test_its_recipe_makes_the_same_again(task, run, data, mobilevit, no_plots, tmp_path):
-    words = ("train", data[task], "--recipe", run / "recipe.yaml", "--output-dir", tmp_path / "again")
+def test_its_recipe_makes_the_same_again(task, run, small_datasets, mobilevit, no_plots, tmp_path):
+    words = ("train", small_datasets[task], "--recipe", run / "recipe.yaml", "--output-dir", tmp_path / "again")
     assert mobilevit(*words)[0] == 0
-    assert arguments_of(tmp_path / "again") == arguments_of(run) | {"output_dir": str(tmp_path / "again")}
+    assert read_arguments(tmp_path / "again") == read_arguments(run) | {"output_dir": str(tmp_path / "again")}
     weights = [(folder / "model.safetensors").read_bytes() for folder in (run, tmp_path / "again")]
     assert weights[0] == weights[1]
-    assert results_of(tmp_path / "again")["metrics"] == results_of(run)["metrics"]
+    assert read_results(tmp_path / "again")["metrics"] == read_results(run)["metrics"]
 
 
-def test_evaluate_says_what_the_training_said(task, run, data, mobilevit):
-    code, out, _ = mobilevit("evaluate", run, data[task], "--json")
+def test_evaluate_says_what_the_training_said(task, run, small_datasets, mobilevit):
+    code, out, _ = mobilevit("evaluate", run, small_datasets[task], "--json")
     assert code == 0
-    measured, results = json.loads(out), results_of(run)
+    measured, results = json.loads(out), read_results(run)
     assert (measured["split"], measured["num_images"]) == ("validation", results["num_images"])
     assert flat(measured["metrics"]) == pytest.approx(flat(results["metrics"]), abs=1e-6)
     if task == "object-detection":
@@ -122,14 +120,14 @@ def test_evaluate_says_what_the_training_said(task, run, data, mobilevit):
         assert json.loads((run / "config.json").read_text())["recommended_threshold"] == round(best, 3)
 
 
-def test_predict_takes_it(task, run, data, mobilevit):
-    files = validation_images(data[task])
+def test_predict_takes_it(task, run, small_datasets, mobilevit):
+    files = validation_images(small_datasets[task])
     code, out, err = mobilevit("predict", *files, "--model", run, "--json")
     assert (code, err) == (0, "")
     answers = [json.loads(line)["predictions"] for line in out.splitlines()]
     if task == "image-classification":
         right = [answer[0]["label"] == file.parent.name for file, answer in zip(files, answers, strict=True)]
-        assert np.mean(right) == results_of(run)["metrics"]["accuracy"]
+        assert np.mean(right) == read_results(run)["metrics"]["accuracy"]
         return
     _, out, _ = mobilevit("predict", *files, "--model", run, "--json", "--threshold", 0)
     every = [json.loads(line)["predictions"] for line in out.splitlines()]
@@ -138,31 +136,31 @@ def test_predict_takes_it(task, run, data, mobilevit):
     assert 0 < sum(map(len, answers)) < sum(map(len, every))
 
 
-def test_a_detector_that_recommends_no_threshold_is_asked_for_one_half(run, data, mobilevit, tmp_path):
+def test_a_detector_that_recommends_no_threshold_is_asked_for_one_half(run, small_datasets, mobilevit, tmp_path):
     if not (run / "average_precision.png").exists():
         pytest.skip("a classifier has no threshold")
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     (tmp_path / "run/config.json").write_text(json.dumps(config | {"recommended_threshold": None}))
-    file = validation_images(data["object-detection"])[0]
+    file = validation_images(small_datasets["object-detection"])[0]
     half = mobilevit("predict", "--json", file, "--model", run, "--threshold", 0.5)[1]
     assert mobilevit("predict", "--json", file, "--model", tmp_path / "run")[1] == half
     assert config["recommended_threshold"] != 0.5
 
 
-def test_stock_transformers_runs_it(task, run, data, run_python):
+def test_stock_transformers_runs_it(task, run, small_datasets, run_python):
     """Without this package; the code of a detector comes with it."""
     code = f"""
         import json, transformers
         predict = transformers.pipeline({task!r}, model={str(run)!r}, trust_remote_code={task == "object-detection"})
         options = {{"threshold": 0.05}} if {task == "object-detection"} else {{}}
-        print(json.dumps([predict(file, **options) for file in {list(map(str, validation_images(data[task])))}]))
+        print(json.dumps([predict(file, **options) for file in {list(map(str, validation_images(small_datasets[task])))}]))
         """
     answers = json.loads(run_python(code, without_package=True).splitlines()[-1])
-    files = validation_images(data[task])
+    files = validation_images(small_datasets[task])
     if task == "image-classification":
         right = [answer[0]["label"] == file.parent.name for file, answer in zip(files, answers, strict=True)]
-        assert np.mean(right) == results_of(run)["metrics"]["accuracy"]
+        assert np.mean(right) == read_results(run)["metrics"]["accuracy"]
     else:
         ours = mobilevit_hf.pipeline(task, str(run))
         for file, answer in zip(files, answers, strict=True):
@@ -180,35 +178,45 @@ def test_without_mistakes_there_is_no_image_of_them(tmp_path):
     assert set(written) == set(tmp_path.iterdir()) == {tmp_path / "results.json", tmp_path / "confusion_matrix.png"}
 
 
-def test_folders_without_splits(data, start, mobilevit, no_plots, tmp_path, monkeypatch):
+def test_folders_without_splits(small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path, monkeypatch):
     """What was cut off for validation is what is measured later; a folder of its own for each training."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(data["image-classification"] / "train", tmp_path / "My shapes!")
+    shutil.copytree(small_datasets["image-classification"] / "train", tmp_path / "My shapes!")
     for folder in ("runs/My-shapes", "runs/My-shapes-2"):
-        code, out, err = mobilevit("train", "My shapes!", "--model", start, *SMALL)
+        code, out, err = mobilevit("train", "My shapes!", "--model", initial_checkpoint, *SMALL)
         assert code == 0
         assert out.split() == [folder]
         assert "no validation split" in err
         assert {path.name for path in (tmp_path / folder).iterdir()} > FILES
-    results = results_of(tmp_path / folder)
+    results = read_results(tmp_path / folder)
     code, out, _ = mobilevit("evaluate", folder, "My shapes!", "--json")
     measured = json.loads(out)
     assert results["num_images"] == measured["num_images"] < 6
     assert results["metrics"]["per_class"] == measured["metrics"]["per_class"]
 
 
-def test_without_validation(task, data, start, mobilevit, no_plots, tmp_path):
+def test_without_validation(task, small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
     """Nothing is measured, and the last weights are kept."""
     folder = tmp_path / "data"
-    shutil.copytree(data[task], folder)
+    shutil.copytree(small_datasets[task], folder)
     shutil.rmtree(folder / ("val" if task == "object-detection" else "validation"))
     (folder / "annotations/instances_val.json").unlink(missing_ok=True)
-    words = ("--model", start, "--output-dir", tmp_path / "run", *SMALL, "--validation-fraction", 0, "--ema-decay", 0)
+    words = (
+        "--model",
+        initial_checkpoint,
+        "--output-dir",
+        tmp_path / "run",
+        *SMALL,
+        "--validation-fraction",
+        0,
+        "--ema-decay",
+        0,
+    )
     code, _, err = mobilevit("train", folder, *words)
     assert code == 0, err
     assert {path.name for path in (tmp_path / "run").iterdir() if path.suffix != ".py"} == FILES
-    assert results_of(tmp_path / "run")["best"] is None
-    assert not [name for line in lines_of(tmp_path / "run") for name in line if name.startswith("eval_")]
+    assert read_results(tmp_path / "run")["best"] is None
+    assert not [name for line in read_metrics(tmp_path / "run") for name in line if name.startswith("eval_")]
     model = load_file(tmp_path / "run/model.safetensors")
     trained = load_checkpoint(find_checkpoints(tmp_path / "run")[-1])["model"]
     assert model.keys() == trained.keys()
@@ -218,21 +226,31 @@ def test_without_validation(task, data, start, mobilevit, no_plots, tmp_path):
 # --- bad data --------------------------------------------------------------------------------------------------------
 
 
-def test_a_corrupt_image_is_named_and_left_out(start, data, mobilevit, no_plots, tmp_path):
-    shutil.copytree(data["image-classification"], tmp_path / "data")
+def test_a_corrupt_image_is_named_and_left_out(initial_checkpoint, small_datasets, mobilevit, no_plots, tmp_path):
+    shutil.copytree(small_datasets["image-classification"], tmp_path / "data")
     corrupt = tmp_path / "data/train/circle/004.png"
     corrupt.write_bytes(corrupt.read_bytes()[:300])
-    words = (*SMALL, "--max-steps", 6, "--eval-steps", 6, "--model", start, "--output-dir", tmp_path / "run")
+    words = (
+        *SMALL,
+        "--max-steps",
+        6,
+        "--eval-steps",
+        6,
+        "--model",
+        initial_checkpoint,
+        "--output-dir",
+        tmp_path / "run",
+    )
     code, _, err = mobilevit("train", tmp_path / "data", *words)
     assert code == 0
     named = [line for line in err.splitlines() if "004.png" in line]
     assert len(named) == 1
-    assert lines_of(tmp_path / "run")[-1]["epoch"] == 1.0  # 23 images in 6 batches of 4
-    assert results_of(tmp_path / "run")["num_images"] == 9
+    assert read_metrics(tmp_path / "run")[-1]["epoch"] == 1.0  # 23 images in 6 batches of 4
+    assert read_results(tmp_path / "run")["num_images"] == 9
 
 
-def test_too_many_bad_images_are_named_and_nothing_is_written(run, data, mobilevit, tmp_path):
-    shutil.copytree(data["image-classification"], tmp_path / "data")
+def test_too_many_bad_images_are_named_and_nothing_is_written(run, small_datasets, mobilevit, tmp_path):
+    shutil.copytree(small_datasets["image-classification"], tmp_path / "data")
     corrupt = sorted((tmp_path / "data/train/circle").iterdir())[:3]
     for path in corrupt:
         path.write_bytes(path.read_bytes()[:300])
@@ -254,15 +272,22 @@ def test_too_many_bad_images_are_named_and_nothing_is_written(run, data, mobilev
 
 
 @pytest.mark.parametrize("multi_scale", ["on", "progressive", "off"])
-def test_all_processes_have_batches_of_one_size_and_images_of_their_own(task, multi_scale, data, start):
-    options = {"data": str(data[task]), "model": str(start), "image_size": 128, "per_device_train_batch_size": 4}
+def test_all_processes_have_batches_of_one_size_and_images_of_their_own(
+    task, multi_scale, small_datasets, initial_checkpoint
+):
+    options = {
+        "data": str(small_datasets[task]),
+        "model": str(initial_checkpoint),
+        "image_size": 128,
+        "per_device_train_batch_size": 4,
+    }
     arguments = TrainArguments(**options, multi_scale=multi_scale, dataloader_num_workers=0).for_task(task)
-    dataset = load_dataset(str(data[task]))
-    begin = start_classifier if task == "image-classification" else start_detector
+    dataset = load_dataset(str(small_datasets[task]))
+    begin = create_classifier if task == "image-classification" else create_detector
     parts = [
-        TrainingInputs(
+        TrainingDataLoader(
             arguments,
-            TASKS[task](arguments, dataset),
+            TRAINING_TASKS[task](arguments, dataset),
             begin(arguments, dataset.classes, None),
             SimpleNamespace(process_index=rank, num_processes=2, device=torch.device("cpu")),
         )
@@ -288,57 +313,22 @@ def test_all_processes_have_batches_of_one_size_and_images_of_their_own(task, mu
     assert len(sides) > 1 or multi_scale == "off"
 
 
-@pytest.mark.parametrize(
-    ("environment", "words", "number"),
-    [
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}, ["--num_processes", "3", "s.py"], "3"),
-        ({"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1"}, ["--cpu", "--num-processes=2", "s.py"], "2"),
-        ({"ACCELERATE_USE_CPU": "True"}, ["--num_processes", "1", "s.py"], None),
-        ({"ACCELERATE_USE_CPU": "False", "MASTER_ADDR": "127.0.0.1"}, ["--num_processes", "3", "s.py"], None),
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "here", "WORLD_SIZE": "3"}, ["--num_processes", "3"], None),
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "here", "PMI_SIZE": "3"}, ["--num_processes", "3"], None),
-        ({}, [], None),
-    ],
-)
-def test_a_launch_of_several_on_a_cpu_is_several(environment, words, number, monkeypatch):
-    for name in ("ACCELERATE_USE_CPU", "MASTER_ADDR", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    started = []
-    monkeypatch.setattr(os, "execv", lambda program, command: started.append(command))
-    monkeypatch.setattr(psutil.Process, "cmdline", lambda self: ["accelerate", "launch", *words])
-    monkeypatch.setattr(sys, "argv", ["s.py", "data"])
-    start_processes()
-    if number is None:
-        assert not started
-    else:
-        assert started[0][started[0].index("--nproc-per-node") + 1] == number
-        assert started[0][-2:] == ["s.py", "data"]
-
-
-def test_a_launch_of_an_unknown_number_is_told(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(psutil.Process, "cmdline", lambda self: ["accelerate", "launch", "s.py"])
-    with pytest.raises(ValueError, match=r"starts one process on a CPU.*torchrun --nproc-per-node 2"):
-        start_processes()
-
-
 @pytest.fixture(scope="module")
 def run_script(tmp_path_factory):
-    """A function that runs the script for a task, by one process or by several."""
+    """Function that runs the script of a task, alone or with `accelerate launch` or `torchrun`."""
 
     def run(task, *words, processes=None):
         folder = tmp_path_factory.mktemp("process")
-        launcher = ("-m", "accelerate.commands.launch", "--cpu", "--main_process_port", 0)
-        launcher = (*launcher, "--num_processes", processes) if processes else ()
+        launcher = ()
+        if processes == 1:
+            launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", 1)
+        elif processes:
+            launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
         command = (*launcher, SCRIPTS / SCRIPT_OF[task], *words)
         process = subprocess.run(
             [sys.executable, *map(str, command)],
             env=os.environ
-            | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
+            | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "ACCELERATE_USE_CPU": "true"}
             | {"PYTHONPATH": str(PACKAGE_PARENT), "OMP_NUM_THREADS": "1"},
             cwd=folder,
             capture_output=True,
@@ -352,48 +342,48 @@ def run_script(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launched(task, run, data, run_script, tmp_path_factory):
+def launched(task, run, small_datasets, run_script, tmp_path_factory):
     """The folders of one training by one process and by two, where what is measured stays what it began with."""
     folder = tmp_path_factory.mktemp("launched")
     still = ("--ema-decay", 1 - 1e-12, "--no-ema-warmup")  # an average in which steps count for nothing
     words = (*SMALL, "--model", run, "--max-steps", 4, "--eval-steps", 2, "--save-steps", 1, "--save-total-limit", 9)
     for processes in (None, 2):
         to = folder / str(processes or 1)
-        told = run_script(task, data[task], *words, *still, "--output-dir", to, processes=processes)
+        told = run_script(task, small_datasets[task], *words, *still, "--output-dir", to, processes=processes)
         assert told.stdout.split() == [str(to)]
         assert told.stderr.count("done: ") == 1
     return folder
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(task, run, data, launched, mobilevit):
+def test_two_processes_measure_what_one_does(task, run, small_datasets, launched, mobilevit):
     one, two = (
         [
             {name: value for name, value in line.items() if name.startswith("eval_")}
-            for line in lines_of(launched / number)
+            for line in read_metrics(launched / number)
             if "loss" not in line
         ]
         for number in ("1", "2")
     )
     assert len(one) == len(two) == 2
-    measured = json.loads(mobilevit("evaluate", run, data[task], "--json")[1])["metrics"]
+    measured = json.loads(mobilevit("evaluate", run, small_datasets[task], "--json")[1])["metrics"]
     for line in (*one, *two):
         assert line
         assert line == pytest.approx({name: measured[name.removeprefix("eval_")] for name in line}, abs=1e-6)
     batches = {"image-classification": 24, "object-detection": 12}[task] // 4
-    epochs = [[line["epoch"] for line in lines_of(launched / n)][-1] for n in ("1", "2")]
+    epochs = [[line["epoch"] for line in read_metrics(launched / n)][-1] for n in ("1", "2")]
     assert epochs == pytest.approx([4 / batches, 4 / -(-batches // 2)], abs=0.26)
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_they_were_killed(task, launched, data, run_script, tmp_path):
+def test_two_processes_go_on_where_they_were_killed(task, launched, small_datasets, run_script, tmp_path):
     """What a kill after the second step leaves: its checkpoint, and the model measured then."""
     whole, killed = launched / "2", tmp_path / "run"
     shutil.copytree(whole, killed)
     for path in (*find_checkpoints(killed)[2:], *killed.glob("*.png"), killed / "results.json"):
         path.unlink()
     words = ("--recipe", whole / "recipe.yaml", "--output-dir", killed, "--resume", "auto")
-    told = run_script(task, data[task], *words, processes=2)
+    told = run_script(task, small_datasets[task], *words, processes=2)
     assert "Going on from step 2" in told.stderr
     for name in MODEL_FILES:
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name

@@ -1,0 +1,52 @@
+"""Fixtures of the tests that publish to the loopback Hub."""
+
+import pytest
+from hub_server import TOKEN, HubServer
+from huggingface_hub import HfApi
+
+from mobilevit_hf.hub import CardOptions, publish
+
+REPO = "user/shapes"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Hub on the loopback interface that `huggingface_hub` in this process uses, with `TOKEN`."""
+    with HubServer(token=TOKEN) as server:
+        server.patch_client(monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def messages():
+    """List of log lines; pass its `append` as `log`."""
+    return []
+
+
+@pytest.fixture
+def publish_model(messages):
+    """A function that publishes a folder as `REPO` under the MIT license; log lines go to `messages`."""
+
+    def publish_model(folder, **options):
+        return publish(folder, REPO, **{"card_options": CardOptions(license="mit"), "log": messages.append} | options)
+
+    return publish_model
+
+
+@pytest.fixture
+def modifying_requests(hub):
+    """A function that returns the requests that modify a repository."""
+    checks = ("/validate-yaml", "/preupload/main", "/objects/batch")
+    return lambda: [
+        request for request in hub.requests if request.method != "GET" and not request.path.endswith(checks)
+    ]
+
+
+@pytest.fixture
+def upload(hub):
+    """A function that commits a text file to `REPO`, as another client."""
+
+    def upload(text, name="README.md"):
+        HfApi().upload_file(path_or_fileobj=text.encode(), path_in_repo=name, repo_id=REPO)
+
+    return upload
