@@ -116,7 +116,9 @@ def test_from_backbone_refuses_half_a_backbone(tmp_path):
     state = {name: tensor for name, tensor in model.state_dict().items() if "encoder.layer.4." not in name}
     count = len(model.state_dict()) - len(state)
     model.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(ValueError, match=rf"{count} weights of the backbone are missing, such as encoder\.layer\.4\..*complete"):
+    with pytest.raises(
+        ValueError, match=rf"{count} weights of the backbone are missing, such as encoder\.layer\.4\..*complete"
+    ):
         MobileViTSSDLiteForObjectDetection.from_backbone(tmp_path, id2label=LABELS)
 
 
