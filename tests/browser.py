@@ -1,20 +1,20 @@
-"""A browser for tests: the machine's own Chromium, driven by playwright."""
+"""The system's Chromium, driven by playwright."""
 
 import shutil
 from contextlib import contextmanager
 
 import pytest
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @contextmanager
 def open_chromium():
-    """Chromium, as playwright has it; skips the test where one of them is missing."""
+    """Yield playwright's browser object; skip the test if playwright or Chromium is not installed."""
     playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    chromium = next(filter(None, map(shutil.which, EXECUTABLES)), None)
     if chromium is None:
-        pytest.skip("there is no Chromium on this machine")
+        pytest.skip("Chromium is not installed")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser

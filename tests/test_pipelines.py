@@ -1,4 +1,4 @@
-"""This package's pipelines answer as transformers' do, and leave everything else as they found it."""
+"""`mobilevit_hf.pipeline` gives the predictions of transformers' pipelines and has no side effects."""
 
 import copy
 import json
@@ -16,42 +16,42 @@ TASKS = ["image-classification", "image-segmentation", "image-feature-extraction
 tasks = pytest.mark.parametrize("task", TASKS)
 
 
-def values_of(answers):
-    """The numbers in a pipeline's answers as one tensor, the labels, and the segments' masks."""
-    if "mask" in answers[0]:
-        return None, [answer["label"] for answer in answers], [answer["mask"].tobytes() for answer in answers]
-    if "score" in answers[0]:
-        return torch.tensor([answer["score"] for answer in answers]), [answer["label"] for answer in answers], None
-    return torch.tensor(answers), None, None
+def split_predictions(predictions):
+    """Return scores or features as a tensor, labels, and masks as bytes."""
+    if "mask" in predictions[0]:
+        return None, [each["label"] for each in predictions], [each["mask"].tobytes() for each in predictions]
+    if "score" in predictions[0]:
+        return torch.tensor([each["score"] for each in predictions]), [each["label"] for each in predictions], None
+    return torch.tensor(predictions), None, None
 
 
-def assert_same_answers(found, expected):
-    (numbers, *found_rest), (expected_numbers, *expected_rest) = values_of(found), values_of(expected)
-    assert found_rest == expected_rest
+def assert_predictions_equal(actual, expected):
+    (numbers, *labels), (expected_numbers, *expected_labels) = split_predictions(actual), split_predictions(expected)
+    assert labels == expected_labels
     if expected_numbers is not None:
         torch.testing.assert_close(numbers, expected_numbers, atol=1e-5, rtol=1e-5)
-        assert expected_numbers.std() > 1e-2  # it is not that all answers are the same
+        assert expected_numbers.std() > 1e-2  # the predictions differ from each other
 
 
 def is_channels_last(model):
-    """Whether all convolutions that can tell are in channels_last, none in the contiguous format."""
+    """Return whether all convolutions are in channels_last, where that differs from the contiguous format."""
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
-    telling = [weight for weight in weights if weight.shape[1] > 1 and weight.shape[2] > 1]
-    assert telling
-    assert len({weight.is_contiguous(memory_format=torch.channels_last) for weight in telling}) == 1
-    return telling[0].is_contiguous(memory_format=torch.channels_last)
+    distinct = [weight for weight in weights if weight.shape[1] > 1 and weight.shape[2] > 1]
+    assert distinct
+    assert len({weight.is_contiguous(memory_format=torch.channels_last) for weight in distinct}) == 1
+    return distinct[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def has_batch_norm(model):
     return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-# --- answers ---------------------------------------------------------------------------------------------------------
+# --- predictions -----------------------------------------------------------------------------------------------------
 
 
 @tasks
 @pytest.mark.parametrize("kind", ["image", "path", "object"])
-def test_answers_as_transformers_does(task, kind, checkpoints, image, tmp_path):
+def test_predictions_equal_transformers(task, kind, checkpoints, image, tmp_path):
     folder = str(checkpoints[task])
     image.save(tmp_path / "image.png")
     source = str(tmp_path / "image.png") if kind == "path" else image
@@ -64,52 +64,52 @@ def test_answers_as_transformers_does(task, kind, checkpoints, image, tmp_path):
         ours = mobilevit_hf.pipeline(task, folder)
     assert type(ours) is type(stock)
     assert type(ours.model) is getattr(mobilevit_hf, type(stock.model).__name__)
-    assert_same_answers(ours(source), stock(source))
+    assert_predictions_equal(ours(source), stock(source))
 
 
 @pytest.mark.parametrize("task", ["image-classification", "image-feature-extraction"])
-def test_batches_give_the_answers_of_single_images(task, checkpoints, image):
+def test_batches_give_the_predictions_of_single_images(task, checkpoints, image):
     images = [image, image.rotate(90, expand=True), image.crop((10, 10, 50, 90))]
     pipeline = mobilevit_hf.pipeline(task, str(checkpoints[task]), batch_size=2)
     sizes = []
     pipeline.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
-    answers = pipeline(images)
+    predictions = pipeline(images)
     assert sizes == [2, 1]
-    for found, expected in zip(answers, map(transformers.pipeline(task, str(checkpoints[task])), images), strict=True):
-        assert_same_answers(found, expected)
+    stock = transformers.pipeline(task, str(checkpoints[task]))
+    for actual, expected in zip(predictions, map(stock, images), strict=True):
+        assert_predictions_equal(actual, expected)
 
 
-def test_a_folder_may_be_a_path_object(checkpoints, image):
+def test_model_may_be_a_path_object(checkpoints, image):
     folder = checkpoints["image-classification"]
     pipeline = mobilevit_hf.pipeline("image-classification", folder)
     assert type(pipeline.model) is mobilevit_hf.MobileViTForImageClassification
-    assert_same_answers(pipeline(image), transformers.pipeline("image-classification", folder)(image))
+    assert_predictions_equal(pipeline(image), transformers.pipeline("image-classification", folder)(image))
 
 
-def test_arguments_reach_transformers(checkpoints, image):
+def test_arguments_are_passed_to_transformers(checkpoints, image):
     folder = str(checkpoints["image-classification"])
     pipeline = mobilevit_hf.pipeline("image-classification", folder, top_k=2, function_to_apply="none")
     stock = transformers.pipeline("image-classification", folder, top_k=2, function_to_apply="none")
     assert len(pipeline(image)) == 2
-    assert_same_answers(pipeline(image), stock(image))
+    assert_predictions_equal(pipeline(image), stock(image))
     eager = {"attn_implementation": "eager"}
-    assert mobilevit_hf.pipeline(
-        "image-classification", folder, model_kwargs=eager
-    ).model.config._attn_implementation == ("eager")
+    model = mobilevit_hf.pipeline("image-classification", folder, model_kwargs=eager).model
+    assert model.config._attn_implementation == "eager"
 
 
 def test_runs_in_bfloat16(checkpoints, image):
     folder = str(checkpoints["image-classification"])
     pipeline = mobilevit_hf.pipeline("image-classification", folder, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in pipeline.model.parameters()} == {torch.bfloat16}
-    found = {answer["label"]: answer["score"] for answer in pipeline(image)}
+    scores = {each["label"]: each["score"] for each in pipeline(image)}
     stock = transformers.pipeline("image-classification", folder)
-    assert found == pytest.approx({answer["label"]: answer["score"] for answer in stock(image)}, abs=0.05)
+    assert scores == pytest.approx({each["label"]: each["score"] for each in stock(image)}, abs=0.05)
 
 
-def test_other_models_go_through_to_transformers(image, tmp_path):
+def test_other_architectures_run_in_transformers(image, tmp_path):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3)
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     MobileViTImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(tmp_path)
@@ -123,7 +123,7 @@ def test_other_models_go_through_to_transformers(image, tmp_path):
 
 
 @tasks
-def test_the_pipelines_model_is_folded_and_in_channels_last(task, checkpoints):
+def test_model_has_folded_batch_norm_and_channels_last(task, checkpoints):
     model = mobilevit_hf.pipeline(task, str(checkpoints[task])).model
     assert not has_batch_norm(model)
     assert is_channels_last(model)
@@ -132,10 +132,10 @@ def test_the_pipelines_model_is_folded_and_in_channels_last(task, checkpoints):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_model_passed_in_is_left_alone(training, checkpoints, image):
+def test_model_object_is_not_modified(training, checkpoints, image):
     folder = checkpoints["image-classification"]
     model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(folder).train(training)
-    before = copy.deepcopy(model.state_dict())
+    state_dict = copy.deepcopy(model.state_dict())
     storage = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     pipeline = mobilevit_hf.pipeline("image-classification", model, image_processor=str(folder))
     pipeline(image)
@@ -144,12 +144,12 @@ def test_a_model_passed_in_is_left_alone(training, checkpoints, image):
     assert not is_channels_last(model)
     assert all(module.training == training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
-    torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)
+    torch.testing.assert_close(model.state_dict(), state_dict, atol=0, rtol=0)
     assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == storage
 
 
-def test_a_saved_pipeline_is_a_whole_checkpoint_or_refused(checkpoints, image, tmp_path):
-    """Folded weights under a checkpoint's names would load with the batch normalizations drawn anew."""
+def test_saving_a_pipeline_writes_a_complete_checkpoint_or_fails(checkpoints, image, tmp_path):
+    """Folded weights under a checkpoint's names would load with random batch normalization."""
     pipeline = mobilevit_hf.pipeline("image-classification", str(checkpoints["image-classification"]))
     try:
         pipeline.save_pretrained(tmp_path)
@@ -157,18 +157,19 @@ def test_a_saved_pipeline_is_a_whole_checkpoint_or_refused(checkpoints, image, t
         assert not (tmp_path / "model.safetensors").exists()
     else:
         stock = transformers.pipeline("image-classification", str(tmp_path))
-        assert_same_answers(stock(image), pipeline(image))
+        assert_predictions_equal(stock(image), pipeline(image))
 
 
 # --- the allocator ---------------------------------------------------------------------------------------------------
 
 
-def test_only_the_caller_tunes_the_allocator(checkpoints, run_python):
-    """What glibc's mallopt is called with, from the import on, through a library that records it."""
+@pytest.mark.slow
+def test_allocator_is_tuned_only_on_request(checkpoints, run_python):
+    """Calls of glibc's mallopt are recorded from the import on."""
     code = f"""
         import ctypes, platform
 
-        import torch, transformers  # may do as they please with the C library
+        import torch, transformers  # their own calls are not recorded
 
         calls, load = [], ctypes.CDLL
 
@@ -204,7 +205,7 @@ def test_only_the_caller_tunes_the_allocator(checkpoints, run_python):
 
 @pytest.fixture(scope="module")
 def published(checkpoints, run_python, tmp_path_factory):
-    """A Hub with a classifier and its image processor, pushed by this package's class from a clean process."""
+    """A Hub with a classifier and its image processor, pushed from a clean process."""
     code = f"""
         import mobilevit_hf, transformers
 
@@ -218,7 +219,7 @@ def published(checkpoints, run_python, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_what_is_pushed_is_what_is_saved(published, checkpoints):
+def test_pushed_files_equal_the_saved_files(published, checkpoints):
     files = published.files("user/repo")
     folder = checkpoints["image-classification"]
     for name in ("config.json", "preprocessor_config.json"):
@@ -244,16 +245,16 @@ def test_runs_from_the_hub(published, checkpoints, image, run_python, tmp_path, 
         make_pipeline = transformers.pipeline if without_package else mobilevit_hf.pipeline
         pixels = transformers.AutoImageProcessor.from_pretrained("user/repo")(image, return_tensors="pt")
         scores = model.eval()(**pixels).logits[0].softmax(-1).tolist()
-        answers = make_pipeline("image-classification", "user/repo")(image)
-        print(json.dumps([answers, dict(zip(model.config.id2label.values(), scores))]))
+        predictions = make_pipeline("image-classification", "user/repo")(image)
+        print(json.dumps([predictions, dict(zip(model.config.id2label.values(), scores))]))
         """
     output = run_python(code, published.environment(tmp_path), without_package=without_package)
-    answers, scores = json.loads(output)
+    predictions, scores = json.loads(output)
     stock = transformers.pipeline("image-classification", str(checkpoints["image-classification"]))
-    assert_same_answers(answers, stock(image))
-    assert scores == pytest.approx({answer["label"]: answer["score"] for answer in stock(image)}, abs=1e-5)
+    assert_predictions_equal(predictions, stock(image))
+    assert scores == pytest.approx({each["label"]: each["score"] for each in stock(image)}, abs=1e-5)
 
 
-def test_threads_are_at_least_one():
+def test_threads_below_one_are_an_error():
     with pytest.raises(ValueError, match="threads: got 0, expected at least 1"):
         mobilevit_hf.pipeline("image-classification", "x", threads=0)

@@ -1,4 +1,4 @@
-"""Quantization to int8: what becomes int8, how ranges are chosen, which images are used, and when it is refused."""
+"""Post-training int8 quantization: quantized layers, activation ranges, calibration images and accuracy drop."""
 
 import importlib.util
 import sys
@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_data import draw_classification, draw_image
+from toy_datasets import draw_classification, draw_image
 from transformers import MobileViTImageProcessor
 
 import mobilevit_hf
 from mobilevit_hf.backends.quantization import (
+    AccuracyDrop,
     CalibrationImages,
-    Drop,
     check_drop,
+    load_calibration_images,
     measure_drop,
     quantize_openvino,
-    read_images,
 )
 from mobilevit_hf.data.types import Sample
 
 
 @pytest.fixture(scope="module")
-def engine():
-    """OpenVINO and the operations its models are made of."""
+def openvino():
+    """The openvino package; skips the test without NNCF."""
     pytest.importorskip("nncf")
     return pytest.importorskip("openvino")
 
@@ -36,7 +36,7 @@ def processor():
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of ten images and two files that are none."""
+    """A folder of ten images and two unreadable files."""
     for i in range(10):
         draw_image(["circle"], i)[0].save(tmp_path / f"{i}.png")
     for name in ("broken.png", "empty.jpg"):
@@ -44,9 +44,9 @@ def photos(tmp_path):
     return tmp_path
 
 
-def make_network(engine):
-    """Convolution, SiLU, depthwise convolution, SiLU, 1x1 convolution, and arithmetic as in decoding boxes."""
-    ops, random = engine.opset13, np.random.default_rng(0)
+def make_network(openvino):
+    """Return convolution, SiLU, depthwise convolution, SiLU, convolution, and arithmetic as in decoding boxes."""
+    ops, random = openvino.opset13, np.random.default_rng(0)
 
     def convolve(features, make, *shape):
         weights = ops.constant(random.normal(size=shape).astype(np.float32))
@@ -58,20 +58,20 @@ def make_network(engine):
     features = ops.swish(convolve(features, ops.group_convolution, 8, 1, 1, 3, 3))
     boxes = convolve(features, ops.convolution, 4, 8, 3, 3)
     corners = ops.multiply(boxes, ops.exp(ops.multiply(boxes, ops.constant(np.float32(0.01)))))
-    return engine.Model([ops.result(corners)], [pixels], "network")
+    return openvino.Model([ops.result(corners)], [pixels], "network")
 
 
 def make_batches(number):
     return [np.random.default_rng(i).random((2, 3, 16, 16), np.float32) for i in range(number)]
 
 
-def run(engine, model, pixels):
+def infer(openvino, model, pixels):
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    return engine.Core().compile_model(model, "CPU", options)(pixels)[0]
+    return openvino.Core().compile_model(model, "CPU", options)(pixels)[0]
 
 
-def ranges(model):
-    """The largest value each quantized activation can have, by the operation that reads it."""
+def activation_maxima(model):
+    """Return the upper limit of each quantized activation, by the type of the operation that reads it."""
     return {
         port.get_node().get_type_name(): node.input_value(2).get_node().get_data().max()
         for node in model.get_ops()
@@ -80,112 +80,112 @@ def ranges(model):
     }
 
 
-def test_layers_become_int8_and_answer_alike(engine):
-    model = make_network(engine)
+def test_weights_become_int8_and_outputs_stay_close(openvino):
+    model = make_network(openvino)
     quantized = quantize_openvino(model, make_batches(8))
-    weights = [node for node in quantized.get_ops() if node.get_element_type() == engine.Type.i8]
+    weights = [node for node in quantized.get_ops() if node.get_element_type() == openvino.Type.i8]
     assert sum(node.get_output_size() for node in weights) >= 3
     pixels = np.random.default_rng(99).random((4, 3, 16, 16), np.float32)
-    expected, found = (run(engine, each, pixels) for each in (model, quantized))
-    assert 0 < np.abs(found - expected).mean() < 0.05 * expected.std()
+    expected, actual = (infer(openvino, each, pixels) for each in (model, quantized))
+    assert 0 < np.abs(actual - expected).mean() < 0.05 * expected.std()
 
 
-def test_the_model_is_left_as_it_is(engine):
-    model = make_network(engine)
+def test_float_model_is_not_modified(openvino):
+    model = make_network(openvino)
     before = [node.get_type_name() for node in model.get_ordered_ops()]
     quantize_openvino(model, make_batches(2))
     assert [node.get_type_name() for node in model.get_ordered_ops()] == before
 
 
-def test_what_is_behind_the_last_layer_stays_in_float(engine):
-    """Boxes are decoded by exponentials and products, which 256 steps would be too coarse for."""
-    readers = set(ranges(quantize_openvino(make_network(engine), make_batches(4))))
+def test_operations_behind_the_last_layer_stay_in_float(openvino):
+    """Boxes are decoded by exponentials and products, for which 256 steps are too coarse."""
+    readers = set(activation_maxima(quantize_openvino(make_network(openvino), make_batches(4))))
     assert readers == {"Convolution", "GroupConvolution"}
 
 
-def largest_input(engine, batches):
-    """What the range of the quantized images ends at."""
-    quantized = quantize_openvino(make_network(engine), batches)
+def input_maximum(openvino, batches):
+    """Return the upper limit of the quantized input."""
+    quantized = quantize_openvino(make_network(openvino), batches)
     reader = next(iter(quantized.input(0).get_node().output(0).get_target_inputs())).get_node()
     assert reader.get_type_name() == "FakeQuantize"
     return reader.input_value(2).get_node().get_data().max()
 
 
-def test_values_that_few_images_have_stay_in_the_range(engine):
-    """The mean of the images' largest values, 1.6, would cut a fifth of the images."""
+def test_range_covers_values_that_occur_in_few_images(openvino):
+    """The mean of the images' maxima, 1.6, would clip a fifth of the images."""
     batches = make_batches(20)
     for batch in batches[4::5]:
         batch *= 4
-    assert largest_input(engine, batches) > 3.5
+    assert input_maximum(openvino, batches) > 3.5
 
 
-def test_the_range_ends_before_the_few_largest_of_all_values(engine):
+def test_range_excludes_the_few_largest_values(openvino):
     batches = [np.random.default_rng(i).exponential(size=(2, 3, 16, 16)).astype(np.float32) for i in range(30)]
     largest = max(batch.max() for batch in batches)
-    assert 0.5 * largest < largest_input(engine, batches) < 0.95 * largest
+    assert 0.5 * largest < input_maximum(openvino, batches) < 0.95 * largest
 
 
-def test_nothing_is_printed(engine, capfd):
-    quantize_openvino(make_network(engine), make_batches(2))
+def test_quantization_prints_nothing(openvino, capfd):
+    quantize_openvino(make_network(openvino), make_batches(2))
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
 
 
-def test_without_nncf_it_says_how_to_install_it(monkeypatch):
+def test_missing_nncf_error_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install nncf"):
         quantize_openvino(None, make_batches(1))
 
 
-def test_without_images_it_says_so(engine):
+def test_no_images_is_an_error(openvino):
     with pytest.raises(ValueError, match="no images"):
-        quantize_openvino(make_network(engine), [])
+        quantize_openvino(make_network(openvino), [])
 
 
-def as_input(processor, paths):
+def load_pixels(processor, paths):
     return [processor(Image.open(path), return_tensors="pt")["pixel_values"][0] for path in paths]
 
 
-def test_a_folder_without_labels_gives_different_images_to_quantize_and_to_check(photos, processor):
-    images = read_images(str(photos), "image-classification", processor)
+def test_unlabeled_folder_is_split_into_calibration_and_evaluation_images(photos, processor):
+    images = load_calibration_images(str(photos), "image-classification", processor)
     assert images.classes is None
-    bad_ones = {problem.name.rpartition("/")[2] for problem in images.problems}
-    checked = {sample.image.rpartition("/")[2] for sample in images.samples}
+    unreadable = {problem.name.rpartition("/")[2] for problem in images.problems}
+    evaluated = {sample.image.rpartition("/")[2] for sample in images.samples}
     assert len(images.samples) == 6
-    # Of twelve files six are for quantizing; those among them that are broken are named, the others come later.
-    assert len(images.calibration) == 6 - len(bad_ones)
-    assert bad_ones == {"broken.png", "empty.jpg"} - checked
+    # Six of twelve files are for calibration; unreadable ones among the others are reported when they are loaded.
+    assert len(images.calibration) == 6 - len(unreadable)
+    assert unreadable == {"broken.png", "empty.jpg"} - evaluated
     assert images.calibration.shape[1:] == (3, 64, 64)
-    others = as_input(processor, [photos / name for name in checked - {"broken.png", "empty.jpg"}])
+    others = load_pixels(processor, [photos / name for name in evaluated - {"broken.png", "empty.jpg"}])
     assert not any(torch.equal(pixels, other) for pixels in images.calibration for other in others)
 
 
-def test_a_data_set_is_quantized_on_its_training_and_checked_on_its_validation_split(tmp_path, processor):
+def test_dataset_calibrates_on_train_and_evaluates_on_validation(tmp_path, processor):
     folder = draw_classification(tmp_path, train=6, validation=4)
-    images = read_images(str(folder), "image-classification", processor)
-    training = as_input(processor, (folder / "train").rglob("*.png"))
+    images = load_calibration_images(str(folder), "image-classification", processor)
+    training = load_pixels(processor, (folder / "train").rglob("*.png"))
     assert len(images.calibration) == len(training) == 6
     assert all(any(torch.equal(pixels, each) for each in training) for pixels in images.calibration)
     assert images.classes == ("circle", "square")
     assert sorted(sample.name.split("/")[0] for sample in images.samples) == ["validation"] * 4
 
 
-def test_labels_of_another_task_are_left_out(tmp_path, processor):
+def test_labels_of_another_task_are_ignored(tmp_path, processor):
     folder = draw_classification(tmp_path, train=4, validation=2)
-    assert read_images(str(folder), "object-detection", processor).classes is None
+    assert load_calibration_images(str(folder), "object-detection", processor).classes is None
 
 
-def test_no_readable_image_is_an_error(tmp_path, processor):
+def test_unreadable_images_only_is_an_error(tmp_path, processor):
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"none of 2 images can be read\. The first is"):
-        read_images(str(tmp_path), "image-classification", processor)
+    with pytest.raises(ValueError, match=r"got 2 images, of which none can be read\. The first: "):
+        load_calibration_images(str(tmp_path), "image-classification", processor)
 
 
 @pytest.fixture
 def models(tiny_model):
-    """A classifier that says "fish" of some images and "dog" of others, and one that always says "dog"."""
+    """A classifier that predicts "fish" for some images and "dog" for others, and one that always predicts "dog"."""
     model, other = (tiny_model(mobilevit_hf.MobileViTForImageClassification).requires_grad_(False) for _ in range(2))
     model.classifier.bias.data[2] += 0.325
     other.classifier.bias.data[1] += 1000
@@ -197,32 +197,32 @@ def samples():
     return [Sample(f"{i}", draw_image(["circle"], i)[0], label=i % 4) for i in range(8)]
 
 
-def test_with_labels_the_drop_is_in_accuracy(models, samples, processor):
+def test_drop_with_labels_is_in_accuracy(models, samples, processor):
     model, other = models
     images = CalibrationImages(None, samples, ("cat", "dog", "fish", "owl"))
     drop = measure_drop(other, other, "image-classification", processor, images)
-    assert drop == Drop("accuracy", 0.25, 0.25, 8)
+    assert drop == AccuracyDrop("accuracy", 0.25, 0.25, 8)
     assert drop.points == 0
     pixels = processor([sample.image for sample in samples], return_tensors="pt")["pixel_values"]
-    right = (model(pixels).logits.argmax(dim=1).numpy() == np.arange(8) % 4).mean()
-    assert right != 0.25
-    assert measure_drop(model, other, "image-classification", processor, images).points == 100 * (right - 0.25)
+    accuracy = (model(pixels).logits.argmax(dim=1).numpy() == np.arange(8) % 4).mean()
+    assert accuracy != 0.25
+    assert measure_drop(model, other, "image-classification", processor, images).points == 100 * (accuracy - 0.25)
 
 
-def test_without_labels_the_drop_is_in_agreement(models, samples, processor):
+def test_drop_without_labels_is_in_agreement(models, samples, processor):
     model, other = models
-    other.names = ("logits",)
+    other.outputs = ("logits",)
     pixels = processor([sample.image for sample in samples], return_tensors="pt")["pixel_values"]
     dogs = (model(pixels).logits.argmax(dim=1) == 1).float().mean().item()
     assert 0 < dogs < 1
     drop = measure_drop(model, other, "image-classification", processor, CalibrationImages(None, samples, None))
-    assert drop == Drop("agreement", 1.0, dogs, 8)
+    assert drop == AccuracyDrop("agreement", 1.0, dogs, 8)
 
 
-@pytest.mark.parametrize(("after", "is_refused"), [(0.912, False), (0.9, False), (0.899, True), (float("nan"), True)])
-def test_a_drop_above_the_limit_is_refused(after, is_refused):
-    drop = Drop("accuracy", 0.91, after, 372)
-    if not is_refused:
+@pytest.mark.parametrize(("value", "is_rejected"), [(0.912, False), (0.9, False), (0.899, True), (float("nan"), True)])
+def test_drop_above_the_limit_is_rejected(value, is_rejected):
+    drop = AccuracyDrop("accuracy", 0.91, value, 372)
+    if not is_rejected:
         return check_drop(drop, 1.0 + 1e-9)
-    with pytest.raises(ValueError, match=r"accuracy falls from 91.0% to .* on 372 images, .*Nothing was written"):
+    with pytest.raises(ValueError, match=r"accuracy drops from 91.0% to .* on 372 images, .*Nothing was written"):
         check_drop(drop, 1.0)

@@ -1,1 +1,1 @@
-"""What runs a published classifier with transformers.js: the same program in Node and in a browser."""
+"""The program that runs a published classifier with transformers.js, in Node and in a browser."""

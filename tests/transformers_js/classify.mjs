@@ -1,32 +1,32 @@
-// What a page or a Node program does with a published classifier.
+// Inference with a published classifier, as in a web page or a Node program.
 
 import { RawImage, Tensor, env, pipeline } from "@huggingface/transformers";
 
 /**
- * Answers of the classifier in a repository.
+ * Run the classifier of a repository.
  *
- * @param {string} hub Address of the Hub.
- * @param {string} repository Its id there.
- * @param {{values: number[], shape: number[]}[]} pixels Batches for the model as they are.
- * @param {string} image URL of an image that the image processor has nothing to resize in.
+ * @param {string} hub Endpoint of the Hub.
+ * @param {string} repository Repository id.
+ * @param {{values: number[], shape: number[]}[]} pixels Batches of preprocessed pixels.
+ * @param {string} image URL of an image that needs no resizing.
  * @param {string[]} photos URLs of photos.
- * @returns Logits by batch, the image's logits, and the top label by photo.
+ * @returns Logits by batch, logits of the image, and top label by photo.
  */
 export async function classify({ hub, repository, pixels, image, photos }) {
   env.allowLocalModels = false;
   env.useBrowserCache = env.useWasmCache = false;
-  env.cacheDir = "cache"; // Node's: it needs one, and its own would outlive the Hub
+  env.cacheDir = "cache"; // Node requires a cache, and its default folder would outlive the test's Hub
   env.remoteHost = hub;
   const classifier = await pipeline("image-classification", repository, { dtype: "fp32" });
 
   const computeLogits = async (pixel_values) => (await classifier.model({ pixel_values })).logits.tolist();
-  const answers = { pixels: [], labels: [] };
+  const results = { pixels: [], labels: [] };
   for (const { values, shape } of pixels) {
-    answers.pixels.push(await computeLogits(new Tensor("float32", Float32Array.from(values), shape)));
+    results.pixels.push(await computeLogits(new Tensor("float32", Float32Array.from(values), shape)));
   }
-  answers.image = await computeLogits((await classifier.processor(await RawImage.read(image))).pixel_values);
+  results.image = await computeLogits((await classifier.processor(await RawImage.read(image))).pixel_values);
   for (const photo of photos) {
-    answers.labels.push((await classifier(photo, { top_k: 1 }))[0].label);
+    results.labels.push((await classifier(photo, { top_k: 1 }))[0].label);
   }
-  return answers;
+  return results;
 }

@@ -1,7 +1,7 @@
-"""Install transformers.js, in the version that the tests are for.
+"""Install the tested version of transformers.js.
 
-It is kept outside the checkout, one folder a version, beside what `transformers_suite/fetch.py` keeps; 0.5 GB. Npm
-does the download, so its own settings (registry, proxy, certificates, cache) apply.
+It is kept outside the checkout, in one folder per version next to that of `transformers_suite/fetch.py`; 0.5 GB. npm
+downloads it, so npm's settings (registry, proxy, certificates, cache) apply.
 """
 
 import shutil
@@ -14,37 +14,37 @@ from transformers_suite.fetch import DOWNLOAD_SECONDS, cache_folder
 VERSION = "4.3.1"
 
 
-class NotInstalled(RuntimeError):
-    """There is no transformers.js; the message is one line."""
+class NotInstalledError(RuntimeError):
+    """transformers.js can't be installed; the message is one line."""
 
     def __init__(self, reason: object) -> None:
-        super().__init__(f"transformers.js {VERSION} is not at hand: {reason}")
+        super().__init__(f"transformers.js {VERSION} is not available: {reason}")
 
 
 def install() -> Path:
-    """The folder with `node_modules`, filled unless it is there.
+    """Return the folder with `node_modules`, installing it on first use.
 
     Raises:
-        NotInstalled: Without npm or network, say.
+        NotInstalledError: Without npm or a network connection.
     """
     folder = cache_folder().with_name(f"transformers.js-{VERSION}")
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-                _run_npm(Path(scratch) / "whole")
-                (Path(scratch) / "whole").rename(folder)
+                _run_npm(Path(scratch) / "install")
+                (Path(scratch) / "install").rename(folder)
         except OSError as error:
-            if not folder.is_dir():  # else another process was faster
-                raise NotInstalled(error) from error
+            if not folder.is_dir():  # otherwise another process was faster
+                raise NotInstalledError(error) from error
     return folder
 
 
 def _run_npm(folder: Path) -> None:
-    """Have npm install into `folder`, and run no scripts: onnxruntime's would download what only a GPU needs."""
+    """Install into `folder` without install scripts: onnxruntime's downloads GPU libraries."""
     npm = shutil.which("npm")
     if npm is None:
-        raise NotInstalled("there is no npm on this machine")
+        raise NotInstalledError("npm is not installed")
     options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1"]
     try:
         process = subprocess.run(
@@ -54,6 +54,6 @@ def _run_npm(folder: Path) -> None:
             timeout=DOWNLOAD_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise NotInstalled(f"no download in {error.timeout:g} s") from error
+        raise NotInstalledError(f"download timed out after {error.timeout:g} s") from error
     if process.returncode != 0:
-        raise NotInstalled((process.stderr.strip() or "npm failed").splitlines()[0])
+        raise NotInstalledError((process.stderr.strip() or "npm failed").splitlines()[0])

@@ -1,4 +1,4 @@
-// Reads a question for `classify` as JSON, and prints its answers as JSON.
+// Read the arguments of `classify` from stdin as JSON and print its results as JSON.
 
 import { json } from "node:stream/consumers";
 

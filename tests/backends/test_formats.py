@@ -1,0 +1,63 @@
+"""The table of formats: unsupported requests and missing packages are one-line errors."""
+
+import re
+
+import pytest
+from backend_support import BACKENDS, require_backend
+
+import mobilevit_hf
+from mobilevit_hf.backends import formats
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("image-classification", {"backend": "tensorrt"}, "backend: got 'tensorrt', expected one of torch, onnx"),
+        ("image-classification", {"backend": "coreml"}, "expected one of torch, onnx, openvino, executorch"),
+        ("image-segmentation", {"backend": "executorch"}, "Use onnx or openvino"),
+        ("image-feature-extraction", {"backend": "onnx"}, "can't be exported to onnx"),
+        (
+            "image-classification",
+            {"backend": "onnx", "dtype": "bfloat16"},
+            "got bfloat16, expected float32 or float16",
+        ),
+        ("image-classification", {"backend": "onnx", "quantization": "int8"}, "only openvino supports it"),
+        ("image-classification", {"backend": "openvino", "quantization": "int8"}, "mobilevit export MODEL OUT --to"),
+        ("image-classification", {"quantization": "int8"}, "Use backend='openvino'"),
+        ("image-classification", {"backend": "openvino", "device": "cuda"}, "device: got cuda, expected cpu"),
+    ],
+)
+def test_unsupported_request_is_a_one_line_error(task, options, message, model_dirs):
+    if options.get("backend") in BACKENDS:
+        require_backend(options["backend"])
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        mobilevit_hf.pipeline(task, str(model_dirs[task]), **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_missing_package_error_names_the_pip_command(backend, model_dirs, monkeypatch):
+    find_spec = formats.importlib.util.find_spec
+    missing = formats.FORMATS[backend].packages[-1]
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
+    with pytest.raises(ValueError, match=rf"needs .*{missing}.*pip install .*{missing}"):
+        mobilevit_hf.pipeline("image-classification", str(model_dirs["image-classification"]), backend=backend)
+
+
+def test_dtype_names():
+    assert [formats.dtype_name(dtype) for dtype in (None, "auto", "torch.bfloat16", "float16")] == [
+        "float32",
+        "float32",
+        "bfloat16",
+        "float16",
+    ]
+
+
+def test_table_and_cache_import_without_torch(run_python):
+    run_python(
+        """
+        import sys
+        import mobilevit_hf.backends.formats, mobilevit_hf.backends.cache
+        assert not {"torch", "transformers", "numpy"} & set(sys.modules)
+        """
+    )

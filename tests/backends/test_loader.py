@@ -1,0 +1,109 @@
+"""Exported files next to a model: used if they were made from the same weights."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from backend_support import require_backend, torch_pipeline
+from hub_server import HubServer
+from huggingface_hub import HfApi, constants
+
+import mobilevit_hf
+from mobilevit_hf.backends import cache, export, loader
+
+TASK = "image-classification"
+
+
+@pytest.mark.slow
+def test_exported_file_of_the_same_weights_is_used(model_dirs, tmp_path, monkeypatch, mobilevit):
+    require_backend("onnx", "openvino")
+    source, folder = model_dirs[TASK], tmp_path / "model"
+    model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(source)
+    model.save_pretrained(folder)
+    code, stdout, stderr = mobilevit("export", source, folder, "--to", "onnx", "openvino")
+    assert (code, stderr) == (0, "")
+    assert "onnx/model.onnx" in stdout.replace("\n", "")
+    records = json.loads((folder / "export.json").read_text())
+    assert [(record["backend"], record["file"]) for record in records] == [
+        ("onnx", "onnx/model.onnx"),
+        ("openvino", "openvino/openvino_model.xml"),
+    ]
+    for record in records:
+        assert record["max_error"] <= 1e-3
+        assert record["agreement"] == 1
+        assert record["latency_ms"].keys() == {"1", "8"}
+        files = list((folder / record["file"]).parent.iterdir())
+        assert record["bytes"] == sum(file.stat().st_size for file in files)
+    assert (folder / "preprocessor_config.json").read_text() == (source / "preprocessor_config.json").read_text()
+
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path / "cache"))
+    mobilevit_hf.pipeline(TASK, folder, backend="onnx")
+    assert not (tmp_path / "cache").exists()
+    with torch.no_grad():
+        model.classifier.bias += 1
+    model.save_pretrained(folder)
+    mobilevit_hf.pipeline(TASK, folder, backend="onnx")
+    assert len(cache.entries()) == 1
+
+
+@pytest.mark.slow
+def test_exported_file_of_a_hub_repository_is_used(model_dirs, images, tmp_path, monkeypatch, mobilevit):
+    require_backend("openvino")
+    source = shutil.copytree(model_dirs[TASK], tmp_path / "source")
+    assert mobilevit("export", source, source, "--to", "openvino")[0] == 0
+    images[0].save(tmp_path / "a.png")
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(loader, "export_verified", lambda *args: pytest.fail("exported again"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with HubServer() as hub:
+        hub.patch_client(monkeypatch)
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        api.create_repo("user/model")
+        api.upload_folder(repo_id="user/model", folder_path=source)
+        expected = torch_pipeline(TASK, source)(images[0], top_k=1)[0]
+        (prediction,) = mobilevit_hf.pipeline(TASK, "user/model", backend="openvino")(images[0], top_k=1)
+        command = ("predict", tmp_path / "a.png", "--model", "user/model", "--backend", "openvino", "--json")
+        code, stdout, _ = mobilevit(*command)
+    assert code == 0
+    for actual in (prediction, json.loads(stdout)["predictions"][0]):
+        assert actual["label"] == expected["label"]
+        assert actual["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_folder_of_exports_without_weights_is_loaded(model_dirs, images, tmp_path, mobilevit):
+    """As shipped with an app."""
+    require_backend("openvino")
+    images[0].save(tmp_path / "a.png")
+    source, export_dir = model_dirs[TASK], tmp_path / "export"
+    assert mobilevit("export", source, export_dir, "--to", "openvino")[0] == 0
+    assert not list(export_dir.glob("*.safetensors"))
+    command = ("predict", tmp_path / "a.png", "--json", "--model")
+    code, stdout, _ = mobilevit(*command, export_dir, "--backend", "openvino", "--threads", 1)
+    assert code == 0
+    actual, expected = (json.loads(text)["predictions"][0] for text in (stdout, mobilevit(*command, source)[1]))
+    assert actual["label"] == expected["label"]
+    assert actual["score"] == pytest.approx(expected["score"], abs=1e-4)
+    code, _, stderr = mobilevit(*command, export_dir, "--backend", "openvino", "--dtype", "bfloat16")
+    assert code == 2
+    assert "got no weights and openvino/openvino_model.xml, expected openvino/openvino_model_bf16.xml" in stderr
+
+
+@pytest.mark.slow
+def test_export_that_differs_is_rejected_and_not_cached(model_dirs, monkeypatch, tmp_path):
+    require_backend("onnx")
+    monkeypatch.setenv("MOBILEVIT_CACHE", str(tmp_path))
+    export_file = export.export_file
+    difference = torch.tensor([0.0, 0.0, 0.0, 0.002])
+
+    def export_modified(model, *arguments):
+        with torch.no_grad():
+            model.classifier.bias += difference
+            export_file(model, *arguments)
+            model.classifier.bias -= difference
+
+    monkeypatch.setattr(export, "export_file", export_modified)
+    with pytest.raises(ValueError, match=r"ONNX Runtime in float32: outputs differ .* by up to 0.002"):
+        mobilevit_hf.pipeline(TASK, str(model_dirs[TASK]), backend="onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,26 @@
+"""Exported ONNX files."""
+
+import pytest
+import torch
+from backend_support import require_backend
+
+from mobilevit_hf.backends.export import export_file
+from mobilevit_hf.backends.pytorch import load_model
+
+
+@pytest.mark.slow
+def test_onnx_export_is_one_file_with_the_input_and_output_names_of_transformers_js(model_dirs, tmp_path):
+    require_backend("onnx")
+    import onnx
+
+    model, _ = load_model("object-detection", str(model_dirs["object-detection"]))
+    path = tmp_path / "model.onnx"
+    export_file(model, "object-detection", "onnx", path, torch.rand(1, 3, 64, 64), "float32")
+    assert list(tmp_path.iterdir()) == [path]
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto)
+    assert [value.name for value in proto.graph.input] == ["pixel_values"]
+    assert [value.name for value in proto.graph.output] == ["logits", "pred_boxes"]
+    sizes = [dimension.dim_value for dimension in proto.graph.input[0].type.tensor_type.shape.dim]
+    assert sizes == [0, 3, 0, 0]  # 0 is a dynamic dimension
+    assert {entry.domain for entry in proto.opset_import} == {""}

@@ -1,0 +1,44 @@
+"""Exported models called as torch models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from backend_support import TASKS, require_backend
+
+from mobilevit_hf.backends.export import export_file
+from mobilevit_hf.backends.formats import FORMATS
+from mobilevit_hf.backends.pytorch import load_model
+from mobilevit_hf.backends.runtime import load_exported_model
+
+SHAPES = [(1, 3, 64, 64), (1, 3, 32, 32), (2, 3, 65, 100), (5, 3, 33, 47), (1, 3, 128, 64), (3, 3, 70, 64)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("task", TASKS)
+def test_outputs_equal_the_torch_models_for_any_size_and_batch(task, backend, model_dirs, tmp_path):
+    require_backend(backend)
+    model, _ = load_model(task, str(model_dirs[task]))
+    path = tmp_path / Path(FORMATS[backend].path("float32", None)).name
+    export_file(model, task, backend, path, torch.rand(1, 3, 64, 64), "float32")
+    exported = load_exported_model(path, model.config, task, backend, threads=1)
+    pairs = []
+    for shape in SHAPES:
+        pixels = torch.rand(shape)
+        with torch.no_grad():
+            expected = model(pixels)
+        outputs = exported(pixel_values=pixels)
+        pairs += [(outputs[name], expected[name]) for name in exported.outputs]
+    for actual, expected in pairs:  # compared after all calls, which must not overwrite earlier outputs
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino", pytest.param("executorch", marks=pytest.mark.slow)])
+def test_damaged_file_is_named(backend, tmp_path):
+    require_backend(backend)
+    path = tmp_path / Path(FORMATS[backend].path("float32", None)).name
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=rf"{path.name}: {backend} can't read it \(.*\)\. Remove it"):
+        load_exported_model(path, transformers.MobileViTConfig(), "image-classification", backend, 1)
