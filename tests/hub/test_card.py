@@ -119,7 +119,7 @@ def test_model_index_contains_the_metrics(task, tmp_path):
 
 def test_card_is_valid_for_the_hub(task, tmp_path, monkeypatch):
     with HubServer() as hub:
-        hub.take_over(monkeypatch)
+        hub.patch_client(monkeypatch)
         ModelCard(card_of(write_run(tmp_path / "run", task))).validate()
         sent = json.loads(next(r for r in hub.requests if r.path.endswith("/validate-yaml")).body)
     assert sent["repoType"] == "model"

@@ -9,9 +9,9 @@ import pytest
 import transformers
 from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi
-from training_data import CLASSES, draw_classification, draw_detection
+from toy_datasets import CLASSES, draw_classification, draw_detection
 
-from mobilevit_hf.hub import CARD_MARKER, Given, publish
+from mobilevit_hf.hub import CARD_MARKER, CardOptions, publish
 
 pytestmark = pytest.mark.slow
 
@@ -51,11 +51,11 @@ def task(request):
 
 
 @pytest.fixture(scope="module")
-def trained(task, start, command, tmp_path_factory):
+def trained(task, initial_checkpoint, command, tmp_path_factory):
     """A Hub with a model that its training has published, the training's folder and what it said."""
     folder = tmp_path_factory.mktemp("training")
     data = DRAW[task](folder / "shapes", train=16, validation=8)
-    words = ["train", data, "--model", start, "--output-dir", folder / "run", *SHORT, "--license", "mit"]
+    words = ["train", data, "--model", initial_checkpoint, "--output-dir", folder / "run", *SHORT, "--license", "mit"]
     with HubServer(token=TOKEN) as hub:
         words += ["--push-to-hub", "--hub-model-id", "user/shapes"]
         out = command(hub, folder / "home", words)
@@ -121,9 +121,9 @@ def test_nothing_published_tells_where_it_was_made(trained):
 
 def test_published_again_it_is_the_same(trained, monkeypatch):
     hub, run, _ = trained
-    hub.take_over(monkeypatch)
+    hub.patch_client(monkeypatch)
     before = hub.files("user/shapes")
-    assert publish(run, "user/shapes", given=Given(license="mit")).commit is None
+    assert publish(run, "user/shapes", card_options=CardOptions(license="mit")).commit is None
     assert hub.files("user/shapes") == before
 
 
@@ -131,9 +131,9 @@ def test_published_again_it_is_the_same(trained, monkeypatch):
 def test_revisions(trained, run_python, tmp_path, monkeypatch):
     """A branch and a commit stay what they were when main moves on."""
     hub, run, _ = trained
-    hub.take_over(monkeypatch)
+    hub.patch_client(monkeypatch)
     first = hub.repository("user/shapes").branches["main"]
-    publish(run, "user/shapes", given=Given(license="mit"), revision="v1")
+    publish(run, "user/shapes", card_options=CardOptions(license="mit"), revision="v1")
     assert hub.files("user/shapes", "v1") == hub.files("user/shapes")
     config = json.loads(hub.files("user/shapes")["config.json"]) | {"id2label": {0: "a", 1: "b"}}
     data = json.dumps(config).encode()
@@ -150,7 +150,7 @@ def test_revisions(trained, run_python, tmp_path, monkeypatch):
     code = code.replace("sys.argv[1:]", repr(("main", "v1", first)))
     names = run_python(code, hub.environment(tmp_path)).splitlines()
     assert names[-3:] == ["a b", " ".join(CLASSES), " ".join(CLASSES)]
-    assert publish(run, "user/shapes", given=Given(license="mit")).commit
+    assert publish(run, "user/shapes", card_options=CardOptions(license="mit")).commit
     assert hub.files("user/shapes") == hub.files("user/shapes", "v1")
 
 
@@ -173,9 +173,9 @@ def test_a_download_that_is_cut_goes_on_where_it_ended(task, trained, photo, run
 @CLASSIFIER
 def test_private_and_gated_repositories_ask_for_the_token(trained, command, photo, tmp_path, monkeypatch):
     hub, run, _ = trained
-    hub.take_over(monkeypatch)
-    publish(run, "user/secret", given=Given(license="mit"), private=True)
-    publish(run, "user/gated", given=Given(license="mit"))
+    hub.patch_client(monkeypatch)
+    publish(run, "user/secret", card_options=CardOptions(license="mit"), private=True)
+    publish(run, "user/gated", card_options=CardOptions(license="mit"))
     hub.gate("user/gated")
     lines = [("predict", photo, "--model", name, "--json") for name in ("user/secret", "user/gated")]
     out = command(hub, tmp_path, *lines, tokens=("", TOKEN)).splitlines()
@@ -187,12 +187,12 @@ def test_private_and_gated_repositories_ask_for_the_token(trained, command, phot
     assert [answers[0]] * 2 == answers
 
 
-def test_the_trainer_pushes_our_model(start, photo, run_python, tmp_path):
+def test_the_trainer_pushes_our_model(initial_checkpoint, photo, run_python, tmp_path):
     code = f"""
         import torch, transformers, mobilevit_hf
 
-        model = mobilevit_hf.MobileViTForImageClassification.from_pretrained({str(start)!r})
-        processor = transformers.AutoImageProcessor.from_pretrained({str(start)!r})
+        model = mobilevit_hf.MobileViTForImageClassification.from_pretrained({str(initial_checkpoint)!r})
+        processor = transformers.AutoImageProcessor.from_pretrained({str(initial_checkpoint)!r})
         data = [{{"pixel_values": torch.rand(3, 64, 64), "labels": i % 2}} for i in range(4)]
         arguments = transformers.TrainingArguments(
             {str(tmp_path / "run")!r}, max_steps=1, push_to_hub=True, hub_model_id="user/trained", use_cpu=True,
@@ -209,7 +209,7 @@ def test_the_trainer_pushes_our_model(start, photo, run_python, tmp_path):
     assert_same(json.loads(out.splitlines()[-1]), answers_of("image-classification", tmp_path / "run", photo))
 
 
-def test_a_data_set_is_pushed_and_streamed_into_a_training(start, command, run_python, tmp_path):
+def test_a_data_set_is_pushed_and_streamed_into_a_training(initial_checkpoint, command, run_python, tmp_path):
     data = draw_classification(tmp_path / "shapes", train=16, validation=8)
     code = f"""
         import datasets
@@ -218,7 +218,16 @@ def test_a_data_set_is_pushed_and_streamed_into_a_training(start, command, run_p
         """
     with HubServer(token=TOKEN) as hub:
         run_python(code, hub.environment(tmp_path / "home"))
-        words = ("train", "user/drawn", "--streaming", "--model", start, "--output-dir", tmp_path / "run", *SHORT)
+        words = (
+            "train",
+            "user/drawn",
+            "--streaming",
+            "--model",
+            initial_checkpoint,
+            "--output-dir",
+            tmp_path / "run",
+            *SHORT,
+        )
         words += ("--push-to-hub", "--hub-model-id", "user/shapes", "--license", "mit")
         out = command(hub, tmp_path / "other", words)
         assert out.splitlines()[-1] == "exit 0", out
@@ -232,9 +241,9 @@ def test_a_data_set_is_pushed_and_streamed_into_a_training(start, command, run_p
 
 
 @pytest.fixture
-def words(start, tmp_path):
+def words(initial_checkpoint, tmp_path):
     data = draw_classification(tmp_path / "shapes", train=16, validation=8)
-    return ["train", data, "--model", start, "--output-dir", tmp_path / "run", *SHORT, "--push-to-hub"]
+    return ["train", data, "--model", initial_checkpoint, "--output-dir", tmp_path / "run", *SHORT, "--push-to-hub"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hub_server import SPACE_README, TOKEN
 from huggingface_hub import HfApi, SpaceCard
 
 import mobilevit_hf
-from mobilevit_hf.hub import Given, publish, publish_space
+from mobilevit_hf.hub import CardOptions, publish, publish_space
 
 REPO, SPACE = "user/shapes", "user/try-shapes"
 PACKAGE = Path(mobilevit_hf.__file__).parent
@@ -23,9 +23,9 @@ BY_HAND = "# mine\n"
 
 
 @pytest.fixture
-def send(said):
+def send(messages):
     def send(**options):
-        return publish_space(SPACE, REPO, **{"say": said.append} | options)
+        return publish_space(SPACE, REPO, **{"say": messages.append} | options)
 
     return send
 
@@ -111,14 +111,14 @@ def test_a_program_by_hand_is_left_alone(hub, send):
     assert hub.commits(SPACE, "space") == commits
 
 
-def test_readme_and_requirements_by_hand_are_kept(hub, send, said):
+def test_readme_and_requirements_by_hand_are_kept(hub, send, messages):
     put(hub, README=f"{SPACE_README}\nMine", requirements=BY_HAND)
     send()
     files = files_of(hub)
     assert files["README.md"].decode().endswith("Mine")
     assert files["requirements.txt"].decode() == BY_HAND
     assert "app.py" in files
-    assert [line.split()[0] for line in said] == ["README.md", "requirements.txt"]
+    assert [line.split()[0] for line in messages] == ["README.md", "requirements.txt"]
 
 
 def test_a_dry_run_asks_nobody(hub, send):
@@ -172,10 +172,15 @@ def lines_until(process, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["image-classification", "object-detection"])
-def test_the_program_runs(hub, send, checkpoints, detector, image, tmp_path, run_python, task):
+def test_the_program_runs(hub, send, checkpoints, detector_dir, image, tmp_path, run_python, task):
     """In a clean folder, with the source that is in the Space and the model from the Hub."""
     client = pytest.importorskip("gradio_client")
-    publish(detector if task == "object-detection" else checkpoints[task], REPO, given=Given(license="mit"), say=str)
+    publish(
+        detector_dir if task == "object-detection" else checkpoints[task],
+        REPO,
+        card_options=CardOptions(license="mit"),
+        say=str,
+    )
     send()
     space = tmp_path / "space"
     for name, data in files_of(hub).items():
@@ -219,7 +224,7 @@ def test_the_program_runs(hub, send, checkpoints, detector, image, tmp_path, run
             assert labels["value"]["label"] == best["label"]
             assert labels["value"]["confidences"][0]["confidence"] == pytest.approx(best["score"], abs=1e-4)
         with pytest.raises(Exception, match="not in the list of choices"):  # nobody names a folder of that machine
-            visitor.predict(photo, str(detector), "torch", 0.5, api_name="/answer")
+            visitor.predict(photo, str(detector_dir), "torch", 0.5, api_name="/answer")
     finally:
         process.terminate()
         process.communicate()
