@@ -1,4 +1,4 @@
-"""What reports and model cards state about the machine: versions, processor, memory."""
+"""Software and hardware of the machine for reports and model cards: versions, processor, memory."""
 
 import contextlib
 import os
@@ -16,16 +16,25 @@ MIB = 2**20
 
 
 def library_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Return the versions of Python and of the installed packages among `packages`."""
+    """Return the versions of Python and of the packages that are installed."""
     versions = {"python": platform.python_version()}
     for name in packages:
-        with contextlib.suppress(PackageNotFoundError):  # runs from its source
+        with contextlib.suppress(PackageNotFoundError):  # run from a checkout
             versions[name] = version(name)
     return versions
 
 
 def describe_hardware(device: "str | torch.device" = "cpu", *, num_processes: int = 1) -> dict[str, Any]:
-    """Return the device, processor, cores, threads (CPU) or GPU name, number of processes and system."""
+    """Return a description of the hardware.
+
+    Args:
+        device: Device that the model runs on.
+        num_processes: Number of processes that share the work.
+
+    Returns:
+        Device type, processor name and number of cores; GPU name or number of CPU threads; number of processes and
+        operating system.
+    """
     import torch
 
     device = torch.device(device)
@@ -38,7 +47,7 @@ def describe_hardware(device: "str | torch.device" = "cpu", *, num_processes: in
 
 
 def cpu_name() -> str | None:
-    """Return the processor's model name, None if the system doesn't report it."""
+    """Return the model name of the processor, None if the system doesn't report it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -48,9 +57,9 @@ def cpu_name() -> str | None:
 
 
 def peak_memory() -> float:
-    """Return the peak resident memory of this process in MiB, shared libraries included.
+    """Return the peak resident memory of this process in MiB, including shared libraries.
 
-    VmHWM on Linux, `ru_maxrss` elsewhere (on Linux that would start at the parent's size).
+    On Linux, `ru_maxrss` starts at the size of the parent process, so VmHWM is read instead.
     """
     with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as lines:
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / MIB

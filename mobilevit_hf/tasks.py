@@ -23,7 +23,6 @@ class Task:
         labels: Label format of a sample: "class", "boxes", "mask", or None.
         metrics: Metrics that are reported and can choose the best weights; the first is the headline metric.
         trainable: Whether `mobilevit train`, `evaluate` and `predict` support it.
-        training_options: Training options that apply to this task only.
     """
 
     name: TaskName
@@ -35,7 +34,6 @@ class Task:
     labels: Literal["class", "boxes", "mask"] | None = None
     metrics: tuple[str, ...] = ()
     trainable: bool = False
-    training_options: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -85,7 +83,6 @@ TASKS: dict[TaskName, Task] = {
             labels="class",
             metrics=("accuracy", "macro_f1", "top_5_accuracy"),
             trainable=True,
-            training_options=("class_weights", "crop_scale", "rand_augment", "random_erasing", "mixup", "cutmix"),
         ),
         Task(
             name="object-detection",
@@ -97,7 +94,6 @@ TASKS: dict[TaskName, Task] = {
             labels="boxes",
             metrics=("map", "map_50", "map_75"),
             trainable=True,
-            training_options=("anchors", "zoom_out", "crop"),
         ),
         Task(
             name="image-segmentation",
@@ -134,6 +130,7 @@ METRICS: dict[str, Metric] = {
     "map_medium": Metric("mAP, medium objects", "map_medium"),
     "map_large": Metric("mAP, large objects (area above 96² pixels)", "map_large"),
     "mar_100": Metric("Recall with 100 boxes", "mar_100"),
+    "mean_iou": Metric("Mean IoU", "mean_iou"),
 }
 
 

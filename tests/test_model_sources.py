@@ -1,0 +1,193 @@
+import json
+import re
+import shutil
+
+import pytest
+from hub_server import TOKEN, HubServer
+from huggingface_hub import HfApi, constants, metadata_load
+from safetensors import safe_open
+from transformers import AutoConfig
+
+import mobilevit_hf
+from mobilevit_hf import model_sources, samples
+from mobilevit_hf.model_sources import builtin, builtin_models, has_weights, read_task, resolve_model
+from mobilevit_hf.tasks import EXPORTABLE_TASKS
+
+TASKS = {"blood-cells": "object-detection", "garments": "image-classification"}
+
+
+@pytest.fixture(params=TASKS)
+def name(request):
+    return request.param
+
+
+# --- built-in models -------------------------------------------------------------------------------------------------
+
+
+def test_names_of_the_builtin_models():
+    assert builtin_models() == sorted(TASKS)
+
+
+def test_unknown_builtin_model_lists_the_names():
+    with pytest.raises(ValueError, match="got 'flowers', expected one of blood-cells, garments"):
+        builtin("flowers")
+
+
+def test_builtin_model_is_small_and_has_no_images_of_the_dataset(name):
+    files = list(builtin(name).iterdir())
+    assert sum(file.stat().st_size for file in files) <= 4_000_000
+    assert {file.name for file in files if file.suffix not in (".json", ".md", ".safetensors")} <= {
+        "curves.png",
+        "confusion_matrix.png",
+        "average_precision.png",
+    }
+
+
+def test_half_precision_weights_are_loaded_in_float32(name):
+    with safe_open(builtin(name) / "model.safetensors", "np") as weights:
+        dtypes = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+    assert "F16" in dtypes
+    assert "F32" not in dtypes
+    assert json.loads((builtin(name) / "config.json").read_text())["dtype"] == "float32"
+    assert str(mobilevit_hf.pipeline(TASKS[name], builtin(name)).model.dtype) == "torch.float32"
+
+
+def test_card_of_a_builtin_model_has_license_and_test_metrics(name):
+    card = metadata_load(builtin(name) / "README.md")
+    assert card["pipeline_tag"] == TASKS[name]
+    assert card["license"]
+    result = card["model-index"][0]["results"][-1]
+    assert result["dataset"]["split"] == "test"
+    metrics = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert metrics["accuracy"] >= 0.925 if name == "garments" else metrics["map_50"] >= 0.85
+
+
+@pytest.mark.slow
+def test_stock_transformers_runs_the_builtin_classifier(run_python, tmp_path):
+    samples.draw_t_shirt().save(tmp_path / "shirt.png")
+    code = f"""
+        import torch
+        from transformers import pipeline
+        classify = pipeline("image-classification", model={str(builtin("garments"))!r})
+        assert classify.model.dtype == torch.float32
+        print(classify({str(tmp_path / "shirt.png")!r}, top_k=1)[0]["label"])
+    """
+    assert run_python(code, without_package=True).strip() == "t-shirt"
+
+
+@pytest.mark.slow
+def test_snippets_of_the_card_run_in_a_checkout(name, run_python, tmp_path):
+    samples.SAMPLES[name]().save(tmp_path / "photo.jpg")
+    (tmp_path / "mobilevit_hf").symlink_to(model_sources.ASSETS.parent)
+    card = (builtin(name) / "README.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    assert len(snippets) == 2
+    for code in snippets:
+        assert "score" in run_python(f"import os\nos.chdir({str(tmp_path)!r})\n{code}")
+
+
+# --- resolution ------------------------------------------------------------------------------------------------------
+
+
+def test_directory_precedes_builtin_model(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("garments") == builtin("garments")
+    (tmp_path / "garments").mkdir()  # without a model
+    assert resolve_model("garments") == builtin("garments")
+    shutil.copytree(checkpoints["image-classification"], tmp_path / "garments", dirs_exist_ok=True)
+    assert resolve_model("garments").resolve() == tmp_path / "garments"
+
+
+def test_file_and_directory_without_a_model_are_rejected(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is a file, expected a directory.*mobilevit convert"):
+        resolve_model(str(tmp_path / "model.pt"))
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        resolve_model(str(tmp_path))
+
+
+def test_invalid_hub_id_is_rejected(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"There is no directory a/b/c, .*can't be a Hub id"):
+        resolve_model("a/b/c")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A local Hub that `huggingface_hub` in this process connects to."""
+    with HubServer(token=TOKEN) as server:
+        server.patch_client(monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def published_model(hub, checkpoints, tmp_path, monkeypatch):
+    """Id of a repository with a model and an `onnx` folder on the local Hub, with an empty cache."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = shutil.copytree(checkpoints["image-classification"], tmp_path / "model")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"onnx")
+    (folder / "training.log").write_text("not needed")
+    api = HfApi(endpoint=hub.url, token=hub.token)
+    api.create_repo("user/model")
+    api.upload_folder(repo_id="user/model", folder_path=folder)
+    return "user/model"
+
+
+def test_hub_model_is_downloaded_without_other_files(published_model):
+    folder = resolve_model(published_model)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert (resolve_model(published_model, folder="onnx") / "onnx" / "model.onnx").read_bytes() == b"onnx"
+
+
+def test_cached_hub_model_is_used_without_a_connection(published_model, monkeypatch):
+    folder = resolve_model(published_model)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert resolve_model(published_model) == folder
+    with pytest.raises(ValueError, match="user/other is not in the local cache and the Hub can't be reached"):
+        resolve_model("user/other")
+
+
+def test_missing_and_empty_repositories_are_rejected(published_model, hub):
+    with pytest.raises(ValueError, match=r"There is no directory user/missing, .*hf auth login"):
+        resolve_model("user/missing")
+    HfApi(endpoint=hub.url, token=hub.token).create_repo("user/empty")
+    with pytest.raises(ValueError, match=r"user/empty holds no config\.json"):
+        resolve_model("user/empty")
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def test_task_is_read_from_the_configuration(checkpoints, detector_dir):
+    assert read_task("model", checkpoints["image-classification"]).name == "image-classification"
+    assert read_task("model", detector_dir).name == "object-detection"
+    with pytest.raises(
+        ValueError, match=r"^model: got MobileViTForSemanticSegmentation, expected an image classifier"
+    ):
+        read_task("model", checkpoints["image-segmentation"])
+    assert read_task("model", checkpoints["image-segmentation"], EXPORTABLE_TASKS).name == "image-segmentation"
+
+
+def test_invalid_configuration_is_rejected(checkpoints, tmp_path):
+    config = json.loads((checkpoints["image-classification"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_sizes": "wide"}))
+    with pytest.raises(ValueError, match=r"^model: invalid config\.json: .*hidden_sizes"):
+        read_task("model", tmp_path)
+
+
+def test_recommended_threshold_defaults_to_that_of_the_pipeline(detector_dir):
+    config = AutoConfig.from_pretrained(detector_dir)
+    assert model_sources.recommended_threshold(config) == 0.5
+    config.recommended_threshold = 0.3
+    assert model_sources.recommended_threshold(config) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [("model-00001-of-00002.safetensors", True), ("pytorch_model.bin", True), ("model.onnx", False)],
+)
+def test_exported_models_are_not_weights(tmp_path, file, expected):
+    (tmp_path / file).touch()
+    assert has_weights(tmp_path) is expected
