@@ -12,7 +12,17 @@ import pytest
 import yaml
 from huggingface_hub import constants
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trainings import MODEL_FILES, SCRIPT_OF, SCRIPTS, SHORT, SMALL, arguments_of, lines_of, names_in, only_line
+from training_runs import (
+    MODEL_FILES,
+    SCRIPT_OF,
+    SCRIPTS,
+    SHORT,
+    SMALL,
+    list_files,
+    only_line,
+    read_arguments,
+    read_metrics,
+)
 
 from mobilevit_hf.training.arguments import TrainArguments, read_recipe
 from mobilevit_hf.training.optimization import Schedule
@@ -44,7 +54,7 @@ def test_each_argument_has_a_flag(mobilevit, monkeypatch):
     assert "--recipe" in flags
 
 
-def test_each_flag_arrives(mobilevit, no_training):
+def test_each_flag_arrives(mobilevit, training_calls):
     """All at once, each with a value that is not its default."""
     special = {"resume": "auto", "data_format": "folders", "metric_for_best_model": "macro_f1"}
     left_out = {"data", "task", "fp16", "num_train_epochs"}  # the last two can't go with others
@@ -68,28 +78,41 @@ def test_each_flag_arrives(mobilevit, no_training):
     assert code == 0, err
     for word, name, value in (("--fp16", "fp16", True), ("--num-train-epochs=1.5", "num_train_epochs", 1.5)):
         assert mobilevit("train", "images", word)[0] == 0
-        assert getattr(no_training[-1], name) == value
-    found = dataclasses.asdict(no_training[0])
+        assert getattr(training_calls[-1], name) == value
+    found = dataclasses.asdict(training_calls[0])
     assert {name: found[name] for name in expected} == expected
     assert found["data"] == "images"
 
 
-def test_flags_win_over_the_recipe_and_that_over_the_defaults(data, start, mobilevit, no_plots, tmp_path):
+def test_flags_win_over_the_recipe_and_that_over_the_defaults(
+    small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path
+):
     recipe = {"learning_rate": 5e-4, "seed": 3, "max_steps": 9, "weight_decay": 0.5, "horizontal_flip": 0.0}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"ema_warmup": False, "min_lr_rate": "1e-3"}))
-    words = (*SMALL, "--model", start, "--learning-rate", 2e-3, "--ema-warmup", "--output-dir", tmp_path / "run")
-    code, _, err = mobilevit("train", data["image-classification"], "--recipe", tmp_path / "recipe.yaml", *words)
+    words = (
+        *SMALL,
+        "--model",
+        initial_checkpoint,
+        "--learning-rate",
+        2e-3,
+        "--ema-warmup",
+        "--output-dir",
+        tmp_path / "run",
+    )
+    code, _, err = mobilevit(
+        "train", small_datasets["image-classification"], "--recipe", tmp_path / "recipe.yaml", *words
+    )
     assert code == 0, err
-    found = arguments_of(tmp_path / "run")
+    found = read_arguments(tmp_path / "run")
     given = {"learning_rate": 2e-3, "max_steps": 2, "ema_warmup": True, "image_size": 64, "use_cpu": True}
     said = {"seed": 3, "weight_decay": 0.5, "horizontal_flip": 0.0, "min_lr_rate": 1e-3}
     defaults = {"adam_beta2": 0.999, "label_smoothing_factor": 0.1, "hidden_dropout_prob": 0.0, "crop_scale": 0.35}
-    expected = given | said | defaults | {"task": "image-classification", "model": str(start)}
+    expected = given | said | defaults | {"task": "image-classification", "model": str(initial_checkpoint)}
     assert {name: found[name] for name in expected} == expected
-    assert lines_of(tmp_path / "run")[-1]["step"] == 2
+    assert read_metrics(tmp_path / "run")[-1]["step"] == 2
 
 
-def test_a_folder_for_each_training(mobilevit, no_training, tmp_path):
+def test_a_folder_for_each_training(mobilevit, training_calls, tmp_path):
     for data, taken, folder in (
         ("photos", (), "runs/photos"),
         ("photos/", ("runs/photos",), "runs/photos-2"),
@@ -100,10 +123,10 @@ def test_a_folder_for_each_training(mobilevit, no_training, tmp_path):
         for path in taken:
             (tmp_path / path).mkdir(parents=True)
         assert mobilevit("train", data)[0] == 0
-        assert no_training[-1].output_dir == folder
+        assert training_calls[-1].output_dir == folder
 
 
-def test_several_processes_want_to_be_told_a_folder(mobilevit, no_training, monkeypatch):
+def test_several_processes_want_to_be_told_a_folder(mobilevit, training_calls, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, err = mobilevit("train", "photos")
     assert code == 2
@@ -112,10 +135,10 @@ def test_several_processes_want_to_be_told_a_folder(mobilevit, no_training, monk
 
 
 @pytest.fixture
-def files(data, tmp_path, monkeypatch):
+def files(small_datasets, tmp_path, monkeypatch):
     """The current folder, with datasets and recipes that can't be used."""
     monkeypatch.chdir(tmp_path)
-    for name, folder in zip(("shapes", "boxes"), data.values(), strict=True):
+    for name, folder in zip(("shapes", "boxes"), small_datasets.values(), strict=True):
         shutil.copytree(folder, tmp_path / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "unknown.yaml").write_text("learning_rate: 1.0e-3\nlearning_speed: 3\n")
@@ -158,21 +181,21 @@ def files(data, tmp_path, monkeypatch):
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(words, expected, mobilevit, files, no_hub):
-    before = names_in(files)
+    before = list_files(files)
     code, out, err = mobilevit("train", *words)
     assert (code, out) == (2, "")
     line = only_line(err)
     assert line.startswith("error: ")
     for part in expected:
         assert part in line
-    assert names_in(files) == before
+    assert list_files(files) == before
 
 
 @pytest.mark.parametrize(
     ("script", "data_set"), [("train_classification.py", "boxes"), ("train_detection.py", "shapes")]
 )
 def test_a_script_wants_data_for_its_task(script, data_set, files, monkeypatch, capfd):
-    before = names_in(files)
+    before = list_files(files)
     monkeypatch.setattr("mobilevit_hf.cli.train.tune_allocator", lambda: True)
     monkeypatch.setattr(sys, "argv", [script, data_set])
     with pytest.raises(SystemExit) as end:
@@ -182,15 +205,15 @@ def test_a_script_wants_data_for_its_task(script, data_set, files, monkeypatch, 
     for task in SCRIPT_OF:
         assert task in line
     assert data_set in line
-    assert names_in(files) == before
+    assert list_files(files) == before
 
 
 # --- what it starts from ---------------------------------------------------------------------------------------------
 
 
-def test_without_a_hub_it_starts_with_new_weights_and_says_so(data, mobilevit, no_plots, no_hub, tmp_path):
+def test_without_a_hub_it_starts_with_new_weights_and_says_so(small_datasets, mobilevit, no_plots, no_hub, tmp_path):
     words = ("--output-dir", tmp_path / "run", *SHORT, "--max-steps", 1)
-    code, _, err = mobilevit("train", data["image-classification"], *words)
+    code, _, err = mobilevit("train", small_datasets["image-classification"], *words)
     assert code == 0
     told = [line for line in err.splitlines() if "apple/mobilevit-xx-small" in line]
     assert "new weights (xxs)" in only_line("\n".join(told))
@@ -200,13 +223,15 @@ def test_without_a_hub_it_starts_with_new_weights_and_says_so(data, mobilevit, n
 
 
 @pytest.mark.parametrize("data_set", ["image-classification", "object-detection"])
-def test_another_model_is_refused(data_set, data, mobilevit, tiny_fields, checkpoints, tmp_path, monkeypatch):
+def test_another_model_is_refused(
+    data_set, small_datasets, mobilevit, tiny_fields, checkpoints, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert/config.json").write_text(json.dumps({"model_type": "bert"}))
     (tmp_path / "nothing").mkdir()
     for model, words in (("bert", ("type bert", "mobilevit")), ("nothing", ("config.json",))):
-        code, out, err = mobilevit("train", data[data_set], "--model", tmp_path / model, *SMALL)
+        code, out, err = mobilevit("train", small_datasets[data_set], "--model", tmp_path / model, *SMALL)
         assert (code, out) == (2, "")
         line = only_line("\n".join(line for line in err.splitlines() if not line.startswith("note: ")))
         assert str(tmp_path / model) in line
@@ -214,9 +239,9 @@ def test_another_model_is_refused(data_set, data, mobilevit, tiny_fields, checkp
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_backbone_of_a_segmentation_model_will_do(data, checkpoints, mobilevit, no_plots, tmp_path):
+def test_the_backbone_of_a_segmentation_model_will_do(small_datasets, checkpoints, mobilevit, no_plots, tmp_path):
     words = ("--model", checkpoints["image-segmentation"], "--output-dir", tmp_path / "run", *SMALL)
-    code, _, err = mobilevit("train", data["object-detection"], *words)
+    code, _, err = mobilevit("train", small_datasets["object-detection"], *words)
     assert code == 0, err
     assert "recommended_threshold" in json.loads((tmp_path / "run/config.json").read_text())
 
@@ -225,16 +250,16 @@ def test_the_backbone_of_a_segmentation_model_will_do(data, checkpoints, mobilev
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(path, id=path.stem) for path in RECIPES])
-def test_a_miniature_of_a_recipe(recipe, data, start, mobilevit, no_plots, tmp_path):
+def test_a_miniature_of_a_recipe(recipe, small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
     task = "object-detection" if re.search("coco|detection|cells", recipe.stem) else "image-classification"
     said = yaml.safe_load(recipe.read_text())
     length = ("--num-train-epochs", 0.3) if "num_train_epochs" in said else ("--max-steps", 2)
-    words = ("--model", start, "--output-dir", tmp_path / "run", "--eval-steps", 9, *length)
+    words = ("--model", initial_checkpoint, "--output-dir", tmp_path / "run", "--eval-steps", 9, *length)
     small = ("--image-size", 64, "--per-device-train-batch-size", 4, "--dataloader-num-workers", 0, "--use-cpu")
-    code, _, err = mobilevit("train", data[task], "--recipe", recipe, *words, *small)
+    code, _, err = mobilevit("train", small_datasets[task], "--recipe", recipe, *words, *small)
     assert code == 0, err
     overridden = {"model", "image_size", "per_device_train_batch_size", "num_train_epochs", "max_steps", "eval_steps"}
-    found = arguments_of(tmp_path / "run")
+    found = read_arguments(tmp_path / "run")
     assert {name: found[name] for name in said.keys() - overridden} == {n: said[n] for n in said.keys() - overridden}
     assert found["image_size"] == 64
     assert {path.name for path in (tmp_path / "run").iterdir()} > MODEL_FILES
@@ -301,17 +326,26 @@ BOTH, CLASSIFIER, DETECTOR = tuple(SCRIPT_OF), ("image-classification",), ("obje
     ],
     ids=lambda value: value[0].strip("-") if value[0][0] == "-" else "",
 )
-def test_an_option_trains(words, tasks, data, start, mobilevit, no_plots, tmp_path):
+def test_an_option_trains(words, tasks, small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
     for task in tasks:
         folder = tmp_path / task
         code, _, err = mobilevit(
-            "train", data[task], "--model", start, "--output-dir", folder, *SMALL, "--eval-steps", 2, *words
+            "train",
+            small_datasets[task],
+            "--model",
+            initial_checkpoint,
+            "--output-dir",
+            folder,
+            *SMALL,
+            "--eval-steps",
+            2,
+            *words,
         )
         assert code == 0, err
-        lines = lines_of(folder)
+        lines = read_metrics(folder)
         assert [line["step"] for line in lines] == [2, 2]
         assert math.isfinite(lines[0]["loss"])
-        found = arguments_of(folder)
+        found = read_arguments(folder)
         for flag, value in zip(words, (*words[1:], "--"), strict=True):
             name = flag.lstrip("-").replace("-", "_")
             if flag.startswith("--") and not value.startswith("--"):
@@ -320,9 +354,19 @@ def test_an_option_trains(words, tasks, data, start, mobilevit, no_plots, tmp_pa
                 assert found[name.removeprefix("no_")] is not name.startswith("no_")
 
 
-def test_tensorboard_gets_what_metrics_jsonl_gets(data, start, mobilevit, no_plots, tmp_path):
-    words = ("--model", start, "--output-dir", tmp_path / "run", *SMALL, "--max-steps", 4, "--logging-steps", 2)
-    code, _, err = mobilevit("train", data["image-classification"], *words, "--report-to", "tensorboard")
+def test_tensorboard_gets_what_metrics_jsonl_gets(small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
+    words = (
+        "--model",
+        initial_checkpoint,
+        "--output-dir",
+        tmp_path / "run",
+        *SMALL,
+        "--max-steps",
+        4,
+        "--logging-steps",
+        2,
+    )
+    code, _, err = mobilevit("train", small_datasets["image-classification"], *words, "--report-to", "tensorboard")
     assert code == 0, err
     found = {}
     for file in (tmp_path / "run").rglob("events.out.tfevents.*"):
@@ -330,7 +374,7 @@ def test_tensorboard_gets_what_metrics_jsonl_gets(data, start, mobilevit, no_plo
         for name in events.Tags()["scalars"]:
             for event in events.Scalars(name):
                 found[name, event.step] = event.value
-    lines = lines_of(tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
     expected = {(name, line["step"]): value for line in lines for name, value in line.items() if name != "step"}
     assert {("loss", 4), ("eval_accuracy", 4), ("learning_rate", 2)} < expected.keys()
     assert found == pytest.approx(expected, rel=1e-6)

@@ -1,4 +1,4 @@
-"""The arguments of a training: named and meant as in transformers, each checked, in a recipe the same."""
+"""Training arguments and recipes: names as in transformers, validation, defaults by task."""
 
 import dataclasses
 import math
@@ -7,11 +7,12 @@ import re
 import pytest
 import transformers
 
-from mobilevit_hf.training.arguments import DEFAULTS, METRICS, NEW_WEIGHTS, ONLY_FOR, TrainArguments, read_recipe
+from mobilevit_hf.tasks import TASKS
+from mobilevit_hf.training.arguments import DEFAULTS, FROM_SCRATCH, TrainArguments, read_recipe
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainArguments)}
 
-# What means the same in transformers.
+# Fields with the same meaning in transformers.
 SHARED = [
     "learning_rate",
     "per_device_train_batch_size",
@@ -45,7 +46,7 @@ SHARED = [
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_argument_is_described(name):
+def test_fields_have_help_panel_and_valid_default(name):
     field = FIELDS[name]
     assert re.fullmatch(r"\w.{5,110}\.", field.metadata["help"])
     assert field.metadata["panel"]
@@ -53,14 +54,14 @@ def test_every_argument_is_described(name):
         assert field.default is None or field.default in field.metadata["choices"]
 
 
-def test_names_are_those_of_transformers():
+def test_names_and_defaults_match_transformers():
     theirs = {field.name: field for field in dataclasses.fields(transformers.TrainingArguments)}
     assert not [name for name in SHARED if name not in theirs or name not in FIELDS]
     for name in ("adam_beta1", "adam_beta2", "gradient_accumulation_steps", "push_to_hub", "bf16", "fp16", "use_cpu"):
         assert FIELDS[name].default == theirs[name].default
 
 
-def test_shared_values_mean_the_same_in_transformers(tmp_path):
+def test_transformers_accepts_the_shared_values(tmp_path):
     values = {name: FIELDS[name].default for name in SHARED if FIELDS[name].default is not None}
     values |= {"eval_steps": 0.25, "save_steps": 50, "warmup_steps": 0.1, "max_grad_norm": 0.0}
     ours = TrainArguments(**values)
@@ -70,7 +71,7 @@ def test_shared_values_mean_the_same_in_transformers(tmp_path):
     assert theirs.per_device_eval_batch_size == ours.per_device_eval_batch_size
 
 
-WRONG = {
+INVALID = {
     "learning_rate": (0, -1.0, "fast", True, math.nan, [1e-3]),
     "num_train_epochs": (0, -2),
     "max_steps": (0, -1, 1.5, "ten"),
@@ -109,12 +110,19 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
-def test_wrong_values_are_told(name, value):
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in INVALID.items() for value in values])
+def test_invalid_values_raise(name, value):
     with pytest.raises(ValueError) as error:
         TrainArguments(**{name: value})
-    told = re.fullmatch(rf"{name}: got (.*), expected .*\.", str(error.value))
-    assert told[1] == repr(value) or float(told[1]) == value
+    shown = re.fullmatch(rf"{name}: got (.*), expected .*\.", str(error.value))
+    assert shown[1] == repr(value) or float(shown[1]) == value
+
+
+@pytest.mark.parametrize("name", ["num_train_epochs", "max_minutes", "learning_rate", "mixup"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
+def test_infinite_values_raise(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: got (inf|nan), expected a finite number"):
+        TrainArguments(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -122,72 +130,90 @@ def test_wrong_values_are_told(name, value):
     [
         ({"bf16": True, "fp16": True}, "bf16, fp16: got both"),
         ({"num_train_epochs": 3, "max_steps": 100}, "num_train_epochs, max_steps: got both"),
-        ({"streaming": True}, "streaming: .* max_steps or max_minutes"),
+        ({"streaming": True}, "streaming: .* max_steps nor max_minutes"),
     ],
 )
-def test_values_that_exclude_each_other_are_told(values, expected):
+def test_conflicting_values_raise(values, expected):
     with pytest.raises(ValueError, match=expected):
         TrainArguments(**values)
 
 
-def test_arguments_for_the_other_task_are_told():
-    for task, names in ONLY_FOR.items():
-        other = next(name for name in ONLY_FOR if name != task)
-        for name in names:
-            changed = {"none": "balanced", "auto": "paper", None: 9}.get(FIELDS[name].default, 0.25)
-            arguments = TrainArguments(data="images", **{name: changed})
-            assert getattr(arguments.for_task(task), name) == changed
-            with pytest.raises(ValueError, match=f"^{name}: for {task}, and this is {other}"):
-                arguments.for_task(other)
-    with pytest.raises(ValueError, match=r"^images is for object-detection, expected data for image-class"):
+@pytest.mark.parametrize("task", DEFAULTS)
+def test_options_of_the_other_task_raise(task):
+    fields = [field for field in FIELDS.values() if field.metadata["task"] == task]
+    other = next(name for name in DEFAULTS if name != task)
+    assert len(fields) >= 3
+    for field in fields:
+        changed = {"none": "balanced", "auto": "paper", None: 9}.get(field.default, 0.25)
+        arguments = TrainArguments(data="images", **{field.name: changed})
+        assert getattr(arguments.for_task(task), field.name) == changed
+        with pytest.raises(ValueError, match=f"^{field.name}: applies to {task} only, got data for {other}"):
+            arguments.for_task(other)
+
+
+def test_data_and_metric_of_the_other_task_raise():
+    with pytest.raises(ValueError, match=r"^data: got images for object-detection, expected image-class"):
         TrainArguments(data="images", task="image-classification").for_task("object-detection")
     with pytest.raises(ValueError, match=r"^metric_for_best_model: got 'map', expected one of accuracy"):
         TrainArguments(metric_for_best_model="map").for_task("image-classification")
 
 
 @pytest.mark.parametrize("task", DEFAULTS)
-def test_what_was_not_said_is_the_task_s(task):
+def test_task_defaults_replace_none(task):
     arguments = TrainArguments().for_task(task)
     assert arguments.task == task
     for name, value in DEFAULTS[task].items():
         assert getattr(arguments, name) == value
         assert getattr(TrainArguments(), name) is None
-    assert arguments.metric_for_best_model in METRICS[task]
-    new = TrainArguments(model="xxs").for_task(task)
-    for name, value in (DEFAULTS[task] | NEW_WEIGHTS[task]).items():
-        assert getattr(new, name) == value
-    given = TrainArguments(model="xxs", learning_rate=0.5, label_smoothing_factor=0.0).for_task(task)
-    assert (given.learning_rate, given.label_smoothing_factor) == (0.5, 0.0)
+    assert arguments.metric_for_best_model in TASKS[task].metrics
+    from_scratch = TrainArguments(model="xxs").for_task(task)
+    for name, value in (DEFAULTS[task] | FROM_SCRATCH[task]).items():
+        assert getattr(from_scratch, name) == value
+    arguments = TrainArguments(model="xxs", learning_rate=0.5, label_smoothing_factor=0.0).for_task(task)
+    assert (arguments.learning_rate, arguments.label_smoothing_factor) == (0.5, 0.0)
 
 
-def test_unknown_names_are_told():
-    with pytest.raises(ValueError, match=r"^recipe\.yaml: there is no learnin_rate, 7\. Expected .*learning_rate"):
+def test_unknown_names_raise():
+    with pytest.raises(ValueError, match=r"^recipe\.yaml: got unknown learnin_rate, 7, expected .*learning_rate"):
         TrainArguments.from_dict({"learnin_rate": 1, "data": "x", 7: 2}, "recipe.yaml")
 
 
-def test_a_recipe_says_the_same(tmp_path):
-    said = TrainArguments(
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_recipe_round_trip(tmp_path):
+    arguments = TrainArguments(
         data="Bilder/Äpfel", learning_rate=1e-5, max_steps=300, eval_steps=50, rand_augment=9, push_to_hub=True
     )
     path = tmp_path / "recipe.yaml"
-    path.write_text(said.to_yaml(), encoding="utf-8")
-    assert TrainArguments.from_dict(read_recipe(path)) == said
+    path.write_text(arguments.to_yaml(), encoding="utf-8")
+    assert TrainArguments.from_dict(read_recipe(path)) == arguments
+
+
+def test_recipe_numbers_are_converted(tmp_path):
+    path = tmp_path / "recipe.yaml"
     path.write_text("learning_rate: 1e-3\nwarmup_steps: 500\nema_decay: 5E-1\nmax_grad_norm:\n")
     arguments = TrainArguments.from_dict(read_recipe(path))
     assert arguments == TrainArguments(learning_rate=0.001, warmup_steps=500.0, ema_decay=0.5, max_grad_norm=None)
 
 
+@pytest.mark.parametrize("value", ["on", "off"])
+def test_recipe_on_and_off_are_not_booleans(value, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"multi_scale: {value}\n")
+    assert TrainArguments.from_dict(read_recipe(tmp_path / "recipe.yaml")).multi_scale == value
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "No such file.*Give the path of a recipe"),
+        (None, "No such file.*Pass the path of a recipe"),
         (b"a: [1", "is not YAML"),
         (b"a: \xff", "is not YAML"),
         (b"- a\n- b\n", "got list, expected lines of `name: value`"),
         (b"", "got NoneType, expected lines"),
     ],
 )
-def test_what_is_no_recipe_is_told(content, expected, tmp_path):
+def test_invalid_recipe_raises(content, expected, tmp_path):
     path = tmp_path / "recipe.yaml"
     if content is not None:
         path.write_bytes(content)
