@@ -1,7 +1,7 @@
-"""Batches of augmented images from files: timm's loader, torchvision's datasets and transforms, and ours.
+"""Time data loading: timm's loader, torchvision's datasets and transforms, and ours.
 
-All read the same files and make of each a random resized crop, mirrored half the time, as floats in 0..1. A call is an
-epoch.
+All read the same files and apply a random resized crop and a horizontal flip with probability 0.5; pixels are
+floats in 0..1. A call is an epoch.
 """
 
 import argparse
@@ -15,27 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import side_by_side
-from side_by_side import OURS, Call, Candidate
+from side_by_side import describe_environment
+from workers import OURS, Call, Candidate, WorkerError, available, compare, serve
 
 CANDIDATES = {
     "torchvision": Candidate("torchvision", "torchvision"),
     "timm": Candidate("timm", "timm.data"),
-    OURS: Candidate("mobilevit_hf", "mobilevit_hf"),
+    OURS: Candidate("mobilevit_hf", "mobilevit_hf.data.dataloader"),
 }
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}  # those that all candidates look for
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}  # read by all candidates
 
 
 @dataclass(frozen=True)
 class Case:
-    """One setting in which all candidates are compared.
+    """A setting in which all candidates are compared.
 
-    Args:
-        folder: Where the images are, in folders by class.
-        images: How many there are.
-        size: Height and width that they are cropped and resized to.
-        workers: Processes that decode; 0 for the one that waits.
-        batch: Images in a batch.
+    Attributes:
+        folder: Folder of images, in folders by class.
+        images: Number of images.
+        size: Height and width after the crop.
+        workers: Number of loader processes; 0 decodes in the main process.
+        batch: Batch size.
         allocator: "same", see `side_by_side`.
         threads: PyTorch's number of threads.
     """
@@ -53,7 +53,7 @@ class Case:
 
 
 def torchvision_loader(case: Case) -> Iterable[Any]:
-    """As torchvision's documentation advises: tensors of bytes until the end."""
+    """Return a loader as in torchvision's documentation, with uint8 tensors until the last transform."""
     import torch
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
@@ -75,7 +75,7 @@ def torchvision_loader(case: Case) -> Iterable[Any]:
 
 
 def timm_loader(case: Case) -> Iterable[Any]:
-    """With its prefetcher, which collates bytes and makes them floats afterwards."""
+    """Return timm's loader with its prefetcher, which collates uint8 and converts to float afterwards."""
     import torch
     from timm.data import create_dataset, create_loader
 
@@ -96,11 +96,11 @@ def timm_loader(case: Case) -> Iterable[Any]:
 
 
 def our_loader(case: Case) -> Iterable[Any]:
-    """With the image processor of a checkpoint from timm's colors: RGB, bilinear."""
+    """Return our loader with an RGB, bilinear image processor."""
     from transformers import MobileViTImageProcessor
 
-    from mobilevit_hf.data.dataloader import ImageDataset, make_loader
-    from mobilevit_hf.data.sampler import BatchShape, TrainingBatches
+    from mobilevit_hf.data.dataloader import ImageDataset, make_dataloader
+    from mobilevit_hf.data.sampler import BatchShape, MultiScaleBatchSampler
     from mobilevit_hf.data.transforms import make_transform
     from mobilevit_hf.data.types import Sample
 
@@ -108,15 +108,15 @@ def our_loader(case: Case) -> Iterable[Any]:
     processor = MobileViTImageProcessor(crop_size=crop_size, resample=2, do_flip_channel_order=False)
     samples = [Sample(str(path), str(path), label=0) for path in sorted(Path(case.folder).rglob("*.*"))]
     transform = make_transform("image-classification", processor, training=True)
-    batches = TrainingBatches(len(samples), [BatchShape(case.size, case.size, case.batch)])
-    return make_loader(ImageDataset(samples, transform), batches, num_workers=case.workers)
+    batches = MultiScaleBatchSampler(len(samples), [BatchShape(case.size, case.size, case.batch)])
+    return make_dataloader(ImageDataset(samples, transform), batches, num_workers=case.workers)
 
 
 LOADERS = {"torchvision": torchvision_loader, "timm": timm_loader, OURS: our_loader}
 
 
 def build(candidate: str, case: Case) -> Call:
-    """An epoch: every image once."""
+    """Return a call that loads one epoch."""
     import torch
 
     loader = LOADERS[candidate](case)
@@ -132,40 +132,40 @@ def build(candidate: str, case: Case) -> Call:
 
 
 def choose_images(source: Path, count: int) -> list[Path]:
-    """So many of a folder's images, spread over all of them."""
+    """Return `count` images of a folder, evenly spaced in sorted order."""
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(paths) < count:
-        sys.exit(f"{source}: got {len(paths)} images, expected {count} or more. Lower --batches or --batch.")
+        sys.exit(f"{source}: got {len(paths)} images, expected at least {count}. Decrease --batches or --batch.")
     return paths[:: len(paths) // count][:count]
 
 
 def link_images(source: Path, folder: Path, count: int) -> None:
-    """Make `folder` a dataset of one class with links to `count` of the source's images."""
+    """Link `count` images of the source into `folder` as a dataset of one class."""
     (folder / "all").mkdir()
     for number, path in enumerate(choose_images(source, count)):
         (folder / "all" / f"{number:06}{path.suffix}").symlink_to(path.resolve())
 
 
 def main() -> None:
-    """The command line; a worker's too."""
+    """Run the command line, or a worker process."""
     if sys.argv[1:2] == ["--worker"]:
         request = json.loads(sys.argv[2])
         candidate = request["candidate"]
-        side_by_side.serve(build, CANDIDATES[candidate].module, candidate, Case(**request["case"]))
+        serve(build, CANDIDATES[candidate].module, candidate, Case(**request["case"]))
         return
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="a folder of images, with or without folders in it")
-    parser.add_argument("--batches", type=int, default=16, help="in an epoch, all of them full")
-    parser.add_argument("--sizes", nargs="+", type=int, default=[160, 256], help="height and width of the result")
-    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="processes that decode")
-    parser.add_argument("--batch", type=int, default=32, help="images in a batch")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each candidate")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure here")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of images, searched recursively")
+    parser.add_argument("--batches", type=int, default=16, help="full batches per epoch")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[160, 256], help="height and width after the crop")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="number of loader processes")
+    parser.add_argument("--batch", type=int, default=32, help="batch size")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds per candidate")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
     args = parser.parse_args()
     count = args.batches * args.batch
-    facts, candidates, results = side_by_side.machine_facts(), list(side_by_side.available(CANDIDATES)), []
+    environment, candidates, results = describe_environment(), available(CANDIDATES), []
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(KeyboardInterrupt):
         link_images(args.data, Path(name), count)
         for size in args.sizes:
@@ -173,27 +173,27 @@ def main() -> None:
                 case = Case(name, count, size, workers, args.batch)
                 print(case, file=sys.stderr, flush=True)
                 try:
-                    results.append(side_by_side.compare(case, candidates, args.rounds))
-                except side_by_side.WorkerError as error:
+                    results.append(compare(case, candidates, args.rounds))
+                except WorkerError as error:
                     sys.exit(f"\nA candidate failed. {error}")
-    print_report(results, facts)
+    print_report(results, environment)
     if args.json:
-        args.json.write_text(json.dumps({"facts": facts, "results": results}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"environment": environment, "results": results}, indent=2) + "\n")
 
 
-def print_report(results: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Images a second of each, and how many times theirs ours are."""
-    print(f"{'case':<22} {'candidate':<12} {'images/s':>10} {'ours is faster by':>18}")
+def print_report(results: list[dict[str, Any]], environment: dict[str, Any]) -> None:
+    """Print throughput and speedup of ours."""
+    print(f"{'case':<22} {'candidate':<12} {'images/s':>10} {'speedup of ours':>18}")
     for result in results:
         for name, row in result["candidates"].items():
             rate = result["images"] / statistics.median(row["rounds_ms"]) * 1000
             case = f"{result['size']}x{result['size']}, {result['workers']} workers"
-            print(f"{case:<22} {name:<12} {rate:>10.0f} {row['times_ours']:>17.2f}x")
+            print(f"{case:<22} {name:<12} {rate:>10.0f} {row['speedup_of_ours']:>17.2f}x")
     print(
-        "images/s: median over the rounds. faster by: the candidate's time over ours in the same round, median.\n"
-        "Loading alone: nothing is computed with the batches."
+        "images/s: median over the rounds. speedup of ours: duration of the candidate divided by that of ours in the "
+        "same round, median.\nData loading only, without a model."
     )
-    print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+    print("\n".join(f"{name}: {value}" for name, value in environment.items()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Photos in, boxes out: torchvision's SSDLite320-MobileNetV3-Large and our SSDLite, in float32 on the CPU."""
+"""Time detection from photos to boxes: torchvision's SSDLite320-MobileNetV3-Large and ours, in float32 on the CPU."""
 
 import statistics
 import time
@@ -6,22 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 import side_by_side
-from side_by_side import OURS, Call, Candidate, Case
+from side_by_side import Case
+from workers import OURS, Call, Candidate
 
 PIPELINE = f"{OURS}, pipeline"
 CANDIDATES = {
     "torchvision": Candidate("torchvision", "torchvision.models.detection"),
     "torchvision channels_last": Candidate("torchvision", "torchvision.models.detection"),
-    PIPELINE: Candidate("mobilevit_hf", "mobilevit_hf"),
-    OURS: Candidate("mobilevit_hf", "mobilevit_hf"),
+    PIPELINE: Candidate("mobilevit_hf", "mobilevit_hf.modeling.modeling_mobilevit_ssdlite"),
+    OURS: Candidate("mobilevit_hf", "mobilevit_hf.modeling.modeling_mobilevit_ssdlite"),
 }
 PHOTO_SIZE = (640, 480)  # width, height
 NUM_CLASSES = 80
-BOXES = 100  # about as many are left on each photo
+BOXES = 100  # approximate number of detections per photo
 
 
 def make_photos(count: int) -> list[Any]:
-    """PIL images of colored noise at several scales, the same at every call."""
+    """Return PIL images of colored noise at several scales, the same in every call."""
     import torch
     from torchvision.transforms.functional import resize, to_pil_image
 
@@ -35,7 +36,10 @@ def make_photos(count: int) -> list[Any]:
 
 
 def find_threshold(count_boxes: Callable[[float], float], boxes: int = BOXES) -> float:
-    """The score above which about so many boxes are left on a photo; random weights put it just above chance."""
+    """Return the score threshold that keeps about `boxes` detections per photo.
+
+    With random weights it is just above chance.
+    """
     low, high = 1 / (NUM_CLASSES + 1), 1.0
     for _ in range(30):
         middle = (low + high) / 2
@@ -44,17 +48,17 @@ def find_threshold(count_boxes: Callable[[float], float], boxes: int = BOXES) ->
 
 
 def mean_count(detections: list[dict[str, Any]]) -> float:
-    """Boxes on a photo."""
-    return statistics.mean(len(found["boxes"]) for found in detections)
+    """Return the mean number of boxes per photo."""
+    return statistics.mean(len(photo["boxes"]) for photo in detections)
 
 
 def calibrate(model: Any, run: Callable[[], Any]) -> None:
-    """Fill the statistics of batch normalization, without which random weights give every box the same score."""
+    """Estimate the batch norm statistics, without which random weights give all boxes the same score."""
     import torch
 
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # the mean of all that was seen
+        norm.momentum = None  # cumulative average
     model.train()
     with torch.inference_mode():
         run()
@@ -62,7 +66,7 @@ def calibrate(model: Any, run: Callable[[], Any]) -> None:
 
 
 def build_torchvision(candidate: str, photos: list[Any]) -> Call:
-    """torchvision's detector as its documentation calls it; it resizes, and suppresses boxes, by itself."""
+    """Return torchvision's detector as in its documentation; resizing and NMS are part of it."""
     import torch
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
     from torchvision.transforms.functional import pil_to_tensor
@@ -86,7 +90,7 @@ def build_torchvision(candidate: str, photos: list[Any]) -> Call:
 
 
 def build_ours(case: Case, photos: list[Any]) -> tuple[Call, Any, Any, float]:
-    """Our detector: the call, the model as `mobilevit_hf.pipeline` prepares it, its processor and the threshold."""
+    """Return call, model as prepared by `mobilevit_hf.pipeline`, image processor and score threshold."""
     import torch
 
     from mobilevit_hf import (
@@ -94,7 +98,7 @@ def build_ours(case: Case, photos: list[Any]) -> tuple[Call, Any, Any, float]:
         MobileViTSSDLiteForObjectDetection,
         MobileViTSSDLiteImageProcessor,
     )
-    from mobilevit_hf.pipelines import fold_batch_norm
+    from mobilevit_hf.modeling.fused_mobilevit import fold_batch_norm
 
     config = MobileViTSSDLiteConfig.from_variant(case.variant, num_labels=NUM_CLASSES, image_size=case.size)
     model = MobileViTSSDLiteForObjectDetection(config)
@@ -113,7 +117,7 @@ def build_ours(case: Case, photos: list[Any]) -> tuple[Call, Any, Any, float]:
 
 
 def build(candidate: str, case: Case) -> Call:
-    """From decoded photos to boxes in their pixels."""
+    """Return a call from decoded photos to boxes in pixels."""
     import transformers
 
     photos = make_photos(case.batch)
@@ -127,29 +131,30 @@ def build(candidate: str, case: Case) -> Call:
 
 
 def check(case: Case) -> str:
-    """How many boxes each leaves, and what share of ours is post-processing."""
+    """Return the numbers of boxes and the fraction of time that post-processing takes."""
     import torch
 
     torch.manual_seed(0)
     photos = make_photos(8)
-    theirs = build_torchvision("torchvision", photos)
+    torchvision_call = build_torchvision("torchvision", photos)
     call, model, processor, threshold = build_ours(case, photos)
     sizes = [(photo.height, photo.width) for photo in photos]
-    shares = []
+    fractions = []
     with torch.inference_mode():
         outputs = model(**processor(photos, return_tensors="pt"))
         for _ in range(5):
-            whole = seconds(call)
-            shares.append(seconds(lambda: processor.post_process_object_detection(outputs, threshold, sizes)) / whole)
+            total = measure(call)
+            post_processing = measure(lambda: processor.post_process_object_detection(outputs, threshold, sizes))
+            fractions.append(post_processing / total)
     return (
-        f"{case.variant}: ours leaves {mean_count(call()):.0f} boxes on a photo, torchvision "
-        f"{mean_count(theirs()):.0f}; post-processing takes {statistics.median(shares):.1%} of ours at batch 8 and "
-        f"{NUM_CLASSES} classes."
+        f"{case.variant}: ours returns {mean_count(call()):.0f} boxes per photo, torchvision "
+        f"{mean_count(torchvision_call()):.0f}; post-processing takes {statistics.median(fractions):.1%} of the time "
+        f"of ours at batch 8 and {NUM_CLASSES} classes."
     )
 
 
-def seconds(call: Call) -> float:
-    """The time of one call."""
+def measure(call: Call) -> float:
+    """Return the duration of one call in seconds."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -165,8 +170,9 @@ if __name__ == "__main__":
         size=320,
         candidates=CANDIDATES,
         notes=[
-            f"From decoded {PHOTO_SIZE[0]}x{PHOTO_SIZE[1]} photos to boxes; random weights. Thresholds are set so "
-            f"that about {BOXES} boxes are left on a photo.",
-            f'"{OURS}" calls processor, model and post_process_object_detection; "{PIPELINE}" is transformers\' own.',
+            f"From decoded {PHOTO_SIZE[0]}x{PHOTO_SIZE[1]} photos to boxes; random weights. Thresholds keep about "
+            f"{BOXES} boxes per photo.",
+            f'"{OURS}" calls image processor, model and post_process_object_detection; "{PIPELINE}" is a pipeline of '
+            "transformers.",
         ],
     )

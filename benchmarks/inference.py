@@ -1,18 +1,19 @@
-"""Classification of a batch of images: stock transformers, timm and ours, all in float32 on the CPU."""
+"""Time classification of a batch of images: stock transformers, timm and ours, in float32 on the CPU."""
 
 from typing import Any
 
 import side_by_side
-from side_by_side import OURS, Call, Case, build_model, logits_of, random_images
+from side_by_side import Case, build_model, logits_of, random_images
+from workers import OURS, Call
 
 
 def build(candidate: str, case: Case) -> Call:
-    """A forward pass; ours on the model as `mobilevit_hf.pipeline` prepares it."""
+    """Return a forward pass; that of ours runs the model as `mobilevit_hf.pipeline` prepares it."""
     import torch
 
     model = build_model(candidate, case).eval()
     if candidate == OURS:
-        from mobilevit_hf.pipelines import fold_batch_norm
+        from mobilevit_hf.modeling.fused_mobilevit import fold_batch_norm
 
         model = fold_batch_norm(model)
     images = random_images(candidate, case)
@@ -25,10 +26,10 @@ def build(candidate: str, case: Case) -> Call:
 
 
 def check(case: Case) -> str:
-    """How far the timed models of stock and ours are apart, given the same weights."""
+    """Return the difference between the logits of stock and ours with the same weights."""
     import torch
 
-    from mobilevit_hf.pipelines import fold_batch_norm
+    from mobilevit_hf.modeling.fused_mobilevit import fold_batch_norm
 
     torch.manual_seed(0)
     stock, ours = build_model("stock", case).eval(), build_model(OURS, case).eval()
@@ -39,7 +40,7 @@ def check(case: Case) -> str:
     difference = (logits - expected).abs().max().item()
     return (
         f"{case.variant}: with the same weights, the logits of ours and stock differ by at most {difference:.1e}; "
-        f"the largest is {expected.abs().max().item():.2g}."
+        f"the largest logit is {expected.abs().max().item():.2g}."
     )
 
 
@@ -50,5 +51,5 @@ if __name__ == "__main__":
         check,
         variants=["xxs", "s"],
         batches=[1, 8, 32],
-        notes=["Forward passes in inference mode. Ours is what mobilevit_hf.pipeline() runs: batch norms folded."],
+        notes=["Forward passes in inference mode. Ours: batch norm folded, as in mobilevit_hf.pipeline()."],
     )

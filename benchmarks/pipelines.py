@@ -1,27 +1,28 @@
-"""Photos to answers through pipelines: JPEG files in, labels or boxes out, eight at a time."""
+"""Time pipelines from JPEG files to labels or boxes, in batches of eight."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import side_by_side
-from side_by_side import OURS, Call, Candidate, Case, build_model
+from side_by_side import Case, build_model
+from workers import OURS, Call, Candidate
 
 CANDIDATES = {
     "stock": Candidate("transformers", "transformers.pipelines"),
-    f"{OURS}, torch": Candidate("mobilevit_hf", "mobilevit_hf"),
-    f"{OURS}, onnx": Candidate("onnxruntime", "mobilevit_hf"),
-    f"{OURS}, detection torch": Candidate("mobilevit_hf", "mobilevit_hf"),
-    f"{OURS}, detection": Candidate("openvino", "mobilevit_hf"),
-    OURS: Candidate("openvino", "mobilevit_hf"),
+    f"{OURS}, torch": Candidate("mobilevit_hf", "mobilevit_hf.pipelines"),
+    f"{OURS}, onnx": Candidate("onnxruntime", "mobilevit_hf.pipelines"),
+    f"{OURS}, detection torch": Candidate("mobilevit_hf", "mobilevit_hf.pipelines"),
+    f"{OURS}, detection": Candidate("openvino", "mobilevit_hf.pipelines"),
+    OURS: Candidate("openvino", "mobilevit_hf.pipelines"),
 }
 NUM_PHOTOS = 200
-DETECTOR_SIZE, NUM_DETECTED = 320, 80
-BOXES = 20  # about as many are found on each photo
+DETECTOR_SIZE, DETECTOR_CLASSES = 320, 80
+BOXES = 20  # approximate number of detections per photo
 
 
 def write_photos(folder: Path) -> list[str]:
-    """JPEG files of 400x533 pixels: parts of a sample photo."""
+    """Write JPEG files of 400x533 pixels, crops of a sample photo, and return their paths."""
     import numpy as np
     from matplotlib.cbook import get_sample_data
     from PIL import Image
@@ -33,7 +34,7 @@ def write_photos(folder: Path) -> list[str]:
     for number in range(NUM_PHOTOS):
         width = int(generator.integers(200, photo.width))
         height = min(photo.height, width * 4 // 3)
-        left, top = (int(generator.integers(0, most + 1)) for most in (photo.width - width, photo.height - height))
+        left, top = (int(generator.integers(0, limit + 1)) for limit in (photo.width - width, photo.height - height))
         path = folder / f"{number:03}.jpg"
         photo.crop((left, top, left + width, top + height)).resize((400, 533)).save(path, quality=90)
         paths.append(str(path))
@@ -41,7 +42,7 @@ def write_photos(folder: Path) -> list[str]:
 
 
 def build_detector(case: Case, paths: list[str]) -> tuple[Any, Any, float]:
-    """A detector with new weights whose scores differ, its processor, and the score that leaves about `BOXES`."""
+    """Return a detector with random weights, its image processor and the threshold for about `BOXES` detections."""
     import torch
     from detection import calibrate, find_threshold, make_photos, mean_count
     from PIL import Image
@@ -52,13 +53,13 @@ def build_detector(case: Case, paths: list[str]) -> tuple[Any, Any, float]:
         MobileViTSSDLiteImageProcessor,
     )
 
-    config = MobileViTSSDLiteConfig.from_variant(case.variant, num_labels=NUM_DETECTED, image_size=DETECTOR_SIZE)
+    config = MobileViTSSDLiteConfig.from_variant(case.variant, num_labels=DETECTOR_CLASSES, image_size=DETECTOR_SIZE)
     model = MobileViTSSDLiteForObjectDetection(config)
     processor = MobileViTSSDLiteImageProcessor(size={"height": DETECTOR_SIZE, "width": DETECTOR_SIZE})
     calibrate(model, lambda: model(**processor(make_photos(4), return_tensors="pt")))
     with torch.no_grad():
         for head in model.head.level_heads.values():
-            # The first four outputs are a box's place; without this boxes are hundreds of images wide.
+            # The first four outputs are box offsets; unscaled, boxes would be hundreds of images wide.
             for parameter in head.predictor.parameters():
                 parameter.unflatten(0, (-1, head.num_outputs))[:, :4].mul_(0.1)
     photos = [Image.open(path) for path in paths[: case.batch]]
@@ -72,7 +73,7 @@ def build_detector(case: Case, paths: list[str]) -> tuple[Any, Any, float]:
 
 
 def build(candidate: str, case: Case) -> Call:
-    """All photos once."""
+    """Return a call that runs all photos once."""
     import transformers
 
     import mobilevit_hf
@@ -94,15 +95,15 @@ def build(candidate: str, case: Case) -> Call:
         model = build_model(OURS, case).eval()
         pipe = mobilevit_hf.pipeline("image-classification", model, image_processor=processor, backend=backend)
 
-    def call(folder: Any = folder) -> Any:
+    def call(folder: Any = folder) -> Any:  # keeps the temporary folder alive
         return pipe(paths, batch_size=case.batch, **options)
 
     return call
 
 
 def check(case: Case) -> str:
-    """What a call is."""
-    return f"{case.variant}: a call answers {NUM_PHOTOS} photos, {case.batch} at a time."
+    """Return the number of photos per call."""
+    return f"{case.variant}: a call runs {NUM_PHOTOS} photos in batches of {case.batch}."
 
 
 if __name__ == "__main__":
@@ -114,7 +115,7 @@ if __name__ == "__main__":
         batches=[8],
         candidates=CANDIDATES,
         notes=[
-            f"Ours is OpenVINO in float32 if no other is named; detection at {DETECTOR_SIZE}x{DETECTOR_SIZE}, about "
-            f"{BOXES} boxes a photo."
+            f"Ours: OpenVINO in float32 unless stated otherwise; detection at {DETECTOR_SIZE}x{DETECTOR_SIZE}, about "
+            f"{BOXES} boxes per photo."
         ],
     )

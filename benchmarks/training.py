@@ -1,9 +1,8 @@
-"""Training from image files: a plain loop with timm, transformers' Trainer, and ours; all in float32 on the CPU.
+"""Time training from image files: a plain loop with timm, transformers' Trainer, and ours, in float32 on the CPU.
 
-All train new weights on the same files, with AdamW, and make of each image a random resized crop of the same size,
-mirrored half the time. A call is an epoch of full batches: the time from the last step of one epoch to the last step
-of the next, loading included. What comes before the first epoch and behind the last isn't timed, and nothing is
-evaluated or saved in between.
+All train from scratch on the same files with AdamW, random resized crops of the same size and horizontal flips with
+probability 0.5. A call is an epoch of full batches, timed from the last step of one epoch to the last step of the
+next, data loading included. Setup before the first epoch is not timed; nothing is evaluated or saved.
 """
 
 import argparse
@@ -21,39 +20,39 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import side_by_side
 from data import choose_images
-from side_by_side import ALLOCATORS, OURS, VARIANTS, Candidate
+from side_by_side import ALLOCATORS, VARIANTS, describe_environment, print_environment
+from workers import OURS, Candidate, WorkerError, available, compare, serve
 
 CANDIDATES = {
     "timm": Candidate("timm", "timm"),
     "Trainer": Candidate("transformers", "transformers.trainer"),
     OURS: Candidate("mobilevit_hf", "mobilevit_hf.training.trainer"),
 }
-EPOCHS = 100  # of the training that is watched, most of which never come
+EPOCHS = 100  # length of the schedule; the run is stopped after the last round
 NEVER = 1e9  # steps
-CROP_SCALE = (0.35, 1.0)  # as in our default recipe
+CROP_SCALE = (0.35, 1.0)  # as in the default recipe of ours
 LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING = 1e-3, 0.01, 0.1
 OWN_WORKERS = "own"
-END = object()  # no more turns
+END = object()  # marks the end of the turns
 
 
 @dataclass(frozen=True)
 class Case:
-    """One setting in which all candidates are compared.
+    """A setting in which all candidates are compared.
 
-    Args:
-        data: Where the images are, in folders by class.
-        runs: An empty folder for what trainings write.
-        classes: How many classes there are.
-        batches: Batches in an epoch, all of them full.
+    Attributes:
+        data: Folder of images, in folders by class.
+        runs: Empty folder for output directories.
+        classes: Number of classes.
+        batches: Full batches per epoch.
         variant: "xxs", "xs" or "s".
-        size: Height and width of the images that the model sees.
-        workers: Processes that decode; 0 for the one that trains, "own" for each candidate's default.
-        batch: Images in a batch.
-        allocator: A key of `side_by_side.ALLOCATORS`.
+        size: Height and width of the model's input.
+        workers: Number of loader processes; 0 decodes in the main process, "own" is each candidate's default.
+        batch: Batch size.
+        allocator: Key of `side_by_side.ALLOCATORS`.
         threads: PyTorch's number of threads, None for its default.
-        fields: The config of the variant, for the candidates whose class takes one.
+        fields: Configuration of the variant, for candidates with a configuration class.
     """
 
     data: str
@@ -73,7 +72,7 @@ class Case:
         return f"{setting}, allocator: {self.allocator}"
 
     def loader_options(self) -> dict[str, Any]:
-        """What PyTorch's loader is told by whoever isn't ours; its default is no worker."""
+        """Return worker options of PyTorch's loader, whose default is no worker, for timm and Trainer."""
         workers = 0 if self.workers == OWN_WORKERS else self.workers
         return {"num_workers": workers, "persistent_workers": workers > 0}
 
@@ -83,12 +82,12 @@ Training = Callable[[AfterStep], None]
 
 
 def train_in_turns(training: Training, turns: Iterator[None], steps: int) -> None:
-    """Train for an epoch when it is this process's turn, and wait in between.
+    """Train one epoch per turn.
 
     Args:
-        training: Trains; calls its argument after every step, which returns whether it has waited.
-        turns: As `side_by_side.take_turns` makes them.
-        steps: Steps in an epoch.
+        training: Runs the training; calls its argument after every step, which returns whether it waited for a turn.
+        turns: Iterator of `workers.take_turns`.
+        steps: Steps per epoch.
     """
     count = 0
 
@@ -106,11 +105,11 @@ def train_in_turns(training: Training, turns: Iterator[None], steps: int) -> Non
 
     wait_for_turn()
     training(after_step)
-    raise RuntimeError(f"the training is over after {count} steps. Lower --rounds or raise --batches.")
+    raise RuntimeError(f"training: ended after {count} steps. Decrease --rounds or increase --batches.")
 
 
 def image_folder(case: Case) -> Any:
-    """The images for timm and Trainer: torchvision's dataset and transforms, as in transformers' examples."""
+    """Return the dataset of timm and Trainer, with torchvision's transforms as in transformers' examples."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
@@ -123,7 +122,7 @@ def image_folder(case: Case) -> Any:
 
 
 def train_timm(case: Case, after_step: AfterStep) -> None:
-    """A loop as one writes it: cross entropy, fused AdamW, a cosine, channels_last."""
+    """Train timm's model in a plain loop: cross entropy, fused AdamW, cosine schedule, channels_last."""
     import timm
     import torch
     from torch.nn import functional as F
@@ -145,7 +144,7 @@ def train_timm(case: Case, after_step: AfterStep) -> None:
 
 
 def collate(samples: list[tuple[Any, int]]) -> dict[str, Any]:
-    """Images and classes as the model's arguments."""
+    """Collate images and classes to keyword arguments of the model."""
     import torch
 
     images, labels = zip(*samples, strict=True)
@@ -153,7 +152,7 @@ def collate(samples: list[tuple[Any, int]]) -> dict[str, Any]:
 
 
 def train_trainer(case: Case, after_step: AfterStep) -> None:
-    """transformers' Trainer and MobileViT, with PyTorch's initialization as in `side_by_side.build_model`."""
+    """Train the stock model with Trainer and PyTorch's initialization, see `side_by_side.build_model`."""
     from transformers import (
         MobileViTConfig,
         MobileViTForImageClassification,
@@ -162,7 +161,7 @@ def train_trainer(case: Case, after_step: AfterStep) -> None:
         TrainingArguments,
     )
 
-    class Watcher(TrainerCallback):
+    class AfterStepCallback(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             after_step()
 
@@ -187,21 +186,21 @@ def train_trainer(case: Case, after_step: AfterStep) -> None:
         use_cpu=True,
     )
     dataset = image_folder(case)
-    Trainer(model, arguments, train_dataset=dataset, data_collator=collate, callbacks=[Watcher()]).train()
+    Trainer(model, arguments, train_dataset=dataset, data_collator=collate, callbacks=[AfterStepCallback()]).train()
 
 
 def train_ours(case: Case, after_step: AfterStep) -> None:
-    """Our default recipe, but for images of one size, with a line in metrics.jsonl for each epoch."""
-    from mobilevit_hf.training import trainer
+    """Train with our default recipe at a fixed image size; metrics.jsonl gets one line per epoch."""
+    from mobilevit_hf.training import trainer as trainer_module
     from mobilevit_hf.training.arguments import TrainArguments
     from mobilevit_hf.training.callbacks import TrainerCallback, TrainingProgress
 
-    class Watcher(TrainerCallback):
+    class AfterStepCallback(TrainerCallback):
         def on_progress(self, progress: TrainingProgress) -> None:
             if after_step():
-                training.meter.skip()  # the others' turns are no part of the line
+                trainer.meter.skip()  # excludes the turns of other candidates
 
-    trainer.SAVE_SECONDS = math.inf  # nor a reason to save
+    trainer_module.SAVE_SECONDS = math.inf  # no checkpoint because of the waiting time
     arguments = TrainArguments(
         data=case.data,
         model=case.variant,
@@ -211,41 +210,41 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
         per_device_train_batch_size=case.batch,
         num_train_epochs=EPOCHS,
         validation_fraction=0.0,
-        max_bad=0.0,  # all train on the same images
+        max_bad=0.0,  # all candidates train on the same images
         eval_steps=NEVER,
         save_steps=NEVER,
         logging_steps=case.batches,
         dataloader_num_workers=None if case.workers == OWN_WORKERS else case.workers,
         use_cpu=True,
     )
-    training = trainer.create_trainer(arguments, Watcher())
-    training.train()
+    trainer = trainer_module.create_trainer(arguments, AfterStepCallback())
+    trainer.train()
 
 
 TRAININGS = {"timm": train_timm, "Trainer": train_trainer, OURS: train_ours}
 
 
 def build(candidate: str, case: Case) -> Training:
-    """One long training, which is given what to call after every step."""
+    """Return the candidate's training, a function of the callback after each step."""
     return partial(TRAININGS[candidate], case)
 
 
 def waiting_for_data(case: Case) -> float:
-    """The share of its time, 0..1, that ours waited for images: median over the epochs behind the first."""
+    """Return the fraction of time that ours waited for images, median over all epochs but the first."""
     lines = map(json.loads, Path(case.runs, OURS, "metrics.jsonl").read_text().splitlines())
     return statistics.median(line["waiting_for_data"] for line in lines if line["step"] > case.batches)
 
 
 def copy_images(source: Path, folder: Path, count: int) -> int:
-    """Fill `folder` with `count` of the source's images, in folders by class. (Ours follows no links out.)
+    """Copy `count` images of the source to `folder`, in folders by class (ours rejects links that lead outside).
 
     Returns:
-        The number of classes.
+        Number of classes.
     """
     chosen = choose_images(source, count)
     classes = {path.parent.name for path in chosen}
     if len(classes) < 2:
-        sys.exit(f"{source}: got images of one class, expected two or more. Give a folder of folders by class.")
+        sys.exit(f"{source}: got images of one class, expected at least two. Pass a folder with one folder per class.")
     for name in classes:
         (folder / name).mkdir(parents=True)
     for number, path in enumerate(chosen):
@@ -254,51 +253,52 @@ def copy_images(source: Path, folder: Path, count: int) -> int:
 
 
 def main() -> None:
-    """The command line; a worker's too."""
+    """Run the command line, or a worker process."""
     if sys.argv[1:2] == ["--worker"]:
         request = json.loads(sys.argv[2])
         candidate = request["candidate"]
         case = Case(**request["case"])
         run = partial(train_in_turns, steps=case.batches)
-        side_by_side.serve(build, CANDIDATES[candidate].module, candidate, case, run)
+        serve(build, CANDIDATES[candidate].module, candidate, case, run)
         return
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="a folder of images, in folders by class")
-    parser.add_argument("--batches", type=int, default=8, help="in an epoch, all of them full")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder with one folder of images per class")
+    parser.add_argument("--batches", type=int, default=8, help="full batches per epoch")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["xxs"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[160], help="height and width that the model sees")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[160], help="height and width of the model's input")
     parser.add_argument(
         "--workers",
         nargs="+",
         type=lambda text: text if text == OWN_WORKERS else int(text),
         default=[0, OWN_WORKERS],
-        help="processes that decode; own: each one's default",
+        help="number of loader processes; own: default of each candidate",
     )
-    parser.add_argument("--batch", type=int, default=32, help="images in a batch")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each candidate")
+    parser.add_argument("--batch", type=int, default=32, help="batch size")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per candidate")
     parser.add_argument("--allocator", choices=(*ALLOCATORS, "both"), default="both", help="; ".join(ALLOCATORS))
-    parser.add_argument("--threads", type=int, help="PyTorch's threads (its own choice if not given)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure here")
+    parser.add_argument("--threads", type=int, help="PyTorch's number of threads (default: chosen by PyTorch)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
     args = parser.parse_args()
-    facts, candidates, results = side_by_side.machine_facts(), list(side_by_side.available(CANDIDATES)), []
+    environment, candidates, results = describe_environment(), available(CANDIDATES), []
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(KeyboardInterrupt):
         cases = build_cases(args, Path(name))
         for number, case in enumerate(cases, start=1):
             print(f"[{number}/{len(cases)}] {case}", file=sys.stderr, flush=True)
             try:
-                result = side_by_side.compare(case, candidates, args.rounds)
-            except side_by_side.WorkerError as error:
+                result = compare(case, candidates, args.rounds)
+            except WorkerError as error:
                 sys.exit(f"\nA candidate failed. {error}")
             results.append(result | {"waiting_for_data": waiting_for_data(case)})
-    print_report(results, facts)
+    print_report(results, environment)
     if args.json:
-        args.json.write_text(json.dumps({"facts": facts, "notes": NOTES, "results": results}, indent=2) + "\n")
+        report = {"environment": environment, "notes": NOTES, "results": results}
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def build_cases(args: argparse.Namespace, folder: Path) -> list[Case]:
-    """Every combination asked for, all with the same images."""
+    """Return all combinations of the options, with the same images."""
     from mobilevit_hf import MobileViTConfig
 
     data = folder / "images"
@@ -327,21 +327,21 @@ def build_cases(args: argparse.Namespace, folder: Path) -> list[Case]:
 
 
 NOTES = (
-    "images/s: of an epoch, median over the rounds. faster by: the candidate's time over ours in the same round, "
-    "median. waits: the share of its time that ours waits for images, by its metrics.jsonl.",
-    "Own workers: ours has one where there is a second core, the others have none.",
-    "Ours trains by its default recipe, but for images of one size: it also averages the weights, and has the "
-    "config's dropout and clipped gradients as Trainer has; timm's loop has none of these, which is in its favor.",
+    "images/s: throughput of an epoch, median over the rounds. speedup of ours: duration of the candidate divided by "
+    "that of ours in the same round, median. waiting: fraction of time that ours waits for images (metrics.jsonl).",
+    "own workers: one for ours if there is a second core, none for the others.",
+    "Ours uses its default recipe at a fixed image size, with EMA, and like Trainer the configuration's dropout and "
+    "gradient clipping; timm's loop has none of these, which favors timm.",
 )
 
 
-def print_report(results: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Images a second of each, how many times theirs ours are, and how long ours waits for them."""
-    for allocator, meaning in ALLOCATORS.items():
+def print_report(results: list[dict[str, Any]], environment: dict[str, Any]) -> None:
+    """Print throughput, speedup of ours and the time that ours waits for images."""
+    for allocator, description in ALLOCATORS.items():
         rows = [result for result in results if result["allocator"] == allocator]
         if rows:
-            print(f"{meaning[0].upper()}{meaning[1:]}.")
-            print(f"{'case':<36} {'candidate':<9} {'images/s':>8} {'ours is faster by':>18} {'ours waits':>11}")
+            print(f"{description[0].upper()}{description[1:]}.")
+            print(f"{'case':<36} {'candidate':<9} {'images/s':>8} {'speedup of ours':>18} {'ours waiting':>12}")
         for result in rows:
             images = result["batches"] * result["batch"]
             sizes = f"{result['size']}x{result['size']}, batch {result['batch']}"
@@ -349,11 +349,10 @@ def print_report(results: list[dict[str, Any]], facts: dict[str, Any]) -> None:
             for name, row in result["candidates"].items():
                 rate = images / statistics.median(row["rounds_ms"]) * 1000
                 waits = f"{result['waiting_for_data']:.1%}" if name == OURS else ""
-                print(f"{case:<36} {name:<9} {rate:>8.1f} {row['times_ours']:>17.2f}x {waits:>11}")
+                print(f"{case:<36} {name:<9} {rate:>8.1f} {row['speedup_of_ours']:>17.2f}x {waits:>12}")
         print()
     print("\n".join(NOTES))
-    facts = {**facts, "threads": ", ".join(map(str, sorted({result["threads"] for result in results})))}
-    print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+    print_environment(results, environment)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""A training step of classification: stock transformers, timm and ours, all in float32 on the CPU."""
+"""Time a training step of classification: stock transformers, timm and ours, in float32 on the CPU."""
 
 import side_by_side
-from side_by_side import NUM_CLASSES, OURS, Call, Case, build_model, logits_of, random_images
+from side_by_side import NUM_CLASSES, Case, build_model, logits_of, random_images
+from workers import OURS, Call
 
 
 def build(candidate: str, case: Case) -> Call:
-    """Forward pass, cross entropy, backward pass and a step of AdamW."""
+    """Return a training step: forward pass, cross entropy, backward pass, AdamW step."""
     import torch
     from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ def build(candidate: str, case: Case) -> Call:
 
 
 def check(case: Case) -> str:
-    """How far the gradients of stock and ours are apart, given the same weights and no dropout."""
+    """Return the difference between the gradients of stock and ours with the same weights and no dropout."""
     import dataclasses
 
     import torch
@@ -54,7 +55,7 @@ if __name__ == "__main__":
         variants=["xxs"],
         batches=[16],
         notes=[
-            "Forward, cross entropy, backward, fused AdamW. Stock and ours apply the config's dropout (0.05 in XXS, "
-            "0.1 in XS and S); timm's blocks have none, which is in timm's favor."
+            "Forward, cross entropy, backward, fused AdamW. Stock and ours apply the configuration's dropout (0.05 in "
+            "XXS, 0.1 in XS and S); timm's blocks have none, which favors timm."
         ],
     )

@@ -174,7 +174,7 @@ def test_pipeline_matches_forward_and_nms(official_detector, image, output_dir):
         assert list(output["box"].values()) == pytest.approx(box.tolist(), abs=1.01)
 
 
-# --- what is written -------------------------------------------------------------------------------------------------
+# --- output directory ------------------------------------------------------------------------------------------------
 
 
 def test_output_contains_model_code(official_detector, output_dir):

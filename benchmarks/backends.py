@@ -1,27 +1,28 @@
-"""Images in, logits out on other engines: ours, the engine driven by hand, and timm's and stock's own exports."""
+"""Time exported classifiers: ours, the runtime's own API, and torch.onnx exports of timm and stock models."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import side_by_side
-from side_by_side import OURS, Call, Candidate, Case, build_model, logits_of
+from side_by_side import Case, build_model, logits_of
+from workers import OURS, Call, Candidate
 
 OPENVINO, ONNX = Candidate("openvino", "openvino"), Candidate("onnxruntime", "onnxruntime")
 CANDIDATES = {
     "stock": OPENVINO,
     "timm": OPENVINO,
-    "by hand, onnx": ONNX,
+    "runtime API, onnx": ONNX,
     f"{OURS}, onnx": ONNX,
-    "by hand, bfloat16": OPENVINO,
+    "runtime API, bfloat16": OPENVINO,
     f"{OURS}, bfloat16": OPENVINO,
-    "by hand": OPENVINO,
+    "runtime API": OPENVINO,
     OURS: OPENVINO,
 }
 
 
-def open_ours(candidate: str, case: Case) -> Any:
-    """Our model on the engine that a candidate names, as `mobilevit_hf.pipeline(..., backend=...)` opens it."""
+def load_ours(candidate: str, case: Case) -> Any:
+    """Return our model on the candidate's backend, as loaded by `mobilevit_hf.pipeline(..., backend=...)`."""
     from transformers import MobileViTImageProcessor
 
     from mobilevit_hf.backends.loader import load_backend_model
@@ -37,19 +38,19 @@ def open_ours(candidate: str, case: Case) -> Any:
     )
 
 
-def drive(program: Any, images: Any, precision: str) -> Call:
-    """An OpenVINO model compiled for these images, and asked without anything around it."""
+def call_openvino(model: Any, images: Any, precision: str) -> Call:
+    """Return an inference request of an OpenVINO model that is compiled for the shape of the images."""
     import openvino
     import torch
 
-    program = program.clone()
-    program.reshape(list(images.shape))
+    model = model.clone()
+    model.reshape(list(images.shape))
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    request = openvino.Core().compile_model(program, "CPU", options).create_infer_request()
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
 
     def call() -> Any:
         request.infer([images])
@@ -58,8 +59,8 @@ def drive(program: Any, images: Any, precision: str) -> Call:
     return call
 
 
-def export_peer(candidate: str, case: Case, images: Any) -> Any:
-    """Stock's or timm's model by torch's exporter, for images of this very size."""
+def export_other(candidate: str, case: Case, images: Any) -> Any:
+    """Export stock's or timm's model with torch.onnx for the shape of the images."""
     import openvino
     import torch
 
@@ -81,33 +82,33 @@ def export_peer(candidate: str, case: Case, images: Any) -> Any:
 
 
 def build(candidate: str, case: Case) -> Call:
-    """From a tensor of images to the logits."""
+    """Return a call from a tensor of images to logits."""
     import torch
 
     images = torch.rand(case.batch, 3, case.size, case.size)
     if candidate in ("stock", "timm"):
-        return drive(export_peer(candidate, case, images), images.numpy(), "f32")
-    model = open_ours(candidate, case)
+        return call_openvino(export_other(candidate, case, images), images.numpy(), "f32")
+    model = load_ours(candidate, case)
     if candidate.startswith(OURS):
         return lambda: model(pixel_values=images).logits
     if candidate.endswith("onnx"):
         session, name, array = model.runtime.session, model.runtime.input, images.numpy()
         return lambda: session.run(None, {name: array})
-    return drive(model.runtime.model, images.numpy(), "bf16" if candidate.endswith("bfloat16") else "f32")
+    return call_openvino(model.runtime.model, images.numpy(), "bf16" if candidate.endswith("bfloat16") else "f32")
 
 
 def check(case: Case) -> str:
-    """How far the timed program and the model it was made from are apart."""
+    """Return the difference between the logits of the exported model and its torch model."""
     import torch
 
     torch.manual_seed(0)
-    model, program = build_model(OURS, case).eval(), None
+    model = build_model(OURS, case).eval()
     torch.manual_seed(0)
-    program = open_ours(OURS, case)
+    exported = load_ours(OURS, case)
     images = torch.rand(2, 3, case.size, case.size)
     with torch.inference_mode():
-        difference = (model(images).logits - program(pixel_values=images).logits).abs().max().item()
-    return f"{case.variant}: the logits of ours and of the model differ by at most {difference:.1e}."
+        difference = (model(images).logits - exported(pixel_values=images).logits).abs().max().item()
+    return f"{case.variant}: the logits of ours and its torch model differ by at most {difference:.1e}."
 
 
 if __name__ == "__main__":
@@ -119,7 +120,7 @@ if __name__ == "__main__":
         batches=[1, 8],
         candidates=CANDIDATES,
         notes=[
-            "OpenVINO in float32, unless another is named. By hand: the file that ours runs, compiled for images of "
-            "this size. stock, timm: their models by torch.onnx.export for this size, also driven by hand.",
+            "OpenVINO in float32 unless stated otherwise. runtime API: the file of ours, compiled for this shape. "
+            "stock, timm: models exported by torch.onnx.export for this shape, run with OpenVINO's API.",
         ],
     )
