@@ -397,7 +397,7 @@ class ModelSuite:
 class HeadSuite(ModelSuite):
     """Further tests for models that take labels and return a loss."""
 
-    def wrong_labels(self) -> list[tuple[dict[str, Any], str]]:
+    def invalid_labels(self) -> list[tuple[dict[str, Any], str]]:
         """Labels for two images of 64x64 that `forward` refuses, and what it has to say to each."""
         raise NotImplementedError
 
@@ -423,7 +423,7 @@ class HeadSuite(ModelSuite):
 
     def test_wrong_labels(self):
         model = self.make_model()
-        for labels, message in self.wrong_labels():
+        for labels, message in self.invalid_labels():
             with pytest.raises(ValueError, match=message):
                 model(pixel_values=make_pixels(), **labels)
 

@@ -1,4 +1,4 @@
-"""Checkpoints go both ways between this package and stock transformers, and the two live in one process."""
+"""Compatibility with stock transformers: interchangeable checkpoints, unchanged stock classes."""
 
 import json
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import mobilevit_hf
 
-# By pipeline task: the class in both libraries, and its outputs to compare.
+# Class in both libraries and outputs to compare, by pipeline task.
 CLASSES = {
     "image-classification": "MobileViTForImageClassification",
     "image-segmentation": "MobileViTForSemanticSegmentation",
@@ -24,23 +24,23 @@ OUTPUTS = {
 tasks = pytest.mark.parametrize("task", CLASSES)
 
 
-def outputs_of(model, task):
-    """The model's outputs for an image from a formula."""
+def compute_outputs(model, task):
+    """Return the model's outputs for a formula image."""
     with torch.no_grad():
         outputs = model.eval()(formula_image(64, 96))
     return {name: outputs[name] for name in OUTPUTS[task]}
 
 
-def our_class(task):
+def class_of(task):
     return getattr(mobilevit_hf, CLASSES[task])
 
 
 @pytest.fixture(scope="module")
-def stock(checkpoints, image, tiny_fields, run_python, tmp_path_factory):
-    """What stock transformers, alone in a clean process, makes of our checkpoints, and checkpoints of its own.
+def stock_dir(checkpoints, image, tiny_fields, run_python, tmp_path_factory):
+    """Outputs and checkpoints of stock transformers in a process without this package.
 
-    A folder with, by task, `ours-TASK.pt` (its outputs for our checkpoint), `TASK` (its own checkpoint) and
-    `TASK.pt` (that one's outputs); and `scores.json`, the pipeline's answers for our classifier.
+    A folder with, per task, `ours-TASK.pt` (outputs for this package's checkpoint), `TASK` (a stock checkpoint) and
+    `TASK.pt` (its outputs); and `scores.json`, the output of the stock pipeline for this package's classifier.
     """
     folder = tmp_path_factory.mktemp("stock")
     torch.save(formula_image(64, 96), folder / "pixels.pt")
@@ -67,7 +67,7 @@ def stock(checkpoints, image, tiny_fields, run_python, tmp_path_factory):
             model = model_class(transformers.MobileViTConfig(**{tiny_fields!r}))
             for name, tensor in model.state_dict().items():
                 if name.endswith(("normalization.weight", "running_var")):
-                    tensor.uniform_(0.5, 1.5)  # as it starts, so small a model answers zero to every image
+                    tensor.uniform_(0.5, 1.5)  # a tiny model with stock's initialization outputs zeros
                 elif "convolution" in name:
                     torch.nn.init.kaiming_normal_(tensor) if tensor.ndim == 4 else tensor.normal_(std=0.1)
                 elif tensor.is_floating_point():
@@ -80,36 +80,37 @@ def stock(checkpoints, image, tiny_fields, run_python, tmp_path_factory):
         (folder / "scores.json").write_text(json.dumps(classify(str(folder / "image.png"))))
         """,
         without_package=True,
-        quiet=True,  # no word about missing or unexpected weights, nor about anything else
+        quiet=True,  # no warnings about missing or unexpected weights
     )
     return folder
 
 
-# --- saved here, loaded there ----------------------------------------------------------------------------------------
-
-
+@pytest.mark.slow
 @tasks
-def test_stock_transformers_computes_the_same_from_our_checkpoint(task, stock, checkpoints):
-    ours = outputs_of(our_class(task).from_pretrained(checkpoints[task]), task)
-    theirs = torch.load(stock / f"ours-{task}.pt", weights_only=True)
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
-    assert all(tensor.std() > 1e-2 for tensor in ours.values())  # it is not that all answers are the same
+def test_stock_outputs_equal_for_our_checkpoint(task, stock_dir, checkpoints):
+    expected = compute_outputs(class_of(task).from_pretrained(checkpoints[task]), task)
+    actual = torch.load(stock_dir / f"ours-{task}.pt", weights_only=True)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert all(tensor.std() > 1e-2 for tensor in expected.values())  # outputs vary
 
 
-def test_stock_pipeline_gives_our_scores(stock, checkpoints, image):
+@pytest.mark.slow
+def test_stock_pipeline_scores_equal_for_our_checkpoint(stock_dir, checkpoints, image):
     folder = checkpoints["image-classification"]
     model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(folder).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     with torch.no_grad():
         scores = model(**processor(image, return_tensors="pt")).logits[0].softmax(-1).tolist()
-    answers = json.loads((stock / "scores.json").read_text())
+    predictions = json.loads((stock_dir / "scores.json").read_text())
     expected = dict(zip(["cat", "dog", "fish", "owl"], scores, strict=True))
-    assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(expected, abs=1e-5)
+    assert {prediction["label"]: prediction["score"] for prediction in predictions} == pytest.approx(
+        expected, abs=1e-5
+    )
     assert max(scores) - min(scores) > 1e-2
 
 
 @tasks
-def test_what_is_saved_has_stock_names(task, checkpoints):
+def test_saved_files_have_stock_names(task, checkpoints):
     folder = checkpoints[task]
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
     config = json.loads((folder / "config.json").read_text())
@@ -130,36 +131,35 @@ def test_parameters_have_stock_names_and_shapes(task, checkpoints):
     }
 
 
-# --- saved there, loaded here ----------------------------------------------------------------------------------------
-
-
+@pytest.mark.slow
 @tasks
-def test_a_stock_checkpoint_loads_here(task, stock):
-    model, report = our_class(task).from_pretrained(stock / task, output_loading_info=True)
+def test_stock_checkpoint_loads_with_equal_outputs(task, stock_dir):
+    model, report = class_of(task).from_pretrained(stock_dir / task, output_loading_info=True)
     assert not any(report.values()), report
-    expected = torch.load(stock / f"{task}.pt", weights_only=True)
-    torch.testing.assert_close(outputs_of(model, task), expected, atol=1e-5, rtol=1e-5)
+    expected = torch.load(stock_dir / f"{task}.pt", weights_only=True)
+    torch.testing.assert_close(compute_outputs(model, task), expected, atol=1e-5, rtol=1e-5)
     assert all(tensor.std() > 1e-2 for tensor in expected.values())
 
 
-def test_a_config_with_unknown_keys_loads(checkpoints, tmp_path):
+def test_config_with_unknown_keys_loads(checkpoints, tmp_path):
     source = checkpoints["image-classification"]
     config = json.loads((source / "config.json").read_text())
-    config |= {"of_the_future": {"a": [1]}, "transformers_version": "99.0.0"}
+    config |= {"future_field": {"a": [1]}, "transformers_version": "99.0.0"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(tmp_path)
-    assert model.config.of_the_future == {"a": [1]}
-    known = mobilevit_hf.MobileViTForImageClassification.from_pretrained(source)
+    assert model.config.future_field == {"a": [1]}
+    original = mobilevit_hf.MobileViTForImageClassification.from_pretrained(source)
     torch.testing.assert_close(
-        outputs_of(model, "image-classification"), outputs_of(known, "image-classification"), atol=0, rtol=0
+        compute_outputs(model, "image-classification"),
+        compute_outputs(original, "image-classification"),
+        atol=0,
+        rtol=0,
     )
 
 
-# --- both in one process ---------------------------------------------------------------------------------------------
-
-
-def test_stock_classes_stay_as_they_are(checkpoints, run_python):
+@pytest.mark.slow
+def test_import_leaves_stock_classes_unchanged(checkpoints, run_python):
     classes = {
         "image-classification": ("AutoModelForImageClassification", "MobileViTForImageClassification"),
         "image-segmentation": ("AutoModelForSemanticSegmentation", "MobileViTForSemanticSegmentation"),
@@ -172,13 +172,13 @@ def test_stock_classes_stay_as_they_are(checkpoints, run_python):
 
         names = ["MobileViTConfig", "MobileViTImageProcessor", *{list(CLASSES.values())!r}]
         stock = {{name: getattr(transformers, name) for name in names}}
-        held = {{name: dict(vars(stock_class)) for name, stock_class in stock.items()}}
+        before = {{name: dict(vars(stock_class)) for name, stock_class in stock.items()}}
 
         import mobilevit_hf
 
         for name, stock_class in stock.items():
             assert getattr(transformers, name) is stock_class
-            assert dict(vars(stock_class)) == held[name], name
+            assert dict(vars(stock_class)) == before[name], name
             assert stock_class.__module__.startswith("transformers.models.mobilevit.")
         assert type(transformers.AutoConfig.for_model("mobilevit")) is stock["MobileViTConfig"]
         for task, folder in {folders!r}.items():

@@ -1,4 +1,4 @@
-"""The backbone loads from every MobileViT checkpoint and serves transformers' detectors."""
+"""Backbone: loading from all MobileViT checkpoints, Auto classes, and use in transformers' detectors."""
 
 import logging
 import warnings
@@ -17,10 +17,10 @@ STAGES = ["stage1", "stage2", "stage3", "stage4", "stage5"]
 
 
 @pytest.fixture
-def silence(caplog):
-    """Fail if transformers logs a warning, or Python warns."""
+def no_warnings(caplog):
+    """Fail on warnings of Python or of transformers' loggers."""
     logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)  # transformers' loggers don't propagate to the root
+    logger.addHandler(caplog.handler)  # transformers' loggers do not propagate to the root logger
     with warnings.catch_warnings(action="error", category=UserWarning):
         yield
     logger.removeHandler(caplog.handler)
@@ -39,25 +39,24 @@ def evaluate(model, **kwargs):
     "name", ["MobileViTForImageClassification", "MobileViTForSemanticSegmentation", "MobileViTModel"]
 )
 @pytest.mark.parametrize("library", [mobilevit_hf, transformers])
-def test_loads_from_every_checkpoint(library, name, tiny_model, tmp_path, silence):
+def test_loads_from_all_checkpoints(library, name, tiny_model, tmp_path, no_warnings):
     model = tiny_model(getattr(library, name), output_stride=16)
     model.save_pretrained(tmp_path)
     backbone, report = MobileViTBackbone.from_pretrained(tmp_path, out_features=STAGES, output_loading_info=True)
-    assert not report["missing_keys"]
-    assert not report["mismatched_keys"]
+    assert not any(report.values()), report
     assert (backbone.config.model_type, backbone.config.output_stride) == ("mobilevit_backbone", 16)
     expected = evaluate(model, output_hidden_states=True).hidden_states
     torch.testing.assert_close(evaluate(backbone).feature_maps, expected, atol=1e-5, rtol=1e-5)
     assert all(features.std() > 1e-2 for features in expected)
 
 
-def test_gives_the_last_feature_map_unless_asked(checkpoints):
+def test_returns_last_feature_map_by_default(checkpoints):
     backbone = MobileViTBackbone.from_pretrained(checkpoints["image-classification"])
     assert backbone.out_features == ["stage5"]
     assert [features.shape for features in evaluate(backbone).feature_maps] == [(1, 16, 2, 3)]
 
 
-def test_auto_classes_know_a_saved_backbone(checkpoints, tmp_path, silence):
+def test_auto_classes_load_saved_backbone(checkpoints, tmp_path, no_warnings):
     folder = checkpoints["image-classification"]
     backbone = MobileViTBackbone.from_pretrained(folder, out_features=["stem", "stage3", "stage5"])
     backbone.save_pretrained(tmp_path)
@@ -72,7 +71,7 @@ def test_auto_classes_know_a_saved_backbone(checkpoints, tmp_path, silence):
 
 @pytest.mark.slow
 def test_auto_backbone_loads_from_the_hub(checkpoints, run_python, tmp_path):
-    """From there only: in transformers 5.23 `AutoBackbone.from_pretrained` refuses a folder, whatever is in it."""
+    """Hub only: in transformers 5.23 `AutoBackbone.from_pretrained` rejects all local folders."""
     code = f"""
         import torch, transformers
         from mobilevit_hf import MobileViTBackbone
@@ -92,7 +91,7 @@ def test_auto_backbone_loads_from_the_hub(checkpoints, run_python, tmp_path):
 
 
 def rt_detr_fields(backbone_config):
-    """Small, for both RT-DETR and D-FINE."""
+    """Return fields of a small RT-DETR or D-FINE."""
     return {
         "backbone_config": backbone_config,
         "encoder_in_channels": list(backbone_config.neck_hidden_sizes[3:6]),
@@ -126,7 +125,7 @@ def detr_fields(backbone_config):
     }
 
 
-# By class: the configuration's fields, and the feature maps it takes.
+# Fields of the configuration and input feature maps, by detector class.
 DETECTORS = {
     transformers.RTDetrForObjectDetection: (rt_detr_fields, STAGES[2:]),
     transformers.DFineForObjectDetection: (rt_detr_fields, STAGES[2:]),
@@ -141,7 +140,7 @@ def detector_class(request):
 
 @pytest.fixture
 def backbone(checkpoints, detector_class):
-    """A pretrained backbone with the feature maps that the detector takes."""
+    """A pretrained backbone with the detector's input feature maps."""
     _, out_features = DETECTORS[detector_class]
     return MobileViTBackbone.from_pretrained(checkpoints["image-classification"], out_features=out_features)
 
@@ -162,14 +161,14 @@ def backbone_of(detector):
     return detector.model.backbone.model
 
 
-def test_pretrained_weights_make_the_same_features_in_a_detector(detector, backbone):
-    found, expected = evaluate(backbone_of(detector)).feature_maps, evaluate(backbone).feature_maps
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+def test_backbone_computes_equal_features_in_a_detector(detector, backbone):
+    actual, expected = evaluate(backbone_of(detector)).feature_maps, evaluate(backbone).feature_maps
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone_of(detector).modules())  # frozen
 
 
-def test_a_detector_trains_its_backbone(detector):
-    pytest.importorskip("scipy", reason="the detectors' loss matches boxes with scipy")
+def test_detector_loss_has_backbone_gradients(detector):
+    pytest.importorskip("scipy", reason="the loss of these detectors requires scipy")
     detector.train()
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.2, 0.3, 0.2, 0.1]])
     labels = [{"class_labels": torch.tensor([0, 2]), "boxes": boxes}]
@@ -182,13 +181,13 @@ def test_a_detector_trains_its_backbone(detector):
     assert backbone_of(detector).conv_stem.convolution.weight.grad.abs().max() > 1e-8
 
 
-def test_a_saved_detector_loads_with_equal_outputs(detector, tmp_path, silence):
+def test_saved_detector_loads_with_equal_outputs(detector, tmp_path, no_warnings):
     detector.save_pretrained(tmp_path)
     loaded, report = type(detector).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     assert type(loaded.config.backbone_config) is MobileViTBackboneConfig
     assert type(backbone_of(loaded)) is MobileViTBackbone
-    found, expected = evaluate(loaded), evaluate(detector)
-    assert found.pred_boxes.shape == (1, 10, 4)
+    actual, expected = evaluate(loaded), evaluate(detector)
+    assert actual.pred_boxes.shape == (1, 10, 4)
     for name in ("logits", "pred_boxes"):
-        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-6, rtol=1e-6)

@@ -1,0 +1,97 @@
+"""Layers with a CPU implementation of their own, compared with torch's."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mobilevit_hf.modeling import layers_mobilevit
+from mobilevit_hf.modeling.layers_mobilevit import FastDropout, TokenLinear
+
+
+@pytest.fixture
+def convolutions(monkeypatch):
+    """Calls of `F.conv2d`, with the convolution of `TokenLinear` enabled on every machine."""
+    calls = []
+    convolve = F.conv2d
+    monkeypatch.setattr(layers_mobilevit, "POINTWISE_CONVOLUTION", True)
+    monkeypatch.setattr(F, "conv2d", lambda *args: calls.append(args) or convolve(*args))
+    return calls
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8), (4, 16, 24), (5, 7, 33), (64, 1, 12)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_token_linear_equals_linear(convolutions, monkeypatch, shape, bias):
+    monkeypatch.setattr(layers_mobilevit, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
+    torch.manual_seed(0)
+    layer = TokenLinear(shape[-1], 20, bias=bias)
+    tokens = torch.randn(shape, requires_grad=True)
+    expected, actual = F.linear(tokens, *layer.parameters()), layer(tokens)
+    assert len(convolutions) == 1
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    inputs, weight = (tokens, *layer.parameters()), torch.randn_like(expected)
+    gradients, expected_gradients = (torch.autograd.grad(output, inputs, weight) for output in (actual, expected))
+    torch.testing.assert_close(gradients, expected_gradients, atol=1e-5, rtol=1e-5)
+
+
+def test_token_linear_accepts_strided_tokens(convolutions, monkeypatch):
+    monkeypatch.setattr(layers_mobilevit, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
+    layer, tokens = TokenLinear(24, 20), torch.randn(24, 6, 4).transpose(0, 2)
+    torch.testing.assert_close(layer(tokens), F.linear(tokens, layer.weight, layer.bias), atol=1e-5, rtol=0)
+
+
+def test_token_linear_uses_convolution_only_for_large_float32(convolutions):
+    layer = TokenLinear(96, 192)
+    small, large = torch.randn(4, 16, 96), torch.randn(4, 256, 96)
+    layer(small)
+    layer.double()(large.double())
+    assert not convolutions
+    actual = layer.float()(large)
+    assert len(convolutions) == 1
+    torch.testing.assert_close(actual, F.linear(large, layer.weight, layer.bias), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+def test_fast_dropout_statistics(p):
+    torch.manual_seed(0)
+    features = torch.rand(101, 103, 107) + 0.5
+    size = features.numel()
+    assert size % 4, "the last 64 bits serve fewer than four elements"
+    dropped = FastDropout(p)(features)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped, features * kept / (1 - p))
+    for part in (kept, *(kept.flatten()[lane::4] for lane in range(4))):  # 64 random bits serve four elements
+        deviation = math.sqrt(p * (1 - p) / part.numel())
+        assert abs(float(part.float().mean()) - (1 - p)) < 5 * deviation + 2**-17
+    neighbors = (kept.flatten()[1:] & kept.flatten()[:-1]).float().mean()
+    assert abs(float(neighbors) - (1 - p) ** 2) < 10 * math.sqrt(p * (1 - p) / size) + 2**-16
+    assert abs(float(dropped.mean() / features.mean()) - 1) < 6 * math.sqrt(p / (1 - p) / size) + 2**-16
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 3, 5), (0, 4)], ids=str)
+def test_fast_dropout_accepts_any_shape(shape):
+    assert FastDropout(0.5)(torch.ones(shape)).shape == shape
+
+
+def test_fast_dropout_follows_the_seed():
+    layer, features = FastDropout(0.5), torch.ones(1000)
+    torch.manual_seed(1)
+    first, second = layer(features), layer(features)
+    torch.manual_seed(1)
+    assert torch.equal(layer(features), first)
+    assert not torch.equal(first, second)
+
+
+def test_fast_dropout_gradient_is_the_scaled_mask():
+    features = torch.rand(1000, requires_grad=True)
+    dropped = FastDropout(0.25)(features)
+    dropped.sum().backward()
+    torch.testing.assert_close(features.grad, (dropped != 0) / 0.75)
+
+
+def test_fast_dropout_is_identity_in_evaluation():
+    features = torch.rand(100)
+    assert torch.equal(FastDropout(0.5).eval()(features), features)
+    assert torch.equal(FastDropout(0.0)(features), features)
+    assert FastDropout(0.5)(features.bfloat16()).dtype == torch.bfloat16
