@@ -1,10 +1,10 @@
-"""Put a trained model into the package, as one of those that are there without a download.
+"""Add a trained model to the package as a built-in model.
 
 python scripts/make_builtin.py RUN NAME --license mit [--dataset HUB_ID] [--description TEXT]
 
-RUN is a folder of `mobilevit train`, with figures of the test split beside the model if `mobilevit evaluate RUN DATA
---split test --json > RUN/evaluation-test.json` put them there. The package holds the weights in half the bits (they
-are loaded in float32), no images of the data and no code.
+RUN is an output directory of `mobilevit train`. Test metrics are included if they were saved with `mobilevit evaluate
+RUN DATA --split test --json > RUN/evaluation-test.json`. The package contains the weights in float16 (loaded in
+float32), and neither images of the dataset nor code.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from mobilevit_hf.hub.metadata import EVALUATIONS, PUBLISHED_FILES
 from mobilevit_hf.io import TEMP_PREFIX
 from mobilevit_hf.model_sources import ASSETS
 
-MAX_BYTES = 4_000_000  # of all the files of a model
+MAX_BYTES = 4_000_000  # size limit of a built-in model, all files together
 
-# What the card of a detector says where its code lies beside the weights, and what is true in the package.
-WITH_CODE = {
+# Text of a detector's card on the Hub, where its code is next to the weights → text in the package.
+CARD_REPLACEMENTS = {
     "With `transformers`; `trust_remote_code` loads the detector's code from this repository:": (
         "With `transformers`; importing `mobilevit_hf` registers the detector:"
     ),
@@ -38,28 +38,35 @@ WITH_CODE = {
 }
 
 
-def halve(source: Path, target: Path) -> None:
-    """Write weights in float16; whole numbers stay as they are.
+def save_float16(source: Path, target: Path) -> None:
+    """Save weights in float16; integer tensors are kept.
 
     Raises:
-        ValueError: If a number is too large for it.
+        ValueError: If a value exceeds the range of float16.
     """
     tensors = {name: t.half() if t.is_floating_point() else t for name, t in load_file(source).items()}
-    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
-        raise ValueError(f"{source}: {bad[0]} does not fit into float16.")
+    if overflowing := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(
+            f"{source}: got values of {overflowing[0]} beyond the range of float16. Check the training run."
+        )
     target.write_bytes(save(tensors, {"format": "pt"}))
 
 
-def describe_without_code(card: str) -> str:
-    """A detector's card as it is where the detector's code is this package's."""
-    for said, true in WITH_CODE.items():
-        assert said in card
-        card = card.replace(said, true)
+def adapt_card(card: str) -> str:
+    """Return a detector's card for the package, which contains the detector's code.
+
+    Raises:
+        ValueError: If the card's template has changed.
+    """
+    for text, replacement in CARD_REPLACEMENTS.items():
+        if text not in card:
+            raise ValueError(f"{CARD}: expected {text!r}. Update CARD_REPLACEMENTS to the card's template.")
+        card = card.replace(text, replacement)
     return card
 
 
 def replace_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Write files, by name, as a folder in the place of one that may be there: all of them or none."""
+    """Write files by name to a folder atomically, replacing an existing folder."""
     with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
@@ -70,16 +77,16 @@ def replace_folder(folder: Path, files: dict[str, bytes]) -> None:
         new.rename(folder)
 
 
-def make_builtin(run: Path, folder: Path, given: CardOptions) -> None:
+def make_builtin(run: Path, folder: Path, card_options: CardOptions) -> None:
     """Write the files of a built-in model.
 
     Args:
-        run: Of the training.
-        folder: To write; what is there is replaced.
-        given: What the card says beside what was recorded.
+        run: Output directory of the training run.
+        folder: Folder to write or replace.
+        card_options: Model card metadata in addition to the recorded one.
 
     Raises:
-        ValueError: If the run can't be published, or is too large.
+        ValueError: If the run can't be published, or the model is too large.
     """
     with tempfile.TemporaryDirectory() as name:
         staging = Path(name) / run.name
@@ -87,33 +94,33 @@ def make_builtin(run: Path, folder: Path, given: CardOptions) -> None:
         kept = [run / name for name in (CONFIG, PROCESSOR, *PUBLISHED_FILES)]
         for path in (*filter(Path.is_file, kept), *run.glob(EVALUATIONS)):
             shutil.copy(path, staging)
-        halve(run / WEIGHTS, staging / WEIGHTS)
-        # Where the model lies in a checkout: what the card says can be pasted there.
-        contents = gather(staging, f"mobilevit_hf/assets/{folder.name}", given)
+        save_float16(run / WEIGHTS, staging / WEIGHTS)
+        # The folder in a checkout, so that code of the card runs there.
+        contents = gather(staging, f"mobilevit_hf/assets/{folder.name}", card_options)
         files = {name: contents.read(name) for name in contents.files if not name.startswith(EVAL_RESULTS)}
     if any(name.endswith(".py") for name in files):
-        files[CARD] = describe_without_code(files[CARD].decode()).encode()
+        files[CARD] = adapt_card(files[CARD].decode()).encode()
     files = {name: data for name, data in files.items() if not name.endswith(".py")}
     for name in (CONFIG, PROCESSOR):
         values = json.loads(files[name])
         values.pop("auto_map", None)
         files[name] = (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
     if (size := sum(map(len, files.values()))) > MAX_BYTES:
-        raise ValueError(f"{run}: got {size} bytes, expected {MAX_BYTES} at most.")
+        raise ValueError(f"{run}: got {size} bytes, expected at most {MAX_BYTES}. Train a smaller variant.")
     replace_folder(folder, files)
     print(f"{folder}: {', '.join(files)}; {size / 1e6:.2f} MB, the card is {CARD}")
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--license", required=True, help="of the weights, as the Hub names it")
-    parser.add_argument("--dataset", action="append", default=[], help="a Hub id")
-    parser.add_argument("--description", help="what the model is for")
+    parser.add_argument("--license", required=True, help="license id of the weights on the Hub")
+    parser.add_argument("--dataset", action="append", default=[], help="Hub id of the dataset")
+    parser.add_argument("--description", help="description in the model card")
     args = parser.parse_args()
-    given = CardOptions(
+    card_options = CardOptions(
         license=args.license,
         datasets=tuple(args.dataset),
         language="en",
@@ -121,7 +128,7 @@ def main() -> None:
         images=False,
     )
     try:
-        make_builtin(args.run, ASSETS / args.name, given)
+        make_builtin(args.run, ASSETS / args.name, card_options)
     except (ValueError, OSError) as error:
         console.log("error", str(error), color="red")
         sys.exit(console.EXIT_ERROR)
