@@ -1,6 +1,7 @@
-"""mobilevit train's options and recipes: each arrives and trains, and a mistake is one line."""
+"""Options of `mobilevit train`: parsing, precedence over recipes, errors, and a short run with each."""
 
 import dataclasses
+import io
 import json
 import math
 import re
@@ -11,39 +12,31 @@ import sys
 import pytest
 import yaml
 from huggingface_hub import constants
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import (
-    MODEL_FILES,
-    SCRIPT_OF,
-    SCRIPTS,
-    SHORT,
-    SMALL,
-    list_files,
-    only_line,
-    read_arguments,
-    read_metrics,
-)
+from training_runs import SCRIPT_OF, SCRIPTS, SHORT, SMALL, list_files, only_line, read_arguments, read_metrics
 
-from mobilevit_hf.training.arguments import TrainArguments, read_recipe
-from mobilevit_hf.training.optimization import Schedule
-
-RECIPES = sorted((SCRIPTS / "recipes").glob("*.yaml"))
+from mobilevit_hf.cli import console
+from mobilevit_hf.cli.train import ProgressBar
+from mobilevit_hf.training.arguments import TrainArguments
+from mobilevit_hf.training.callbacks import TrainingProgress
 
 
 @pytest.fixture
 def no_hub(monkeypatch, tmp_path):
+    """Unreachable Hub with an empty cache."""
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-
-
-# --- options ---------------------------------------------------------------------------------------------------------
 
 
 def flag_of(name):
     return "--" + name.replace("_", "-")
 
 
-def test_each_argument_has_a_flag(mobilevit, monkeypatch):
+# --- parsing ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_field_has_a_flag(mobilevit, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, out, err = mobilevit("train", "--help")
     assert (code, err) == (0, "")
@@ -54,13 +47,13 @@ def test_each_argument_has_a_flag(mobilevit, monkeypatch):
     assert "--recipe" in flags
 
 
-def test_each_flag_arrives(mobilevit, training_calls):
-    """All at once, each with a value that is not its default."""
+def test_each_flag_sets_its_field(mobilevit, training_calls):
+    """All flags at once, each with a value other than its default."""
     special = {"resume": "auto", "data_format": "folders", "metric_for_best_model": "macro_f1"}
-    left_out = {"data", "task", "fp16", "num_train_epochs"}  # the last two can't go with others
+    omitted = {"data", "task", "fp16", "num_train_epochs"}  # the last two exclude others
     words, expected = [], {}
     for field in dataclasses.fields(TrainArguments):
-        if field.name in left_out:
+        if field.name in omitted:
             continue
         if field.type is bool:
             expected[field.name] = not field.default
@@ -79,54 +72,65 @@ def test_each_flag_arrives(mobilevit, training_calls):
     for word, name, value in (("--fp16", "fp16", True), ("--num-train-epochs=1.5", "num_train_epochs", 1.5)):
         assert mobilevit("train", "images", word)[0] == 0
         assert getattr(training_calls[-1], name) == value
-    found = dataclasses.asdict(training_calls[0])
-    assert {name: found[name] for name in expected} == expected
-    assert found["data"] == "images"
+    arguments = dataclasses.asdict(training_calls[0])
+    assert {name: arguments[name] for name in expected} == expected
+    assert arguments["data"] == "images"
 
 
-def test_flags_win_over_the_recipe_and_that_over_the_defaults(
+def test_flags_override_the_recipe_and_the_recipe_the_defaults(
     small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path
 ):
-    recipe = {"learning_rate": 5e-4, "seed": 3, "max_steps": 9, "weight_decay": 0.5, "horizontal_flip": 0.0}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"ema_warmup": False, "min_lr_rate": "1e-3"}))
-    words = (
-        *SMALL,
-        "--model",
-        initial_checkpoint,
-        "--learning-rate",
-        2e-3,
-        "--ema-warmup",
-        "--output-dir",
-        tmp_path / "run",
-    )
-    code, _, err = mobilevit(
-        "train", small_datasets["image-classification"], "--recipe", tmp_path / "recipe.yaml", *words
-    )
+    recipe, path = {"seed": 3, "weight_decay": 0.5, "horizontal_flip": 0.0}, tmp_path / "recipe.yaml"
+    overridden = {"learning_rate": 5e-4, "max_steps": 9, "ema_warmup": False}
+    path.write_text(yaml.safe_dump(recipe | overridden | {"min_lr_rate": "1e-3"}))
+    words = ("--model", initial_checkpoint, "--output-dir", tmp_path / "run", "--recipe", path, *SMALL)
+    data = small_datasets["image-classification"]
+    code, _, err = mobilevit("train", data, *words, "--learning-rate", 2e-3, "--ema-warmup")
     assert code == 0, err
-    found = read_arguments(tmp_path / "run")
-    given = {"learning_rate": 2e-3, "max_steps": 2, "ema_warmup": True, "image_size": 64, "use_cpu": True}
-    said = {"seed": 3, "weight_decay": 0.5, "horizontal_flip": 0.0, "min_lr_rate": 1e-3}
+    arguments = read_arguments(tmp_path / "run")
+    flags = {"learning_rate": 2e-3, "max_steps": 2, "ema_warmup": True, "image_size": 64, "use_cpu": True}
     defaults = {"adam_beta2": 0.999, "label_smoothing_factor": 0.1, "hidden_dropout_prob": 0.0, "crop_scale": 0.35}
-    expected = given | said | defaults | {"task": "image-classification", "model": str(initial_checkpoint)}
-    assert {name: found[name] for name in expected} == expected
+    expected = flags | recipe | {"min_lr_rate": 1e-3} | defaults
+    expected |= {"task": "image-classification", "model": str(initial_checkpoint)}
+    assert {name: arguments[name] for name in expected} == expected
     assert read_metrics(tmp_path / "run")[-1]["step"] == 2
 
 
-def test_a_folder_for_each_training(mobilevit, training_calls, tmp_path):
-    for data, taken, folder in (
+# --- output directory ------------------------------------------------------------------------------------------------
+
+
+def test_default_output_directory_is_named_after_the_dataset(mobilevit, training_calls, tmp_path):
+    for data, existing, folder in (
         ("photos", (), "runs/photos"),
         ("photos/", ("runs/photos",), "runs/photos-2"),
         ("user/some data", ("runs/photos-2",), "runs/some-data"),
         ("photos", ("runs/photos-3",), "runs/photos-4"),
         (".", (), f"runs/{tmp_path.name}"),
     ):
-        for path in taken:
+        for path in existing:
             (tmp_path / path).mkdir(parents=True)
         assert mobilevit("train", data)[0] == 0
         assert training_calls[-1].output_dir == folder
 
 
-def test_several_processes_want_to_be_told_a_folder(mobilevit, training_calls, monkeypatch):
+def test_resume_uses_the_last_output_directory(training_calls, mobilevit, tmp_path):
+    (tmp_path / "resume.yaml").write_text("resume: auto\noutput_dir:\n")
+    for existing, words, expected in [
+        ([], (), "runs/shapes"),
+        ([], ("--resume", "auto"), "runs/shapes"),
+        (["shapes"], (), "runs/shapes-2"),
+        (["shapes"], ("--resume", "auto"), "runs/shapes"),
+        (["shapes", "shapes-2"], ("--resume", "auto"), "runs/shapes-2"),
+        (["shapes", "shapes-2"], ("--recipe", "resume.yaml"), "runs/shapes-2"),
+        (["shapes", "shapes-2"], ("--resume", "auto", "--output-dir", "mine"), "mine"),
+    ]:
+        for name in existing:
+            (tmp_path / "runs" / name).mkdir(parents=True, exist_ok=True)
+        assert mobilevit("train", "shapes", *words)[0] == 0
+        assert training_calls[-1].output_dir == expected
+
+
+def test_several_processes_require_an_output_directory(mobilevit, training_calls, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, err = mobilevit("train", "photos")
     assert code == 2
@@ -134,9 +138,12 @@ def test_several_processes_want_to_be_told_a_folder(mobilevit, training_calls, m
     assert mobilevit("train", "photos", "--output-dir", "run")[0] == 0
 
 
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
-def files(small_datasets, tmp_path, monkeypatch):
-    """The current folder, with datasets and recipes that can't be used."""
+def working_dir(small_datasets, tmp_path, monkeypatch):
+    """Working directory with datasets and invalid recipes."""
     monkeypatch.chdir(tmp_path)
     for name, folder in zip(("shapes", "boxes"), small_datasets.values(), strict=True):
         shutil.copytree(folder, tmp_path / name)
@@ -180,131 +187,73 @@ def files(small_datasets, tmp_path, monkeypatch):
         (("shapes", "--model", "boxes"), ("boxes", "config.json")),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(words, expected, mobilevit, files, no_hub):
-    before = list_files(files)
+def test_error_is_one_line_and_nothing_is_written(words, expected, mobilevit, working_dir, no_hub):
+    before = list_files(working_dir)
     code, out, err = mobilevit("train", *words)
     assert (code, out) == (2, "")
     line = only_line(err)
     assert line.startswith("error: ")
     for part in expected:
         assert part in line
-    assert list_files(files) == before
+    assert list_files(working_dir) == before
 
 
 @pytest.mark.parametrize(
-    ("script", "data_set"), [("train_classification.py", "boxes"), ("train_detection.py", "shapes")]
+    ("script", "dataset"), [("train_classification.py", "boxes"), ("train_detection.py", "shapes")]
 )
-def test_a_script_wants_data_for_its_task(script, data_set, files, monkeypatch, capfd):
-    before = list_files(files)
+def test_script_rejects_data_of_the_other_task(script, dataset, working_dir, no_hub, monkeypatch, capfd):
+    before = list_files(working_dir)
     monkeypatch.setattr("mobilevit_hf.cli.train.tune_allocator", lambda: True)
-    monkeypatch.setattr(sys, "argv", [script, data_set])
+    monkeypatch.setattr(sys, "argv", [script, dataset])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(SCRIPTS / script), run_name="__main__")
     line = only_line(capfd.readouterr().err)
     assert end.value.code == 2
     for task in SCRIPT_OF:
         assert task in line
-    assert data_set in line
-    assert list_files(files) == before
+    assert dataset in line
+    assert list_files(working_dir) == before
 
 
-# --- what it starts from ---------------------------------------------------------------------------------------------
+# --- initial checkpoint ----------------------------------------------------------------------------------------------
 
 
-def test_without_a_hub_it_starts_with_new_weights_and_says_so(small_datasets, mobilevit, no_plots, no_hub, tmp_path):
+def test_without_hub_it_trains_from_scratch(small_datasets, mobilevit, no_plots, no_hub, tmp_path):
     words = ("--output-dir", tmp_path / "run", *SHORT, "--max-steps", 1)
     code, _, err = mobilevit("train", small_datasets["image-classification"], *words)
     assert code == 0
-    told = [line for line in err.splitlines() if "apple/mobilevit-xx-small" in line]
-    assert "new weights (xxs)" in only_line("\n".join(told))
+    notes = [line for line in err.splitlines() if "apple/mobilevit-xx-small" in line]
+    assert "xxs from scratch" in only_line("\n".join(notes))
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["hidden_sizes"] == [64, 80, 96]
     assert config["image_size"] == 96  # the images are smaller than the model's 256
 
 
-@pytest.mark.parametrize("data_set", ["image-classification", "object-detection"])
-def test_another_model_is_refused(
-    data_set, small_datasets, mobilevit, tiny_fields, checkpoints, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("task", list(SCRIPT_OF))
+def test_other_models_are_rejected(task, small_datasets, mobilevit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert/config.json").write_text(json.dumps({"model_type": "bert"}))
     (tmp_path / "nothing").mkdir()
-    for model, words in (("bert", ("type bert", "mobilevit")), ("nothing", ("config.json",))):
-        code, out, err = mobilevit("train", small_datasets[data_set], "--model", tmp_path / model, *SMALL)
+    for model, expected in (("bert", ("type bert", "mobilevit")), ("nothing", ("config.json",))):
+        code, out, err = mobilevit("train", small_datasets[task], "--model", tmp_path / model, *SMALL)
         assert (code, out) == (2, "")
-        line = only_line("\n".join(line for line in err.splitlines() if not line.startswith("note: ")))
+        line = only_line(err)
         assert str(tmp_path / model) in line
-        assert all(word in line for word in words)
+        assert all(part in line for part in expected)
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_backbone_of_a_segmentation_model_will_do(small_datasets, checkpoints, mobilevit, no_plots, tmp_path):
+def test_detector_starts_from_the_backbone_of_a_segmentation_model(
+    small_datasets, checkpoints, mobilevit, no_plots, tmp_path
+):
     words = ("--model", checkpoints["image-segmentation"], "--output-dir", tmp_path / "run", *SMALL)
     code, _, err = mobilevit("train", small_datasets["object-detection"], *words)
     assert code == 0, err
     assert "recommended_threshold" in json.loads((tmp_path / "run/config.json").read_text())
 
 
-# --- recipes ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("recipe", [pytest.param(path, id=path.stem) for path in RECIPES])
-def test_a_miniature_of_a_recipe(recipe, small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
-    task = "object-detection" if re.search("coco|detection|cells", recipe.stem) else "image-classification"
-    said = yaml.safe_load(recipe.read_text())
-    length = ("--num-train-epochs", 0.3) if "num_train_epochs" in said else ("--max-steps", 2)
-    words = ("--model", initial_checkpoint, "--output-dir", tmp_path / "run", "--eval-steps", 9, *length)
-    small = ("--image-size", 64, "--per-device-train-batch-size", 4, "--dataloader-num-workers", 0, "--use-cpu")
-    code, _, err = mobilevit("train", small_datasets[task], "--recipe", recipe, *words, *small)
-    assert code == 0, err
-    overridden = {"model", "image_size", "per_device_train_batch_size", "num_train_epochs", "max_steps", "eval_steps"}
-    found = read_arguments(tmp_path / "run")
-    assert {name: found[name] for name in said.keys() - overridden} == {n: said[n] for n in said.keys() - overridden}
-    assert found["image_size"] == 64
-    assert {path.name for path in (tmp_path / "run").iterdir()} > MODEL_FILES
-
-
-@pytest.mark.parametrize("task", list(SCRIPT_OF))
-def test_the_fine_tuning_recipes_are_the_defaults(task):
-    said = read_recipe(SCRIPTS / "recipes" / f"finetune-{task.rpartition('-')[2]}.yaml")
-    assert {"learning_rate", "per_device_train_batch_size", "hidden_dropout_prob", "multi_scale"} < said.keys()
-    assert TrainArguments(**said).for_task(task) == TrainArguments().for_task(task)
-
-
-@pytest.mark.parametrize(("variant", "dropout"), [("s", 0.1), ("xs", 0.1), ("xxs", 0.05)])
-def test_the_imagenet_recipes_are_the_papers(variant, dropout):
-    """Section 4.1: 300 epochs, 1024 images a step on 8 GPUs, 2e-4 → 2e-3 in 3k steps, then a cosine to 2e-4."""
-    a = TrainArguments(**read_recipe(SCRIPTS / "recipes" / f"imagenet1k-{variant}.yaml"))
-    assert (a.model, a.hidden_dropout_prob) == (variant, dropout)
-    assert (a.num_train_epochs, a.image_size, 8 * a.per_device_train_batch_size) == (300, 256, 1024)
-    schedule = Schedule(a.learning_rate, a.min_lr_rate, a.warmup_steps, a.warmup_lr_rate)
-    assert schedule(0, 0.0) == pytest.approx(2e-4)
-    assert schedule(1500, 0.0) == pytest.approx(1.1e-3)
-    assert schedule(3000, 0.0) == pytest.approx(2e-3)
-    assert schedule(200_000, 0.5) == pytest.approx(1.1e-3)
-    assert schedule(375_300, 1.0) == pytest.approx(2e-4)
-    assert (a.weight_decay, a.decay_norms_and_biases, a.label_smoothing_factor) == (0.01, True, 0.1)
-    assert (1 - a.ema_decay, a.ema_warmup) == (pytest.approx(5e-4), False)
-    assert (a.multi_scale, a.horizontal_flip, a.vertical_flip) == ("on", 0.5, 0.0)
-    assert (a.rand_augment, a.random_erasing, a.mixup, a.cutmix, a.class_weights) == (None, 0.0, 0.0, 0.0, "none")
-    assert 300 * a.eval_steps == pytest.approx(1, abs=1e-3)
-
-
-@pytest.mark.parametrize(("variant", "name", "dropout"), [("s", "", 0.1), ("xs", "x-", 0.1), ("xxs", "xx-", 0.05)])
-def test_the_coco_recipes_are_the_papers(variant, name, dropout):
-    """Section 4.2: 320x320, 200 epochs, 128 images a step, 9e-4."""
-    a = TrainArguments(**read_recipe(SCRIPTS / "recipes" / f"coco-{variant}.yaml"))
-    assert (a.model, a.hidden_dropout_prob, a.anchors) == (f"apple/mobilevit-{name}small", dropout, "paper")
-    assert (a.num_train_epochs, a.image_size, a.per_device_train_batch_size) == (200, 320, 128)
-    schedule = Schedule(a.learning_rate, a.min_lr_rate, a.warmup_steps, a.warmup_lr_rate)
-    assert schedule(500, 0.0) == pytest.approx(9e-4)
-    assert schedule(200_000, 1.0) < 2e-6
-    assert (a.weight_decay, 1 - a.ema_decay, a.ema_warmup) == (0.01, pytest.approx(5e-4), False)
-    assert (a.multi_scale, a.horizontal_flip, a.color_jitter, a.zoom_out, a.crop) == ("off", 0.5, 1.0, 0.5, 1.0)
-
-
-# --- every option trains ---------------------------------------------------------------------------------------------
+# --- short runs ------------------------------------------------------------------------------------------------------
 
 
 BOTH, CLASSIFIER, DETECTOR = tuple(SCRIPT_OF), ("image-classification",), ("object-detection",)
@@ -326,55 +275,52 @@ BOTH, CLASSIFIER, DETECTOR = tuple(SCRIPT_OF), ("image-classification",), ("obje
     ],
     ids=lambda value: value[0].strip("-") if value[0][0] == "-" else "",
 )
-def test_an_option_trains(words, tasks, small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
+def test_option_trains(words, tasks, small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
     for task in tasks:
         folder = tmp_path / task
-        code, _, err = mobilevit(
-            "train",
-            small_datasets[task],
-            "--model",
-            initial_checkpoint,
-            "--output-dir",
-            folder,
-            *SMALL,
-            "--eval-steps",
-            2,
-            *words,
-        )
+        paths = ("--model", initial_checkpoint, "--output-dir", folder)
+        code, _, err = mobilevit("train", small_datasets[task], *paths, *SMALL, "--eval-steps", 2, *words)
         assert code == 0, err
         lines = read_metrics(folder)
         assert [line["step"] for line in lines] == [2, 2]
         assert math.isfinite(lines[0]["loss"])
-        found = read_arguments(folder)
+        arguments = read_arguments(folder)
         for flag, value in zip(words, (*words[1:], "--"), strict=True):
             name = flag.lstrip("-").replace("-", "_")
             if flag.startswith("--") and not value.startswith("--"):
-                assert str(found[name]).removesuffix(".0") == value
+                assert str(arguments[name]).removesuffix(".0") == value
             elif flag.startswith("--"):
-                assert found[name.removeprefix("no_")] is not name.startswith("no_")
+                assert arguments[name.removeprefix("no_")] is not name.startswith("no_")
 
 
-def test_tensorboard_gets_what_metrics_jsonl_gets(small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
-    words = (
-        "--model",
-        initial_checkpoint,
-        "--output-dir",
-        tmp_path / "run",
-        *SMALL,
-        "--max-steps",
-        4,
-        "--logging-steps",
-        2,
-    )
-    code, _, err = mobilevit("train", small_datasets["image-classification"], *words, "--report-to", "tensorboard")
+def test_tensorboard_receives_the_metrics(small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
+    words = ("--model", initial_checkpoint, "--output-dir", tmp_path / "run", *SMALL)
+    words = (*words, "--max-steps", 4, "--logging-steps", 2, "--report-to", "tensorboard")
+    code, _, err = mobilevit("train", small_datasets["image-classification"], *words)
     assert code == 0, err
-    found = {}
+    logged = {}
     for file in (tmp_path / "run").rglob("events.out.tfevents.*"):
         events = EventAccumulator(str(file)).Reload()
         for name in events.Tags()["scalars"]:
             for event in events.Scalars(name):
-                found[name, event.step] = event.value
+                logged[name, event.step] = event.value
     lines = read_metrics(tmp_path / "run")
     expected = {(name, line["step"]): value for line in lines for name, value in line.items() if name != "step"}
     assert {("loss", 4), ("eval_accuracy", 4), ("learning_rate", 2)} < expected.keys()
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert logged == pytest.approx(expected, rel=1e-6)
+
+
+# --- progress bar ----------------------------------------------------------------------------------------------------
+
+
+def test_progress_bar_omits_the_loss_before_the_first_interval(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=200)
+    monkeypatch.setattr(console, "messages", terminal)
+    with ProgressBar() as bar:
+        bar.on_progress(TrainingProgress(0.1, 1, 0.1, float("nan"), 0.01, 0.0, 60.0))
+        bar._bar.refresh()
+        first = terminal.file.getvalue()
+        bar.on_progress(TrainingProgress(0.2, 2, 0.2, 0.75, 0.01, 5.0, 60.0))
+        bar._bar.refresh()
+    assert "step 1, lr 0.01, 1:00 left" in first
+    assert "step 2, loss 0.750, lr 0.01, 5 images/s, 1:00 left" in terminal.file.getvalue()
