@@ -1,4 +1,4 @@
-"""Images to try a model on, drawn by this module: a smear of blood and a T-shirt."""
+"""Procedurally drawn sample images for the built-in models: a blood smear and a T-shirt."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from .io import write_whole
+from .io import write_atomically
 
-# Colors as in a smear with Wright's stain.
+# Colors of a smear with Wright's stain.
 GLASS, RED, PALE = (222, 217, 203), (186, 130, 112), (216, 200, 184)
 CYTOPLASM, NUCLEUS = (203, 172, 212), (84, 58, 186)
 FABRIC, PAPER = (38, 84, 140), (250, 250, 248)
@@ -17,7 +17,7 @@ OVERSAMPLING = 3
 Color = tuple[int, int, int]
 Ellipse = tuple[float, float, float, float]  # center and radii
 
-# The right half of a T-shirt on a square from 0 to 1, from the collar down; the left half is its mirror image.
+# Outline of the right half of a T-shirt in a unit square, from the collar down; the left half is mirrored.
 T_SHIRT = (
     (0.5, 0.17), (0.58, 0.15), (0.62, 0.1), (0.74, 0.14), (0.95, 0.34), (0.83, 0.46), (0.73, 0.38), (0.74, 0.92),
     (0.5, 0.92),
@@ -25,16 +25,16 @@ T_SHIRT = (
 
 
 def draw_smear(seed: int = 2) -> Image.Image:
-    """Blood under a microscope: red cells and two white ones. (480, 640) RGB.
+    """Draw a blood smear under a microscope, 640 × 480 RGB, with 18 red and 2 white cells.
 
     Args:
-        seed: Of the places and shapes.
+        seed: Random seed of positions and shapes.
     """
     generator = random.Random(seed)
     smear = Image.new("RGB", (640, 480), GLASS)
     for row in range(4):
         for column in range(5):
-            if (row, column) in ((1, 1), (2, 3)):  # there the white cells are
+            if (row, column) in ((1, 1), (2, 3)):  # positions of the white cells
                 continue
             x, y = 64 + 128 * column + generator.uniform(-14, 14), 60 + 120 * row + generator.uniform(-8, 8)
             radius = generator.uniform(40, 50)
@@ -45,7 +45,7 @@ def draw_smear(seed: int = 2) -> Image.Image:
 
 
 def _draw_red_cell(smear: Image.Image, ellipse: Ellipse) -> None:
-    """A disc that is darker at its rim and pale in the middle."""
+    """Draw a disc with a dark rim and a pale center."""
     x, y, width, height = ellipse
     _blend(smear, [(x, y, width, height)], RED, 0.85, blur=1.5)
     _blend(smear, [(x, y, width * 0.86, height * 0.86)], PALE, 0.25, blur=8)
@@ -53,7 +53,7 @@ def _draw_red_cell(smear: Image.Image, ellipse: Ellipse) -> None:
 
 
 def _draw_white_cell(smear: Image.Image, x: float, y: float, generator: random.Random) -> None:
-    """A larger one, with a dark nucleus of several lobes."""
+    """Draw a larger cell with a dark nucleus of several lobes."""
     _blend(smear, [(x, y, 70, 66)], CYTOPLASM, 0.95, blur=3)
     lobes = [(-26, -20), (20, -28), (30, 18), (-14, 28)]
     nucleus = [(x + dx, y + dy, generator.uniform(20, 27), generator.uniform(18, 24)) for dx, dy in lobes]
@@ -62,7 +62,7 @@ def _draw_white_cell(smear: Image.Image, x: float, y: float, generator: random.R
 
 
 def _blend(image: Image.Image, ellipses: Sequence[Ellipse], color: Color, alpha: float, blur: float) -> None:
-    """Lay ellipses of a color over an image, in place."""
+    """Blend ellipses of a color into an image in place, with soft edges."""
     mask = Image.new("L", (image.width * OVERSAMPLING, image.height * OVERSAMPLING))
     canvas = ImageDraw.Draw(mask)
     for x, y, width, height in ellipses:
@@ -72,10 +72,10 @@ def _blend(image: Image.Image, ellipses: Sequence[Ellipse], color: Color, alpha:
 
 
 def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
-    """A T-shirt lying on white, as in a shop's photo. (480, 480) RGB.
+    """Draw a T-shirt on a white background, 480 × 480 RGB, like a product photo.
 
     Args:
-        color: Of the cloth, 0 to 255.
+        color: Color of the fabric (R, G, B), 0..255.
     """
     outline = [*T_SHIRT, *((1 - x, y) for x, y in reversed(T_SHIRT))]
     side = 480 * OVERSAMPLING
@@ -86,7 +86,7 @@ def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
     shadow = mask.filter(ImageFilter.GaussianBlur(8)).point(lambda value: value * 0.25)
     image.paste((120, 120, 120), (4, 6), shadow)
     cloth = Image.new("RGB", mask.size, color)
-    # Light from the left, and edges that turn away from it.
+    # Light from the left, and darker edges.
     shade = ImageChops.multiply(Image.linear_gradient("L").rotate(90).resize(mask.size), Image.new("L", mask.size, 60))
     cloth = Image.composite(Image.new("RGB", mask.size, (0, 0, 0)), cloth, shade)
     rim = ImageChops.subtract(mask, mask.filter(ImageFilter.GaussianBlur(6)))
@@ -95,7 +95,7 @@ def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
     return image
 
 
-# By the built-in model that they are for.
+# By name of the built-in model.
 SAMPLES: dict[str, Callable[[], Image.Image]] = {
     "blood-cells": draw_smear,
     "garments": draw_t_shirt,
@@ -103,13 +103,16 @@ SAMPLES: dict[str, Callable[[], Image.Image]] = {
 
 
 def write_sample(model: str, folder: Path) -> Path:
-    """Draw the image to try a built-in model on, as a PNG file named after the model.
+    """Draw the sample image of a built-in model and save it as a PNG file named after the model.
 
     Args:
-        model: A key of `SAMPLES`.
-        folder: Made if it isn't there.
+        model: Key of `SAMPLES`.
+        folder: Folder, created if necessary.
+
+    Returns:
+        The path of the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{model}.png"
-    write_whole(path, lambda file: SAMPLES[model]().save(file, "PNG"))
+    write_atomically(path, lambda file: SAMPLES[model]().save(file, "PNG"))
     return path

@@ -1,6 +1,6 @@
-"""Images of what was found, of a dataset and of mistakes.
+"""Images of detections, datasets and mistakes.
 
-Plots are in `plots`, which is left out here: matplotlib's figures take longer to import than an image to draw.
+`plots` is not imported here: importing matplotlib's figures takes longer than drawing an image.
 """
 
 import lazy_loader

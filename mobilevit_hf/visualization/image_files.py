@@ -1,4 +1,4 @@
-"""Images as files, written whole or not at all."""
+"""Save images without overwriting files."""
 
 import os
 from itertools import chain, count
@@ -6,33 +6,33 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..io import write_whole
+from ..io import write_atomically
 
-# File systems take names of 255 bytes; a number and a suffix are added.
+# File systems limit names to 255 bytes; a number and a suffix are added.
 MAX_STEM_BYTES = 200
 
-# What a file's name may end with; Pillow writes the format it stands for.
+# Suffixes of the supported formats.
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def save_image(image: Image.Image, folder: Path, name: str) -> Path:
-    """Write an image whole or not at all, and never over another file: a name that is taken gets a number.
+    """Save an image atomically under an unused name: a number is appended to the name of an existing file.
 
     Args:
-        image: RGB.
-        folder: An existing directory.
-        name: With the ending .jpg, .jpeg or .png; anything else becomes .png.
+        image: RGB image.
+        folder: Existing folder.
+        name: File name with the suffix .jpg, .jpeg or .png; any other suffix is replaced by .png.
 
     Returns:
-        The file.
+        The path of the file.
     """
     stem, suffix = Path(name).stem or "image", Path(name).suffix
     while len(os.fsencode(stem)) > MAX_STEM_BYTES:
         stem = stem[:-1]
     suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".png"
-    numbered = chain([stem], (f"{stem}-{number}" for number in count(2)))
-    path = next(path for name in numbered if not (path := folder / f"{name}{suffix}").exists())
+    stems = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    path = next(path for stem in stems if not (path := folder / f"{stem}{suffix}").exists())
     file_format = "PNG" if suffix.lower() == ".png" else "JPEG"
-    # As JPEG without subsampling: thin lines keep their colors.
-    write_whole(path, lambda file: image.save(file, file_format, quality=95, subsampling=0))
+    # JPEG without chroma subsampling, so that thin lines keep their colors.
+    write_atomically(path, lambda file: image.save(file, file_format, quality=95, subsampling=0))
     return path
