@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
 from ..records import DatasetRecord, ExportRecord
-from ..tasks import METRICS, TASKS
+from ..tasks import METRICS
 from .metadata import Evaluation, ModelMetadata
 
 # Identifies generated cards, which may be overwritten.
@@ -241,8 +241,7 @@ def _train_counts(metadata: ModelMetadata) -> Mapping[str, int]:
 
 def _hyperparameters(metadata: ModelMetadata) -> list[tuple[str, Any]]:
     arguments = metadata.training.arguments if metadata.training else {}
-    other_tasks = {name for task in TASKS.values() if task != metadata.task for name in task.training_options}
-    names = [name for name in HYPERPARAMETERS if name in arguments and name not in other_tasks]
+    names = [name for name in HYPERPARAMETERS if name in arguments]
     return [(name, arguments[name]) for name in names if name == "seed" or arguments[name] not in OFF]
 
 

@@ -48,7 +48,11 @@ def create_record(
     if initial.kind == "local":
         requested = dataclasses.replace(requested, model=MODEL_PLACEHOLDER)
         arguments = dataclasses.replace(arguments, model=MODEL_PLACEHOLDER)
-    recorded = {name: value for name, value in dataclasses.asdict(arguments).items() if _is_recorded(name)}
+    recorded = {
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(arguments)
+        if _is_recorded(field.name) and field.metadata["task"] in (None, report.task)
+    }
     return TrainingRecord(
         task=report.task,
         command=training_command(requested),
