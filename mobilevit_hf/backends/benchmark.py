@@ -24,7 +24,7 @@ from ..modeling.fused_mobilevit import fold_batch_norm
 from ..tasks import TaskName
 from .formats import BACKENDS, QUANTIZATIONS, check_backend, dtype_name
 from .loader import load_backend_model
-from .pytorch import load_if_mobilevit, load_model
+from .pytorch import load_model
 
 # Approximate duration of a backend's turn.
 TURN_SECONDS = 0.5
@@ -147,9 +147,9 @@ def _load(
     task: TaskName, folder: str, setting: Setting, threads: int | None
 ) -> tuple[Callable[[torch.Tensor], Any], int]:
     tune_allocator()
+    model, _ = load_model(task, folder, {"trust_remote_code": False})
     if setting.backend != "torch":
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        model, _ = load_model(task, folder, {"trust_remote_code": False})
         options: dict[str, Any] = {**setting._asdict(), "threads": threads, "source": folder}
         exported = load_backend_model(model, task, processor, **options)
         return lambda pixels: exported(pixel_values=pixels), exported.file_bytes
@@ -157,11 +157,8 @@ def _load(
         raise ValueError(f"quantization: got {setting.quantization!r} for torch, expected None. Use openvino.")
     if threads:
         torch.set_num_threads(threads)
-    kwargs = {"dtype": setting.dtype, "trust_remote_code": False}
-    model, _ = load_if_mobilevit(task, folder, kwargs)
-    if model is None:
-        raise ValueError(f"{folder}: got another architecture, expected a MobileViT for {task}.")
-    fused, dtype = fold_batch_norm(model), model.dtype
+    dtype = getattr(torch, setting.dtype)
+    fused = fold_batch_norm(model).to(dtype)
     file_bytes = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
     return torch.inference_mode()(lambda pixels: fused(pixel_values=pixels.to(dtype))), file_bytes
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,41 +68,102 @@ def export_model(
     """
     if quantization and not calibration:
         raise ValueError(f"quantization: got {quantization} without images. Set calibration (--calibration DATA).")
-    folder, backends = resolve_model(os.fspath(model)), list(dict.fromkeys(backends))
+    folder, output_dir, backends = resolve_model(os.fspath(model)), Path(output_dir), list(dict.fromkeys(backends))
     task = read_task(os.fspath(model), folder, EXPORTABLE_TASKS).name
     for backend in backends:
         check_backend(backend, task, dtype, quantization)
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    images = _load_images(calibration, task, processor, log) if calibration else None
-    exporter = _Exporter(
-        model=torch_model,
-        task=task,
-        processor=processor,
-        dtype=dtype,
-        pixels=verification_pixels(task, processor),
-        images=images,
-        folder=folder,
-        output_dir=Path(output_dir),
-    )
-    records = []
+    pixels, images = verification_pixels(task, processor), None
+    if calibration:
+        from .quantization import load_calibration_images  # imports datasets
+
+        images = load_calibration_images(calibration, task, processor)
+        for problem in images.problems:
+            log(f"{problem.name}: {problem.reason}")
+    weights, records = cache.weights_hash(torch_model), []
     for backend in backends:
-        records.append(exporter.export_int8(backend, max_drop) if quantization else exporter.export(backend))
+        file = FORMATS[backend].path(dtype, quantization)
+        with replace_exported(output_dir / file) as path:
+            if quantization and images:
+                measured = _export_int8(torch_model, task, processor, path, pixels, dtype, images, max_drop)
+            else:
+                # A model is confident on real images: no ties.
+                verification, tie_tolerance = (images.calibration, 0.0) if images else (pixels, TIE_TOLERANCE)
+                arguments = (torch_model, task, processor, backend, path, verification, dtype, tie_tolerance)
+                comparison = export_verified(*arguments)
+                measured = comparison._asdict() if comparison else {"verified": False}
+            if measured.get("verified", True):
+                exported = load_exported_model(path, torch_model.config, task, backend)
+                measured["latency_ms"] = measure_latency(exported, pixels)
+            record = ExportRecord(
+                backend=backend,
+                file=file,
+                dtype=dtype,
+                quantization=quantization,
+                bytes=exported_bytes(path),
+                weights=weights,
+                size=list(pixels.shape[2:]),
+                versions=cache.package_versions(FORMATS[backend]),
+                machine=describe_hardware(),
+                **measured,
+            )
+            kept = _drop_records(output_dir, record)
+        _write_records(output_dir, [*kept, record], folder)
+        records.append(record)
         if progress:
-            progress(records[-1])
+            progress(record)
     return records
 
 
-def _load_images(
-    source: str, task: TaskName, processor: BaseImageProcessor, log: Callable[[str], object]
-) -> "CalibrationImages":
-    # Datasets and evaluation are imported for calibration only.
-    from .quantization import load_calibration_images
+def _drop_records(output_dir: Path, record: ExportRecord) -> list[ExportRecord]:
+    """Drop the records of the same file and of other weights, before the file is replaced; return the others.
 
-    images = load_calibration_images(source, task, processor)
-    for problem in images.problems:
-        log(f"{problem.name}: {problem.reason}")
-    return images
+    If the process is killed in between, the folder has no record that names a file of other weights.
+    """
+    records = read_export_records(output_dir / EXPORT_FILE)
+    kept = [other for other in records if other.file != record.file and other.weights == record.weights]
+    if kept != records:
+        write_export_records(output_dir / EXPORT_FILE, kept)
+    return kept
+
+
+def _write_records(output_dir: Path, records: list[ExportRecord], folder: Path) -> None:
+    """Write the records, and the configurations of the model in `folder` unless the output directory has its own."""
+    with atomic_folder(output_dir) as scratch:
+        write_export_records(scratch / EXPORT_FILE, records)
+        for name in CONFIG_FILES:
+            is_model_folder = has_weights(output_dir) and (output_dir / name).exists()
+            if (folder / name).is_file() and not is_model_folder:
+                shutil.copyfile(folder / name, scratch / name)
+
+
+def _export_int8(
+    model: PreTrainedModel,
+    task: TaskName,
+    processor: BaseImageProcessor,
+    path: Path,
+    pixels: Tensor,
+    dtype: str,
+    images: "CalibrationImages",
+    max_drop: float,
+) -> dict[str, Any]:
+    """Write the int8 file of OpenVINO and return its accuracy drop and comparison.
+
+    Raises:
+        ValueError: If the accuracy drops by more than `max_drop` percentage points.
+    """
+    from .quantization import check_drop, measure_drop, quantize_openvino
+
+    float_model = convert_openvino(model, task, pixels)
+    save_openvino(
+        quantize_openvino(float_model, (image.numpy() for image in images.calibration.split(1))), path, dtype
+    )
+    exported = load_exported_model(path, model.config, task, "openvino")
+    drop = measure_drop(model, exported, task, processor, images)
+    check_drop(drop, max_drop)
+    comparison = compare(model, exported, images.calibration, task, processor)
+    return {**comparison._asdict(), "drop": drop._asdict()}
 
 
 def export_file(model: nn.Module, task: TaskName, backend: str, path: Path, pixels: Tensor, dtype: str) -> None:
@@ -144,85 +204,3 @@ def export_verified(
     comparison = compare(model, exported, pixels, task, processor, tie_tolerance)
     check_comparison(comparison, f"{FORMATS[backend].title} in {dtype}", float32=dtype == "float32")
     return comparison
-
-
-@dataclass
-class _Exporter:
-    """What the files of one export share.
-
-    Attributes:
-        model: Torch model in float32.
-        task: Its task.
-        processor: Its image processor.
-        dtype: Compute dtype.
-        pixels: Images to verify on and to measure latency with.
-        images: Calibration images.
-        folder: Folder of the checkpoint.
-        output_dir: Folder to write.
-    """
-
-    model: PreTrainedModel
-    task: TaskName
-    processor: BaseImageProcessor
-    dtype: str
-    pixels: Tensor
-    images: "CalibrationImages | None"
-    folder: Path
-    output_dir: Path
-
-    def export(self, backend: str) -> ExportRecord:
-        """Write and verify the file of a backend."""
-        with replace_exported(self.output_dir / FORMATS[backend].path(self.dtype, None)) as path:
-            # A model is confident on real images: no ties.
-            pixels, tie_tolerance = (self.images.calibration, 0.0) if self.images else (self.pixels, TIE_TOLERANCE)
-            arguments = (self.model, self.task, self.processor, backend, path, pixels, self.dtype, tie_tolerance)
-            comparison = export_verified(*arguments)
-            if comparison is None:
-                return self._record(path, backend, None, {"verified": False})
-            return self._record(path, backend, None, comparison._asdict() | self._measure_latency(path, backend))
-
-    def export_int8(self, backend: str, max_drop: float) -> ExportRecord:
-        """Write the int8 file of a backend if its accuracy drop is within `max_drop` percentage points."""
-        from .quantization import check_drop, measure_drop, quantize_openvino
-
-        if self.images is None:
-            raise ValueError("calibration: got None, expected images for int8. Pass a dataset or a folder of images.")
-        calibration = self.images.calibration
-        float_model = convert_openvino(self.model, self.task, self.pixels)
-        quantized = quantize_openvino(float_model, (image.numpy() for image in calibration.split(1)))
-        with replace_exported(self.output_dir / FORMATS[backend].path(self.dtype, "int8")) as path:
-            save_openvino(quantized, path, self.dtype)
-            exported = load_exported_model(path, self.model.config, self.task, backend)
-            drop = measure_drop(self.model, exported, self.task, self.processor, self.images)
-            check_drop(drop, max_drop)
-            comparison = compare(self.model, exported, calibration, self.task, self.processor)
-            measured = {**comparison._asdict(), "drop": drop._asdict(), **self._measure_latency(path, backend)}
-            return self._record(path, backend, "int8", measured)
-
-    def _measure_latency(self, path: Path, backend: str) -> dict[str, Any]:
-        exported = load_exported_model(path, self.model.config, self.task, backend)
-        return {"latency_ms": measure_latency(exported, self.pixels)}
-
-    def _record(self, path: Path, backend: str, quantization: str | None, measured: dict[str, Any]) -> ExportRecord:
-        record = ExportRecord(
-            backend=backend,
-            file=FORMATS[backend].path(self.dtype, quantization),
-            dtype=self.dtype,
-            quantization=quantization,
-            bytes=exported_bytes(path),
-            weights=cache.weights_hash(self.model),
-            size=list(self.pixels.shape[2:]),
-            versions=cache.package_versions(FORMATS[backend]),
-            machine=describe_hardware(),
-            **measured,
-        )
-        # A folder holds the exports of one model: records of other weights are dropped.
-        others = read_export_records(self.output_dir / EXPORT_FILE)
-        kept = [other for other in others if other.file != record.file and other.weights == record.weights]
-        with atomic_folder(self.output_dir) as scratch:
-            write_export_records(scratch / EXPORT_FILE, [*kept, record])
-            for name in CONFIG_FILES:
-                is_model_folder = has_weights(self.output_dir) and (self.output_dir / name).exists()
-                if (self.folder / name).is_file() and not is_model_folder:
-                    shutil.copyfile(self.folder / name, scratch / name)
-        return record

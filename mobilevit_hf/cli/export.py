@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 def export(
     model: ModelArgument,
-    out: Annotated[Path, typer.Argument(file_okay=False, help="Output directory; may be the model's own.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", file_okay=False, help="Output directory; may be the model's own.")
+    ],
     to: Annotated[list[ExportFormat], typer.Option(help="Backends to export to, such as --to onnx openvino.")],
-    more: Annotated[list[ExportFormat] | None, typer.Argument(hidden=True)] = None,
+    more: Annotated[list[ExportFormat] | None, typer.Argument(metavar="TO", hidden=True)] = None,
     dtype: Annotated[Dtype, typer.Option(help="Compute dtype of the exported model.")] = Dtype.float32,
     quantization: Annotated[
         Quantization | None, typer.Option(help="Quantize weights and activations; requires --calibration.")

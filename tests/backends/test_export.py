@@ -77,6 +77,20 @@ def test_folder_holds_the_exports_of_one_model(model_dirs, tmp_path, mobilevit, 
     assert [record.file for record in read_export_records(export_dir / "export.json")] == ["onnx/model.onnx"]
 
 
+def test_interrupted_reexport_leaves_no_record_of_other_weights(classifier_dir, fake_exports, monkeypatch):
+    require_backend("onnx")
+    mobilevit_hf.export_model(classifier_dir, classifier_dir, ["onnx"])
+    model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(classifier_dir)
+    with torch.no_grad():
+        model.classifier.bias += 1
+    model.save_pretrained(classifier_dir)
+    monkeypatch.setattr(export, "_write_records", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mobilevit_hf.export_model(classifier_dir, classifier_dir, ["onnx"])
+    assert (classifier_dir / "onnx" / "model.onnx").is_file()
+    assert read_export_records(classifier_dir / "export.json") == []
+
+
 def test_failed_export_leaves_no_files_and_keeps_earlier_ones(model_dirs, tmp_path, mobilevit, monkeypatch):
     require_backend("onnx", "openvino")
 
