@@ -129,7 +129,7 @@ def test_classifier_of_encoder_is_ignored(official_weights, tmp_path, output_dir
     assert set(convert_checkpoint(tmp_path / "det.pt", output_dir).ignored) == set(pretraining_only)
 
 
-# --- preprocessor ----------------------------------------------------------------------------------------------------
+# --- image processor -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

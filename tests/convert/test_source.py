@@ -4,12 +4,14 @@ import argparse
 import json
 import os
 import pickle
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 import transformers
+from huggingface_hub import get_session
 from safetensors.torch import save_file
 from source_checkpoints import stock_model
 
@@ -213,3 +215,12 @@ def test_failed_downloads_raise(server, timm_file, output_dir, monkeypatch, path
     with pytest.raises(ValueError, match=message):
         convert_checkpoint(server.url + path, output_dir)
     assert not output_dir.exists()
+
+
+def test_redirect_from_https_to_http_raises(output_dir, monkeypatch):
+    httpx = sys.modules[type(get_session()).__module__.partition(".")[0]]  # httpx2 in newer versions
+    redirect = httpx.Response(302, headers={"Location": "http://host/model.pth"})
+    client = httpx.Client(transport=httpx.MockTransport(lambda request: redirect))
+    monkeypatch.setattr(source, "get_session", lambda: client)
+    with pytest.raises(ValueError, match=r"redirected to http://host/model\.pth, which is not https"):
+        convert_checkpoint("https://host/model.pth", output_dir)
