@@ -1,4 +1,4 @@
-"""What every MobileViT model has to do, whatever its head: inherit `ModelSuite`, or `HeadSuite` if it takes labels."""
+"""Shared tests of all models: inherit `ModelSuite`, or `HeadSuite` for models that accept labels."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ from mobilevit_hf import MobileViTConfig, MobileViTSSDLiteConfig, MobileViTSSDLi
 from mobilevit_hf.modeling.layers_mobilevit import MobileViTConvLayer
 from mobilevit_hf.pipelines import fold_batch_norm
 
-# The smallest MobileViT in which no two neighboring widths can be mistaken for each other.
+# A tiny MobileViT whose neighboring layers differ in width.
 TINY = {
     "image_size": 64,
     "hidden_sizes": [12, 16, 20],
@@ -29,43 +29,43 @@ TINY = {
     "num_labels": 5,
 }
 TINY_BACKBONE = {name: value for name, value in TINY.items() if name != "num_labels"}
-LEVEL_CHANNELS = [24, 28, 28, 16, 16, 12]  # the second and third, fourth and fifth equal, as in the paper
-TRANSFORMER_LAYERS = (2, 4, 3)  # in the blocks of strides 8, 16, 32
+LEVEL_CHANNELS = [24, 28, 28, 16, 16, 12]  # some neighbors are equal, as in the paper
+TRANSFORMER_LAYERS = (2, 4, 3)  # of the blocks of strides 8, 16, 32
 STAGE_STRIDES = (2, 2, 4, 8, 16, 32)  # of the stem and the five encoder layers
 
-# The first captures the graph, the second its backward pass as well, the third needs a C++ compiler.
+# "eager" captures the graph, "aot_eager" the backward graph as well; "inductor" requires a C++ compiler.
 BACKENDS = ["eager", "aot_eager", *(["inductor"] if any(map(shutil.which, ("g++", "clang++"))) else [])]
 
 SIZES = [(32, 32), (33, 47), (64, 160), (225, 257)]
 
 
 def tiny_detector_config(**fields: Any) -> MobileViTSSDLiteConfig:
-    """A detector's configuration of a tiny backbone and level channels that differ from it."""
+    """Return the configuration of a detector with a tiny backbone."""
     tiny = {"backbone_config": TINY_BACKBONE, "image_size": 64, "level_channels": LEVEL_CHANNELS, "num_labels": 5}
     return MobileViTSSDLiteConfig(**tiny | fields)
 
 
 def tiny_detector(**fields: Any) -> MobileViTSSDLiteForObjectDetection:
-    """A filled detector of `tiny_detector_config`, in evaluation mode."""
+    """Return a tiny detector in evaluation mode, with weights from `fill`."""
     return fill(MobileViTSSDLiteForObjectDetection(tiny_detector_config(**fields))).eval()
 
 
 def make_pixels(batch: int = 2, height: int = 64, width: int = 64, channels: int = 3) -> Tensor:
-    """Random images (batch, channels, height, width) in 0..1, the same at every call."""
+    """Return random images (batch, channels, height, width) in 0..1 from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(batch, channels, height, width, generator=generator)
 
 
 def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Compare lists of tensors; the tolerance counts in units of a tensor's largest value where that is above 1."""
+    """Compare lists of tensors; the tolerance is scaled by the largest absolute value if that exceeds 1."""
     assert len(actual) == len(expected) > 0
-    for one, other in zip(actual, expected, strict=True):
-        assert other.std() > 0.01, "nothing to compare: the expected output is constant"
-        torch.testing.assert_close(one, other, atol=tolerance * max(1.0, float(other.abs().max())), rtol=0)
+    for tensor, reference in zip(actual, expected, strict=True):
+        assert reference.std() > 0.01, "the expected output is constant"
+        torch.testing.assert_close(tensor, reference, atol=tolerance * max(1.0, float(reference.abs().max())), rtol=0)
 
 
 def assert_xavier(weight: Tensor, name: str) -> None:
-    """That a weight is drawn from Xavier's uniform distribution; `name` is told if it is not."""
+    """Check that a weight is sampled from the Xavier uniform distribution; `name` is the message on failure."""
     receptive_field = math.prod(weight.shape[2:])
     bound = math.sqrt(6 / ((weight.shape[0] + weight.shape[1]) * receptive_field))
     assert weight.abs().max() <= bound, name
@@ -79,14 +79,14 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 class ModelSuite:
-    """The tests every model inherits.
+    """Tests of every model.
 
     Attributes:
         model_class: The class under test.
-        output_names: The outputs to compare; each a tensor or a tuple of tensors.
-        first_stage: Which of stem (0) and encoder layers (1 to 5) is the first of the hidden states.
-        smallest_exported_side: From how many pixels up a program serves all images. One cell or patch in the
-            coarsest feature map is a case of its own, so that it has to have more.
+        output_names: Outputs to compare; each a tensor or a tuple of tensors.
+        first_stage: Stem (0) or encoder layer (1 to 5) of the first hidden state.
+        smallest_exported_side: Minimum image side of an exported graph, in pixels. A single cell or patch in the
+            coarsest feature map would be specialized, so the minimum gives more than one.
     """
 
     model_class: ClassVar[type]
@@ -94,33 +94,29 @@ class ModelSuite:
     first_stage: ClassVar[int] = 1
     smallest_exported_side: ClassVar[int] = 65
 
-    # --- to override -------------------------------------------------------------------------------------------------
-
     def make_config(self, **fields: Any) -> Any:
-        """The configuration of a tiny model."""
+        """Return the configuration of a tiny model."""
         return MobileViTConfig(**{**TINY, **fields})
 
     def encoder_config(self, config: Any) -> MobileViTConfig:
-        """The MobileViT part of a configuration."""
+        """Return the encoder's part of a configuration."""
         return config
 
     def output_shapes(self, config: Any, batch: int, height: int, width: int) -> list[tuple[int, ...]]:
-        """The shapes of all output tensors, in the order of `output_names`."""
+        """Return the shapes of all output tensors, in the order of `output_names`."""
         raise NotImplementedError
 
     def make_labels(self, batch: int, height: int, width: int) -> dict[str, Any]:
-        """What `forward` takes beside the pixels to return a loss."""
+        """Return the arguments of `forward` for a loss, other than the pixels."""
         return {}
 
-    # --- tools -------------------------------------------------------------------------------------------------------
-
     def make_model(self, attn_implementation: str | None = None, **fields: Any) -> nn.Module:
-        """A tiny model in evaluation mode in which every parameter differs from its neighbors."""
+        """Return a tiny model in evaluation mode, with weights from `fill`."""
         config = self.make_config(**fields)
         return fill(self.model_class._from_config(config, attn_implementation=attn_implementation)).eval()
 
     def tensors(self, outputs: Any) -> list[Tensor]:
-        """The outputs to compare."""
+        """Return the output tensors to compare."""
         values = [outputs[name] for name in self.output_names]
         return [tensor for value in values for tensor in (value if isinstance(value, tuple) else (value,))]
 
@@ -132,7 +128,7 @@ class ModelSuite:
         return [min(stride, self.encoder_config(config).output_stride) for stride in STAGE_STRIDES]
 
     def train_step(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """A seeded forward and backward pass in training mode: the loss, all gradients, all statistics."""
+        """Run a seeded forward and backward pass in training mode; return loss, gradients and buffers."""
         model.train().zero_grad()
         torch.manual_seed(0)
         outputs = model(pixel_values=make_pixels(), **self.make_labels(2, 64, 64))
@@ -197,14 +193,14 @@ class ModelSuite:
         ]
         assert [tuple(state.shape) for state in outputs.hidden_states] == expected[self.first_stage :]
 
-    def test_nothing_unasked_is_returned(self):
+    def test_optional_outputs_are_not_returned_by_default(self):
         with torch.no_grad():
             outputs = self.make_model()(pixel_values=make_pixels())
         assert outputs.get("hidden_states") is None
         assert outputs.get("attentions") is None
         assert "loss" not in outputs
 
-    def test_configuration_asks_for_outputs(self):
+    def test_config_enables_optional_outputs(self):
         model = self.make_model("eager")
         model.config.output_hidden_states = model.config.output_attentions = True
         with torch.no_grad():
@@ -222,7 +218,7 @@ class ModelSuite:
         torch.testing.assert_close(actual, expected)
 
     @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
-    def test_any_size(self, size):
+    def test_any_image_size(self, size):
         model = self.make_model()
         outputs = self.run(model, make_pixels(2, *size))
         assert [tuple(tensor.shape) for tensor in outputs] == self.output_shapes(model.config, 2, *size)
@@ -235,11 +231,11 @@ class ModelSuite:
         assert [tuple(tensor.shape) for tensor in outputs] == self.output_shapes(model.config, 2, 64, 80)
         assert all(tensor.isfinite().all() for tensor in outputs)
 
-    def test_images_of_a_batch_are_independent(self):
+    def test_batch_equals_single_images(self):
         model, pixels = self.make_model(), make_pixels(3, 64, 80)
-        together = self.run(model, pixels)
-        alone = self.run(model, pixels[1:2])
-        assert_close([tensor[1:2] for tensor in together], alone, 1e-5)
+        batched = self.run(model, pixels)
+        single = self.run(model, pixels[1:2])
+        assert_close([tensor[1:2] for tensor in batched], single, 1e-5)
 
     def test_channels_last_input(self):
         model, pixels = self.make_model(), make_pixels(2, 64, 80)
@@ -247,7 +243,7 @@ class ModelSuite:
         assert_close(self.run(model, pixels.to(memory_format=torch.channels_last)), expected, 1e-5)
         assert_close(self.run(model.to(memory_format=torch.channels_last), pixels), expected, 1e-5)
 
-    def test_input_is_left_alone(self):
+    def test_input_is_not_modified(self):
         pixels = make_pixels()
         self.run(self.make_model(), pixels)
         assert torch.equal(pixels, make_pixels())
@@ -257,13 +253,13 @@ class ModelSuite:
         model, pixels = self.make_model(), make_pixels()
         expected = self.run(model, pixels)
         half = copy.deepcopy(model).to(dtype)
-        for given in (pixels, pixels.to(dtype)):  # float32 pixels are accepted too
-            for actual, reference in zip(self.run(half, given), expected, strict=True):
+        for inputs in (pixels, pixels.to(dtype)):  # float32 inputs are accepted, too
+            for actual, reference in zip(self.run(half, inputs), expected, strict=True):
                 if actual.is_floating_point():
                     assert actual.isfinite().all()
                     assert relative_error(actual, reference) < tolerance
 
-    def test_folded_batch_norm(self):
+    def test_fold_batch_norm_keeps_outputs_and_model(self):
         model, pixels = self.make_model(), make_pixels(2, 64, 80)
         model.train()
         before = copy.deepcopy(model.state_dict())
@@ -278,14 +274,14 @@ class ModelSuite:
 
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def test_train_step(self):
+    def test_all_parameters_have_finite_gradients(self):
         loss, gradients, _ = self.train_step(self.make_model())
         assert loss.isfinite()
-        assert all(gradient is not None for gradient in gradients.values()), "a parameter gets no gradient"
+        assert all(gradient is not None for gradient in gradients.values()), "a parameter has no gradient"
         assert all(gradient.isfinite().all() for gradient in gradients.values())
 
     @pytest.mark.parametrize("use_reentrant", [False, True])
-    def test_gradient_checkpointing(self, use_reentrant):
+    def test_gradient_checkpointing_keeps_loss_and_gradients(self, use_reentrant):
         model = self.make_model()
         checkpointed = copy.deepcopy(model)
         checkpointed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
@@ -295,10 +291,10 @@ class ModelSuite:
         torch.testing.assert_close(actual_loss, loss)
         torch.testing.assert_close(actual_gradients, gradients)
         assert any(name.endswith("num_batches_tracked") and count == 1 for name, count in statistics.items())
-        if not use_reentrant:  # reentrant checkpointing runs every block twice without telling
+        if not use_reentrant:  # reentrant checkpointing updates the statistics twice
             torch.testing.assert_close(actual_statistics, statistics)
 
-    def test_gradient_checkpointing_recomputes(self):
+    def test_gradient_checkpointing_recomputes_activations(self):
         model = self.make_model()
         model.gradient_checkpointing_enable()
         runs = []
@@ -308,7 +304,7 @@ class ModelSuite:
         self.train_step(model)
         assert len(runs) > len(set(runs))
 
-    def test_gradient_checkpointing_can_be_copied_and_ended(self):
+    def test_gradient_checkpointing_survives_copy_and_can_be_disabled(self):
         model = self.make_model()
         expected = self.train_step(copy.deepcopy(model))
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -317,7 +313,7 @@ class ModelSuite:
         torch.testing.assert_close(self.train_step(copied), expected)
         torch.testing.assert_close(self.train_step(model), expected)
 
-    def test_autocast(self):
+    def test_bfloat16_autocast(self):
         model = self.make_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         expected, *_ = self.train_step(model)
         with torch.autocast("cpu", torch.bfloat16):
@@ -325,7 +321,7 @@ class ModelSuite:
         assert abs(loss - expected) < 0.1 * expected
         assert all(gradient.isfinite().all() and gradient.dtype == torch.float32 for gradient in gradients.values())
 
-    # --- bad input ---------------------------------------------------------------------------------------------------
+    # --- invalid input -----------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize(
         ("pixels", "message"),
@@ -338,11 +334,11 @@ class ModelSuite:
         ],
         ids=["none", "channels", "no-batch", "uint8", "small"],
     )
-    def test_bad_pixels(self, pixels, message):
+    def test_invalid_pixels_raise(self, pixels, message):
         with pytest.raises(ValueError, match=message):
             self.make_model()(pixel_values=pixels)
 
-    def test_one_pixel_less_than_the_stride(self):
+    def test_minimum_image_size_is_the_output_stride(self):
         model = self.make_model()
         stride = self.encoder_config(model.config).output_stride
         self.run(model, make_pixels(1, stride, stride))
@@ -352,7 +348,7 @@ class ModelSuite:
     # --- compilers ---------------------------------------------------------------------------------------------------
 
     def check_compiled(self, backend: str) -> None:
-        """Compare the model compiled into one graph with itself."""
+        """Compare the model with its compilation into a single graph."""
         torch.compiler.reset()
         model, pixels = self.make_model(), make_pixels(2, 64, 80)
         compiled = torch.compile(model, fullgraph=True, backend=backend)
@@ -364,7 +360,7 @@ class ModelSuite:
         self.check_compiled(backend)
 
     @pytest.mark.slow
-    def test_compiled_train_step(self):
+    def test_compiled_train_step_equals_eager(self):
         torch.compiler.reset()
         model = self.make_model(attention_probs_dropout_prob=0.0)
         for module in model.modules():
@@ -378,11 +374,11 @@ class ModelSuite:
         torch.testing.assert_close(actual_statistics, statistics)
 
     @pytest.mark.slow
-    def test_export_once_for_all_sizes(self):
+    def test_exported_graph_accepts_all_sizes(self):
         model, smallest = self.make_model(), self.smallest_exported_side
         batch = torch.export.Dim("batch", min=1, max=64)
         height, width = (torch.export.Dim(name, min=smallest, max=2048) for name in ("height", "width"))
-        program = torch.export.export(
+        exported = torch.export.export(
             model,
             (),
             kwargs={"pixel_values": make_pixels(2, smallest + 191, smallest + 191)},
@@ -391,17 +387,17 @@ class ModelSuite:
         ).module()
         for batch_size, *extra in ((2, 191, 191), (1, 127, 255), (1, 160, 192), (3, 0, 31)):
             pixels = make_pixels(batch_size, *(smallest + pixels for pixels in extra))
-            assert_close(self.run(program, pixels), self.run(model, pixels), 1e-4)
+            assert_close(self.run(exported, pixels), self.run(model, pixels), 1e-4)
 
 
 class HeadSuite(ModelSuite):
-    """Further tests for models that take labels and return a loss."""
+    """Additional tests of models that accept labels and return a loss."""
 
     def invalid_labels(self) -> list[tuple[dict[str, Any], str]]:
-        """Labels for two images of 64x64 that `forward` refuses, and what it has to say to each."""
+        """Return invalid labels for two images of 64x64, each with the expected error message."""
         raise NotImplementedError
 
-    def test_loss(self):
+    def test_loss_is_returned_with_labels(self):
         model, pixels = self.make_model(), make_pixels()
         with torch.no_grad():
             outputs = model(pixel_values=pixels, **self.make_labels(2, 64, 64))
@@ -411,7 +407,7 @@ class HeadSuite(ModelSuite):
         assert_close(self.tensors(outputs), self.run(model, pixels), 1e-6)
         torch.testing.assert_close(as_tuple[0], outputs.loss)
 
-    def test_steps_lower_the_loss(self):
+    def test_optimizer_steps_lower_the_loss(self):
         torch.manual_seed(0)
         model = self.model_class(self.make_config())
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -421,25 +417,25 @@ class HeadSuite(ModelSuite):
             optimizer.step()
         assert losses[-1] < 0.8 * losses[0]
 
-    def test_wrong_labels(self):
+    def test_invalid_labels_raise(self):
         model = self.make_model()
         for labels, message in self.invalid_labels():
             with pytest.raises(ValueError, match=message):
                 model(pixel_values=make_pixels(), **labels)
 
-    def test_loads_with_another_number_of_labels(self, tmp_path):
+    def test_from_pretrained_with_other_num_labels(self, tmp_path):
         model = self.make_model()
         model.save_pretrained(tmp_path)
         torch.manual_seed(0)
         loaded = self.model_class.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
         assert loaded.config.num_labels == len(loaded.config.id2label) == 7
-        new = []
+        reinitialized = []
         for name, tensor in loaded.state_dict().items():
             if tensor.shape == model.state_dict()[name].shape:
                 assert torch.equal(tensor, model.state_dict()[name]), name
             else:
-                new.append(name)
+                reinitialized.append(name)
                 assert tensor.isfinite().all()
-        assert len(new) >= 2
+        assert len(reinitialized) >= 2
         outputs = self.run(loaded, make_pixels())
         assert [tuple(t.shape) for t in outputs] == self.output_shapes(loaded.config, 2, 64, 64)

@@ -427,9 +427,8 @@ def test_labels_accept_other_dtypes_and_extra_entries():
     with torch.no_grad():
         expected = model(pixels, labels=[label([BOX], [1])]).loss
         other = {"boxes": torch.tensor([BOX]).double(), "class_labels": torch.tensor([1], dtype=torch.int32)}
-        loss = model(
-            pixels, labels=[{**other_dtypes, "image_id": "a", "area": None, "iscrowd": torch.tensor([0])}]
-        ).loss
+        other |= {"image_id": "a", "area": None, "iscrowd": torch.tensor([0])}
+        loss = model(pixels, labels=[other]).loss
     torch.testing.assert_close(loss, expected)
 
 

@@ -261,9 +261,7 @@ def test_pushed_files_equal_saved_files(hub, detector_dir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("without_package", [False, True])
-def test_detector_loads_in_clean_process(
-    without_package, hub, detector_dir, expected_detections, run_python, tmp_path
-):
+def test_detector_in_clean_process(without_package, hub, detector_dir, expected_detections, run_python, tmp_path):
     """From a directory, from the Hub, and from a copy saved again; by the pipeline and by each Auto class.
 
     Without this package, the code in the repository runs only with `trust_remote_code=True`.

@@ -1,10 +1,10 @@
-"""Fetch the test mixins that transformers carries in its source distribution, for the very version installed.
+"""Fetch the test mixins from the source distribution of the installed transformers version.
 
     python tests/transformers_suite/fetch.py
 
-They are kept outside the checkout, one folder a version: in `$MOBILEVIT_TRANSFORMERS_TESTS` if that is set, else in
-`$XDG_CACHE_HOME/mobilevit_hf` or `~/.cache/mobilevit_hf`. Pip does the download, so its own settings (index, proxy,
-certificates, find-links) apply.
+They are cached outside the checkout, one folder per version: in `$MOBILEVIT_TRANSFORMERS_TESTS` if set, else in
+`$XDG_CACHE_HOME/mobilevit_hf` or `~/.cache/mobilevit_hf`. The download uses pip and its settings (index, proxy,
+certificates, find-links).
 """
 
 import os
@@ -20,14 +20,14 @@ DOWNLOAD_SECONDS = 300
 
 
 class SuiteUnavailable(RuntimeError):
-    """The tests of the installed transformers cannot be had; the message is one line."""
+    """The tests of the installed transformers version are unavailable; the message is one line."""
 
     def __init__(self, reason: object) -> None:
-        super().__init__(f"the tests of {PACKAGE} are not at hand: {reason}")
+        super().__init__(f"The tests of {PACKAGE} are unavailable: {reason}")
 
 
 def cache_folder() -> Path:
-    """The folder outside the checkout that holds the tests of this version, there or not."""
+    """Return the folder outside the checkout for the tests of this version."""
     if chosen := os.environ.get("MOBILEVIT_TRANSFORMERS_TESTS"):
         return Path(chosen).expanduser() / PACKAGE
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -35,10 +35,10 @@ def cache_folder() -> Path:
 
 
 def fetch() -> Path:
-    """The folder with the tests of the installed transformers version, downloaded unless it is there.
+    """Download the tests of the installed transformers version, unless cached, and return their folder.
 
     Raises:
-        SuiteUnavailable: Without network, say.
+        SuiteUnavailable: If the download fails, for example without network.
     """
     folder = cache_folder()
     if not folder.is_dir():
@@ -52,18 +52,18 @@ def fetch() -> Path:
 
 
 def _download(folder: Path) -> Path:
-    """Have pip put the source distribution into `folder`."""
+    """Download the source distribution to `folder` by pip."""
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--retries=1", "--timeout=15"]
-    what = ["--no-deps", "--no-binary=transformers", f"--dest={folder}", PACKAGE.replace("-", "==", 1)]
+    requirement = ["--no-deps", "--no-binary=transformers", f"--dest={folder}", PACKAGE.replace("-", "==", 1)]
     try:
         pip = subprocess.run(
-            [sys.executable, "-m", "pip", "download", *options, *what],
+            [sys.executable, "-m", "pip", "download", *options, *requirement],
             capture_output=True,
             text=True,
             timeout=DOWNLOAD_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise SuiteUnavailable(f"no download in {error.timeout:g} s") from error
+        raise SuiteUnavailable(f"no download within {error.timeout:g} s") from error
     if pip.returncode != 0:
         reason = (pip.stderr.strip() or pip.stdout.strip() or "pip failed").splitlines()[-1]
         raise SuiteUnavailable(reason)
@@ -71,18 +71,18 @@ def _download(folder: Path) -> Path:
 
 
 def _unpack_tests(archive_path: Path) -> Path:
-    """Unpack the files under tests/, and no others, beside the archive."""
+    """Unpack the files under tests/ next to the archive."""
     with tarfile.open(archive_path) as archive:
         tests = [member for member in archive if PurePosixPath(member.name).parts[:2] == (PACKAGE, "tests")]
         archive.extractall(archive_path.parent, members=tests, filter="data")
     unpacked = archive_path.parent / PACKAGE
     if not (unpacked / "tests").is_dir():
-        raise SuiteUnavailable("its source distribution has none")
+        raise SuiteUnavailable("the source distribution does not contain them")
     return unpacked
 
 
 def _move_into_place(unpacked: Path, folder: Path) -> None:
-    """Rename, so that the folder is either whole or absent; of two processes the faster one wins."""
+    """Rename atomically, so that the folder is complete or absent; a concurrent process may be faster."""
     try:
         unpacked.rename(folder)
     except OSError:

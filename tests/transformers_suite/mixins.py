@@ -1,7 +1,7 @@
 """Make the fetched test mixins importable: `import_mixins("test_modeling_common")` and the like.
 
-The source distribution carries the common test files but not the folders beside them. What they miss is looked up in
-`stand_ins/`, which is searched second: a version that ships the real thing uses the real thing.
+The source distribution contains the common test files but not all modules that they import. Missing modules are
+imported from `stand_ins/`, which is searched second, so that modules of the distribution take precedence.
 """
 
 import importlib
@@ -16,7 +16,7 @@ import transformers
 
 from .fetch import SuiteUnavailable, fetch
 
-# Not "tests", the name the files have in their own repository: that could be anybody's.
+# Not "tests", their name in the transformers repository, which may conflict with other packages.
 PACKAGE = "transformers_tests"
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -25,17 +25,17 @@ def import_mixins(name: str) -> ModuleType:
     """Import one of the fetched test files.
 
     Raises:
-        SuiteUnavailable: If they cannot be fetched, or miss something that nothing stands in for.
+        SuiteUnavailable: If the download fails, or a module without stand-in is missing.
     """
     if PACKAGE not in sys.modules:
         package = ModuleType(PACKAGE)
         package.__path__ = [str(fetch()), str(STAND_INS)]
         sys.modules[PACKAGE] = package
-    # The files would run transformers' __init__ once more, from the source tree that they expect around them.
+    # The files would import transformers again, from the source tree that they expect around them.
     installed = mock.patch("transformers.utils.direct_transformers_import", return_value=transformers)
-    # The pipeline tests read at import which tiny models there are.
+    # The pipeline tests read the list of tiny models at import.
     tiny_models = mock.patch.dict(os.environ, TRANSFORMERS_TINY_MODEL_PATH=str(STAND_INS))
-    # They carry markers of their own repository, which strict checking would refuse.
+    # They use markers of their repository, which --strict-markers would reject.
     any_marker = mock.patch.object(pytest.mark, "_config", None)
     with installed, tiny_models, any_marker:
         try:
@@ -43,4 +43,4 @@ def import_mixins(name: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is None or not error.name.startswith(f"{PACKAGE}."):
                 raise
-            raise SuiteUnavailable(f"{name}.py needs {error.name}, and nothing stands in for it") from error
+            raise SuiteUnavailable(f"{name}.py requires {error.name}, which has no stand-in") from error

@@ -1,6 +1,6 @@
-"""The test mixins of the installed transformers version, run against our classes and, as the yardstick, against stock.
+"""Test mixins of the installed transformers version for this package's classes and, as a reference, stock MobileViT.
 
-Two rules: our classes pass everything, and skip nothing that stock MobileViT passes (`conftest.py` holds the second).
+The classes of this package may only skip tests that stock MobileViT does not pass (see `conftest.py`).
 """
 
 import os
@@ -44,7 +44,7 @@ BATCH = 3
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_models(tmp_path_factory):
-    """What the pipeline tests would load from the Hub: tiny checkpoints, saved by stock for both sets of classes."""
+    """Replace the tiny checkpoints on the Hub by checkpoints saved by stock classes, for both sets of classes."""
     folder = tmp_path_factory.mktemp("tiny_models")
     image_processor = transformers.MobileViTImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
@@ -55,14 +55,14 @@ def _tiny_models(tmp_path_factory):
         image_processor.save_pretrained(checkpoint)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipelines, "TRANSFORMERS_TINY_MODEL_PATH", str(folder))
-        # "tests.pipelines..." names the tests by the place they have in their own repository.
+        # The tests are referred to by their module in the transformers repository, "tests.pipelines...".
         for task, entry in pipelines.pipeline_test_mapping.items():
             patch.setitem(pipelines.pipeline_test_mapping, task, {"test": f"transformers_{entry['test']}"})
         yield
 
 
 class TinyModel:
-    """Gives the mixins what they ask a "model tester" for: a tiny config, and inputs to go with it."""
+    """The "model tester" of the mixins: a tiny configuration and matching inputs."""
 
     batch_size = BATCH
     image_size = TINY["image_size"]
@@ -81,18 +81,18 @@ class TinyModel:
 
 
 class MobileViTTests(modeling.ModelTesterMixin):
-    """The common tests of models, with the few that MobileViT has to word in its own way."""
+    """Common tests of models, some of them adapted to MobileViT."""
 
     config_class: type[transformers.PreTrainedConfig]
     test_resize_embeddings = False
     test_torch_exportable = True
-    strides = (2, 4, 8, 16, 32)  # of the hidden states, the last of which comes before the last convolution
+    strides = (2, 4, 8, 16, 32)  # of the hidden states, before the last convolution
 
     def setUp(self):
         self.model_tester = TinyModel(self.config_class)
 
     def run_model(self, model_class, **fields):
-        """The outputs of a fresh model in evaluation mode, with other values for some fields of the config."""
+        """Return the outputs of a new model in evaluation mode, with some fields of the configuration changed."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         config.update(fields)
         with torch.no_grad():
@@ -112,16 +112,16 @@ class MobileViTTests(modeling.ModelTesterMixin):
             hidden_states = self.run_model(model_class, output_hidden_states=True).hidden_states
             assert [tuple(features.shape) for features in hidden_states] == expected
 
-    @unittest.skip("images have no token embeddings")
+    @unittest.skip("vision models have no token embeddings")
     def test_model_get_set_embeddings(self):
         pass
 
 
 class AttentionTests:
-    """Attention weights, which stock MobileViT does not return."""
+    """Tests of attention weights, which stock MobileViT does not return."""
 
     def test_attention_outputs(self):
-        # (batch * pixels of a patch, heads, patches, patches): the last feature map has one pixel, resized to a patch.
+        # (batch * pixels per patch, heads, patches, patches); the last feature map, one pixel, is resized to a patch.
         layers_and_patches = ((2, 4), (4, 1), (3, 1))
         expected = [
             (BATCH * 2 * 2, TINY["num_attention_heads"], patches, patches)
@@ -134,7 +134,7 @@ class AttentionTests:
 
 
 class HeadTests(MobileViTTests, pipelines.PipelineTesterMixin):
-    """The tests of the model, the classifier and the segmenter, and of their pipelines."""
+    """Tests of model, classifier and segmentation model, and of their pipelines."""
 
     def test_output_shapes(self):
         model, classifier, segmenter = self.all_model_classes
@@ -149,7 +149,7 @@ class HeadTests(MobileViTTests, pipelines.PipelineTesterMixin):
 
 
 def model_classes(package):
-    """The classes of stock transformers, or those of the same name of this package."""
+    """Return the model classes of stock transformers or of this package."""
     return package.MobileViTModel, package.MobileViTForImageClassification, package.MobileViTForSemanticSegmentation
 
 
@@ -159,7 +159,7 @@ def pipeline_tasks(package):
 
 
 class Stock(HeadTests, unittest.TestCase):
-    """Stock MobileViT: shows that the suite is sound, and which tests may not be skipped."""
+    """Stock MobileViT, the reference for tests that may be skipped."""
 
     config_class = transformers.MobileViTConfig
     all_model_classes = model_classes(transformers)
@@ -167,24 +167,24 @@ class Stock(HeadTests, unittest.TestCase):
     has_attentions = False
 
 
-class Ours(AttentionTests, HeadTests, unittest.TestCase):
-    """Our classes of the same names."""
+class MobileViT(AttentionTests, HeadTests, unittest.TestCase):
+    """The drop-in replacements of stock classes."""
 
-    yardstick = Stock
+    reference = Stock
     config_class = mobilevit_hf.MobileViTConfig
     all_model_classes = model_classes(mobilevit_hf)
     pipeline_model_mapping = pipeline_tasks(mobilevit_hf)
     test_can_init_all_missing_weights_before_2023 = True
 
-    def test_no_test_of_stock_is_missing(self):
+    def test_all_tests_of_stock_are_included(self):
         names = unittest.defaultTestLoader.getTestCaseNames
         assert set(names(Stock)) <= set(names(type(self)))
 
 
-class OurBackbone(backbones.BackboneTesterMixin, unittest.TestCase):
-    """Our backbone, by the common tests of backbones. Stock has none to compare with: nothing may be skipped."""
+class Backbone(backbones.BackboneTesterMixin, unittest.TestCase):
+    """Common tests of backbones. Without a stock backbone as reference, no test may be skipped."""
 
-    yardstick = None
+    reference = None
     config_class = mobilevit_hf.MobileViTBackboneConfig
     all_model_classes = (mobilevit_hf.MobileViTBackbone,)
 
@@ -192,25 +192,25 @@ class OurBackbone(backbones.BackboneTesterMixin, unittest.TestCase):
         self.model_tester = TinyModel(self.config_class, out_features=["stage3", "stage4", "stage5"])
 
 
-class OurBackboneAsModel(AttentionTests, MobileViTTests, unittest.TestCase):
-    """Our backbone, by the common tests of models."""
+class BackboneModel(AttentionTests, MobileViTTests, unittest.TestCase):
+    """Common tests of models for the backbone."""
 
-    yardstick = Stock
+    reference = Stock
     config_class = mobilevit_hf.MobileViTBackboneConfig
     all_model_classes = (mobilevit_hf.MobileViTBackbone,)
     strides = (2, *MobileViTTests.strides)
     test_can_init_all_missing_weights_before_2023 = True
-    test_torch_save_load = None  # about classes that AutoModel makes
-    test_retain_grad_hidden_states_attentions = None  # about classes whose first output is a tensor
+    test_torch_save_load = None  # applies to classes of AutoModel
+    test_retain_grad_hidden_states_attentions = None  # applies to classes whose first output is a tensor
 
     @pytest.fixture(autouse=True)
-    def _known_as_backbone(self, monkeypatch):
-        """The tests of training leave out stock's backbones, by name."""
+    def _list_as_backbone(self, monkeypatch):
+        """The training tests exclude backbones by this mapping."""
         monkeypatch.setitem(MODEL_FOR_BACKBONE_MAPPING_NAMES, "mobilevit_backbone", "MobileViTBackbone")
 
 
 class TinyDetector(TinyModel):
-    """The detector's configuration holds the backbone's."""
+    """Model tester of the detector, whose configuration contains that of the backbone."""
 
     def get_config(self):
         fields = {name: value for name, value in self.fields.items() if name not in ("image_size", "num_labels")}
@@ -222,15 +222,15 @@ class TinyDetector(TinyModel):
         )
 
 
-class OurDetector(AttentionTests, MobileViTTests, unittest.TestCase):
-    """Our detector, by the common tests of models."""
+class Detector(AttentionTests, MobileViTTests, unittest.TestCase):
+    """Common tests of models for the detector."""
 
-    yardstick = Stock
+    reference = Stock
     config_class = mobilevit_hf.MobileViTSSDLiteConfig
     all_model_classes = (mobilevit_hf.MobileViTSSDLiteForObjectDetection,)
     strides = (2, *MobileViTTests.strides)
     test_can_init_all_missing_weights_before_2023 = True
-    test_torch_save_load = None  # about classes that AutoModel makes
+    test_torch_save_load = None  # applies to classes of AutoModel
 
     def setUp(self):
         self.model_tester = TinyDetector(self.config_class)

@@ -1,4 +1,4 @@
-"""Stands in for the exporter tests: the source distribution leaves out the folder."""
+"""Stand-in for the exporter tests, which the source distribution does not contain."""
 
 
 class ExportTesterMixin:

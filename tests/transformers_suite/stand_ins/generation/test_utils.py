@@ -1,5 +1,5 @@
-"""Stands in for the text generation tests: the source distribution leaves out the folder."""
+"""Stand-in for the text generation tests, which the source distribution does not contain."""
 
 
 class GenerationTesterMixin:
-    """No tests; `ModelTesterMixin` asks whether a test class inherits it."""
+    """No tests; `ModelTesterMixin` checks for this base class."""

@@ -1,4 +1,4 @@
-"""What the stand-ins for the image pipeline tests share."""
+"""Base class of the stand-ins for the image pipeline tests."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ from transformers import Pipeline, pipeline
 
 
 class ImagePipelineTests:
-    """Builds the pipeline of one task and checks what it makes of a few images."""
+    """Test of the pipeline of a task with a few images."""
 
     task: str
 
     def get_test_pipeline(
         self, model, tokenizer=None, image_processor=None, feature_extractor=None, processor=None, dtype="float32"
     ) -> tuple[Pipeline, list[Image.Image]]:
-        """The pipeline, and images of different sizes to run it on."""
+        """Return the pipeline and images of different sizes."""
         rng = np.random.default_rng(0)
         sizes = [(48, 40), (32, 32), (40, 64)]
         images = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
         return pipeline(self.task, model=model, image_processor=image_processor, dtype=dtype), images
 
     def run_pipeline_test(self, pipe: Pipeline, images: list[Image.Image]) -> None:
-        """One image alone, and all of them in batches of two, give well-formed and equally many results."""
+        """Check the results for a single image and for batches of two."""
         self.check(pipe(images[0]), images[0], pipe)
         results = pipe(images, batch_size=2)
         assert len(results) == len(images), (len(results), len(images))
@@ -30,5 +30,5 @@ class ImagePipelineTests:
             self.check(result, image, pipe)
 
     def check(self, result: Any, image: Image.Image, pipe: Pipeline) -> None:
-        """Raise unless the result of one image is well-formed."""
+        """Check the result of an image."""
         raise NotImplementedError

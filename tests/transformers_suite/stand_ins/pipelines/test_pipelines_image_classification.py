@@ -1,15 +1,15 @@
-"""Stands in for the image classification pipeline's tests: the source distribution leaves out the folder."""
+"""Stand-in for the tests of the image classification pipeline, which the source distribution does not contain."""
 
 from .image_pipelines import ImagePipelineTests
 
 
 class ImageClassificationPipelineTests(ImagePipelineTests):
-    """Five best labels, best first."""
+    """Tests of the five best classes, in descending order of the score."""
 
     task = "image-classification"
 
     def check(self, result, image, pipe):
-        """Scores are probabilities in falling order, labels those of the config."""
+        """Scores are probabilities in descending order, labels are those of the configuration."""
         scores = [entry["score"] for entry in result]
         assert len(result) == min(5, pipe.model.config.num_labels), result
         assert scores == sorted(scores, reverse=True), scores

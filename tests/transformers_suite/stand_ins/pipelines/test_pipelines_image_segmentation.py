@@ -1,4 +1,4 @@
-"""Stands in for the image segmentation pipeline's tests: the source distribution leaves out the folder."""
+"""Stand-in for the tests of the segmentation pipeline, which the source distribution does not contain."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from .image_pipelines import ImagePipelineTests
 
 
 class ImageSegmentationPipelineTests(ImagePipelineTests):
-    """A mask for every label found."""
+    """Tests of the masks per predicted label."""
 
     task = "image-segmentation"
 
     def check(self, result, image, pipe):
-        """Masks have the size of the image and, put together, cover every pixel once."""
+        """Masks have the size of the image and cover every pixel exactly once."""
         masks = [np.asarray(entry["mask"]) // 255 for entry in result]
         assert all(mask.shape == (image.height, image.width) for mask in masks), [mask.shape for mask in masks]
         assert (np.sum(masks, axis=0) == 1).all()

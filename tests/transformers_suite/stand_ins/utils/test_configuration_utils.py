@@ -1,6 +1,6 @@
-"""Stands in for the table of common configuration values: the source distribution leaves out the folder."""
+"""Stand-in for the table of common configuration values, which the source distribution does not contain."""
 
-# A value other than the default for the fields every configuration has.
+# Values other than the default for the fields of every configuration.
 config_common_kwargs = {
     "architectures": ["SomeModel"],
     "chunk_size_feed_forward": 5,
