@@ -1,102 +1,105 @@
-"""Any file a person may point at: decoded to what they see, or one line that says why not."""
+"""Finding and decoding images."""
 
 import contextlib
+import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+import torch
+from dataset_files import jpeg_bytes, noise_image, orientation_exif, png_bytes
 from PIL import Image
+from torchvision.transforms import v2
 
 from mobilevit_hf.data import images
-from mobilevit_hf.data.images import UnreadableImageError, find_images, load_image
+from mobilevit_hf.data.images import LazyImage, Region, UnreadableImageError, find_images, load_image
 
-ORIENTATION = 0x0112
+SMALL_IMAGE = noise_image(0, 37, 21)
 
 
-def pixels(path):
+def load_pixels(path):
     return np.asarray(load_image(path)).astype(int)
 
 
-def close(got, expected, tolerance=1):
+def is_close(got, expected, tolerance=1):
     return got.shape == expected.shape and np.abs(got - expected).max() <= tolerance
 
 
 @pytest.fixture
-def colors():
-    """A 6x8 RGB array whose corners differ."""
+def corner_colors():
+    """RGB array (6, 8, 3) with corners of different colors."""
     values = np.full((6, 8, 3), 40, dtype=np.uint8)
     values[:3, :4], values[3:, 4:] = (250, 30, 20), (20, 60, 240)
     return values
 
 
-def test_rgb_is_as_stored(colors, tmp_path):
-    Image.fromarray(colors).save(tmp_path / "a.png")
-    assert close(pixels(tmp_path / "a.png"), colors, 0)
+def test_rgb_is_unchanged(corner_colors, tmp_path):
+    Image.fromarray(corner_colors).save(tmp_path / "a.png")
+    assert is_close(load_pixels(tmp_path / "a.png"), corner_colors, 0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_are_undone(colors, tmp_path, orientation):
-    # What a camera held in each of the eight ways stores, so that all show the same image.
+def test_exif_orientation_is_applied(corner_colors, tmp_path, orientation):
+    # Stored pixels of the same image for each of the eight orientations of a camera.
     stored = {
-        1: colors,
-        2: colors[:, ::-1],
-        3: colors[::-1, ::-1],
-        4: colors[::-1],
-        5: colors.transpose(1, 0, 2),
-        6: np.rot90(colors),
-        7: colors[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(colors, -1),
+        1: corner_colors,
+        2: corner_colors[:, ::-1],
+        3: corner_colors[::-1, ::-1],
+        4: corner_colors[::-1],
+        5: corner_colors.transpose(1, 0, 2),
+        6: np.rot90(corner_colors),
+        7: corner_colors[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(corner_colors, -1),
     }[orientation]
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
-    assert close(pixels(tmp_path / "a.png"), colors, 0)
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    image.save(tmp_path / "a.png", exif=orientation_exif(orientation))
+    assert is_close(load_pixels(tmp_path / "a.png"), corner_colors, 0)
 
 
-def test_transparency_lies_over_white(tmp_path):
+def test_transparency_is_composited_over_white(tmp_path):
     rgba = np.zeros((2, 2, 4), dtype=np.uint8)
     rgba[0, 0] = (200, 0, 0, 255)
     rgba[1, 1] = (0, 0, 0, 128)
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    got = pixels(tmp_path / "a.png")
-    assert close(got[0, 0], np.array([200, 0, 0]))
-    assert close(got[0, 1], np.array([255, 255, 255]))
-    assert close(got[1, 1], np.array([127, 127, 127]))
+    got = load_pixels(tmp_path / "a.png")
+    assert is_close(got[0, 0], np.array([200, 0, 0]))
+    assert is_close(got[0, 1], np.array([255, 255, 255]))
+    assert is_close(got[1, 1], np.array([127, 127, 127]))
 
 
-def test_palette_with_a_transparent_color(tmp_path):
+def test_palette_with_transparent_color(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
     image.save(tmp_path / "a.png", transparency=1)
-    assert close(pixels(tmp_path / "a.png"), np.array([[[255, 0, 0], [255, 255, 255]]]))
+    assert is_close(load_pixels(tmp_path / "a.png"), np.array([[[255, 0, 0], [255, 255, 255]]]))
 
 
-def test_sixteen_bit_grey_keeps_its_range(tmp_path):
+def test_16_bit_gray_is_scaled_to_8_bits(tmp_path):
     Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
-    assert close(pixels(tmp_path / "a.png"), np.repeat([[[0], [100], [255]]], 3, axis=2))
+    assert is_close(load_pixels(tmp_path / "a.png"), np.repeat([[[0], [100], [255]]], 3, axis=2))
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("CMYK", "jpg"), ("L", "png"), ("1", "png"), ("LA", "png")])
-def test_other_modes_become_rgb(colors, tmp_path, mode, suffix):
-    image = Image.fromarray(colors).convert(mode)
+def test_other_modes_are_converted_to_rgb(corner_colors, tmp_path, mode, suffix):
+    image = Image.fromarray(corner_colors).convert(mode)
     image.save(tmp_path / f"a.{suffix}", quality=100, subsampling=0)
     got = load_image(tmp_path / f"a.{suffix}")
     assert got.mode == "RGB"
     assert got.size == (8, 6)
     expected = np.asarray(image.convert("RGBA" if mode == "LA" else mode).convert("RGB")).astype(int)
-    assert close(np.asarray(got).astype(int), expected, 12)
+    assert is_close(np.asarray(got).astype(int), expected, 12)
 
 
-def test_an_animation_is_its_first_frame(tmp_path):
+def test_animation_returns_first_frame(tmp_path):
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert close(pixels(tmp_path / "a.gif")[0, 0], np.array([255, 0, 0]))
+    assert is_close(load_pixels(tmp_path / "a.gif")[0, 0], np.array([255, 0, 0]))
 
 
-def claimed_png(width, height):
-    """A PNG file that says it is this large and holds next to nothing."""
+def png_with_claimed_size(width, height):
+    """Return a PNG file with a size in its header and almost no pixels."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -107,16 +110,16 @@ def claimed_png(width, height):
     )
 
 
-def test_damaged_files_say_why(colors, tmp_path):
-    Image.fromarray(np.tile(colors, (40, 40, 1))).save(tmp_path / "whole.jpg")
-    whole = (tmp_path / "whole.jpg").read_bytes()
+def test_damaged_files_raise_the_reason(corner_colors, tmp_path):
+    Image.fromarray(np.tile(corner_colors, (40, 40, 1))).save(tmp_path / "intact.jpg")
+    intact = (tmp_path / "intact.jpg").read_bytes()
     damaged = {
-        "text.jpg": (b"hello, I am no image", "not an image"),
+        "text.jpg": (b"not an image file", "not an image"),
         "empty.png": (b"", "not an image"),
-        "cut.jpg": (whole[: len(whole) // 2], "truncated"),
-        "huge.png": (claimed_png(20_000, 20_000), "megapixels"),
-        "large.png": (claimed_png(12_000, 10_000), "120"),
-        "hollow.png": (claimed_png(64, 64), "truncated"),
+        "cut.jpg": (intact[: len(intact) // 2], "truncated"),
+        "huge.png": (png_with_claimed_size(20_000, 20_000), "megapixels"),
+        "large.png": (png_with_claimed_size(12_000, 10_000), "120"),
+        "hollow.png": (png_with_claimed_size(64, 64), "truncated"),
     }
     for name, (data, reason) in damaged.items():
         (tmp_path / name).write_bytes(data)
@@ -125,22 +128,22 @@ def test_damaged_files_say_why(colors, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
+def test_floating_point_pixels_are_rejected(tmp_path):
     Image.fromarray(np.zeros((2, 2), dtype=np.float32)).save(tmp_path / "a.tiff")
     with pytest.raises(UnreadableImageError, match="floating-point"):
         load_image(tmp_path / "a.tiff")
 
 
-def test_random_damage_never_escapes(colors, tmp_path):
-    """Bit flips and cuts in several formats: decoded or refused, nothing else."""
+def test_random_damage_raises_no_other_error(corner_colors, tmp_path):
+    """Flipped bits and truncation in several formats."""
     rng = np.random.default_rng(0)
     for suffix in ("jpg", "png", "gif", "bmp", "webp", "tiff"):
-        Image.fromarray(np.tile(colors, (8, 8, 1))).save(tmp_path / f"whole.{suffix}")
-        whole = np.frombuffer((tmp_path / f"whole.{suffix}").read_bytes(), dtype=np.uint8)
+        Image.fromarray(np.tile(corner_colors, (8, 8, 1))).save(tmp_path / f"intact.{suffix}")
+        intact = np.frombuffer((tmp_path / f"intact.{suffix}").read_bytes(), dtype=np.uint8)
         for _ in range(40):
-            data = whole[: rng.integers(1, len(whole) + 1)].copy()
-            places = rng.integers(0, len(data), size=3)
-            data[places] ^= rng.integers(1, 256, size=3, dtype=np.uint8)
+            data = intact[: rng.integers(1, len(intact) + 1)].copy()
+            offsets = rng.integers(0, len(data), size=3)
+            data[offsets] ^= rng.integers(1, 256, size=3, dtype=np.uint8)
             (tmp_path / f"damaged.{suffix}").write_bytes(data.tobytes())
             with contextlib.suppress(UnreadableImageError):
                 assert load_image(tmp_path / f"damaged.{suffix}").mode == "RGB"
@@ -158,7 +161,7 @@ def test_find_images(tmp_path, monkeypatch):
     assert "no images" in missing["empty"]
 
 
-def test_a_download_is_bounded(monkeypatch, served_file):
+def test_download_size_is_limited(monkeypatch, served_file):
     url = served_file("a.png", b"x" * 2000)
     with pytest.raises(UnreadableImageError, match="not an image"):
         load_image(url)
@@ -167,20 +170,114 @@ def test_a_download_is_bounded(monkeypatch, served_file):
         load_image(url)
 
 
-def test_a_url_that_fails_says_so(served_file):
+def test_missing_url_raises(served_file):
     url = served_file("a.png", b"")
     with pytest.raises(UnreadableImageError, match="can't be fetched"):
         load_image(url.replace("a.png", "b.png"))
 
 
-def test_a_url_as_a_person_types_it(served_file, colors, tmp_path):
-    Image.fromarray(colors).save(tmp_path / "a.png")
+def test_url_is_percent_encoded(served_file, corner_colors, tmp_path):
+    Image.fromarray(corner_colors).save(tmp_path / "a.png")
     url = served_file("a ä%.png", (tmp_path / "a.png").read_bytes()).replace("%", "%25")
-    assert close(pixels(url), colors, 0)
-    assert close(pixels(url.replace(" ", "%20")), colors, 0)
+    assert is_close(load_pixels(url), corner_colors, 0)
+    assert is_close(load_pixels(url.replace(" ", "%20")), corner_colors, 0)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:port/a.png", "http://[::1/a.png", "http://", "http://\0/a.png"])
-def test_what_is_no_url_says_so(url):
+def test_invalid_url_raises(url):
     with pytest.raises(UnreadableImageError, match="can't be fetched"):
         load_image(url)
+
+
+def image_files(image):
+    """Return the image in several file formats and modes."""
+    gray_16_bit = Image.fromarray(np.linspace(0, 65535, 96 * 128).reshape(96, 128).astype(np.uint16))
+    return {
+        "jpeg": jpeg_bytes(image),
+        "progressive": jpeg_bytes(image, progressive=True),
+        "gray": jpeg_bytes(image.convert("L")),
+        "rgb jpeg": jpeg_bytes(image, keep_rgb=True),
+        "cmyk": jpeg_bytes(image.convert("CMYK")),
+        **{f"orientation {n}": jpeg_bytes(image, exif=orientation_exif(n)) for n in (1, 3, 6, 8)},
+        "rgba": png_bytes(image.convert("RGBA").rotate(20)),
+        "palette": png_bytes(image.convert("P")),
+        "16 bits": png_bytes(gray_16_bit),
+    }
+
+
+def test_lazy_image_equals_load_image(image, tmp_path):
+    for name, data in image_files(image).items():
+        (tmp_path / "file").write_bytes(data)
+        expected = load_image(tmp_path / "file")
+        width, height = expected.size
+        array = torch.from_numpy(np.array(expected)).permute(2, 0, 1)
+        for source in (data, tmp_path / "file", str(tmp_path / "file"), Image.open(tmp_path / "file")):
+            lazy = LazyImage(source)
+            assert (lazy.height, lazy.width) == (height, width), name
+            whole = lazy.read(Region(0, 0, height, width), (height, width))
+            assert (whole.int() - array.int()).abs().max() <= 1, name
+            part = lazy.read(Region(10, 20, 30, 40), (30, 40))
+            assert (part.int() - array[:, 10:40, 20:60].int()).abs().max() <= 1, name
+            assert np.array_equal(np.array(lazy.load()), np.array(expected)), name
+
+
+@pytest.mark.parametrize(("factor", "reduction"), [(1.9, 1), (2, 2), (3.9, 2), (4, 4), (9, 8), (20, 8)])
+def test_large_jpeg_is_decoded_at_reduced_size(factor, reduction, image):
+    large = image.resize((1280, 961), Image.Resampling.BICUBIC)
+    data = jpeg_bytes(large, quality=90)
+    size = (int(961 / factor), int(1280 / factor))
+    pixels = LazyImage(data).read(Region(0, 0, 961, 1280), size)
+    assert pixels.shape == (3, round(961 / reduction), round(1280 / reduction))
+    expected = v2.functional.resize(torch.from_numpy(np.array(large)).permute(2, 0, 1), size, antialias=True)
+    difference = (v2.functional.resize(pixels, size, antialias=True).int() - expected.int()).abs().float()
+    assert difference.mean() < 1.5
+
+
+def test_lazy_image_raises_for_unreadable_files(image, tmp_path):
+    data = jpeg_bytes(image.resize((640, 480)), quality=90)
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
+    for size in ((480, 640), (60, 80)):
+        with pytest.raises(UnreadableImageError):
+            LazyImage(tmp_path / "a.jpg").read(Region(0, 0, 480, 640), size)
+    with pytest.raises(UnreadableImageError):
+        LazyImage(tmp_path / "b.jpg")
+    with pytest.raises(UnreadableImageError):
+        LazyImage(b"no image")
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"progressive": True, "quality": 30}),
+        ("RGB", {"subsampling": 0, "comment": b"\xff\xd8 no marker", "restart_marker_blocks": 1}),
+        ("RGB", {"icc_profile": b"x" * 70_000}),
+        ("L", {}),
+    ],
+    ids=["baseline", "progressive", "comment", "profile", "gray"],
+)
+def test_jpeg_size_is_parsed_from_the_header(mode, options):
+    data = jpeg_bytes(SMALL_IMAGE.convert(mode), **options)
+    assert images._parse_jpeg_size(data) == Image.open(io.BytesIO(data)).size == (37, 21)
+    assert np.array_equal(np.asarray(LazyImage(data).load()), np.asarray(load_image(data)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg_bytes(SMALL_IMAGE, exif=orientation_exif(6)),
+        jpeg_bytes(SMALL_IMAGE.convert("CMYK")),
+        b"",
+        b"\xff\xd8\xff",
+        b"GIF89a" + bytes(20),
+        jpeg_bytes(SMALL_IMAGE)[:20],
+    ],
+    ids=["exif", "cmyk", "empty", "marker", "gif", "truncated"],
+)
+def test_other_files_are_left_to_pillow(data):
+    assert images._parse_jpeg_size(data) is None
+
+
+def test_rotated_jpeg_has_upright_size():
+    image = LazyImage(jpeg_bytes(SMALL_IMAGE, exif=orientation_exif(6)))
+    assert (image.width, image.height) == (21, 37)

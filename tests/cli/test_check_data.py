@@ -1,0 +1,110 @@
+"""`mobilevit check-data`: tables, JSON, image grid and exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+from dataset_files import save_noise_images, voc_xml, write_voc_dataset
+from PIL import Image
+
+from mobilevit_hf.visualization import class_colors
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Class folders with 6 + 3 training images, and 2 + 2 images in each of the other splits."""
+    folder = tmp_path / "class_folders"
+    names = [f"train/cat/{i}.png" for i in range(6)] + [f"train/dog/{i}.png" for i in range(3)]
+    names += [f"{split}/{name}/{i}.png" for split in ("validation", "test") for name in ("cat", "dog") for i in (0, 1)]
+    save_noise_images(folder, names)
+    return folder
+
+
+def test_json_of_a_valid_dataset(mobilevit, class_folders):
+    code, out, err = mobilevit("check-data", class_folders, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert (report["task"], report["format"]) == ("image-classification", "imagefolder")
+    assert report["splits"] == {
+        "train": {"samples": 9, "classes": {"cat": 6, "dog": 3}},
+        "validation": {"samples": 4, "classes": {"cat": 2, "dog": 2}},
+        "test": {"samples": 4, "classes": {"cat": 2, "dog": 2}},
+    }
+    assert report["imbalance"] == 2
+    assert report["widths"] == {"min": 20, "median": 28, "max": 36}
+    assert report["heights"] == {"min": 48, "median": 56, "max": 64}
+    assert report["bad"] == []
+    assert report["bad_by_kind"] == {}
+
+
+def test_tables_show_counts_and_problems(mobilevit, class_folders):
+    (class_folders / "train/dog/bad.png").write_text("no image")
+    code, out, _ = mobilevit("check-data", class_folders)
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 1
+    assert ["class", "train", "validation", "test"] in rows
+    assert ["cat", "6", "2", "2"] in rows
+    assert ["images", "9", "4", "4"] in rows
+    assert "largest class / smallest class: 2.0" in out
+    assert "width: 20 to 36 px (median 28), height: 48 to 64 px (median 56)" in out
+    assert "unreadable image: 1" in out
+    assert "train/dog/bad.png: not an image" in out
+    assert "5.6% of the samples are invalid." in out  # 1 of 18
+    assert "Training would abort: more than 5.0% are invalid." in out
+    assert "Training would abort" not in mobilevit("check-data", class_folders, "--max-bad", "0.06")[1]
+
+
+def test_json_of_a_detection_dataset(mobilevit, tmp_path):
+    annotations = {}
+    for i in range(4):
+        annotations[f"a{i}"] = voc_xml(("cat", 1, 1, 20, 20), ("dog", 5, 5, 5, 9))
+        annotations[f"b{i}"] = voc_xml(("dog", 1, 1, 30, 20))
+    write_voc_dataset(tmp_path / "voc", annotations)
+    code, out, _ = mobilevit("check-data", tmp_path / "voc", "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert (report["task"], report["format"]) == ("object-detection", "voc")
+    assert report["bad_by_kind"] == {"box without area": 4}
+    assert sum(sum(split["classes"].values()) for split in report["splits"].values()) == 8
+    assert report["boxes_per_image"] == {"min": 1, "median": 1, "max": 1}
+
+
+def test_hostile_names_are_escaped(mobilevit, tmp_path):
+    names = ["a[red]b.png", "c\x1b[31m\n.png", ":dog:.png", "-rf.png", "\udcff.png"]
+    folder = tmp_path / "[bold]\x1b[2J"
+    save_noise_images(folder, [f"{kind}/{i}.png" for kind in ("cat", "c[red]\x1b:dog:") for i in range(3)])
+    for name in names:
+        (folder / "cat" / name).write_text("no image")
+    code, out, err = mobilevit("check-data", folder)
+    assert code == 1
+    assert "\x1b" not in out + err
+    for text in ("a[red]b.png", "c\\x1b[31m\\n.png", ":dog:.png", "-rf.png", "\\xff.png", "c[red]\\x1b:dog:"):
+        assert text in out
+    code, out, _ = mobilevit("check-data", folder, "--json")
+    assert {problem["name"] for problem in json.loads(out)["bad"]} == {f"cat/{name}" for name in names}
+
+
+@pytest.mark.parametrize("arguments", [["{folder}/gone"], ["{folder}", "--data-format", "abacus"], ["{empty}"]])
+def test_errors_are_one_line(mobilevit, class_folders, tmp_path, arguments):
+    (tmp_path / "empty").mkdir()
+    paths = {"folder": class_folders, "empty": tmp_path / "empty"}
+    code, out, err = mobilevit("check-data", *(argument.format(**paths) for argument in arguments))
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+
+
+def test_image_grid_shows_all_classes(mobilevit, tmp_path):
+    names = [f"class {i}" for i in range(5)]
+    save_noise_images(tmp_path / "photos", [f"{name}/{i}.png" for name in names for i in range(4)])
+    (tmp_path / "photos/class 0/0.png").write_text("no image")
+    file = tmp_path / "new folder/grid.png"
+    code, out, _ = mobilevit("check-data", tmp_path / "photos", "--image-grid", file)
+    assert code == 1
+    assert str(file) in out
+    pixels = np.asarray(Image.open(file))
+    for color in class_colors(names).values():
+        assert (pixels == color).all(-1).sum() > 500
+    _, out, _ = mobilevit("check-data", tmp_path / "photos", "--image-grid", file, "--json")
+    assert json.loads(out)["image_grid"] == str(file.with_name("grid-2.png"))

@@ -1,0 +1,78 @@
+"""Split of a validation set off the training samples."""
+
+import math
+from collections import Counter
+
+import pytest
+from dataset_files import sample_names, save_image, split_sizes, write
+
+from mobilevit_hf.data.reading import load_dataset
+
+
+@pytest.fixture
+def imbalanced_folder(tmp_path):
+    """Class folders with 60, 24, 7 and 1 images."""
+    for name, count in {"a": 60, "b": 24, "c": 7, "d": 1}.items():
+        for number in range(count):
+            write(tmp_path / "data" / name / f"{number:02}.jpg", "")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.75])
+def test_split_is_stratified_by_class(imbalanced_folder, fraction):
+    dataset = load_dataset(imbalanced_folder, validation_fraction=fraction)
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    assert sorted(sample_names(train) + sample_names(validation)) == sorted(
+        p.relative_to(imbalanced_folder).as_posix() for p in imbalanced_folder.rglob("*.jpg")
+    )
+    assert len(validation) == round(92 * fraction)
+    counts = Counter(sample.label for sample in validation)
+    for label, count in enumerate((60, 24, 7)):
+        assert math.floor(count * fraction) <= counts[label] <= math.ceil(count * fraction)
+    assert counts[3] == 0
+    assert f"{len(validation)} of 92" in dataset.notes[0]
+    assert dataset.validation_cut_off
+
+
+def test_split_depends_on_the_seed_only(imbalanced_folder):
+    def split(seed):
+        return sample_names(load_dataset(imbalanced_folder, seed=seed).splits["validation"])
+
+    assert split(0) != split(1)
+    # Constant: the same images on every machine, in every run and version.
+    assert split(0) == [
+        f"{name}.jpg" for name in ["a/05", "a/10", "a/23", "a/25", "a/26", "a/41", "b/02", "b/22", "c/01"]
+    ]
+
+
+def test_split_is_stable_when_images_are_added(imbalanced_folder):
+    before = set(sample_names(load_dataset(imbalanced_folder).splits["validation"]))
+    write(imbalanced_folder / "a" / "new.jpg", "")
+    assert len(before - set(sample_names(load_dataset(imbalanced_folder).splits["validation"]))) <= 1
+
+
+def test_disabled_split_is_noted(imbalanced_folder):
+    dataset = load_dataset(imbalanced_folder, validation_fraction=0)
+    assert not dataset.validation_cut_off
+    assert split_sizes(dataset) == {"train": 92}
+    assert "none was split off" in dataset.notes[0]
+
+
+def test_detection_split_is_stratified_by_the_rarest_class(tmp_path):
+    """All 20 images with the rare class also have the common one; 10% of them are split off."""
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 40, "height": 30} for n in range(100)]
+    annotations = [{"image_id": n, "category_id": 1, "bbox": [1, 1, 5, 5]} for n in range(100)]
+    annotations += [{"image_id": n, "category_id": 2, "bbox": [1, 1, 5, 5]} for n in range(20)]
+    categories = [{"id": 1, "name": "common"}, {"id": 2, "name": "rare"}]
+    for n in range(100):
+        save_image(tmp_path / "images" / f"{n}.jpg")
+    write(tmp_path / "all.json", {"images": images, "annotations": annotations, "categories": categories})
+    validation = load_dataset(tmp_path).splits["validation"]
+    assert len(validation) == 10
+    assert sum(1 in sample.objects.labels for sample in validation) == 2
+
+
+def test_test_split_is_never_split(tmp_path):
+    for number in range(9):
+        save_image(tmp_path / "test" / "a" / f"{number}.png")
+    assert split_sizes(load_dataset(tmp_path)) == {"test": 9}
