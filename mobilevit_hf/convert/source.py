@@ -1,6 +1,5 @@
 """Read the weights and `config.json` of a source checkpoint without executing code from it."""
 
-import json
 import re
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ import torch
 from huggingface_hub import get_session
 from safetensors.torch import load_file
 
-from ..io import user_path
+from ..io import read_json, user_path
 from ..tasks import TASKS, TaskName
 from .rules import Origin
 
@@ -89,12 +88,7 @@ def read_config(folder: Path, origin: Origin, task: TaskName) -> dict[str, Any]:
     path = folder / "config.json"
     if origin == "official" or not path.is_file():
         return {}
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ValueError(f"got a {type(fields).__name__}, expected an object")
-    except ValueError as error:
-        raise ValueError(f"{path}: not a valid configuration ({error}). Fix or remove it.") from error
+    fields = read_json(path)
     if origin == "timm":
         pretrained = fields.get("pretrained_cfg")
         return {**fields, **(pretrained if isinstance(pretrained, dict) else {})} if "architecture" in fields else {}

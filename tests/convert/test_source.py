@@ -116,8 +116,8 @@ def test_code_next_to_stock_weights_is_not_executed(tmp_path, output_dir):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", "{", r"config\.json: not a valid configuration"),
-        ("config.json", "[]", "got a list, expected an object"),
+        ("config.json", "{", r"config\.json: can't be read"),
+        ("config.json", "[]", "got list, expected a JSON object"),
         ("config.json", '{"model_type": "vit"}', "got model_type 'vit', expected 'mobilevit'"),
         (
             "config.json",
