@@ -1,9 +1,11 @@
 """MobileViT configurations: model and backbone."""
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import MobileViTConfig as StockMobileViTConfig
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
@@ -37,58 +39,69 @@ def resolve_variant(name: str) -> tuple[str, bool]:
     return variant, base != bare
 
 
+# Fields, their condition, the expected values and the fix.
+Rules = Sequence[tuple[Sequence[str], Callable[[Any], bool], str, str]]
+
+ARCHITECTURE_RULES: Rules = (
+    (["hidden_sizes"], lambda sizes: len(sizes) == 3, "3 widths", "Pass one width per MobileViT block."),
+    (
+        ["neck_hidden_sizes"],
+        lambda sizes: len(sizes) == 7,
+        "7 channel counts",
+        "Pass those of the stem, the five encoder layers and the last convolution.",
+    ),
+    (["atrous_rates"], lambda rates: len(rates) == 3, "3 dilation rates", "The paper uses (6, 12, 18)."),
+    (
+        ["hidden_sizes", "neck_hidden_sizes", "atrous_rates"],
+        lambda values: min(values) > 0,
+        "positive numbers",
+        "See VARIANTS for published values.",
+    ),
+    (
+        ["num_channels", "aspp_out_channels", "mlp_ratio", "expand_ratio", "layer_norm_eps"],
+        lambda value: value > 0,
+        "a positive number",
+        "The default is {default}.",
+    ),
+    (
+        ["output_stride"],
+        lambda stride: stride in (8, 16, 32),
+        "8, 16 or 32",
+        "Use 32 for classification and detection, 16 for the paper's DeepLabv3.",
+    ),
+    (["conv_kernel_size"], lambda size: size > 0 and size % 2 == 1, "an odd number", "The paper uses 3."),
+    (["hidden_act"], lambda name: name in ACT2FN, "an activation of transformers", "The paper uses 'silu'."),
+    (
+        ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "aspp_dropout_prob"],
+        lambda probability: 0 <= probability < 1,
+        "a probability in [0, 1)",
+        "Use 0 to disable dropout.",
+    ),
+)
+
+
+def check_fields(config: PreTrainedConfig, rules: Rules) -> None:
+    """Raise a ValueError for the first field that violates a rule."""
+    for names, is_valid, expected, fix in rules:
+        for name in names:
+            if not is_valid(value := getattr(config, name)):
+                fix = fix.format(default=getattr(type(config), name))
+                raise ValueError(f"{name}: got {value!r}, expected {expected}. {fix}")
+
+
 def check_architecture(config: StockMobileViTConfig) -> None:
     """Validate the fields that determine the architecture.
 
     Raises:
         ValueError: If a field has a value that no MobileViT can be built from.
     """
-
-    def require(ok: bool, field: str, expected: str, fix: str) -> None:
-        if not ok:
-            raise ValueError(f"{field}: got {getattr(config, field)!r}, expected {expected}. {fix}")
-
-    require(len(config.hidden_sizes) == 3, "hidden_sizes", "3 widths", "Pass one width per MobileViT block.")
-    require(
-        len(config.neck_hidden_sizes) == 7,
-        "neck_hidden_sizes",
-        "7 channel counts",
-        "Pass those of the stem, the five encoder layers and the last convolution.",
-    )
-    require(len(config.atrous_rates) == 3, "atrous_rates", "3 dilation rates", "The paper uses (6, 12, 18).")
-    for field in ("hidden_sizes", "neck_hidden_sizes", "atrous_rates"):
-        require(min(getattr(config, field)) > 0, field, "positive numbers", "See VARIANTS for published values.")
-    for field in ("num_channels", "aspp_out_channels", "mlp_ratio", "expand_ratio", "layer_norm_eps"):
-        require(
-            getattr(config, field) > 0, field, "a positive number", f"The default is {getattr(type(config), field)}."
+    check_fields(config, ARCHITECTURE_RULES)
+    heads, widths = config.num_attention_heads, tuple(config.hidden_sizes)
+    if heads < 1 or any(width % heads for width in widths):
+        raise ValueError(
+            f"num_attention_heads: got {heads}, expected a divisor of every width in hidden_sizes={widths}. Change "
+            "one of the two fields."
         )
-    heads = config.num_attention_heads
-    require(
-        heads > 0 and all(width % heads == 0 for width in config.hidden_sizes),
-        "num_attention_heads",
-        f"a divisor of every width in hidden_sizes={tuple(config.hidden_sizes)}",
-        "Change one of the two fields.",
-    )
-    require(
-        config.output_stride in (8, 16, 32),
-        "output_stride",
-        "8, 16 or 32",
-        "Use 32 for classification and detection, 16 for the paper's DeepLabv3.",
-    )
-    require(
-        config.conv_kernel_size > 0 and config.conv_kernel_size % 2 == 1,
-        "conv_kernel_size",
-        "an odd number",
-        "The paper uses 3.",
-    )
-    require(config.hidden_act in ACT2FN, "hidden_act", "an activation of transformers", "The paper uses 'silu'.")
-    for field in (
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "classifier_dropout_prob",
-        "aspp_dropout_prob",
-    ):
-        require(0 <= getattr(config, field) < 1, field, "a probability in [0, 1)", "Use 0 to disable dropout.")
     _check_patch_size(config)
 
 

@@ -1,6 +1,7 @@
 """Configuration of MobileViT with an SSDLite head (MobileViT paper, section 4.2; SSD, arXiv 1512.02325)."""
 
 import os
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,7 +9,14 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .configuration_mobilevit import MobileViTBackboneConfig, MobileViTConfig, check_architecture, resolve_variant
+from .configuration_mobilevit import (
+    MobileViTBackboneConfig,
+    MobileViTConfig,
+    Rules,
+    check_architecture,
+    check_fields,
+    resolve_variant,
+)
 
 # Pseudo-stride of a level with a single cell that covers the image: global average pooling of the last features.
 GLOBAL_STRIDE = -1
@@ -147,6 +155,59 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
         return [2 + 2 * len(ratios) for ratios in self.anchor_ratios]
 
 
+def _is_pyramid(strides: Sequence[int]) -> bool:
+    pyramid = strides[:-1] if GLOBAL_STRIDE in strides[-1:] else strides
+    return 32 in pyramid and pyramid[0] >= 8 and all(fine * 2 == coarse for fine, coarse in pairwise(pyramid))
+
+
+DETECTOR_RULES: Rules = (
+    (
+        ["feature_strides"],
+        _is_pyramid,
+        "8, 16 or 32, then twice the stride before up to at least 32, and optionally -1 at the end",
+        "The paper uses [16, 32, 64, 128, 256, -1].",
+    ),
+    (
+        ["level_channels"],
+        lambda channels: all(count > 0 for count in channels),
+        "positive numbers",
+        "The paper uses 512 to 64.",
+    ),
+    (
+        ["anchor_scales"],
+        lambda scales: all(scale > 0 for scale in scales),
+        "positive fractions of the image",
+        "The paper uses 0.1 to 1.05.",
+    ),
+    (
+        ["anchor_ratios"],
+        lambda ratios: all(ratio > 0 for level_ratios in ratios for ratio in level_ratios),
+        "a list of positive ratios per level",
+        "The paper uses [2, 3], and [2] for the last level.",
+    ),
+    (
+        ["image_size", "center_variance", "size_variance", "match_iou_eps", "smooth_l1_beta"],
+        lambda value: value > 0,
+        "a positive number",
+        "The default is {default}.",
+    ),
+    (
+        ["negatives_per_positive", "localization_loss_weight"],
+        lambda value: value >= 0,
+        "0 or more",
+        "The paper uses {default}.",
+    ),
+    (["match_iou_threshold"], lambda iou: 0 < iou <= 1, "an IoU in (0, 1]", "The paper uses 0.5."),
+    (["head_act"], lambda name: name in ACT2FN, "an activation of transformers", "The paper uses 'relu'."),
+    (
+        ["id2label"],
+        lambda names: len(names) > 0 and sorted(names) == list(range(len(names))),
+        "a name for each of 0, 1, 2, ... without gaps",
+        "Number the object classes from 0; the background has no entry.",
+    ),
+)
+
+
 def check_detector(config: MobileViTSSDLiteConfig) -> None:
     """Validate the fields of a detector and of its backbone.
 
@@ -154,58 +215,19 @@ def check_detector(config: MobileViTSSDLiteConfig) -> None:
         ValueError: If a field has a value that no detector can be built from.
     """
     check_architecture(config.backbone_config)
-
-    def require(ok: bool, field: str, expected: str, fix: str) -> None:
-        if not ok:
-            raise ValueError(f"{field}: got {getattr(config, field)!r}, expected {expected}. {fix}")
-
     stride = config.backbone_config.output_stride
     if stride != 32:
         raise ValueError(
             f"backbone_config.output_stride: got {stride}, expected 32. Set the strides by feature_strides."
         )
-    strides = list(config.feature_strides)
-    pyramid = strides[:-1] if strides[-1:] == [GLOBAL_STRIDE] else strides
-    require(
-        32 in pyramid and pyramid[0] >= 8 and all(fine * 2 == coarse for fine, coarse in pairwise(pyramid)),
-        "feature_strides",
-        "8, 16 or 32, then twice the stride before up to at least 32, and optionally -1 at the end",
-        "The paper uses [16, 32, 64, 128, 256, -1].",
-    )
-    levels = len(strides)
+    check_fields(config, DETECTOR_RULES)
+    levels = len(config.feature_strides)
     for name, count in (("level_channels", levels), ("anchor_scales", levels + 1), ("anchor_ratios", levels)):
-        require(
-            len(getattr(config, name)) == count,
-            name,
-            f"{count} entries for {levels} levels",
-            "Set it together with feature_strides.",
-        )
-    require(min(config.level_channels) > 0, "level_channels", "positive numbers", "The paper uses 512 to 64.")
-    require(
-        all(scale > 0 for scale in config.anchor_scales),
-        "anchor_scales",
-        "positive fractions of the image",
-        "The paper uses 0.1 to 1.05.",
-    )
-    require(
-        all(ratio > 0 for ratios in config.anchor_ratios for ratio in ratios),
-        "anchor_ratios",
-        "a list of positive ratios per level",
-        "The paper uses [2, 3], and [2] for the last level.",
-    )
-    for name in ("image_size", "center_variance", "size_variance", "match_iou_eps", "smooth_l1_beta"):
-        require(getattr(config, name) > 0, name, "a positive number", f"The default is {getattr(type(config), name)}.")
-    for name in ("negatives_per_positive", "localization_loss_weight"):
-        require(getattr(config, name) >= 0, name, "0 or more", "The paper uses 3 and 1.")
-    require(0 < config.match_iou_threshold <= 1, "match_iou_threshold", "an IoU in (0, 1]", "The paper uses 0.5.")
-    require(config.head_act in ACT2FN, "head_act", "an activation of transformers", "The paper uses 'relu'.")
-    ids = sorted(map(int, config.id2label or {}))
-    require(
-        len(ids) > 0 and ids == list(range(len(ids))),
-        "id2label",
-        "a name for each of 0, 1, 2, ... without gaps",
-        "Number the object classes from 0; the background has no entry.",
-    )
+        if len(values := getattr(config, name)) != count:
+            raise ValueError(
+                f"{name}: got {values!r}, expected {count} entries for {levels} levels. Set it together with "
+                "feature_strides."
+            )
 
 
 __all__ = ["MobileViTSSDLiteConfig"]

@@ -72,11 +72,8 @@ class FusedMobileViTLayer(MobileViTLayer):
     def __init__(self, layer: MobileViTLayer) -> None:
         nn.Module.__init__(self)
         self.patch_size = layer.patch_size
-        self.downsampling_layer, self.conv_kxk, self.conv_1x1 = (
-            layer.downsampling_layer,
-            layer.conv_kxk,
-            layer.conv_1x1,
-        )
+        for name, module in layer.named_children():
+            self.add_module(name, module)
         self.transformer = FusedTransformer(
             *(
                 FusedTransformerLayer(module)
@@ -84,7 +81,6 @@ class FusedMobileViTLayer(MobileViTLayer):
                 if isinstance(module, MobileViTTransformerLayer)
             )
         )
-        self.layernorm, self.conv_projection, self.fusion = layer.layernorm, layer.conv_projection, layer.fusion
         _fold_scale_and_shift(layer.layernorm, layer.conv_projection.convolution)
 
     def unfold(self, features: Tensor, rows: int, columns: int) -> Tensor:
@@ -111,11 +107,8 @@ class FusedTransformerLayer(nn.Module):
         self.num_heads = attention.num_attention_heads
         self.query, self.key, self.value = attention.query, attention.key, attention.value
         self.project = layer.attention.output.dense
-        self.expand, self.activation, self.reduce = (
-            layer.intermediate.dense,
-            layer.intermediate.intermediate_act_fn,
-            layer.output.dense,
-        )
+        self.expand, self.activation = layer.intermediate.dense, layer.intermediate.intermediate_act_fn
+        self.reduce = layer.output.dense
         self.norm_before, self.norm_after = layer.layernorm_before, layer.layernorm_after
         _fold_scale_and_shift(self.norm_before, self.query, self.key, self.value)
         _fold_scale_and_shift(self.norm_after, self.expand)

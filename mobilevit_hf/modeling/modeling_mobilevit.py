@@ -120,18 +120,15 @@ class MobileViTPreTrainedModel(PreTrainedModel):
                 f"pixel_values: got {pixel_values.dtype}, expected floating-point values in 0..1. Use the image "
                 "processor, or divide by 255."
             )
-        if torch.compiler.is_exporting():  # a graph can't raise, and comparing sizes would specialize it
-            return self._to_weights(pixel_values)
-        if len(pixel_values) == 0:
-            raise ValueError("pixel_values: got an empty batch, expected at least one image. Skip it.")
-        if min(pixel_values.shape[-2:]) < self.config.output_stride:
-            raise ValueError(
-                f"pixel_values: got images of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected at "
-                f"least {self.config.output_stride} a side (the model's stride). Resize them first."
-            )
-        return self._to_weights(pixel_values)
-
-    def _to_weights(self, pixel_values: Tensor) -> Tensor:
+        # A graph can't raise, and comparing sizes would specialize it.
+        if not torch.compiler.is_exporting():
+            if len(pixel_values) == 0:
+                raise ValueError("pixel_values: got an empty batch, expected at least one image. Skip it.")
+            if min(pixel_values.shape[-2:]) < self.config.output_stride:
+                raise ValueError(
+                    f"pixel_values: got images of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected "
+                    f"at least {self.config.output_stride} a side (the model's stride). Resize them first."
+                )
         return pixel_values.to(dtype=self.conv_stem.convolution.weight.dtype, memory_format=torch.channels_last)
 
     def _check_labels(self, labels: Tensor, shape: tuple[int, ...], ignore_index: int) -> Tensor:
