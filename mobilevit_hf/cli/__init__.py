@@ -40,7 +40,7 @@ class Command(TyperCommand):
     """A command whose help groups options by section; Typer's tables cut long names in a terminal of 80 columns."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the usage line with plain names of required arguments, which newer versions of Typer put in braces."""
+        """Return the usage line; newer versions of Typer put required arguments in braces, which are removed."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

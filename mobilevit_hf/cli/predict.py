@@ -63,7 +63,7 @@ def predict(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[IMAGES]...",
+            metavar="IMAGES",
             help="Images: files, folders, glob patterns or URLs. Default: generated sample images.",
         ),
     ] = None,
