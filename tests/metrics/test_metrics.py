@@ -140,6 +140,7 @@ def test_changed_module_file_is_reloaded(tmp_path, evaluate_caches):
     assert len(list(evaluate_caches["HF_MODULES_CACHE"].rglob("coco_map.py"))) >= 2
 
 
+@pytest.mark.slow
 def test_loads_in_clean_process_without_network(run_python):
     """Importing the package imports neither evaluate nor the metrics."""
     printed = run_python(
