@@ -1,5 +1,6 @@
 """Datasets of the Hub."""
 
+import datasets
 import pytest
 from dataset_files import labeled_rows, save_rows, write
 from hub_server import HubServer
@@ -12,6 +13,21 @@ def test_unreachable_hub_raises(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match="can't be reached"):
         load_dataset("user/name")
+
+
+@pytest.mark.parametrize(
+    ("column", "names"), [("label", ["dog", "cat"]), ("label", ["cat"]), ("kind", ["cat", "dog"])]
+)
+def test_splits_with_different_classes_are_rejected(tmp_path, column, names):
+    def rows(column, names):
+        features = datasets.Features({"image": datasets.Image(), column: datasets.ClassLabel(names=names)})
+        images = [{"bytes": b"x", "path": None}] * 2
+        return datasets.Dataset.from_dict({"image": images, column: [0, 0]}, features=features)
+
+    splits = {"train": rows("label", ["cat", "dog"]), "test": rows(column, names)}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path))
+    with pytest.raises(ValueError, match="the splits differ in their columns or classes"):
+        load_dataset(tmp_path)
 
 
 @pytest.mark.slow

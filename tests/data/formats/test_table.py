@@ -1,6 +1,7 @@
 """Rows of the `datasets` library, map-style and streamed."""
 
 import datasets
+import pyarrow
 import pytest
 from dataset_files import (
     color_png,
@@ -12,6 +13,7 @@ from dataset_files import (
     save_rows,
     split_sizes,
 )
+from PIL import Image
 from pyarrow import parquet
 
 from mobilevit_hf.data.reading import load_dataset
@@ -101,6 +103,18 @@ def test_paths_out_of_the_dataset_are_not_followed(tmp_path, streaming):
     dataset = load_dataset(tmp_path / "data", streaming=streaming, validation_fraction=0)
     assert sample_names(dataset.splits["train"]) == ["train[0]"]
     assert problem_kinds(dataset) == [(f"train[{n}]", "missing image") for n in (1, 2, 3)]
+
+
+def test_parquet_rows_cannot_name_local_files(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "private.png")
+    (tmp_path / "data").mkdir()
+    private = tmp_path / "private.png"
+    paths = [f"file://{private}::hf://datasets/a/b/c.png", f"zip://{private}::file://{private}::hf://a", str(private)]
+    images = [{"bytes": private.read_bytes(), "path": None}, *({"bytes": None, "path": path} for path in paths)]
+    parquet.write_table(pyarrow.table({"image": images, "label": ["cat"] * 4}), tmp_path / "data/train.parquet")
+    dataset = load_dataset(tmp_path / "data")
+    assert [sample.name for sample in dataset.splits["train"]] == ["train[0]"]
+    assert [problem.kind for problem in dataset.problems] == ["missing image"] * 3
 
 
 def test_rows_without_labels_are_dropped(tmp_path):

@@ -1,7 +1,10 @@
 """YOLO text files."""
 
+import warnings
+
 import pytest
 from dataset_files import labeled_boxes, problem_kinds, sample_names, save_image, split_sizes, write
+from PIL import Image
 
 from mobilevit_hf.data.reading import load_dataset
 
@@ -122,3 +125,14 @@ def test_dataset_without_label_files_raises(tmp_path):
     (tmp_path / "labels").rename(tmp_path / "annots")
     with pytest.raises(ValueError, match="got no label files"):
         load_dataset(tmp_path, data_format="yolo")
+
+
+def test_directory_named_data_yaml_is_ignored(tmp_path):
+    (tmp_path / "data.yaml").mkdir()
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("1", (9500, 9500)).save(tmp_path / "images/0.png")  # Pillow warns about its size
+    (tmp_path / "labels/0.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with warnings.catch_warnings(action="error"):
+        assert len(load_dataset(tmp_path, data_format="yolo").splits["train"]) == 1
