@@ -1,4 +1,4 @@
-"""The README's commands and code run as written, but for installs and the test command itself."""
+"""Commands and code of the README run as written, except installation, tests and benchmarks."""
 
 import re
 import shlex
@@ -28,28 +28,29 @@ DEFAULT_MODEL = "apple/mobilevit-xx-small"
 
 
 def blocks(language):
+    """Return the fenced code blocks of a language."""
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     return [text for name, text in fenced if name == language]
 
 
 def commands():
-    """Each command of the README, alone; what installs or runs these tests is left out."""
+    """Return the README's commands, without those that install, test or benchmark."""
     lines = [line for block in blocks("bash") for line in block.splitlines() if line]
     parts = [part for line in lines for part in line.split(" && ")]
     return [part for part in parts if not part.startswith(("pip install", "pytest", "python benchmarks/"))]
 
 
-def test_the_two_commands_are_there():
+def test_installation_and_test_commands():
     assert "pip install . && mobilevit predict\n" in README
     assert "pip install -e '.[test]' && pytest\n" in README
 
 
-def test_benchmark_commands_name_files_that_exist():
+def test_benchmark_scripts_exist():
     for name in re.findall(r"python (benchmarks/\S+\.py)", README):
         assert (ROOT / name).is_file()
 
 
-def test_layout_names_files_that_exist():
+def test_files_of_the_layout_exist():
     package, _, rest = next(block for block in blocks("") if "mobilevit_hf/" in block).partition("benchmarks/")
     for name in re.findall(r"^  ([\w./]+)  ", package, re.MULTILINE):
         assert (ROOT / "mobilevit_hf" / name).exists(), name
@@ -59,8 +60,8 @@ def test_layout_names_files_that_exist():
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory, image):
-    """A folder with the files the README speaks of, and the environment of a machine with a Hub."""
+def workspace(tmp_path_factory, image):
+    """Folder with the files that the README names, and the environment of a machine with a Hub."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").mkdir()
     image.save(folder / "photo.jpg")
@@ -95,11 +96,11 @@ def machine(tmp_path_factory, image):
         yield folder, hub.environment(folder / "home") | path
 
 
-def run(machine, *command):
+def run(workspace, *command):
     if any("openvino" in word for word in command):
         pytest.importorskip("openvino")
         pytest.importorskip("onnxscript")
-    folder, environment = machine
+    folder, environment = workspace
     process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return process.stdout
@@ -107,13 +108,13 @@ def run(machine, *command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
-def test_command(machine, command):
+def test_command(workspace, command):
     program, *arguments = shlex.split(command)
     assert program == "mobilevit"
-    assert run(machine, sys.executable, "-m", "mobilevit_hf", *arguments)
+    assert run(workspace, sys.executable, "-m", "mobilevit_hf", *arguments)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python"))
-def test_code(machine, code):
-    assert ("score" in run(machine, sys.executable, "-c", code)) == ("print(" in code)
+def test_code(workspace, code):
+    assert ("score" in run(workspace, sys.executable, "-c", code)) == ("print(" in code)
