@@ -1,11 +1,11 @@
-"""Fine-tune a classifier on your own images in a loop of your own, on one device or on many.
+"""Fine-tune a classifier on your images with a custom training loop, on one or several devices.
 
-    accelerate launch examples/accelerate_loop.py DATA_DIR START OUTPUT_DIR [EPOCHS]
+    accelerate launch examples/accelerate_loop.py DATA_DIR MODEL OUTPUT_DIR [EPOCHS]
 
-(For several processes on a CPU `torchrun --nproc-per-node 2`: `accelerate launch --cpu` starts one without MPI.)
+On a CPU, start several processes with `torchrun --nproc-per-node 2`.
 
-DATA_DIR has a folder of images for each class, or `train` and `validation` with such folders, or any other format
-that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small.
+DATA_DIR has a folder of images per class, or `train` and `validation` with such folders, or any other format of
+`mobilevit check-data`. MODEL is a MobileViT classifier, such as apple/mobilevit-x-small.
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
 
@@ -19,29 +19,29 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoImageProcessor, get_cosine_schedule_with_warmup
 
 from mobilevit_hf import MobileViTForImageClassification, metrics
-from mobilevit_hf.data.dataloader import ImageDataset, make_loader
+from mobilevit_hf.data.dataloader import ImageDataset, make_dataloader
 from mobilevit_hf.data.reading import load_dataset
-from mobilevit_hf.data.sampler import BatchShape, TrainingBatches
+from mobilevit_hf.data.sampler import BatchShape, MultiScaleBatchSampler
 from mobilevit_hf.data.transforms import make_transform
 
-data_dir, start, output_dir, epochs = (*sys.argv[1:], 20)[:4]
+data_dir, checkpoint, output_dir, epochs = (*sys.argv[1:], 20)[:4]
 accelerator = Accelerator()
 rank, num_processes = accelerator.process_index, accelerator.num_processes
 set_seed(0, device_specific=True)
 data = load_dataset(data_dir)
 accelerator.print(accelerator.state, *data.notes, *data.problems, sep="\n")
 names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
-model = MobileViTForImageClassification.from_pretrained(start, **names, ignore_mismatched_sizes=True)
-processor = AutoImageProcessor.from_pretrained(start)
+model = MobileViTForImageClassification.from_pretrained(checkpoint, **names, ignore_mismatched_sizes=True)
+processor = AutoImageProcessor.from_pretrained(checkpoint)
 accuracy = evaluate.load(metrics.path("top_k_accuracy"), keep_in_memory=True)
 
-# Each process loads its own share, so the loaders don't go through `accelerator.prepare`.
+# Each process loads its part of the data, so the loaders are not passed to `accelerator.prepare`.
 augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
 process = make_transform("image-classification", processor, training=False)
 shape = BatchShape(*augment.finish.size, 32)
-batches = TrainingBatches(len(data.splits["train"]), [shape], rank=rank, num_replicas=num_processes)
-train = make_loader(ImageDataset(data.splits["train"], augment), batches)
-validation = make_loader(ImageDataset(data.splits["validation"][rank::num_processes], process), shape.size)
+batches = MultiScaleBatchSampler(len(data.splits["train"]), [shape], rank=rank, num_replicas=num_processes)
+train = make_dataloader(ImageDataset(data.splits["train"], augment), batches)
+validation = make_dataloader(ImageDataset(data.splits["validation"][rank::num_processes], process), shape.size)
 
 num_steps = int(epochs) * len(batches)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
@@ -59,10 +59,10 @@ for epoch in range(int(epochs)):
         schedule.step()
         optimizer.zero_grad()
     model.eval()
-    broadcast(list(model.buffers()))  # batch normalization: what is measured is what the first process saves
+    broadcast(list(model.buffers()))  # evaluate with the batch statistics that the main process saves
     with torch.inference_mode():
-        answers = [(model(b["pixel_values"].to(accelerator.device)).logits.cpu(), b["labels"]) for b in validation]
-    for logits, labels in gather_object(answers):
+        outputs = [(model(b["pixel_values"].to(accelerator.device)).logits.cpu(), b["labels"]) for b in validation]
+    for logits, labels in gather_object(outputs):
         accuracy.add_batch(predictions=logits, references=labels)
     accelerator.print(f"epoch {epoch + 1}: accuracy {accuracy.compute(k=1)['accuracy']:.3f}")
 

@@ -1,10 +1,10 @@
-"""Search by image: MobileViT with a head of your own, here one by which like images lie close together.
+"""Image search: MobileViT with a custom head that maps similar images to nearby vectors.
 
-    python examples/custom_head.py DATA_DIR START OUTPUT_DIR [EPOCHS]
+    python examples/custom_head.py DATA_DIR MODEL OUTPUT_DIR [EPOCHS]
 
-DATA_DIR has a folder of images for each class, or `train` and `validation` with such folders, or any other format
-that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small. The result makes
-64 numbers of an image; the inner product of those of two images is the greater, up to 1, the more they are alike:
+DATA_DIR has a folder of images per class, or `train` and `validation` with such folders, or any other format of
+`mobilevit check-data`. MODEL is a MobileViT classifier, such as apple/mobilevit-x-small. The trained model embeds an
+image as a unit vector of length 64; the inner product of two embeddings is their cosine similarity:
 
     from custom_head import MobileViTForImageEmbedding  # this file
 
@@ -28,29 +28,29 @@ from mobilevit_hf.data.transforms import make_transform
 
 
 class MobileViTForImageEmbedding(MobileViTPreTrainedModel):
-    """MobileViT with a linear layer to unit vectors, which learns a place for each class, and to be near it.
+    """MobileViT with a linear projection to unit vectors, trained to be close to a learned vector of their class.
 
-    Its configuration says beside MobileViT's fields how many numbers a vector has: `embedding_size`.
+    The configuration has one more field, `embedding_size`: the length of the vectors.
     """
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__(config)
         self.mobilevit = MobileViTModel(config)
         self.projection = nn.Linear(config.neck_hidden_sizes[-1], config.embedding_size)
-        self.places = nn.Linear(config.embedding_size, config.num_labels, bias=False)
+        self.class_vectors = nn.Linear(config.embedding_size, config.num_labels, bias=False)
         self.post_init()
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ModelOutput:
-        """`embeddings` (B, `embedding_size`) of images (B, 3, H, W); and of their classes (B,) the `loss`."""
+        """Return `embeddings` (B, embedding_size) of images (B, 3, H, W), and the `loss` if labels (B,) are given."""
         embeddings = normalize(self.projection(self.mobilevit(pixel_values).pooler_output))
         if labels is None:
             return ModelOutput(embeddings=embeddings)
-        similarity = embeddings @ normalize(self.places.weight).T
+        similarity = embeddings @ normalize(self.class_vectors.weight).T
         return ModelOutput(loss=cross_entropy(similarity / 0.1, labels), embeddings=embeddings)
 
 
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """How often the nearest other image is one of the same class."""
+    """Return the fraction of images whose nearest other image has the same class."""
     similarity = evaluation.predictions @ evaluation.predictions.T
     np.fill_diagonal(similarity, -np.inf)
     nearest = evaluation.label_ids[similarity.argmax(axis=1)]
@@ -58,16 +58,16 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train; whoever imports the model does not."""
-    data_dir, start, output_dir, epochs = (*sys.argv[1:], 20)[:4]
+    """Train the model."""
+    data_dir, checkpoint, output_dir, epochs = (*sys.argv[1:], 20)[:4]
     set_seed(0)
     data = load_dataset(data_dir)
     print(*data.notes, *data.problems, sep="\n")
     names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
-    config = MobileViTConfig.from_pretrained(start, **names)
+    config = MobileViTConfig.from_pretrained(checkpoint, **names)
     config.embedding_size = 64
-    model = MobileViTForImageEmbedding.from_pretrained(start, config=config)
-    processor = AutoImageProcessor.from_pretrained(start)
+    model = MobileViTForImageEmbedding.from_pretrained(checkpoint, config=config)
+    processor = AutoImageProcessor.from_pretrained(checkpoint)
     augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
     train = ImageDataset(data.splits["train"], augment)
     validation = ImageDataset(
@@ -79,7 +79,7 @@ def main() -> None:
         eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
         metric_for_best_model="recall_at_1", remove_unused_columns=False
     )  # fmt: skip
-    # The collator is `dict`, as `ImageDataset` makes whole batches.
+    # The collator is `dict`: items of `ImageDataset` are whole batches.
     trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
     trainer.train()
     trainer.save_model()

@@ -1,9 +1,9 @@
-"""Fine-tune a classifier on your own images.
+"""Fine-tune a classifier on your images with transformers' Trainer.
 
-    python examples/finetune_classifier.py DATA_DIR START OUTPUT_DIR [EPOCHS]
+    python examples/finetune_classifier.py DATA_DIR MODEL OUTPUT_DIR [EPOCHS]
 
-DATA_DIR has a folder of images for each class, or `train` and `validation` with such folders, or any other format
-that `mobilevit check-data` reads. START is a MobileViT classifier, such as apple/mobilevit-x-small.
+DATA_DIR has a folder of images per class, or `train` and `validation` with such folders, or any other format of
+`mobilevit check-data`. MODEL is a MobileViT classifier, such as apple/mobilevit-x-small.
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
 
@@ -17,13 +17,13 @@ from mobilevit_hf.data.dataloader import ImageDataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 
-data_dir, start, output_dir, epochs = (*sys.argv[1:], 20)[:4]
+data_dir, checkpoint, output_dir, epochs = (*sys.argv[1:], 20)[:4]
 set_seed(0)
 data = load_dataset(data_dir)
 print(*data.notes, *data.problems, sep="\n")
 names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
-model = MobileViTForImageClassification.from_pretrained(start, **names, ignore_mismatched_sizes=True)
-processor = AutoImageProcessor.from_pretrained(start)
+model = MobileViTForImageClassification.from_pretrained(checkpoint, **names, ignore_mismatched_sizes=True)
+processor = AutoImageProcessor.from_pretrained(checkpoint)
 augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
 train = ImageDataset(data.splits["train"], augment)
 validation = ImageDataset(data.splits["validation"], make_transform("image-classification", processor, training=False))
@@ -31,7 +31,7 @@ accuracy = evaluate.load(metrics.path("top_k_accuracy"))
 
 
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """How often the first class named is right, over all images and as the mean of the classes' F1."""
+    """Return the accuracy and the macro F1."""
     scores = accuracy.compute(predictions=evaluation.predictions, references=evaluation.label_ids, k=1)
     return {name: scores[name] for name in ("accuracy", "macro_f1")}
 
@@ -42,7 +42,7 @@ training = TrainingArguments(
     eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
     metric_for_best_model="accuracy", remove_unused_columns=False
 )  # fmt: skip
-# The collator is `dict`, as `ImageDataset` makes whole batches.
+# The collator is `dict`: items of `ImageDataset` are whole batches.
 trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
 trainer.train()
 trainer.save_model()

@@ -1,13 +1,13 @@
-"""Fine-tune a detector on your own images.
+"""Fine-tune a detector on your images with transformers' Trainer.
 
     python examples/finetune_detector.py DATA_DIR BACKBONE OUTPUT_DIR [EPOCHS]
 
 DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has two folders, `train` and `validation`, with images and a
-`metadata.jsonl` that says what is on each:
+`metadata.jsonl` with the objects of each image:
 
     {"file_name": "1.jpg", "objects": {"bbox": [[14, 20, 90, 45]], "category": ["cat"]}}
 
-A box is x, y, width, height in pixels; both lists are empty where there is nothing. BACKBONE is a MobileViT
+Boxes are x, y, width, height in pixels; both lists are empty for an image without objects. BACKBONE is a MobileViT
 classifier, such as apple/mobilevit-x-small. `pipeline("object-detection", model=OUTPUT_DIR)` runs the result.
 """
 
@@ -36,13 +36,15 @@ coco_map = evaluate.load(metrics.path("coco_map"))
 
 
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """COCO's average precision, of predictions and labels that come in batches."""
+    """Return COCO's average precision; predictions and labels are lists of batches."""
     for (logits, boxes), labels in zip(evaluation.predictions, evaluation.label_ids, strict=True):
         outputs = ModelOutput(logits=torch.tensor(logits), pred_boxes=torch.tensor(boxes))
-        found = processor.post_process_object_detection(outputs, target_sizes=[label["orig_size"] for label in labels])
+        detections = processor.post_process_object_detection(
+            outputs, target_sizes=[label["orig_size"] for label in labels]
+        )
         objects = [validation.samples[int(label["image_id"][0])].objects for label in labels]
         references = [{"boxes": o.boxes, "labels": o.labels, "iscrowd": o.iscrowd, "area": o.areas} for o in objects]
-        coco_map.add_batch(predictions=found, references=references)
+        coco_map.add_batch(predictions=detections, references=references)
     return {name: value for name, value in coco_map.compute().items() if name in ("map", "map_50")}
 
 
@@ -52,7 +54,7 @@ training = TrainingArguments(
     save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True, metric_for_best_model="map",
     remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
-# The collator is `dict`, as `ImageDataset` makes whole batches.
+# The collator is `dict`: items of `ImageDataset` are whole batches.
 trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
 trainer.train()
 trainer.save_model()

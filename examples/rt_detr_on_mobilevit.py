@@ -1,11 +1,11 @@
-"""Fine-tune transformers' RT-DETR, with MobileViT for its backbone, on your own images.
+"""Fine-tune transformers' RT-DETR with a MobileViT backbone on your images.
 
     python examples/rt_detr_on_mobilevit.py DATA_DIR BACKBONE OUTPUT_DIR [EPOCHS]
 
-DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has `metadata.jsonl` files as finetune_detector.py describes
-them. BACKBONE is a MobileViT classifier, such as apple/mobilevit-x-small. The loss needs SciPy: `pip install scipy`.
-`pipeline("object-detection", model=OUTPUT_DIR)` runs the result wherever `import mobilevit_hf` comes first: by that,
-transformers knows the backbone.
+DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has `metadata.jsonl` files as described in
+finetune_detector.py. BACKBONE is a MobileViT classifier, such as apple/mobilevit-x-small. The loss needs SciPy:
+`pip install scipy`. `pipeline("object-detection", model=OUTPUT_DIR)` runs the result after `import mobilevit_hf`,
+which registers the backbone.
 """
 
 import sys
@@ -30,48 +30,48 @@ from mobilevit_hf.data.dataloader import ImageDataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 
-data_dir, start, output_dir, epochs = (*sys.argv[1:], 100)[:4]
+data_dir, checkpoint, output_dir, epochs = (*sys.argv[1:], 100)[:4]
 set_seed(0)
 data = load_dataset(data_dir)
 print(*data.notes, *data.problems, sep="\n")
 names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
 
-backbone = MobileViTBackbone.from_pretrained(start, out_features=["stage3", "stage4", "stage5"])
-trained_with = AutoImageProcessor.from_pretrained(start)
-if trained_with.do_flip_channel_order:  # the weights take BGR, and RT-DETR's processor gives RGB
+backbone = MobileViTBackbone.from_pretrained(checkpoint, out_features=["stage3", "stage4", "stage5"])
+backbone_processor = AutoImageProcessor.from_pretrained(checkpoint)
+if backbone_processor.do_flip_channel_order:  # the weights take BGR, RT-DETR's processor returns RGB
     stem = backbone.conv_stem.convolution.weight
     stem.data = stem.data.flip(dims=[1])
-# A head as light as the backbone: half of RT-DETR's width, half of its decoder.
+# A small head for a small backbone: half of RT-DETR's width and decoder layers.
 config = RTDetrConfig(
     **names, backbone_config=backbone.config, freeze_backbone_batch_norms=False,
     encoder_in_channels=backbone.channels, encoder_hidden_dim=128, encoder_ffn_dim=512, hidden_expansion=0.5,
     d_model=128, decoder_in_channels=[128, 128, 128], decoder_ffn_dim=512, decoder_layers=3, num_queries=100
 )  # fmt: skip
 model = RTDetrForObjectDetection(config)
-model.model.backbone.model = backbone  # the constructor's has new weights
-processor = RTDetrImageProcessor(size=trained_with.crop_size)  # small objects need more
+model.model.backbone.model = backbone  # replaces the randomly initialized one
+processor = RTDetrImageProcessor(size=backbone_processor.crop_size)  # larger for small objects
 augment = make_transform("object-detection", processor, training=True, zoom_out=0.0, crop=0.5)
 train = ImageDataset(data.splits["train"], augment)
 validation = ImageDataset(data.splits["validation"], make_transform("object-detection", processor, training=False))
 coco_map = evaluate.load(metrics.path("coco_map"))
 
 
-def leave_out_crowds(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch that `ImageDataset` makes, without boxes around groups, which RT-DETR would train on."""
+def drop_crowds(batch: dict[str, Any]) -> dict[str, Any]:
+    """Remove crowd boxes, which RT-DETR would train on, from a batch of `ImageDataset`."""
     for label in batch["labels"]:
         label |= {name: label[name][label["iscrowd"] == 0] for name in ("class_labels", "boxes")}
     return batch
 
 
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """COCO's average precision, of predictions and labels that come in batches."""
+    """Return COCO's average precision; predictions and labels are lists of batches."""
     for (logits, boxes), labels in zip(evaluation.predictions, evaluation.label_ids, strict=True):
         outputs = ModelOutput(logits=torch.tensor(logits), pred_boxes=torch.tensor(boxes))
         sizes = [label["orig_size"].tolist() for label in labels]
-        found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+        detections = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
         objects = [validation.samples[int(label["image_id"][0])].objects for label in labels]
         references = [{"boxes": o.boxes, "labels": o.labels, "iscrowd": o.iscrowd, "area": o.areas} for o in objects]
-        coco_map.add_batch(predictions=found, references=references)
+        coco_map.add_batch(predictions=detections, references=references)
     return {name: value for name, value in coco_map.compute().items() if name in ("map", "map_50")}
 
 
@@ -82,10 +82,10 @@ training = TrainingArguments(
     remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
 trainer = Trainer(
-    model, training, leave_out_crowds, train, validation, processor, compute_metrics=compute_metrics,
-    preprocess_logits_for_metrics=lambda outputs, labels: outputs[1:3]  # logits and boxes: there is much else
+    model, training, drop_crowds, train, validation, processor, compute_metrics=compute_metrics,
+    preprocess_logits_for_metrics=lambda outputs, labels: outputs[1:3]  # only logits and boxes
 )  # fmt: skip
 trainer.train()
-# Not `load_best_model_at_end`, which finds but half of RT-DETR's weights: their names in files are others.
+# `load_best_model_at_end` loads only half of RT-DETR's weights, as their names differ in files.
 RTDetrForObjectDetection.from_pretrained(trainer.state.best_model_checkpoint).save_pretrained(output_dir)
 processor.save_pretrained(output_dir)

@@ -1,4 +1,4 @@
-"""The examples, run as a user runs them: they learn, and what they save runs in stock pipelines."""
+"""Examples run as scripts: the loss falls, and the saved models run in stock pipelines."""
 
 import ast
 import json
@@ -33,9 +33,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run_example(tmp_path_factory):
-    """A function that runs an example with a command line and returns what it prints.
+    """Function that runs an example with arguments and returns its standard output.
 
-    It is off the Hub, unless `env` gives it a complete environment of its own (see `HubServer.environment`).
+    The process is offline, unless `env` is a complete environment, such as `HubServer.environment`.
     """
 
     def run(name, *arguments, launcher=(), env=None):
@@ -56,19 +56,19 @@ def run_example(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(tiny_fields, tmp_path_factory):
-    """A folder with a small classifier of four classes that has not learned anything, and takes colors as BGR."""
+def initial_checkpoint(tiny_fields, tmp_path_factory):
+    """Folder of a small classifier of four classes with random weights and BGR input."""
     sizes = {"hidden_sizes": [24, 32, 40], "neck_hidden_sizes": [16, 16, 24, 24, 32, 40, 64], "expand_ratio": 2.0}
     torch.manual_seed(0)
     model = MobileViTForImageClassification(MobileViTConfig(**tiny_fields | sizes, hidden_dropout_prob=0.0))
-    folder = tmp_path_factory.mktemp("start")
+    folder = tmp_path_factory.mktemp("initial_checkpoint")
     model.save_pretrained(folder)
     MobileViTImageProcessor(size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
 
 
-def logs_of(output):
-    """What Trainer prints, by numbers; its times left out."""
+def parse_logs(output):
+    """Return the metrics that Trainer prints, without throughput."""
     logs = [ast.literal_eval(line) for line in output.splitlines() if line.startswith("{")]
     return [{name: float(value) for name, value in log.items() if "per_second" not in name} for log in logs]
 
@@ -92,25 +92,25 @@ def draw_flowers(name, seed):
 
 @pytest.fixture(scope="module")
 def flowers(tmp_path_factory):
-    """A folder with images by split and class: 100 to learn from, and 31 others, of which four are misnamed.
+    """Class folders with 100 training images and 31 validation images, of which four are mislabeled.
 
-    These are among every other one: two processes that share them have unequal shares to get right.
+    All mislabeled images have even indices, so two processes that share the images get different accuracies.
     """
     root, seed = tmp_path_factory.mktemp("flowers"), 0
     for split, counts in {"train": (50, 50), "validation": (16, 15)}.items():
         for name, count in zip(("iris", "poppy"), counts, strict=True):
             (root / split / name).mkdir(parents=True)
-            for place in range(count):
+            for index in range(count):
                 seed += 1
-                is_misnamed = split == "validation" and name == "iris" and place in (0, 2, 4, 6)
-                image = draw_flowers("poppy" if is_misnamed else name, seed)
+                is_mislabeled = split == "validation" and name == "iris" and index in (0, 2, 4, 6)
+                image = draw_flowers("poppy" if is_mislabeled else name, seed)
                 image.save(root / split / name / f"{seed:03}.png")
     return root
 
 
 @pytest.fixture(scope="module")
 def stock_accuracy(flowers, run_python):
-    """A function of a saved model: how often stock transformers, in a clean process, names the right flower."""
+    """Function that returns the validation accuracy of a saved model in stock transformers, in a clean process."""
 
     def measure(folder):
         paths = [str(path) for path in sorted((flowers / "validation").glob("*/*.png"))]
@@ -119,38 +119,44 @@ def stock_accuracy(flowers, run_python):
             from transformers import pipeline
 
             classify = pipeline("image-classification", model={str(folder)!r})
-            print(json.dumps([answers[0]["label"] for answers in classify({paths!r}, top_k=1)]))
+            print(json.dumps([predictions[0]["label"] for predictions in classify({paths!r}, top_k=1)]))
             """
-        answers = json.loads(run_python(code, without_package=True))
-        return np.mean([Path(path).parent.name == answer for path, answer in zip(paths, answers, strict=True)])
+        labels = json.loads(run_python(code, without_package=True))
+        return np.mean([Path(path).parent.name == label for path, label in zip(paths, labels, strict=True)])
 
     return measure
 
 
-def test_finetune_classifier(flowers, start, run_example, stock_accuracy, tmp_path):
-    output = run_example("finetune_classifier.py", flowers / "train", start, tmp_path / "model", 40)
-    assert "There was no validation split: it is 10 of 100 training images" in output
-    logs = logs_of(output)
-    losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_accuracy"))
-    assert len(losses) == len(found) == 40
+def test_finetune_classifier(flowers, initial_checkpoint, run_example, stock_accuracy, tmp_path):
+    output = run_example("finetune_classifier.py", flowers / "train", initial_checkpoint, tmp_path / "model", 40)
+    assert "No validation split: split off 10 of 100 training images" in output
+    logs = parse_logs(output)
+    losses, metrics = ([log[name] for log in logs if name in log] for name in ("loss", "eval_accuracy"))
+    assert len(losses) == len(metrics) == 40
     assert losses[-1] < 0.8 * losses[0]
     assert stock_accuracy(tmp_path / "model") >= 0.8  # of 0.87
 
 
 @pytest.mark.parametrize(("launcher", "num_processes", "epochs"), [((), 1, 20), (TWO_PROCESSES, 2, 40)])
-def test_accelerate_loop(launcher, num_processes, epochs, flowers, start, run_example, stock_accuracy, tmp_path):
-    """What all processes together measured is what stock transformers answers."""
-    output = run_example("accelerate_loop.py", flowers, start, tmp_path / "model", epochs, launcher=launcher)
+def test_accelerate_loop(
+    launcher, num_processes, epochs, flowers, initial_checkpoint, run_example, stock_accuracy, tmp_path
+):
+    """The accuracy over all processes equals that of stock transformers."""
+    output = run_example(
+        "accelerate_loop.py", flowers, initial_checkpoint, tmp_path / "model", epochs, launcher=launcher
+    )
     assert f"Num processes: {num_processes}\n" in output
-    found = [float(accuracy) for accuracy in re.findall(r"^epoch \d+: accuracy (.*)$", output, re.MULTILINE)]
-    assert len(found) == epochs
-    assert found[-1] >= 0.8
-    assert stock_accuracy(tmp_path / "model") == pytest.approx(found[-1], abs=5e-4)
+    accuracies = [float(accuracy) for accuracy in re.findall(r"^epoch \d+: accuracy (.*)$", output, re.MULTILINE)]
+    assert len(accuracies) == epochs
+    assert accuracies[-1] >= 0.8
+    assert stock_accuracy(tmp_path / "model") == pytest.approx(accuracies[-1], abs=5e-4)
 
 
 @pytest.mark.parametrize(("launcher", "num_processes"), [((), 1), (TWO_PROCESSES, 2)])
-def test_stream_from_hub(launcher, num_processes, flowers, start, run_example, run_python, stock_accuracy, tmp_path):
-    """Rows come in four files sorted by class; none is left on the disk. Accuracy is what stock transformers finds."""
+def test_stream_from_hub(
+    launcher, num_processes, flowers, initial_checkpoint, run_example, run_python, stock_accuracy, tmp_path
+):
+    """Four files sorted by class are streamed, none stays on disk. The accuracy equals that of stock transformers."""
     code = f"""
         import datasets
         datasets.disable_progress_bars()
@@ -159,26 +165,26 @@ def test_stream_from_hub(launcher, num_processes, flowers, start, run_example, r
         """
     with HubServer() as hub:
         run_python(code, hub.environment(tmp_path / "home"))
-        arguments = ("user/flowers", start, tmp_path / "model", 60)
+        arguments = ("user/flowers", initial_checkpoint, tmp_path / "model", 60)
         output = run_example(
             "stream_from_hub.py", *arguments, launcher=launcher, env=hub.environment(tmp_path / "other")
         )
-        fetched = {request.path for request in hub.requests}
-    assert sum("/resolve/" in path and "/train-" in path for path in fetched) == 4
+        requested = {request.path for request in hub.requests}
+    assert sum("/resolve/" in path and "/train-" in path for path in requested) == 4
     assert not [path for path in (tmp_path / "other").rglob("*") if path.suffix in (".parquet", ".arrow")]
     losses = [float(loss) for loss in re.findall(r"^step \d+0: loss (.*)$", output, re.MULTILINE)]
     assert len(losses) == 6
     assert losses[-1] < 0.8 * losses[0]
-    (found,) = re.findall(r"^accuracy (.*)$", output, re.MULTILINE)
-    assert float(found) >= 0.8  # of 0.87
-    assert stock_accuracy(tmp_path / "model") == pytest.approx(float(found), abs=5e-4)
+    (accuracy,) = re.findall(r"^accuracy (.*)$", output, re.MULTILINE)
+    assert float(accuracy) >= 0.8  # of 0.87
+    assert stock_accuracy(tmp_path / "model") == pytest.approx(float(accuracy), abs=5e-4)
 
 
-def test_custom_head(flowers, start, run_example, run_python, tmp_path):
-    """Stock transformers' encoder and the saved layer, multiplied in numpy, make the vectors; the nearest is found."""
-    logs = logs_of(run_example("custom_head.py", flowers, start, tmp_path / "model", 20))
-    found = [log["eval_recall_at_1"] for log in logs if "eval_recall_at_1" in log]
-    assert len(found) == 20
+def test_custom_head(flowers, initial_checkpoint, run_example, run_python, tmp_path):
+    """The embeddings equal those of the stock encoder followed by the saved projection in numpy."""
+    logs = parse_logs(run_example("custom_head.py", flowers, initial_checkpoint, tmp_path / "model", 20))
+    recalls = [log["eval_recall_at_1"] for log in logs if "eval_recall_at_1" in log]
+    assert len(recalls) == 20
     paths = [str(path) for path in sorted((flowers / "validation").glob("*/*.png"))]
     code = f"""
         import json
@@ -198,8 +204,8 @@ def test_custom_head(flowers, start, run_example, run_python, tmp_path):
     expected = np.array(json.loads(run_python(code, without_package=True)))
     similarity = expected @ expected.T - 2 * np.eye(len(paths))
     names = np.array([Path(path).parent.name for path in paths])
-    assert np.mean(names[similarity.argmax(axis=1)] == names) == pytest.approx(max(found), abs=5e-4)
-    assert max(found) >= 0.7  # the four that are misnamed are near to others than those of their name
+    assert np.mean(names[similarity.argmax(axis=1)] == names) == pytest.approx(max(recalls), abs=5e-4)
+    assert max(recalls) >= 0.7  # the neighbors of the mislabeled images have the other label
     code = f"""
         import json
         from transformers import pipeline
@@ -220,24 +226,24 @@ CATEGORIES = {3: "ball", 7: "cube"}
 
 
 def draw_objects(seed):
-    """An image of noise with a white ball, a white cube or both; COCO's annotations of it, one a crowd."""
+    """Return an image with a white ball, a white cube or both on noise, and its COCO annotations, one a crowd."""
     generator = np.random.default_rng(seed)
     width, height = [(128, 96), (96, 128), (112, 112)][seed % 3]
     image = Image.fromarray(generator.integers(0, 90, (height, width, 3), dtype=np.uint8))
     canvas, annotations = ImageDraw.Draw(image), []
-    for place, category in enumerate([[3, 7], [7], [3], [7, 3]][seed % 4]):
+    for index, category in enumerate([[3, 7], [7], [3], [7, 3]][seed % 4]):
         w, h = (int(generator.integers(30, 46)) for _ in range(2))
-        x = place * width // 2 + int(generator.integers(0, width // 2 - w + 1)) if w <= width // 2 else 0
+        x = index * width // 2 + int(generator.integers(0, width // 2 - w + 1)) if w <= width // 2 else 0
         y = int(generator.integers(0, height - h))
         shape = canvas.ellipse if category == 3 else canvas.rectangle
         shape((x, y, x + w - 1, y + h - 1), fill="white")
-        crowd = {"iscrowd": int(seed == 0 and place == 1), "area": w * h * 0.8}
+        crowd = {"iscrowd": int(seed == 0 and index == 1), "area": w * h * 0.8}
         annotations.append({"bbox": [x, y, w, h], "category_id": category, **crowd})
     return image, annotations
 
 
 def write_coco(root, **splits):
-    """A folder in COCO's format with an image for each of the seeds of a split."""
+    """Write a COCO dataset with one image per seed, by split; return its folder."""
     for split, seeds in splits.items():
         (root / split).mkdir(parents=True)
         content = {"images": [], "annotations": []}
@@ -248,63 +254,64 @@ def write_coco(root, **splits):
             size = {"width": image.width, "height": image.height}
             content["images"].append({"id": seed, "file_name": f"{seed}.png", **size})
             for annotation in annotations:
-                place = {"id": len(content["annotations"]) + 1, "image_id": seed}
-                content["annotations"].append({**place, **annotation})
+                ids = {"id": len(content["annotations"]) + 1, "image_id": seed}
+                content["annotations"].append({**ids, **annotation})
         (root / split / "_annotations.coco.json").write_text(json.dumps(content))
     return root
 
 
 @pytest.fixture(scope="module")
-def coco(tmp_path_factory):
-    """A folder in COCO's format, whose validation images are among those to learn from."""
+def coco_dataset(tmp_path_factory):
+    """COCO dataset whose validation images are also training images."""
     return write_coco(tmp_path_factory.mktemp("coco"), train=range(8), validation=range(3))
 
 
-def average_precision(folder, coco, **options):
-    """What pycocotools finds of a saved detector's answers: mAP and that at an overlap of 0.5."""
+def average_precision(folder, coco_split, **options):
+    """Return mAP and mAP50 of a saved detector, computed by pycocotools."""
     model = AutoModelForObjectDetection.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
-    truth, answers = COCO(str(coco / "_annotations.coco.json")), []
+    ground_truth, results = COCO(str(coco_split / "_annotations.coco.json")), []
     ids = {name: number for number, name in CATEGORIES.items()}
-    for image in truth.dataset["images"]:
-        inputs = processor(Image.open(coco / image["file_name"]), return_tensors="pt")
+    for image in ground_truth.dataset["images"]:
+        inputs = processor(Image.open(coco_split / image["file_name"]), return_tensors="pt")
         with torch.no_grad():
             outputs = model(**inputs)
         sizes = [(image["height"], image["width"])]
-        (found,) = processor.post_process_object_detection(outputs, target_sizes=sizes, **options)
+        (detections,) = processor.post_process_object_detection(outputs, target_sizes=sizes, **options)
         for (x1, y1, x2, y2), score, label in zip(
-            found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
+            detections["boxes"].tolist(), detections["scores"].tolist(), detections["labels"].tolist(), strict=True
         ):
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "category_id": ids[model.config.id2label[label]]}
-            answers.append({"image_id": image["id"], "score": score, **box})
-    evaluation = COCOeval(truth, truth.loadRes(answers), "bbox")
+            results.append({"image_id": image["id"], "score": score, **box})
+    evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
     return evaluation.stats[:2]
 
 
-def test_finetune_detector(coco, start, run_example, run_python, tmp_path):
-    logs = logs_of(run_example("finetune_detector.py", coco, start, tmp_path / "model", 40))
-    losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_map"))
-    assert len(losses) == len(found) == 40
+def test_finetune_detector(coco_dataset, initial_checkpoint, run_example, run_python, tmp_path):
+    logs = parse_logs(run_example("finetune_detector.py", coco_dataset, initial_checkpoint, tmp_path / "model", 40))
+    losses, metrics = ([log[name] for log in logs if name in log] for name in ("loss", "eval_map"))
+    assert len(losses) == len(metrics) == 40
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:5])
-    best = next(log for log in logs if log.get("eval_map") == max(found))
+    best = next(log for log in logs if log.get("eval_map") == max(metrics))
     assert best["eval_map"] > 0
-    expected = average_precision(tmp_path / "model", coco / "validation")
+    expected = average_precision(tmp_path / "model", coco_dataset / "validation")
     assert [best["eval_map"], best["eval_map_50"]] == pytest.approx(expected.tolist(), rel=0.02)
     code = f"""
         import json
         from transformers import pipeline
 
         detect = pipeline("object-detection", model={str(tmp_path / "model")!r}, trust_remote_code=True)
-        print(json.dumps([answer["label"] for answer in detect({str(coco / "train" / "0.png")!r}, threshold=0.0)]))
+        detections = detect({str(coco_dataset / "train" / "0.png")!r}, threshold=0.0)
+        print(json.dumps([detection["label"] for detection in detections]))
         """
     assert set(json.loads(run_python(code, without_package=True))) == set(CATEGORIES.values())
 
 
-def test_finetune_detector_is_decided_by_its_seed(start, run_example, tmp_path):
-    """On a folder as the example describes it, one image without objects."""
+def test_finetune_detector_is_reproducible(initial_checkpoint, run_example, tmp_path):
+    """With a `metadata.jsonl` dataset that has an image without objects."""
     for split, seeds in {"train": range(4), "validation": range(4, 8)}.items():
         folder = tmp_path / "data" / split
         folder.mkdir(parents=True)
@@ -317,7 +324,7 @@ def test_finetune_detector_is_decided_by_its_seed(start, run_example, tmp_path):
             lines.append(json.dumps({"file_name": f"{seed}.png", "objects": {"bbox": boxes, "category": names}}))
         (folder / "metadata.jsonl").write_text("\n".join(lines))
     first, second = (
-        logs_of(run_example("finetune_detector.py", tmp_path / "data", start, tmp_path / name, 2))
+        parse_logs(run_example("finetune_detector.py", tmp_path / "data", initial_checkpoint, tmp_path / name, 2))
         for name in ("first", "second")
     )
     kept = {"loss", "eval_loss", "eval_map", "eval_map_50"}
@@ -329,24 +336,26 @@ def test_finetune_detector_is_decided_by_its_seed(start, run_example, tmp_path):
     assert config.id2label == {0: "ball", 1: "cube"}
 
 
-def test_rt_detr_on_mobilevit(start, run_example, run_python, tmp_path):
-    """It finds objects on images that it did not learn from; the backbone's colors are turned round."""
+def test_rt_detr_on_mobilevit(initial_checkpoint, run_example, run_python, tmp_path):
+    """It detects objects on unseen images; the channel order of the backbone is reversed."""
     pytest.importorskip("scipy", reason="RT-DETR's loss matches boxes with SciPy")
     coco = write_coco(tmp_path / "data", train=range(96), validation=range(96, 108))
-    shutil.copytree(start, tmp_path / "start")
+    shutil.copytree(initial_checkpoint, tmp_path / "model_96")
     crop = {"height": 96, "width": 96}
-    MobileViTImageProcessor(size={"shortest_edge": 96}, crop_size=crop).save_pretrained(tmp_path / "start")
-    logs = logs_of(run_example("rt_detr_on_mobilevit.py", coco, tmp_path / "start", tmp_path / "model", 20))
-    losses, found = ([log[name] for log in logs if name in log] for name in ("loss", "eval_map"))
-    assert len(losses) == len(found) == 20
+    MobileViTImageProcessor(size={"shortest_edge": 96}, crop_size=crop).save_pretrained(tmp_path / "model_96")
+    logs = parse_logs(run_example("rt_detr_on_mobilevit.py", coco, tmp_path / "model_96", tmp_path / "model", 20))
+    losses, metrics = ([log[name] for log in logs if name in log] for name in ("loss", "eval_map"))
+    assert len(losses) == len(metrics) == 20
     assert losses[-1] < 0.7 * losses[0]
-    best = next(log for log in logs if log.get("eval_map") == max(found))
+    best = next(log for log in logs if log.get("eval_map") == max(metrics))
     assert best["eval_map_50"] > 0.3
     expected = average_precision(tmp_path / "model", coco / "validation", threshold=0.0)
     assert [best["eval_map"], best["eval_map_50"]] == pytest.approx(expected.tolist(), rel=0.02)
-    learned = AutoModelForObjectDetection.from_pretrained(tmp_path / "model").model.backbone.model.conv_stem
-    begun = MobileViTForImageClassification.from_pretrained(start).mobilevit.conv_stem.convolution.weight
-    changes = [(learned.convolution.weight - weight).abs().mean() for weight in (begun.flip(1), begun)]
+    trained = AutoModelForObjectDetection.from_pretrained(tmp_path / "model").model.backbone.model.conv_stem
+    initial = MobileViTForImageClassification.from_pretrained(
+        initial_checkpoint
+    ).mobilevit.conv_stem.convolution.weight
+    changes = [(trained.convolution.weight - weight).abs().mean() for weight in (initial.flip(1), initial)]
     assert changes[0] < 0.5 * changes[1]
     code = f"""
         import json
@@ -354,6 +363,7 @@ def test_rt_detr_on_mobilevit(start, run_example, run_python, tmp_path):
         from transformers import pipeline
 
         detect = pipeline("object-detection", model={str(tmp_path / "model")!r})
-        print(json.dumps([answer["label"] for answer in detect({str(coco / "train" / "0.png")!r}, threshold=0.0)]))
+        detections = detect({str(coco / "train" / "0.png")!r}, threshold=0.0)
+        print(json.dumps([detection["label"] for detection in detections]))
         """
     assert set(json.loads(run_python(code))) == set(CATEGORIES.values())
