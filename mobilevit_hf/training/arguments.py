@@ -83,9 +83,9 @@ def option(
     default: Any,
     help: str,
     panel: str,
+    bound: Bound | None = None,
     *,
     choices: tuple[str, ...] = (),
-    bound: Bound | None = None,
     task: TaskName | None = None,
 ) -> Any:
     """Return a dataclass field with the metadata of a command-line option.
@@ -94,24 +94,16 @@ def option(
         default: Default value; None where it depends on the task, the data or the initial checkpoint.
         help: Help text without the default.
         panel: Panel of the help page.
+        bound: Valid numbers; None for any.
         choices: Valid values; empty for any.
-        bound: Valid numbers.
         task: The only task that the option applies to.
     """
     metadata = {"help": help, "panel": panel, "choices": choices, "bound": bound, "task": task}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-DATA, MODEL, DURATION, OPTIMIZATION, AUGMENTATION, EVALUATION, HUB, HARDWARE = (
-    "Data",
-    "Model",
-    "Duration",
-    "Optimization",
-    "Augmentation",
-    "Evaluation and checkpoints",
-    "Hugging Face Hub",
-    "Hardware",
-)
+DATA, MODEL, DURATION, OPTIMIZATION = "Data", "Model", "Duration", "Optimization"
+AUGMENTATION, EVALUATION, HUB, HARDWARE = "Augmentation", "Evaluation and checkpoints", "Hugging Face Hub", "Hardware"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +119,9 @@ class TrainArguments:
     data: str = option("", "Dataset: a folder, an annotation file or a Hub id.", DATA)
     data_format: str | None = option(None, "Dataset format. Default: detected automatically.", DATA)
     validation_fraction: float = option(
-        0.1, "Fraction of the training split to hold out if there is no validation split.", DATA, bound=BELOW_ONE
+        0.1, "Fraction of the training split to hold out if there is no validation split.", DATA, BELOW_ONE
     )
-    max_bad: float = option(0.05, "Abort if more than this fraction of the samples is invalid.", DATA, bound=FRACTION)
+    max_bad: float = option(0.05, "Abort if more than this fraction of the samples is invalid.", DATA, FRACTION)
     streaming: bool = option(False, "Stream a Hub dataset instead of downloading it.", DATA)
 
     task: str | None = option(None, "Task that the dataset must have labels for.", DATA, choices=TRAINABLE_TASKS)
@@ -144,7 +136,7 @@ class TrainArguments:
         None,
         "Input size in pixels. Default: the checkpoint's (96 from scratch), or less for smaller images.",
         MODEL,
-        bound=PIXELS,
+        PIXELS,
     )
     anchors: str = option(
         "auto",
@@ -153,42 +145,36 @@ class TrainArguments:
         choices=("auto", "paper"),
         task=DETECTION,
     )
-    hidden_dropout_prob: float | None = option(
-        None, "Dropout probability in the transformer layers.", MODEL, bound=BELOW_ONE
-    )
+    hidden_dropout_prob: float | None = option(None, "Dropout in the transformer layers.", MODEL, BELOW_ONE)
     freeze_backbone: bool = option(False, "Train only the head.", MODEL)
 
-    num_train_epochs: float | None = option(
-        None, "Number of epochs. Default: by dataset size.", DURATION, bound=POSITIVE
-    )
-    max_steps: int | None = option(None, "Number of optimizer steps, instead of epochs.", DURATION, bound=COUNT)
+    num_train_epochs: float | None = option(None, "Number of epochs. Default: by dataset size.", DURATION, POSITIVE)
+    max_steps: int | None = option(None, "Number of optimizer steps, instead of epochs.", DURATION, COUNT)
     max_minutes: float | None = option(
-        None, "Time limit in minutes; the learning rate schedule is fitted to it.", DURATION, bound=POSITIVE
+        None, "Time limit in minutes; the learning rate schedule is fitted to it.", DURATION, POSITIVE
     )
     early_stopping_patience: int | None = option(
-        None, "Stop after this many evaluations without improvement.", DURATION, bound=COUNT
+        None, "Stop after this many evaluations without improvement.", DURATION, COUNT
     )
 
-    per_device_train_batch_size: int | None = option(None, "Batch size per process.", OPTIMIZATION, bound=COUNT)
-    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.", OPTIMIZATION, bound=POSITIVE)
-    learning_rate: float | None = option(None, "Peak learning rate.", OPTIMIZATION, bound=POSITIVE)
-    min_lr_rate: float = option(0.0, "Final learning rate, as a fraction of the peak.", OPTIMIZATION, bound=FRACTION)
+    per_device_train_batch_size: int | None = option(None, "Batch size per process.", OPTIMIZATION, COUNT)
+    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.", OPTIMIZATION, POSITIVE)
+    learning_rate: float | None = option(None, "Peak learning rate.", OPTIMIZATION, POSITIVE)
+    min_lr_rate: float = option(0.0, "Final learning rate, as a fraction of the peak.", OPTIMIZATION, FRACTION)
     warmup_steps: float = option(
-        0.1, "Warm-up steps; below 1, a fraction of the training.", OPTIMIZATION, bound=NOT_NEGATIVE
+        0.1, "Warm-up steps; below 1, a fraction of the training.", OPTIMIZATION, NOT_NEGATIVE
     )
     warmup_lr_rate: float = option(
-        0.0, "Initial learning rate of the warm-up, as a fraction of the peak.", OPTIMIZATION, bound=FRACTION
+        0.0, "Initial learning rate of the warm-up, as a fraction of the peak.", OPTIMIZATION, FRACTION
     )
-    weight_decay: float | None = option(None, "Weight decay of AdamW.", OPTIMIZATION, bound=NOT_NEGATIVE)
-    decay_norms_and_biases: bool = option(
-        True, "Apply weight decay to normalization weights and biases.", OPTIMIZATION
-    )
-    adam_beta1: float = option(0.9, "Beta1 of AdamW.", OPTIMIZATION, bound=BELOW_ONE)
-    adam_beta2: float = option(0.999, "Beta2 of AdamW.", OPTIMIZATION, bound=BELOW_ONE)
+    weight_decay: float | None = option(None, "Weight decay of AdamW.", OPTIMIZATION, NOT_NEGATIVE)
+    decay_norms_and_biases: bool = option(True, "Apply weight decay to norms and biases.", OPTIMIZATION)
+    adam_beta1: float = option(0.9, "Beta1 of AdamW.", OPTIMIZATION, BELOW_ONE)
+    adam_beta2: float = option(0.999, "Beta2 of AdamW.", OPTIMIZATION, BELOW_ONE)
     max_grad_norm: float | None = option(
-        10.0, "Gradient norm to clip to; 0 disables clipping.", OPTIMIZATION, bound=NOT_NEGATIVE
+        10.0, "Gradient norm to clip to; 0 disables clipping.", OPTIMIZATION, NOT_NEGATIVE
     )
-    label_smoothing_factor: float | None = option(None, "Label smoothing.", OPTIMIZATION, bound=BELOW_ONE)
+    label_smoothing_factor: float | None = option(None, "Label smoothing.", OPTIMIZATION, BELOW_ONE)
     class_weights: str = option(
         "none",
         "Classification: weigh the loss by inverse class frequency (balanced), or not.",
@@ -197,11 +183,10 @@ class TrainArguments:
         task=CLASSIFICATION,
     )
     ema_decay: float = option(
-        0.998, "Decay of the EMA of the weights, which is evaluated and saved; 0 disables it.", OPTIMIZATION,
-        bound=BELOW_ONE,
-    )  # fmt: skip
+        0.998, "EMA decay of the weights that are evaluated and saved; 0 disables EMA.", OPTIMIZATION, BELOW_ONE
+    )
     ema_warmup: bool = option(True, "Warm up the EMA decay.", OPTIMIZATION)
-    seed: int = option(0, "Random seed.", OPTIMIZATION, bound=NOT_NEGATIVE)
+    seed: int = option(0, "Random seed.", OPTIMIZATION, NOT_NEGATIVE)
 
     multi_scale: str | None = option(
         None,
@@ -215,7 +200,7 @@ class TrainArguments:
         0.35,
         "Classification: smallest area of a random resized crop, as a fraction of the image.",
         AUGMENTATION,
-        bound=CROP_FRACTION,
+        CROP_FRACTION,
         task=CLASSIFICATION,
     )
     rand_augment: int | None = option(
@@ -233,14 +218,14 @@ class TrainArguments:
     crop: float = option(0.5, "Detection: probability of a random crop.", AUGMENTATION, task=DETECTION)
 
     eval_steps: float = option(
-        0.1, "Steps between evaluations; below 1, a fraction of the training.", EVALUATION, bound=POSITIVE
+        0.1, "Steps between evaluations; below 1, a fraction of the training.", EVALUATION, POSITIVE
     )
     save_steps: float = option(
-        0.1, "Steps between checkpoints; below 1, a fraction of the training.", EVALUATION, bound=POSITIVE
+        0.1, "Steps between checkpoints; below 1, a fraction of the training.", EVALUATION, POSITIVE
     )
-    save_total_limit: int = option(2, "Number of checkpoints to keep.", EVALUATION, bound=POSITIVE)
-    logging_steps: int = option(10, "Steps between lines of metrics.jsonl.", EVALUATION, bound=POSITIVE)
-    per_device_eval_batch_size: int = option(16, "Evaluation batch size per process.", EVALUATION, bound=POSITIVE)
+    save_total_limit: int = option(2, "Number of checkpoints to keep.", EVALUATION, POSITIVE)
+    logging_steps: int = option(10, "Steps between lines of metrics.jsonl.", EVALUATION, POSITIVE)
+    per_device_eval_batch_size: int = option(16, "Evaluation batch size per process.", EVALUATION, POSITIVE)
     metric_for_best_model: str | None = option(None, "Validation metric that selects the saved weights.", EVALUATION)
     resume: str | None = option(
         None, "auto: resume from the latest checkpoint in --output-dir, if any.", EVALUATION, choices=("auto",)
@@ -265,7 +250,7 @@ class TrainArguments:
     )
     compile: bool = option(False, "Compile the model with torch.compile.", HARDWARE)
     dataloader_num_workers: int | None = option(
-        None, "Data loading processes. Default: by CPU cores and device.", HARDWARE, bound=NOT_NEGATIVE
+        None, "Data loading processes. Default: by CPU cores and device.", HARDWARE, NOT_NEGATIVE
     )
     use_cpu: bool = option(False, "Train on the CPU even if a GPU is available.", HARDWARE)
 

@@ -1,6 +1,6 @@
 """Initial model of a training run: a checkpoint with a head for the dataset's classes, or one from scratch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def choose_initial_checkpoint() -> tuple[str, list[str]]:
     return DEFAULT_MODEL, []
 
 
-def check_initial_checkpoint(name: str, model_types: Sequence[str]) -> None:
+def check_initial_checkpoint(name: str, model_types: Collection[str]) -> None:
     """Check that a variant or checkpoint exists and has one of the model types.
 
     Raises:
@@ -192,7 +192,7 @@ def _class_names(config: PreTrainedConfig) -> list[str]:
     return [name for _, name in sorted((config.id2label or {}).items())]
 
 
-def _read_config(source: Path, model_types: Sequence[str]) -> PreTrainedConfig:
+def _read_config(source: Path, model_types: Collection[str]) -> PreTrainedConfig:
     """Read a checkpoint's configuration.
 
     Raises:
@@ -201,7 +201,7 @@ def _read_config(source: Path, model_types: Sequence[str]) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type not in model_types:
         raise ValueError(
-            f"model: got {source} of type {config.model_type}, expected {' or '.join(model_types)}. "
+            f"model: got {source} of type {config.model_type}, expected {' or '.join(sorted(model_types))}. "
             "Pass another checkpoint."
         )
     return config

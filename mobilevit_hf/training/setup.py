@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from ..modeling.variants_mobilevit import VARIANTS
 from ..records import TrainingRecord
 from ..tasks import TaskName
 from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, TaskArguments, TrainArguments
+from .callbacks import TrainerCallback
 from .checkpoint import find_checkpoints, load_checkpoint
 from .dataloader import TrainingDataLoader
 from .ema import EMA
-from .initialization import check_initial_checkpoint, choose_initial_checkpoint
+from .initialization import InitialModel, check_initial_checkpoint, choose_initial_checkpoint
 from .optimization import Schedule, create_optimizer
 from .push_to_hub import check_publication
 from .record import create_record
@@ -40,45 +40,30 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ValidatedRun:
-    """A training run whose options, output directory, checkpoints and Hub access are valid; no image was decoded.
-
-    Attributes:
-        requested: Arguments as passed by the user, with `model` set.
-        arguments: The same with the task's defaults.
-        dataset: Dataset, whose images are not checked yet.
-        resumed: Content of the checkpoint to resume from; None for a new run.
-        repo_id: Hub repository to publish to, in the main process.
-        notes: Sentences for the user.
-    """
-
-    requested: TrainArguments
-    arguments: TaskArguments
-    dataset: Dataset
-    resumed: dict[str, Any] | None
-    repo_id: str | None
-    notes: list[str]
-
-
 @dataclass(kw_only=True)
-class Components:
+class Run:
     """Parts of a training run.
 
     Attributes:
+        arguments: Training arguments with the task's defaults.
+        accelerator: Accelerator that prepared loss model and optimizer.
         task: Task with the valid samples.
-        model: Model that is trained, in channels-last memory format on the accelerator's device.
+        model: Model in channels-last memory format on the accelerator's device.
         processor: Its image processor.
         frozen: Part of the model that is not trained.
-        loss_model: Model and loss, prepared by Accelerate.
-        optimizer: Optimizer, prepared by Accelerate.
+        loss_model: Model and loss.
+        optimizer: Optimizer.
         ema: Average of the weights.
         loader: Loader of training batches.
         schedule: Learning rate schedule.
         num_steps: Optimizer steps; None if only the time is limited.
         record: Record for the model card, in the main process.
+        resumed: Content of the checkpoint to resume from; None for a new run.
+        repo_id: Hub repository to publish to, in the main process.
     """
 
+    arguments: TaskArguments
+    accelerator: Accelerator
     task: TrainingTask
     model: PreTrainedModel
     processor: BaseImageProcessor
@@ -89,7 +74,9 @@ class Components:
     loader: TrainingDataLoader
     schedule: Schedule
     num_steps: int | None
-    record: TrainingRecord | None
+    record: TrainingRecord | None = None
+    resumed: dict[str, Any] | None = None
+    repo_id: str | None = None
 
 
 class LossModel(nn.Module):
@@ -102,6 +89,46 @@ class LossModel(nn.Module):
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Return the loss of a batch."""
         return self.loss_function(self.model, batch)
+
+
+def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: TrainerCallback) -> Run:
+    """Validate the options, scan the dataset and build the parts of a run; options are checked in order of their cost.
+
+    Raises:
+        ValueError: If an option, the output directory, the initial checkpoint, the license or the dataset is invalid.
+        HubError: If the Hub denies write access.
+    """
+    checkpoint = find_resume_checkpoint(arguments)
+    accelerator.wait_for_everyone()  # before the main process creates the output directory
+    model, notes = (arguments.model, []) if arguments.model else choose_initial_checkpoint()
+    check_initial_checkpoint(model, {kind for task in TRAINING_TASKS.values() for kind in task.model_types})
+    requested = dataclasses.replace(arguments, model=model)
+    publishes = arguments.push_to_hub and accelerator.is_main_process
+    repo_id = check_publication(requested, callback.on_message) if publishes else None
+    resumed = load_checkpoint(checkpoint) if checkpoint else None
+
+    dataset = load_training_dataset(requested)
+    complete = requested.for_task(dataset.task)
+    check_initial_checkpoint(model, TRAINING_TASKS[dataset.task].model_types)
+    if checkpoint and resumed:
+        check_resumed_arguments(complete, resumed["arguments"])
+        notes.append(f"Resuming from step {resumed['state']['step']} ({checkpoint.name}).")
+
+    dataset, report = scan_dataset(dataset, accelerator, arguments.max_bad)
+    for note in report.notes:
+        callback.on_message(note)
+    for problem in report.problems:
+        callback.on_message(f"{problem.name}: {problem.reason}", problem.kind)
+    set_seed(arguments.seed)
+    task = TRAINING_TASKS[dataset.task](complete, dataset)
+    initial = task.create_model(report)
+    for note in (*notes, *initial.notes):
+        callback.on_message(note)
+    run = build_run(complete, accelerator, task, initial, report)
+    if accelerator.is_main_process:
+        run.record = create_record(requested, complete, report, initial.image_size)
+    run.resumed, run.repo_id = resumed, repo_id
+    return run
 
 
 # --- validation ------------------------------------------------------------------------------------------------------
@@ -131,40 +158,6 @@ def create_accelerator(arguments: TrainArguments) -> Accelerator:
     if arguments.fp16 and accelerator.device.type == "cpu":
         raise ValueError("fp16: got a CPU, expected a GPU. Use --bf16, or neither.")
     return accelerator
-
-
-def validate(arguments: TrainArguments, accelerator: Accelerator, log: Callable[[str], Any]) -> ValidatedRun:
-    """Check all that can be checked without decoding an image; checks that don't need the task come first.
-
-    Args:
-        arguments: Arguments as passed by the user.
-        accelerator: Accelerator of this process.
-        log: Called with one line per message of the Hub.
-
-    Raises:
-        ValueError: If an option, the output directory, the initial checkpoint, the license or the dataset is invalid,
-            or a resumed run had other arguments.
-        HubError: If the Hub denies write access.
-    """
-    checkpoint = find_resume_checkpoint(arguments)
-    accelerator.wait_for_everyone()  # before the main process creates the output directory
-    model, notes = (arguments.model, []) if arguments.model else choose_initial_checkpoint()
-    model_types = {model_type for task in TRAINING_TASKS.values() for model_type in task.model_types}
-    check_initial_checkpoint(model, sorted(model_types))
-    requested = dataclasses.replace(arguments, model=model)
-    publishes = arguments.push_to_hub and accelerator.is_main_process
-    repo_id = check_publication(requested, log) if publishes else None
-    resumed = None
-    if checkpoint:
-        resumed = load_checkpoint(checkpoint)
-        notes = [*notes, f"Resuming from step {resumed['state']['step']} ({checkpoint.name})."]
-
-    dataset = load_training_dataset(requested)
-    complete = requested.for_task(dataset.task)
-    check_initial_checkpoint(model, TRAINING_TASKS[dataset.task].model_types)
-    if resumed:
-        check_resumed_arguments(complete, resumed["arguments"])
-    return ValidatedRun(requested, complete, dataset, resumed, repo_id, notes)
 
 
 def find_resume_checkpoint(arguments: TrainArguments) -> Path | None:
@@ -240,14 +233,14 @@ def scan_dataset(dataset: Dataset, accelerator: Accelerator, max_bad: float) -> 
     return drop_invalid(dataset, reports[0], max_bad), reports[0]
 
 
-def build(
-    run: ValidatedRun, dataset: Dataset, report: DatasetReport, accelerator: Accelerator
-) -> tuple[Components, tuple[str, ...]]:
-    """Build model, optimizer, loader and schedule of a run, and return them with notes for the user."""
-    arguments = run.arguments
-    set_seed(arguments.seed)
-    task = TRAINING_TASKS[dataset.task](arguments, dataset)
-    initial = task.create_model(report)
+def build_run(
+    arguments: TaskArguments,
+    accelerator: Accelerator,
+    task: TrainingTask,
+    initial: InitialModel,
+    report: DatasetReport,
+) -> Run:
+    """Build optimizer, loader and schedule for an initial model."""
     loader = TrainingDataLoader(arguments, task, initial, accelerator)
     if arguments.gradient_checkpointing:
         initial.model.gradient_checkpointing_enable()
@@ -264,7 +257,9 @@ def build(
     loss_model, optimizer = accelerator.prepare(
         LossModel(torch.compile(model) if arguments.compile else model, loss_function), optimizer
     )
-    components = Components(
+    return Run(
+        arguments=arguments,
+        accelerator=accelerator,
         task=task,
         model=model,
         processor=initial.processor,
@@ -276,12 +271,8 @@ def build(
         schedule=Schedule(
             arguments.learning_rate, arguments.min_lr_rate, arguments.warmup_steps, arguments.warmup_lr_rate
         ),
-        num_steps=count_steps(arguments, dataset.task, loader.steps_per_epoch),
-        record=create_record(run.requested, arguments, report, initial.image_size)
-        if accelerator.is_main_process
-        else None,
+        num_steps=count_steps(arguments, task.dataset.task, loader.steps_per_epoch),
     )
-    return components, initial.notes
 
 
 def _freeze_backbone(model: PreTrainedModel) -> nn.Module:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 
@@ -20,13 +19,13 @@ from ..evaluation.evaluator import RESAMPLES
 from ..io import write_text
 from ..records import RESULTS_FILE
 from ..tasks import TASKS
-from .arguments import TaskArguments, TrainArguments
+from .arguments import TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
 from .checkpoint import History, explain_full_disk, remove_leftovers, save_checkpoint, save_model
 from .push_to_hub import publish_result
 from .record import write_training_record
 from .reports import write_reports
-from .setup import Components, build, create_accelerator, scan_dataset, validate
+from .setup import Run, create_accelerator, prepare_run
 from .signals import StoppedError, catch_signals
 from .state import ThroughputMeter, TrainerState, TrainingResult
 
@@ -66,49 +65,22 @@ def create_trainer(arguments: TrainArguments, callback: TrainerCallback | None =
     accelerator = create_accelerator(arguments)
     if callback is None or not accelerator.is_main_process:
         callback = TrainerCallback()
-    run = validate(arguments, accelerator, callback.on_message)
-    dataset, report = scan_dataset(run.dataset, accelerator, arguments.max_bad)
-    for note in report.notes:
-        callback.on_message(note)
-    for problem in report.problems:
-        callback.on_message(f"{problem.name}: {problem.reason}", problem.kind)
-    components, notes = build(run, dataset, report, accelerator)
-    for note in (*run.notes, *notes):
-        callback.on_message(note)
-    return Trainer(
-        run.arguments, components, accelerator, callback, resumed=run.resumed, repo_id=run.repo_id, began=began
-    )
+    return Trainer(prepare_run(arguments, accelerator, callback), callback, began)
 
 
 class Trainer:
     """Training loop of one run.
 
     Args:
-        arguments: Training arguments with the task's defaults.
-        components: Parts of the run.
-        accelerator: Accelerator that prepared them.
+        run: Parts of the run.
         callback: Receives messages and progress.
-        resumed: Content of the checkpoint to resume from; None for a new run.
-        repo_id: Hub repository to publish to; None for none.
         began: Start of the run, from `time.monotonic`; its setup counts towards `max_minutes`.
     """
 
-    def __init__(
-        self,
-        arguments: TaskArguments,
-        components: Components,
-        accelerator: Accelerator,
-        callback: TrainerCallback,
-        *,
-        resumed: dict[str, Any] | None = None,
-        repo_id: str | None = None,
-        began: float,
-    ) -> None:
-        self.arguments, self.accelerator, self.callback = arguments, accelerator, callback
-        self.components, self.resumed, self.repo_id, self.began = components, resumed, repo_id, began
-        self.task, self.model, self.loader = components.task, components.model, components.loader
-        self.optimizer, self.ema = components.optimizer, components.ema
-        self.output_dir = Path(str(arguments.output_dir))
+    def __init__(self, run: Run, callback: TrainerCallback, began: float) -> None:
+        self.run, self.callback, self.began = run, callback, began
+        self.arguments, self.accelerator = run.arguments, run.accelerator
+        self.output_dir = Path(str(run.arguments.output_dir))
         self.state, self.seconds_before = TrainerState(), 0.0
         self.progress, self.learning_rate = 0.0, 0.0
         self.history: History | None = None
@@ -122,14 +94,14 @@ class Trainer:
             ValueError: If the run is already complete, the loss is not finite, or the disk is full.
             StoppedError: If a signal stopped the run.
         """
-        if self.resumed:
-            self._restore(self.resumed)
-            self.resumed = None
+        if self.run.resumed:
+            self._restore(self.run.resumed)
+            self.run.resumed = None
         self._update_progress()
         self._check_remaining()
         self._open_output()
         self.meter, self.saved = ThroughputMeter(), time.monotonic()
-        with catch_signals() as signals, closing(self.loader):
+        with catch_signals() as signals, closing(self.run.loader):
             while self.progress < 1:
                 self._train_epoch(signals)
         return self._finish()
@@ -140,10 +112,10 @@ class Trainer:
         """Restore the content of a checkpoint."""
         self.state = TrainerState(**saved["state"])
         self.seconds_before = self.state.seconds
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.ema:
-            self.ema.load_state_dict(saved["ema"])
+        self.run.model.load_state_dict(saved["model"])
+        self.run.optimizer.load_state_dict(saved["optimizer"])
+        if self.run.ema:
+            self.run.ema.load_state_dict(saved["ema"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
         random_state = saved["random_states"][self.accelerator.process_index % len(saved["random_states"])]
@@ -186,7 +158,7 @@ class Trainer:
     def _train_epoch(self, signals: list[int]) -> None:
         state = self.state
         self._set_train_mode()
-        with closing(self.loader.epoch(state.epoch, state.batch, state.epoch_progress)) as batches:
+        with closing(self.run.loader.epoch(state.epoch, state.batch, state.epoch_progress)) as batches:
             for specs, batch in self.meter.watch(batches):
                 loss = self._train_batch(batch)
                 state.batch += 1
@@ -194,8 +166,8 @@ class Trainer:
                 if not self.accelerator.sync_gradients:
                     continue
                 state.step += 1
-                if self.ema:
-                    self.ema.update()
+                if self.run.ema:
+                    self.run.ema.update()
                 stopped = self._update_progress(stop=bool(signals))
                 self._after_step(stopped, signals)
                 if self.progress >= 1:
@@ -204,17 +176,17 @@ class Trainer:
 
     def _train_batch(self, batch: dict[str, Any]) -> Tensor:
         """Run forward and backward pass, and the optimizer step after the last accumulated batch."""
-        loss_model, arguments = self.components.loss_model, self.arguments
+        loss_model, arguments = self.run.loss_model, self.arguments
         with self.accelerator.accumulate(loss_model):
             loss = loss_model(batch)
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and arguments.max_grad_norm:
                 self.accelerator.clip_grad_norm_(loss_model.parameters(), arguments.max_grad_norm)
-            self.learning_rate = self.components.schedule(self.state.step, self.progress)
-            for group in self.optimizer.param_groups:
+            self.learning_rate = self.run.schedule(self.state.step, self.progress)
+            for group in self.run.optimizer.param_groups:
                 group["lr"] = self.learning_rate
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            self.run.optimizer.step()
+            self.run.optimizer.zero_grad()
         return loss.detach()
 
     def _after_step(self, stopped: bool, signals: list[int]) -> None:
@@ -268,7 +240,7 @@ class Trainer:
         Returns:
             Whether any process received a signal.
         """
-        state, arguments, num_steps = self.state, self.arguments, self.components.num_steps
+        state, arguments, num_steps = self.state, self.arguments, self.run.num_steps
         state.seconds = self.seconds_before + time.monotonic() - self.began
         fractions = [0.0]
         if num_steps:
@@ -288,13 +260,13 @@ class Trainer:
         return stops > 0
 
     def _set_train_mode(self) -> None:
-        self.model.train()
-        if self.components.frozen is not None:  # keeps its batch-norm statistics
-            self.components.frozen.eval()
+        self.run.model.train()
+        if self.run.frozen is not None:  # keeps its batch-norm statistics
+            self.run.frozen.eval()
 
     def _fail(self, step: int, specs: list[SampleSpec]) -> None:
         """Raise the error for a loss that is not finite."""
-        names = ", ".join(self.loader.names(specs)) or "images of a stream"
+        names = ", ".join(self.run.loader.names(specs)) or "images of a stream"
         raise ValueError(
             f"The loss is not finite at step {step}, on these images: {names}. Earlier checkpoints are intact. Try a "
             "lower --learning-rate, a longer warm-up (--warmup-steps) or a lower --max-grad-norm; without --fp16, if "
@@ -304,7 +276,7 @@ class Trainer:
     # --- logging, evaluation and checkpoints -------------------------------------------------------------------------
 
     def _current_progress(self) -> TrainingProgress:
-        state, per_epoch = self.state, self.loader.batches_per_epoch
+        state, per_epoch = self.state, self.run.loader.batches_per_epoch
         return TrainingProgress(
             progress=self.progress,
             step=state.step,
@@ -331,7 +303,7 @@ class Trainer:
         """Evaluate the averaged weights on the validation split, and save them if they are the best so far."""
         self.meter.close()
         state, started = self.state, time.monotonic()
-        with self.ema.swap() if self.ema else nullcontext():
+        with self.run.ema.swap() if self.run.ema else nullcontext():
             self._synchronize_buffers()
             result = self._evaluate_model(RESAMPLES if self.progress >= 1 else 0)
             value = result.metrics.get(self.arguments.metric_for_best_model, -1.0) if result else None
@@ -346,19 +318,19 @@ class Trainer:
         if result and self.history:
             metrics = {f"eval_{name}": value for name, value in result.metrics.items() if isinstance(value, float)}
             self._add_line({"epoch": self._current_progress().epoch, **metrics})
-            shown = [name for name in TASKS[self.task.dataset.task].metrics if name in result.metrics]
+            shown = [name for name in TASKS[self.run.task.dataset.task].metrics if name in result.metrics]
             text = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in shown)
             self.callback.on_message(f"step {state.step}: {text}", "validation")
 
     def _evaluate_model(self, resamples: int) -> EvaluationResult | None:
-        samples = self.task.dataset.splits.get("validation")
+        samples = self.run.task.dataset.splits.get("validation")
         if samples is None:
             return None
         return evaluate_model(
-            self.model,
-            self.components.processor,
+            self.run.model,
+            self.run.processor,
             samples,
-            self.task.dataset.classes,
+            self.run.task.dataset.classes,
             batch_size=self.arguments.per_device_eval_batch_size,
             max_bad=self.arguments.max_bad,
             resamples=resamples,
@@ -370,16 +342,16 @@ class Trainer:
     def _synchronize_buffers(self) -> None:
         """Copy the main process's batch-norm statistics to all: each process saw other images."""
         if self.accelerator.num_processes > 1:
-            for buffer in self.model.buffers():
+            for buffer in self.run.model.buffers():
                 buffer.copy_(broadcast(buffer))
 
     def _save_best(self, result: EvaluationResult | None) -> None:
         """Save the model's current weights as the result of the run."""
         self.evaluation = result
         if result:
-            self.task.update_config(self.model, result)
+            self.run.task.update_config(self.run.model, result)
         if self.accelerator.is_main_process:
-            save_model(self.output_dir, self.model, self.components.processor)
+            save_model(self.output_dir, self.run.model, self.run.processor)
 
     def _save(self) -> None:
         """Save a checkpoint, from which a resumed run continues with bit-equal results."""
@@ -393,9 +365,9 @@ class Trainer:
             content = {
                 "state": dataclasses.asdict(self.state),
                 "arguments": dataclasses.asdict(self.arguments),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": self.ema.state_dict() if self.ema else None,
+                "model": self.run.model.state_dict(),
+                "optimizer": self.run.optimizer.state_dict(),
+                "ema": self.run.ema.state_dict() if self.run.ema else None,
                 "scaler": scaler.state_dict() if scaler else None,
                 "random_states": random_states,
             }
@@ -407,11 +379,11 @@ class Trainer:
 
     def _finish(self) -> TrainingResult:
         """Evaluate the saved weights with confidence intervals, write record and reports, and publish."""
-        dataset = self.task.dataset
+        dataset = self.run.task.dataset
         evaluated = self.evaluation is not None and self.evaluation.intervals
         if "validation" in dataset.splits and not evaluated:  # the saved weights are not the last
-            best = type(self.model).from_pretrained(self.output_dir)
-            self.model.load_state_dict(best.state_dict())
+            best = type(self.run.model).from_pretrained(self.output_dir)
+            self.run.model.load_state_dict(best.state_dict())
             self.evaluation = self._evaluate_model(RESAMPLES)
         result = TrainingResult(
             output_dir=self.output_dir,
@@ -422,12 +394,12 @@ class Trainer:
             evaluation=self.evaluation,
             history=self.history.lines if self.history else [],
         )
-        if self.components.record:
+        if self.run.record:
             samples = dataset.splits.get("validation")
             with explain_full_disk(self.output_dir):
-                write_training_record(self.components.record, result, self.accelerator)
+                write_training_record(self.run.record, result, self.accelerator)
                 write_reports(result, samples if isinstance(samples, Sequence) else None, dataset.classes)
         self.accelerator.end_training()
-        if self.repo_id:
-            publish_result(self.arguments, self.repo_id, self.callback.on_message)
+        if self.run.repo_id:
+            publish_result(self.arguments, self.run.repo_id, self.callback.on_message)
         return result
