@@ -25,7 +25,7 @@ T_SHIRT = (
 
 
 def draw_smear(seed: int = 2) -> Image.Image:
-    """Draw a blood smear under a microscope, 640 × 480 RGB, with 18 red and 2 white cells.
+    """Draw a blood smear under a microscope, 640 x 480 RGB, with 18 red and 2 white cells.
 
     Args:
         seed: Random seed of positions and shapes.
@@ -62,17 +62,24 @@ def _draw_white_cell(smear: Image.Image, x: float, y: float, generator: random.R
 
 
 def _blend(image: Image.Image, ellipses: Sequence[Ellipse], color: Color, alpha: float, blur: float) -> None:
-    """Blend ellipses of a color into an image in place, with soft edges."""
-    mask = Image.new("L", (image.width * OVERSAMPLING, image.height * OVERSAMPLING))
+    """Blend ellipses of one color into an image, in place."""
+    margin = round(4 * blur) + 1
+    edges = [(x - width, y - height, x + width, y + height) for x, y, width, height in ellipses]
+    left, top = (max(0, int(min(edge[i] for edge in edges)) - margin) for i in (0, 1))
+    right = min(image.width, int(max(edge[2] for edge in edges)) + margin)
+    bottom = min(image.height, int(max(edge[3] for edge in edges)) + margin)
+    size = (right - left, bottom - top)
+    mask = Image.new("L", (size[0] * OVERSAMPLING, size[1] * OVERSAMPLING))
     canvas = ImageDraw.Draw(mask)
-    for x, y, width, height in ellipses:
-        edges = (x - width, y - height, x + width, y + height)
-        canvas.ellipse([OVERSAMPLING * edge for edge in edges], fill=round(255 * alpha))
-    image.paste(color, mask=mask.resize(image.size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(blur)))
+    for x1, y1, x2, y2 in edges:
+        corners = (x1 - left, y1 - top, x2 - left, y2 - top)
+        canvas.ellipse([OVERSAMPLING * corner for corner in corners], fill=round(255 * alpha))
+    mask = mask.resize(size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(blur))
+    image.paste(color, (left, top, right, bottom), mask)
 
 
 def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
-    """Draw a T-shirt on a white background, 480 × 480 RGB, like a product photo.
+    """Draw a T-shirt on a white background, 480 x 480 RGB, like a product photo.
 
     Args:
         color: Color of the fabric (R, G, B), 0..255.
