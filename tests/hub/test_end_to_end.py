@@ -1,8 +1,7 @@
-"""From drawn images to an answer elsewhere, through the loopback Hub, in clean processes."""
+"""Train, publish, download and predict through the loopback Hub, in clean processes."""
 
 import json
 import re
-import shlex
 import socket
 
 import pytest
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.slow
 DRAW = {"image-classification": draw_classification, "object-detection": draw_detection}
 SHORT = ["--max-steps", "2", "--per-device-train-batch-size", "4", "--dataloader-num-workers", "0", "--use-cpu"]
 SHORT += ["--image-size", "64"]
-# Prints what the command says and its exit code, for each of several lines with the token to use.
+# Prints output and exit code of several command lines, each with a token.
 COMMANDS = """
     import contextlib, os
     from mobilevit_hf import cli
@@ -28,15 +27,15 @@ COMMANDS = """
         with contextlib.redirect_stderr(sys.stdout):
             try:
                 cli.main()
-            except SystemExit as end:
-                print("exit", end.code)
+            except SystemExit as error:
+                print("exit", error.code)
     """
 CLASSIFIER = pytest.mark.parametrize("task", ["image-classification"], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def command(run_python):
-    """A function that runs the command in a clean process whose Hub is the one given, for each line of words."""
+def run_commands(run_python):
+    """A function that runs command lines in a clean process that uses the given Hub."""
 
     def run(hub, home, *lines, tokens=(TOKEN,)):
         lines = [(list(map(str, words)), token) for words in lines for token in tokens]
@@ -51,20 +50,20 @@ def task(request):
 
 
 @pytest.fixture(scope="module")
-def trained(task, initial_checkpoint, command, tmp_path_factory):
-    """A Hub with a model that its training has published, the training's folder and what it said."""
+def published_run(task, initial_checkpoint, run_commands, tmp_path_factory):
+    """A Hub with a model that its training published, the output folder and the output of the command."""
     folder = tmp_path_factory.mktemp("training")
     data = DRAW[task](folder / "shapes", train=16, validation=8)
     words = ["train", data, "--model", initial_checkpoint, "--output-dir", folder / "run", *SHORT, "--license", "mit"]
     with HubServer(token=TOKEN) as hub:
         words += ["--push-to-hub", "--hub-model-id", "user/shapes"]
-        out = command(hub, folder / "home", words)
-        assert out.splitlines()[-1] == "exit 0", out
-        yield hub, folder / "run", out
+        output = run_commands(hub, folder / "home", words)
+        assert output.splitlines()[-1] == "exit 0", output
+        yield hub, folder / "run", output
 
 
-def ask(task, source, image, **options):
-    """Code that prints a stock pipeline's answers about an image, as JSON."""
+def prediction_code(task, source, image, **options):
+    """Return code that prints the predictions of a stock pipeline as JSON."""
     threshold = ", threshold=0.0" if task == "object-detection" else ""
     return f"""
         import json, transformers
@@ -80,33 +79,33 @@ def photo(image, tmp_path_factory):
     return path
 
 
-def answers_of(task, folder, photo):
-    """What a model of this folder answers in this process."""
+def predict(task, folder, photo):
+    """Return the predictions of a local model in this process."""
     options = {"threshold": 0.0} if task == "object-detection" else {}
     return transformers.pipeline(task, str(folder), trust_remote_code=False)(str(photo), **options)
 
 
-def assert_same(found, expected):
-    """That answers are the same: names, and scores and boxes up to rounding."""
-    assert len(found) == len(expected) > 0
-    for one, other in zip(found, expected, strict=True):
-        assert one["label"] == other["label"]
-        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
-        assert one.get("box") == pytest.approx(other.get("box"), abs=1)
+def assert_close(predictions, expected):
+    """Assert that labels are equal, and scores and boxes up to rounding."""
+    assert len(predictions) == len(expected) > 0
+    for prediction, target in zip(predictions, expected, strict=True):
+        assert prediction["label"] == target["label"]
+        assert prediction["score"] == pytest.approx(target["score"], abs=1e-4)
+        assert prediction.get("box") == pytest.approx(target.get("box"), abs=1)
 
 
-def test_train_publish_and_run_without_this_package(task, trained, photo, run_python, tmp_path):
-    hub, run, out = trained
-    assert f"Published: {hub.url}/user/shapes" in out
+def test_published_model_runs_without_this_package(task, published_run, photo, run_python, tmp_path):
+    hub, run, output = published_run
+    assert f"Published: {hub.url}/user/shapes" in output
     options = {"trust_remote_code": True} if task == "object-detection" else {}
-    code = ask(task, "user/shapes", photo, **options)
-    environment = hub.environment(tmp_path) | {"HF_TOKEN": ""}  # it is public
-    found = json.loads(run_python(code, environment, without_package=True).splitlines()[-1])
-    assert_same(found, answers_of(task, run, photo))
+    code = prediction_code(task, "user/shapes", photo, **options)
+    environment = hub.environment(tmp_path) | {"HF_TOKEN": ""}
+    predictions = json.loads(run_python(code, environment, without_package=True).splitlines()[-1])
+    assert_close(predictions, predict(task, run, photo))
 
 
-def test_nothing_published_tells_where_it_was_made(trained):
-    hub, run, _ = trained
+def test_published_files_contain_no_local_paths(published_run):
+    hub, run, _ = published_run
     files = hub.files("user/shapes")
     assert CARD_MARKER in files["README.md"].decode()
     assert files.keys().isdisjoint({"recipe.yaml", "metrics.jsonl"})
@@ -119,8 +118,8 @@ def test_nothing_published_tells_where_it_was_made(trained):
         assert TOKEN.encode() not in path.read_bytes()
 
 
-def test_published_again_it_is_the_same(trained, monkeypatch):
-    hub, run, _ = trained
+def test_publishing_again_makes_no_commit(published_run, monkeypatch):
+    hub, run, _ = published_run
     hub.patch_client(monkeypatch)
     before = hub.files("user/shapes")
     assert publish(run, "user/shapes", card_options=CardOptions(license="mit")).commit is None
@@ -128,9 +127,8 @@ def test_published_again_it_is_the_same(trained, monkeypatch):
 
 
 @CLASSIFIER
-def test_revisions(trained, run_python, tmp_path, monkeypatch):
-    """A branch and a commit stay what they were when main moves on."""
-    hub, run, _ = trained
+def test_revisions_are_immutable(published_run, run_python, tmp_path, monkeypatch):
+    hub, run, _ = published_run
     hub.patch_client(monkeypatch)
     first = hub.repository("user/shapes").branches["main"]
     publish(run, "user/shapes", card_options=CardOptions(license="mit"), revision="v1")
@@ -155,39 +153,39 @@ def test_revisions(trained, run_python, tmp_path, monkeypatch):
 
 
 @CLASSIFIER
-def test_a_download_that_is_cut_goes_on_where_it_ended(task, trained, photo, run_python, tmp_path):
-    hub, run, _ = trained
+def test_interrupted_download_is_resumed(task, published_run, photo, run_python, tmp_path):
+    hub, run, _ = published_run
     hub.requests.clear()
     hub.cut("GET", "/resolve/.*/model.safetensors", after=5000, times=2, answer=True)
     code = """
         from huggingface_hub import constants
-        constants.DOWNLOAD_CHUNK_SIZE = 1024  # else so small a file comes at once or not at all
+        constants.DOWNLOAD_CHUNK_SIZE = 1024  # so that this small file has several chunks
         """
-    code += ask(task, "user/shapes", photo)
-    found = json.loads(run_python(code, hub.environment(tmp_path), without_package=True).splitlines()[-1])
-    assert_same(found, answers_of(task, run, photo))
+    code += prediction_code(task, "user/shapes", photo)
+    predictions = json.loads(run_python(code, hub.environment(tmp_path), without_package=True).splitlines()[-1])
+    assert_close(predictions, predict(task, run, photo))
     ranges = [r.headers["Range"] for r in hub.requests if r.method == "GET" and "safetensors" in r.path]
-    assert ranges == [None, "bytes=4096-", "bytes=8192-"]  # the whole chunks that had come
+    assert ranges == [None, "bytes=4096-", "bytes=8192-"]  # after the complete chunks
 
 
 @CLASSIFIER
-def test_private_and_gated_repositories_ask_for_the_token(trained, command, photo, tmp_path, monkeypatch):
-    hub, run, _ = trained
+def test_private_and_gated_repositories_need_a_token(published_run, run_commands, photo, tmp_path, monkeypatch):
+    hub, run, _ = published_run
     hub.patch_client(monkeypatch)
     publish(run, "user/secret", card_options=CardOptions(license="mit"), private=True)
     publish(run, "user/gated", card_options=CardOptions(license="mit"))
     hub.gate("user/gated")
     lines = [("predict", photo, "--model", name, "--json") for name in ("user/secret", "user/gated")]
-    out = command(hub, tmp_path, *lines, tokens=("", TOKEN)).splitlines()
-    assert [line for line in out if line.startswith("exit")] == ["exit 2", "exit 0"] * 2
-    secret, gated = (line for line in out if line.startswith("error"))
+    output = run_commands(hub, tmp_path, *lines, tokens=("", TOKEN)).splitlines()
+    assert [line for line in output if line.startswith("exit")] == ["exit 2", "exit 0"] * 2
+    secret, gated = (line for line in output if line.startswith("error"))
     assert re.search("user/secret.*If it is private, sign in: hf auth login", secret)
     assert re.search("user/gated is gated.*hf auth login", gated)
-    answers = [json.loads(line) for line in out if line.startswith("{")]
-    assert [answers[0]] * 2 == answers
+    predictions = [json.loads(line) for line in output if line.startswith("{")]
+    assert [predictions[0]] * 2 == predictions
 
 
-def test_the_trainer_pushes_our_model(initial_checkpoint, photo, run_python, tmp_path):
+def test_transformers_trainer_pushes_the_model(initial_checkpoint, photo, run_python, tmp_path):
     code = f"""
         import torch, transformers, mobilevit_hf
 
@@ -204,12 +202,12 @@ def test_the_trainer_pushes_our_model(initial_checkpoint, photo, run_python, tmp
         """
     with HubServer(token=TOKEN) as hub:
         run_python(code, hub.environment(tmp_path / "home"))
-        asked = ask("image-classification", "user/trained", photo)
-        out = run_python(asked, hub.environment(tmp_path / "other"), without_package=True)
-    assert_same(json.loads(out.splitlines()[-1]), answers_of("image-classification", tmp_path / "run", photo))
+        code = prediction_code("image-classification", "user/trained", photo)
+        output = run_python(code, hub.environment(tmp_path / "other"), without_package=True)
+    assert_close(json.loads(output.splitlines()[-1]), predict("image-classification", tmp_path / "run", photo))
 
 
-def test_a_data_set_is_pushed_and_streamed_into_a_training(initial_checkpoint, command, run_python, tmp_path):
+def test_training_streams_a_pushed_dataset(initial_checkpoint, run_commands, run_python, tmp_path):
     data = draw_classification(tmp_path / "shapes", train=16, validation=8)
     code = f"""
         import datasets
@@ -229,52 +227,9 @@ def test_a_data_set_is_pushed_and_streamed_into_a_training(initial_checkpoint, c
             *SHORT,
         )
         words += ("--push-to-hub", "--hub-model-id", "user/shapes", "--license", "mit")
-        out = command(hub, tmp_path / "other", words)
-        assert out.splitlines()[-1] == "exit 0", out
+        output = run_commands(hub, tmp_path / "other", words)
+        assert output.splitlines()[-1] == "exit 0", output
         files = hub.files("user/shapes")
     assert [request.path for request in hub.requests if "/datasets/user/drawn" in request.path]
     assert list(json.loads(files["config.json"])["id2label"].values()) == list(CLASSES)
     assert re.search(r"^datasets:\n- user/drawn$", files["README.md"].decode(), re.MULTILINE)
-
-
-# --- a training that can't publish -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def words(initial_checkpoint, tmp_path):
-    data = draw_classification(tmp_path / "shapes", train=16, validation=8)
-    return ["train", data, "--model", initial_checkpoint, "--output-dir", tmp_path / "run", *SHORT, "--push-to-hub"]
-
-
-@pytest.mark.parametrize(
-    ("more", "role", "expected"),
-    [
-        ([], "write", "--license"),
-        (["--license", "mit"], "read", "The token may only read"),
-        (["--license", "mit", "--hub-model-id", "apple/shapes"], "write", "user may not write to apple"),
-        (["--license", "mit", "--hub-model-id", "a/b/c"], "write", "a/b/c"),
-        (["--license", "mit", "--hub-model-id", "public", "--hub-private-repo"], "write", "user/public is public"),
-    ],
-)
-def test_what_would_keep_the_result_is_said_before_the_training(more, role, expected, hub, words, mobilevit, tmp_path):
-    hub.role = role
-    HfApi().create_repo("public")
-    code, _, err = mobilevit(*words, *more)
-    assert code == 2
-    assert expected in err.splitlines()[-1]
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_result_that_could_not_be_published_is_whole(hub, words, mobilevit, tmp_path):
-    hub.fail("POST", "/commit/", 403)
-    code, _, err = mobilevit(*words, "--license", "mit", "--hub-private-repo", "--no-hub-images")
-    line = err.splitlines()[-1]
-    assert code == 2
-    assert "The token may not write to user/run" in line
-    assert hub.files("user/run") == {}
-    told = shlex.split(line.partition("To publish it: mobilevit ")[2])
-    assert told == ["publish", str(tmp_path / "run"), "user/run", "--license", "mit", "--private", "--no-images"]
-    code, _, err = mobilevit(*told)
-    assert code == 0, err
-    assert hub.files("user/run")["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
-    assert not [name for name in hub.files("user/run") if name in ("mistakes.png", "samples.png")]

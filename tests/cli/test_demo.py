@@ -1,0 +1,75 @@
+"""The `mobilevit demo` command."""
+
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_missing_gradio_is_a_one_line_error(mobilevit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    code, out, err = mobilevit("demo")
+    assert (code, out) == (2, "")
+    assert err == "error: gradio is not installed. Install it: pip install gradio\n"
+
+
+def test_port_in_use_is_a_one_line_error(mobilevit):
+    pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code, _, err = mobilevit("demo", "--port", port)
+    assert code == 2
+    assert err.startswith(f"error: Can't listen on 127.0.0.1:{port} (")
+    assert err.count("\n") == 1
+
+
+def test_missing_model_is_an_error(mobilevit, tmp_path):
+    pytest.importorskip("gradio")
+    code, _, err = mobilevit("demo", "--no-open", "--port", free_port(), "--model", tmp_path)
+    assert code == 2
+    assert "config.json" in err
+
+
+@pytest.mark.parametrize(("host", "fixed"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_models_are_fixed_for_other_machines(mobilevit, monkeypatch, detector_dir, host, fixed):
+    pytest.importorskip("gradio")
+    from mobilevit_hf import demo
+
+    calls = {}
+
+    def build_app(models, **options):
+        calls.update(options, models=models)
+        raise ValueError("stop")
+
+    monkeypatch.setattr(demo, "build_app", build_app)
+    # Tests may listen on the loopback interface only.
+    monkeypatch.setattr("mobilevit_hf.cli.demo._check_address", lambda *address: None)
+    model = str(detector_dir)
+    mobilevit("demo", "--host", host, "--port", free_port(), "--model", model, "--model", model)
+    assert calls["fixed"] is fixed
+    assert calls["models"][0] == model
+    assert calls["models"].count(model) == 1
+
+
+@pytest.mark.slow
+def test_interrupt_stops_the_server(checkpoints):
+    pytest.importorskip("gradio")
+    command = [sys.executable, "-m", "mobilevit_hf", "demo", "--no-open", "--port", str(free_port())]
+    process = subprocess.Popen(
+        [*command, "--model", checkpoints["image-classification"]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == f"http://127.0.0.1:{command[-1]}/\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in err
