@@ -38,7 +38,7 @@ accuracy = evaluate.load(metrics.path("top_k_accuracy"), keep_in_memory=True)
 # Each process loads its part of the data, so the loaders are not passed to `accelerator.prepare`.
 augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
 process = make_transform("image-classification", processor, training=False)
-shape = BatchShape(*augment.finish.size, 32)
+shape = BatchShape(*augment.normalize.size, 32)
 batches = MultiScaleBatchSampler(len(data.splits["train"]), [shape], rank=rank, num_replicas=num_processes)
 train = make_dataloader(ImageDataset(data.splits["train"], augment), batches)
 validation = make_dataloader(ImageDataset(data.splits["validation"][rank::num_processes], process), shape.size)
