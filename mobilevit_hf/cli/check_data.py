@@ -38,9 +38,9 @@ def check_data(
         float, typer.Option(min=0, max=1, help="Fraction of invalid samples above which training would abort.")
     ] = 0.05,
 ) -> None:
-    """Check a dataset: count classes, sizes and boxes, and report every invalid file.
+    """Check a dataset for invalid images and annotations.
 
-    All images are decoded. The exit code is 1 if anything is invalid.
+    Counts classes, sizes and boxes, and reports every invalid file. All images are decoded. The exit code is 1 if anything is invalid.
     """
     from ..data.checks import check_dataset, valid_splits
     from ..data.reading import load_dataset

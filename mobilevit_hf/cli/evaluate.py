@@ -44,9 +44,9 @@ def evaluate(
         bool, typer.Option("--download", help="Download a Hub dataset and cache it, instead of streaming it.")
     ] = False,
 ) -> None:
-    """Evaluate a model: accuracy of a classifier, mean average precision of a detector.
+    """Evaluate the accuracy of a classifier or the mAP of a detector.
 
-    The figures are those of transformers' pipeline. An image that can't be read is reported and skipped; the exit
+    The predictions are those of transformers' pipeline. An image that can't be read is reported and skipped; the exit
     code is then 1.
 
     To reproduce the paper: mobilevit evaluate apple/mobilevit-small imagenet-1k (78.4 %), or mobilevit convert FILE

@@ -97,7 +97,10 @@ def predict(
         Quantization | None, typer.Option(help="Use the quantized file of the model.", rich_help_panel=RUNTIME)
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of CPU threads. Default: all cores.", rich_help_panel=RUNTIME)
+        int | None,
+        typer.Option(
+            min=1, help="Number of CPU threads. Default: torch's number of threads.", rich_help_panel=RUNTIME
+        ),
     ] = None,
     compile: Annotated[
         bool,
