@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from formula import fill, formula_image
+from hub_server import TOKEN, HubServer
 from PIL import Image
 from toy_checkpoints import save_classifier
 from transformers import MobileViTImageProcessor
@@ -212,3 +213,11 @@ def initial_checkpoint(tiny_fields, tmp_path_factory):
 def classifier_dir(checkpoints, tmp_path):
     """Copy of the folder of the tiny classifier, which a test may modify."""
     return Path(shutil.copytree(checkpoints["image-classification"], tmp_path / "classifier"))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Hub on the loopback interface that `huggingface_hub` in this process uses, with `TOKEN`."""
+    with HubServer(token=TOKEN) as server:
+        server.patch_client(monkeypatch)
+        yield server

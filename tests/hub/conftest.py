@@ -1,20 +1,11 @@
 """Fixtures of the tests that publish to the loopback Hub."""
 
 import pytest
-from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi
 
 from mobilevit_hf.hub import CardOptions, publish
 
 REPO = "user/shapes"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """Hub on the loopback interface that `huggingface_hub` in this process uses, with `TOKEN`."""
-    with HubServer(token=TOKEN) as server:
-        server.patch_client(monkeypatch)
-        yield server
 
 
 @pytest.fixture
