@@ -3,7 +3,6 @@ import re
 import shutil
 
 import pytest
-from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi, constants, metadata_load
 from safetensors import safe_open
 from transformers import AutoConfig
@@ -110,14 +109,6 @@ def test_invalid_hub_id_is_rejected(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"There is no directory a/b/c, .*can't be a Hub id"):
         resolve_model("a/b/c")
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A local Hub that `huggingface_hub` in this process connects to."""
-    with HubServer(token=TOKEN) as server:
-        server.patch_client(monkeypatch)
-        yield server
 
 
 @pytest.fixture
