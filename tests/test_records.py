@@ -84,7 +84,7 @@ def test_null_selects_the_default():
         ({"data": 3}, "got int"),
         ({"data": {"format": "voc", "classes": [1]}}, "'classes'"),
         ({"data": {"format": "voc", "classes": [], "counts": {"train": 3}}}, "'counts'"),
-        ({"initial_checkpoint": {"kind": "new weights"}}, "'kind'"),
+        ({"initial_checkpoint": {"kind": "random"}}, "'kind'"),
     ],
 )
 def test_invalid_record_names_the_file_and_the_field(tmp_path, change, message):

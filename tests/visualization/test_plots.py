@@ -1,5 +1,3 @@
-"""What plots show, read back from their axes and their pixels, against the same computed one by one."""
-
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,7 @@ from PIL import Image
 from mobilevit_hf.metrics import CocoMap
 from mobilevit_hf.visualization.plots import plot_average_precision, plot_confusion_matrix, plot_curves, save_plot
 
-# Names as they come in datasets of strangers.
+# Class names that break math text, layout or fonts.
 HOSTILE = [
     *("$x^$", "$\\frac{", "$$", "_^{}", "%", "#&~", "\\", "", "   ", "two\nlines\r\n", "\x00\x07\x1b[31m", "\udc80"),
     *("кошка", "قطة", "猫" * 50, "\N{CAT FACE}", "Ⓐ", "\u202eabc", "\ufdfd" * 40, "z" + "\u0301" * 500),
@@ -22,14 +20,14 @@ HOSTILE = [
 
 
 @pytest.fixture(autouse=True)
-def _silence():
+def _warnings_are_errors():
     with warnings.catch_warnings(action="error"):
         yield
 
 
 @pytest.fixture
 def pixels(tmp_path):
-    """A function that saves a figure and returns the image (H, W, 3) in 0..1."""
+    """A function that saves a figure and returns its pixels (H, W, 3) in 0..1."""
 
     def read(figure):
         save_plot(figure, tmp_path / "plot.png")
@@ -39,7 +37,7 @@ def pixels(tmp_path):
 
 
 def texts(axes):
-    """What is written into the axes, by place."""
+    """Return the texts in the axes by position."""
     return {text.get_position(): text.get_text() for text in axes.texts}
 
 
@@ -47,7 +45,7 @@ def labels(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
-def assert_nothing_is_cut_off(figure):
+def assert_nothing_is_clipped(figure):
     figure.draw_without_rendering()
     drawn = figure.get_tightbbox()
     width, height = figure.get_size_inches()
@@ -76,11 +74,11 @@ def lines(axes):
 
 
 @pytest.mark.parametrize("count", [1, 39, 40, 300])
-def test_loss_raw_and_smoothed(count):
+def test_loss_is_plotted_raw_and_smoothed(count):
     history = train_lines(count)
     axes, _ = plot_curves(history, "map").axes
     losses = [line["loss"] for line in history]
-    reach = count // 40  # on either side: a twentieth together
+    reach = count // 40  # on either side: a twentieth in total
     means = [np.mean(losses[max(0, i - reach) : i + reach + 1]) for i in range(count)]
     raw, smoothed = lines(axes)["raw"], lines(axes)["smoothed"]
     for line, expected in [(raw, losses), (smoothed, means)]:
@@ -90,7 +88,7 @@ def test_loss_raw_and_smoothed(count):
     assert axes.lines.index(smoothed) > axes.lines.index(raw)
 
 
-def test_a_loss_that_is_not_finite_is_a_gap(pixels):
+def test_non_finite_loss_is_a_gap(pixels):
     history = train_lines(120)
     history[50]["loss"], history[70]["loss"], history[90]["loss"] = math.nan, math.inf, None
     figure = plot_curves(history, "map")
@@ -111,7 +109,7 @@ def test_a_loss_that_is_not_finite_is_a_gap(pixels):
         ("loss", [3.0, 1.5, 2.0], "1.5 at step 200"),
     ],
 )
-def test_the_best_evaluation_is_marked(metric, values, best):
+def test_best_evaluation_is_marked(metric, values, best):
     figure = plot_curves(eval_lines(values, f"eval_{metric}"), metric)
     (axes,) = figure.axes
     curve, mark = axes.lines
@@ -122,16 +120,16 @@ def test_the_best_evaluation_is_marked(metric, values, best):
     assert mark.get_ydata() == [pytest.approx(float(value), abs=1e-4)]
     assert not same_color(mark.get_color(), curve.get_color())
     assert [text.get_text() for text in axes.texts] == [best]
-    assert_nothing_is_cut_off(figure)
+    assert_nothing_is_clipped(figure)
 
 
-def test_learning_rate():
+def test_learning_rate_shares_the_step_axis():
     history = [*train_lines(60), *eval_lines([0.1])]
     axes = plot_curves(history, "map").axes
     assert [panel.get_ylabel() for panel in axes] == ["training loss", "map", "learning rate"]
     (line,) = axes[2].lines
     np.testing.assert_array_equal(line.get_ydata(), [1 / (1 + i) for i in range(1, 61)])
-    assert len({panel.get_xlim() for panel in axes}) == 1  # what is above each other is at the same step
+    assert len({panel.get_xlim() for panel in axes}) == 1  # panels are aligned by step
 
 
 @pytest.mark.parametrize(
@@ -142,18 +140,18 @@ def test_learning_rate():
         (["eval_accuracy", "loss"], ["training loss"]),
     ],
 )
-def test_what_is_missing_is_left_out(names, panels):
+def test_missing_curves_are_omitted(names, panels):
     figure = plot_curves([{"step": 1, "epoch": 0.1, name: 0.5} for name in names], "map")
     assert [panel.get_ylabel() for panel in figure.axes] == panels
 
 
 @pytest.mark.parametrize("history", [[], [{"step": 1, "eval_other": 1.0}], [{"loss": 1.0}]])
-def test_a_history_with_nothing_to_show_is_refused(history):
+def test_history_without_curves_is_rejected(history):
     with pytest.raises(ValueError, match=f"got {len(history)} lines.*eval_map"):
         plot_curves(history, "map")
 
 
-def test_of_a_resumed_training_the_last_values_count():
+def test_last_values_of_a_resumed_run_are_plotted():
     first, second = train_lines(10, seed=1), train_lines(10, seed=2)
     between = {"step": 45, "loss": 0.5}
     raw = lines(plot_curves([*first[:8], between, *second[5:]], "map").axes[0])["raw"]
@@ -162,9 +160,9 @@ def test_of_a_resumed_training_the_last_values_count():
     assert raw.get_ydata().tolist() == [line["loss"] for line in expected]
 
 
-def test_curves_of_a_metric_with_any_name():
+def test_curves_of_a_metric_with_a_hostile_name():
     for metric in HOSTILE:
-        assert_nothing_is_cut_off(plot_curves([{"step": 5, f"eval_{metric}": 0.5}], metric))
+        assert_nothing_is_clipped(plot_curves([{"step": 5, f"eval_{metric}": 0.5}], metric))
 
 
 # --- confusion matrix ------------------------------------------------------------------------------------------------
@@ -179,39 +177,41 @@ def numbered(count):
     return [f"class {i}" for i in range(count)]
 
 
-def test_confusions_are_shares_of_the_right_class_with_their_numbers():
+def test_confusion_matrix_has_fractions_of_the_target_class_and_counts():
     confusion = confuse(5)
     confusion[3] = 0
     axes, _ = plot_confusion_matrix(confusion, numbered(5)).axes
     shown = np.ma.filled(axes.images[0].get_array(), np.nan)
     written = texts(axes)
-    for right, row in enumerate(confusion.tolist()):
-        for named, number in enumerate(row):
-            assert np.isnan(shown[right, named]) if right == 3 else shown[right, named] == number / sum(row)
-            assert written.get((named, right)) == (str(number) if number else None)
+    for target, row in enumerate(confusion.tolist()):
+        for prediction, number in enumerate(row):
+            assert (
+                np.isnan(shown[target, prediction]) if target == 3 else shown[target, prediction] == number / sum(row)
+            )
+            assert written.get((prediction, target)) == (str(number) if number else None)
     assert labels(axes.xaxis) == labels(axes.yaxis) == numbered(5)
     assert axes.images[0].get_clim() == (0, 1)
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("named class", "right class")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "target class")
 
 
-def test_colors_are_where_the_axes_say(pixels):
-    """Class a is always taken for b, b mostly for itself; of c there is no image."""
+def test_colors_match_the_axes(pixels):
+    """Class a is always predicted as b, b mostly as b; c has no images."""
     figure = plot_confusion_matrix(np.array([[0, 50, 0], [10, 40, 0], [0, 0, 0]]), ["a", "b", "c"])
     drawn = pixels(figure)
     axes = figure.axes[0]
 
-    def brightness(right, named):
+    def brightness(target, prediction):
         ticks = [label.get_text() for label in axes.get_xticklabels()]
-        x, y = axes.transData.transform((ticks.index(named) + 0.4, ticks.index(right) + 0.4))
+        x, y = axes.transData.transform((ticks.index(prediction) + 0.4, ticks.index(target) + 0.4))
         return drawn[len(drawn) - 1 - round(y), round(x)].mean()
 
     assert brightness("a", "b") < brightness("b", "b") < brightness("b", "a") < brightness("a", "a")
-    assert all(brightness("c", named) == 1 for named in "abc")
+    assert all(brightness("c", prediction) == 1 for prediction in "abc")
     assert axes.transData.transform((0, 0))[1] > axes.transData.transform((0, 1))[1]  # the first class is on top
 
 
 @pytest.mark.parametrize("count", [1, 2, 20])
-def test_numbers_fit_into_their_cells_and_are_legible(count):
+def test_counts_fit_into_their_cells_and_are_legible(count):
     figure = plot_confusion_matrix(np.full((count, count), 1_234_567), ["x" * 99] * count)
     figure.draw_without_rendering()
     axes = figure.axes[0]
@@ -228,14 +228,14 @@ def test_numbers_fit_into_their_cells_and_are_legible(count):
 
 
 @pytest.mark.parametrize(("count", "shown", "numbers"), [(20, 20, True), (21, 21, False), (30, 30, False)])
-def test_with_many_classes_there_are_colors_only(count, shown, numbers):
+def test_large_confusion_matrix_has_no_counts(count, shown, numbers):
     axes, _ = plot_confusion_matrix(confuse(count), numbered(count)).axes
     assert len(labels(axes.xaxis)) == shown
     assert bool(axes.texts) is numbers
     assert not axes.get_title()
 
 
-def test_of_very_many_classes_the_most_confused_are_shown():
+def test_most_confused_of_many_classes_are_shown():
     confusion = confuse(47)
     mistakes = [confusion[i].sum() + confusion[:, i].sum() - 2 * confusion[i, i] for i in range(47)]
     worst = sorted(sorted(range(47), key=lambda i: -mistakes[i])[:30])
@@ -247,16 +247,16 @@ def test_of_very_many_classes_the_most_confused_are_shown():
 
 
 @pytest.mark.parametrize(("shape", "count"), [((2, 3), 3), ((3, 3), 2), ((0, 0), 0), ((4,), 4)])
-def test_a_confusion_matrix_of_a_wrong_shape_is_refused(shape, count):
+def test_confusion_matrix_of_another_shape_is_rejected(shape, count):
     with pytest.raises(ValueError, match=r"got shape \("):
         plot_confusion_matrix(np.ones(shape), numbered(count))
 
 
-def test_a_confusion_matrix_of_classes_with_any_names(pixels):
+def test_confusion_matrix_of_hostile_names(pixels):
     names = (HOSTILE * 2)[:30]
     figure = plot_confusion_matrix(confuse(30), names)
     pixels(figure)
-    assert_nothing_is_cut_off(figure)
+    assert_nothing_is_clipped(figure)
     assert figure.axes[0].bbox.width > 0.6 * figure.bbox.width
 
 
@@ -264,35 +264,35 @@ def test_a_confusion_matrix_of_classes_with_any_names(pixels):
 
 
 def rows(axes):
-    """Class, width of the bar and what is written beside it, from top to bottom."""
+    """Return class name, width of the bar and text of each row, from top to bottom."""
     bars = {bar.get_y() + bar.get_height() / 2: bar.get_width() for bar in axes.patches}
     written = {y: text for (_, y), text in texts(axes).items()}
     ticks = dict(zip(axes.get_yticks(), labels(axes.yaxis), strict=True))
-    places = sorted(written, key=lambda y: -axes.transData.transform((0, y))[1])
-    return [(ticks.get(y), bars.get(y), written[y]) for y in places]
+    positions = sorted(written, key=lambda y: -axes.transData.transform((0, y))[1])
+    return [(ticks.get(y), bars.get(y), written[y]) for y in positions]
 
 
-def test_average_precision_as_the_metric_returns_it(tmp_path):
-    box, elsewhere = [0.0, 0.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]
+def test_average_precision_of_coco_map(tmp_path):
+    box, other_box = [0.0, 0.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]
     per_class = CocoMap(cache_dir=str(tmp_path)).compute(
         predictions=[
-            {"boxes": [box, box, elsewhere], "labels": [0, 1, 2], "scores": [0.9, 0.8, 0.7]},
-            {"boxes": [elsewhere], "labels": [1], "scores": [0.9]},
+            {"boxes": [box, box, other_box], "labels": [0, 1, 2], "scores": [0.9, 0.8, 0.7]},
+            {"boxes": [other_box], "labels": [1], "scores": [0.9]},
         ],
         references=[{"boxes": [box, box], "labels": [0, 1]}, {"boxes": [], "labels": []}],
-        id2label={0: "all found", 1: "behind a wrong one", 2: "not there"},
+        id2label={0: "all detected", 1: "half detected", 2: "without objects"},
     )["per_class"]
     (axes,) = plot_average_precision(per_class).axes
     assert rows(axes) == [
-        ("all found", pytest.approx(1), "1.000"),
-        ("behind a wrong one", pytest.approx(0.5), "0.500"),
-        ("not there", 0, "-"),
+        ("all detected", pytest.approx(1), "1.000"),
+        ("half detected", pytest.approx(0.5), "0.500"),
+        ("without objects", 0, "-"),
     ]
     assert axes.get_title() == "mean 0.750"
     assert axes.get_xlim() == (0, 1)
 
 
-def test_without_names_and_without_objects():
+def test_average_precision_without_names_or_objects():
     (axes,) = plot_average_precision({7: -1.0, 9: -1.0}).axes
     assert rows(axes) == [("7", 0, "-"), ("9", 0, "-")]
     assert not axes.get_title()
@@ -301,7 +301,7 @@ def test_without_names_and_without_objects():
 
 
 @pytest.mark.parametrize(("measured", "absent"), [(40, 0), (30, 10), (41, 0), (100, 3), (35, 20), (0, 50)])
-def test_of_many_classes_the_best_and_the_worst(measured, absent, pixels):
+def test_best_and_worst_of_many_classes_are_shown(measured, absent, pixels):
     values = np.random.default_rng(0).permutation(measured) / 100
     per_class = {f"absent {i}": -1.0 for i in range(absent)} | {f"{v:.2f}": float(v) for v in values}
     figure = plot_average_precision(per_class)
@@ -318,13 +318,13 @@ def test_of_many_classes_the_best_and_the_worst(measured, absent, pixels):
     if measured:
         assert axes.get_title() == f"mean {values.mean():.3f}"
     pixels(figure)
-    assert_nothing_is_cut_off(figure)
+    assert_nothing_is_clipped(figure)
 
 
-def test_average_precision_of_classes_with_any_names(pixels):
+def test_average_precision_of_hostile_names(pixels):
     figure = plot_average_precision({name: i / len(HOSTILE) for i, name in enumerate(HOSTILE)})
     pixels(figure)
-    assert_nothing_is_cut_off(figure)
+    assert_nothing_is_clipped(figure)
     assert figure.axes[0].bbox.width > 0.7 * figure.bbox.width
     assert figure.axes[0].bbox.height > 0.7 * figure.bbox.height
 
@@ -339,19 +339,19 @@ def label_box(name):
     return label.get_window_extent()
 
 
-def test_a_name_is_no_formula():
+def test_name_is_not_rendered_as_math():
     formula = label_box("$x$")
-    assert formula.width > label_box("x").width + label_box("$").width  # letters and both signs
+    assert formula.width > label_box("x").width + label_box("$").width  # x and both dollar signs
     assert formula.height < 1.5 * label_box("|").height
 
 
 @pytest.mark.parametrize("name", ["x\ny", "x\r\n\t  y"])
-def test_a_name_is_one_line(name):
+def test_name_is_one_line(name):
     assert label_box(name).size.tolist() == label_box("x y").size.tolist()
 
 
-def test_names_differ_in_any_script(pixels):
-    """Those that no font has look the same; the circled letters are in a font that comes with matplotlib."""
+def test_names_in_another_script_differ(pixels):
+    """Characters that no font has look the same; the circled letters are in a font of matplotlib."""
     drawn = [pixels(plot_average_precision({name: 0.5})) for name in ("Ⓐ", "Ⓑ")]
     assert (drawn[0] != drawn[1]).any()
 
@@ -359,9 +359,9 @@ def test_names_differ_in_any_script(pixels):
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_plot_is_a_png_of_a_readable_size(tmp_path):
+def test_saved_plot_is_a_png_of_readable_size(tmp_path):
     file = tmp_path / "curves"
-    file.write_text("an earlier one")
+    file.write_text("existing")
     save_plot(plot_curves(train_lines(60), "map"), file)
     with Image.open(file) as saved:
         assert saved.format == "PNG"
@@ -371,23 +371,23 @@ def test_a_saved_plot_is_a_png_of_a_readable_size(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("before", [None, "precious"])
-def test_a_plot_is_written_whole_or_not_at_all(before, tmp_path, monkeypatch):
+@pytest.mark.parametrize("before", [None, "existing"])
+def test_failed_save_keeps_the_existing_file(before, tmp_path, monkeypatch):
     file = tmp_path / "curves.png"
     if before:
         file.write_text(before)
 
-    def break_off(self, file, **options):
+    def fail(self, file, **options):
         file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(Figure, "savefig", break_off)
+    monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
         save_plot(plot_curves(train_lines(3), "map"), file)
     assert [path.read_text() for path in tmp_path.iterdir()] == [before] * bool(before)
 
 
-def test_threads_do_not_meet(tmp_path):
+def test_threads_draw_independently(tmp_path):
     def draw(number):
         save_plot(plot_average_precision({f"class {number}": number / 10}), tmp_path / str(number))
         return np.asarray(Image.open(tmp_path / str(number)))
@@ -399,14 +399,14 @@ def test_threads_do_not_meet(tmp_path):
         np.testing.assert_array_equal(drawn, alone[number % 4])
 
 
-def test_no_display_and_no_global_state(run_python):
-    """And images, which commands draw, do without the figures, which take long to import."""
+def test_pyplot_is_not_imported(run_python):
+    """Drawing images does not import figures and fonts, which takes longer than drawing."""
     printed = run_python(
         """
         from pathlib import Path
         import numpy as np
         import mobilevit_hf.visualization
-        early = [name for name in ("matplotlib.figure", "matplotlib.font_manager") if name in sys.modules]
+        imported = [name for name in ("matplotlib.figure", "matplotlib.font_manager") if name in sys.modules]
         from mobilevit_hf.visualization import plots
         for figure in (
             plots.plot_curves([{"step": 1, "loss": 2.0, "learning_rate": 0.1, "eval_map": 0.5}], "map"),
@@ -414,7 +414,7 @@ def test_no_display_and_no_global_state(run_python):
             plots.plot_average_precision({"a": 0.5, "b": -1.0}),
         ):
             plots.save_plot(figure, Path("plot.png"))
-        print(early, "matplotlib.pyplot" in sys.modules)
+        print(imported, "matplotlib.pyplot" in sys.modules)
         """,
         quiet=True,
     )
