@@ -217,6 +217,7 @@ def kill_repeatedly(run_forked, make_arguments, folder, kills):
         assert_same_run(output_dir, folder / "uninterrupted")
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_bit_equal(run_forked, make_arguments, tmp_path):
     kill_repeatedly(run_forked, partial(make_arguments, gradient_accumulation_steps=2, max_steps=6), tmp_path, 3)
 
@@ -359,7 +360,10 @@ def full_disk(pattern):
         yield
 
 
-@pytest.mark.parametrize("pattern", ["step-", "metrics.jsonl", "recipe.yaml", "results.json"])
+SLOW_PATTERNS = [pytest.param(name, marks=pytest.mark.slow) for name in ("metrics.jsonl", "recipe.yaml")]
+
+
+@pytest.mark.parametrize("pattern", ["step-", "results.json", *SLOW_PATTERNS])
 def test_full_disk_keeps_the_checkpoint_and_the_run_resumes(
     pattern, make_arguments, uninterrupted_run, stopped_run, tmp_path
 ):

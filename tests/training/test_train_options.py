@@ -183,7 +183,7 @@ def working_dir(small_datasets, tmp_path, monkeypatch):
         (("shapes", "--report-to", "trackio"), ("trackio", "pip install trackio")),
         (("shapes", "--report-to", "paper"), ("report_to", "tensorboard")),
         (("shapes", "--resume", "always"), ("resume", "'always'", "auto")),
-        (("shapes", "--model", "nobody/nothing"), ("nobody/nothing",)),
+        (("shapes", "--model", "user/nothing"), ("user/nothing",)),
         (("shapes", "--model", "boxes"), ("boxes", "config.json")),
     ],
 )

@@ -24,7 +24,7 @@ from mobilevit_hf.training.callbacks import TrainerCallback
 from mobilevit_hf.training.signals import StoppedError
 from mobilevit_hf.training.trainer import train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_plots")
 
 
 # --- invalid losses --------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def nan_loss(monkeypatch):
     return batches
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_invalid_loss_error_names_step_and_images(accumulation, nan_loss, make_arguments, uneven_datasets, tmp_path):
     shutil.copytree(uneven_datasets["image-classification"], tmp_path / "data")
     black = sorted((tmp_path / "data/train").rglob("*.png"))[7]
@@ -128,7 +128,7 @@ def saved_step(folder):
 @pytest.mark.parametrize(
     ("values", "best"), [((0.5, 0.7, 0.6, 0.65), 4), ((0.5, 0.7, 0.7, 0.6), 6), ((0.0, 0.0, 0.0, 0.0), 8)]
 )
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+@pytest.mark.parametrize("metric", [pytest.param("accuracy", marks=pytest.mark.slow), "macro_f1"])
 def test_best_weights_are_saved_and_the_latest_of_equals(
     metric, values, best, set_evaluations, make_arguments, tmp_path
 ):
