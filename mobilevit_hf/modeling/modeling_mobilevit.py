@@ -38,6 +38,41 @@ def _frozen_batch_statistics(model: nn.Module) -> Generator[None, None, None]:
             norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
 
 
+def check_pixel_values(pixel_values: Any, config: Any) -> Tensor:
+    """Validate a batch of images for a backbone's configuration and return it.
+
+    Raises:
+        ValueError: If it isn't a floating-point (B, C, H, W) tensor with the configured C and sides of at least the
+            output stride.
+    """
+    if not isinstance(pixel_values, Tensor):
+        got = None if pixel_values is None else type(pixel_values).__name__
+        raise ValueError(
+            f"pixel_values: got {got}, expected a tensor of shape (batch, channels, height, width). "
+            'Pass the output of the image processor: model(**processor(images, return_tensors="pt")).'
+        )
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
+        raise ValueError(
+            f"pixel_values: got shape {tuple(pixel_values.shape)}, expected (batch, {config.num_channels}, "
+            "height, width). Use the image processor, or add the batch dimension with .unsqueeze(0)."
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values: got {pixel_values.dtype}, expected floating-point values in 0..1. Use the image "
+            "processor, or divide by 255."
+        )
+    # A graph can't raise, and comparing sizes would specialize it.
+    if not torch.compiler.is_exporting():
+        if len(pixel_values) == 0:
+            raise ValueError("pixel_values: got an empty batch, expected at least one image. Skip it.")
+        if min(pixel_values.shape[-2:]) < config.output_stride:
+            raise ValueError(
+                f"pixel_values: got images of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected "
+                f"at least {config.output_stride} a side (the model's stride). Resize them first."
+            )
+    return pixel_values
+
+
 class MobileViTPreTrainedModel(PreTrainedModel):
     """Base class of the MobileViT models: initialization, input validation, gradient checkpointing."""
 
@@ -98,37 +133,8 @@ class MobileViTPreTrainedModel(PreTrainedModel):
         return nullcontext(), _frozen_batch_statistics(self)
 
     def _prepare_pixels(self, pixel_values: Tensor | None) -> Tensor:
-        """Validate a batch of images and convert it to the dtype of the weights and to channels_last.
-
-        Raises:
-            ValueError: If it isn't a floating-point (B, C, H, W) tensor with the configured C and sides of at least
-                the output stride.
-        """
-        if not isinstance(pixel_values, Tensor):
-            got = None if pixel_values is None else type(pixel_values).__name__
-            raise ValueError(
-                f"pixel_values: got {got}, expected a tensor of shape (batch, channels, height, width). "
-                'Pass the output of the image processor: model(**processor(images, return_tensors="pt")).'
-            )
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
-            raise ValueError(
-                f"pixel_values: got shape {tuple(pixel_values.shape)}, expected (batch, {self.config.num_channels}, "
-                "height, width). Use the image processor, or add the batch dimension with .unsqueeze(0)."
-            )
-        if not pixel_values.is_floating_point():
-            raise ValueError(
-                f"pixel_values: got {pixel_values.dtype}, expected floating-point values in 0..1. Use the image "
-                "processor, or divide by 255."
-            )
-        # A graph can't raise, and comparing sizes would specialize it.
-        if not torch.compiler.is_exporting():
-            if len(pixel_values) == 0:
-                raise ValueError("pixel_values: got an empty batch, expected at least one image. Skip it.")
-            if min(pixel_values.shape[-2:]) < self.config.output_stride:
-                raise ValueError(
-                    f"pixel_values: got images of {pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels, expected "
-                    f"at least {self.config.output_stride} a side (the model's stride). Resize them first."
-                )
+        """Validate a batch of images and convert it to the dtype of the weights and to channels_last."""
+        pixel_values = check_pixel_values(pixel_values, self.config)
         return pixel_values.to(dtype=self.conv_stem.convolution.weight.dtype, memory_format=torch.channels_last)
 
     def _check_labels(self, labels: Tensor, shape: tuple[int, ...], ignore_index: int) -> Tensor:
