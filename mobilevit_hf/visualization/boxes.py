@@ -1,10 +1,10 @@
 """Draw labeled boxes on copies of images."""
 
+import colorsys
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ from .text import LabelFont
 Color = tuple[int, int, int]
 
 # Brightness of neighboring hues, to distinguish many classes.
-BRIGHTNESS = np.array([1.0, 0.7, 0.45])
+BRIGHTNESS = (1.0, 0.7, 0.45)
 
 # Pixels that draw_bounding_boxes leaves between the text of a label and the edge of its background.
 LABEL_MARGIN = 1
@@ -26,11 +26,11 @@ LABEL_MARGIN = 1
 def class_colors(names: Sequence[str]) -> dict[str, Color]:
     """Return a color (R, G, B) in 0..255 for each class; equal lists of names have equal colors."""
     names = list(dict.fromkeys(names))
-    index = np.arange(len(names))
-    colors = matplotlib.colormaps["hsv"](index / len(names))[:, :3] * BRIGHTNESS[index % 3, None]
-    return {
-        name: (r, g, b) for name, (r, g, b) in zip(names, (colors * 255).round().astype(int).tolist(), strict=True)
-    }
+    colors = {}
+    for i, name in enumerate(names):
+        r, g, b = colorsys.hsv_to_rgb(i / len(names), 1, BRIGHTNESS[i % len(BRIGHTNESS)])
+        colors[name] = (round(255 * r), round(255 * g), round(255 * b))
+    return colors
 
 
 def text_color(background: Color) -> str:

@@ -1,19 +1,23 @@
 """Labels of arbitrary class names: one line, in a font with their characters, no wider than the available space."""
 
+import importlib.util
 from bisect import bisect_right
 from collections.abc import Iterable
 from functools import cache
+from importlib.machinery import ModuleSpec
 from itertools import chain, groupby, islice
 from pathlib import Path
+from typing import cast
 from unicodedata import combining
 
-import matplotlib
-from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
 # Longer names fit into no label. More combining marks per letter than in any written language would leave the line.
 MAX_CHARACTERS = 1000
 MAX_MARKS = 3
+
+# Characters of most names, which DejaVu Sans has: their labels need no import of matplotlib, which takes 0.2 s.
+PLAIN_CHARACTERS = frozenset(map(chr, range(ord(" "), ord("~") + 1))) | {"…"}
 
 # Replacements of characters that no font has: the first of these that the font has.
 SUBSTITUTES = "\N{REPLACEMENT CHARACTER}?"
@@ -47,7 +51,8 @@ class LabelFont:
             width: Maximum width in pixels; exceeded only by the suffix with the ellipsis of a truncated name.
             suffix: Text after the name that is never truncated.
         """
-        characters = _font_characters(self.file)
+        is_plain = self.file == _default_font_file() and PLAIN_CHARACTERS.issuperset(name + suffix)
+        characters = PLAIN_CHARACTERS if is_plain else _font_characters(self.file)
         substitute = next((character for character in SUBSTITUTES if character in characters), "")
 
         def format_label(name: str) -> str:
@@ -65,12 +70,16 @@ class LabelFont:
 @cache
 def find_font_file(characters: str) -> str:
     """Return the path of matplotlib's DejaVu Sans, or of the system font with most characters if that lacks some."""
+    default = _default_font_file()
+    if PLAIN_CHARACTERS.issuperset(characters):
+        return default
+    from matplotlib.ft2font import FT2Font
+
     needed = {ord(character) for character in characters + "0123456789.…" if not character.isspace()}
 
     def num_missing(file: str) -> int:
         return len(needed - set(FT2Font(file).get_charmap()))
 
-    default = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
     if not num_missing(default):
         return default
     from matplotlib.font_manager import fontManager  # searches for fonts, which takes a second the first time
@@ -86,5 +95,13 @@ def _limit_marks(text: str) -> str:
 
 
 @cache
+def _default_font_file() -> str:
+    package = cast(ModuleSpec, importlib.util.find_spec("matplotlib"))  # a dependency of this package
+    return str(Path(str(package.origin)).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+@cache
 def _font_characters(file: str) -> frozenset[str]:
+    from matplotlib.ft2font import FT2Font
+
     return frozenset(c for c in map(chr, FT2Font(file).get_charmap()) if c.isprintable() or c in JOINERS)
