@@ -1,4 +1,4 @@
-"""Reading images and datasets."""
+"""Read, check, augment and batch datasets of images."""
 
 import lazy_loader
 

@@ -111,18 +111,6 @@ def check_dataset(
     lengths = [len(split) if isinstance(split, Sequence) else None for split in dataset.splits.values()]
     total = None if None in lengths else sum(filter(None, lengths))
     with_digest = len(dataset.splits) > 1
-
-    def inspect(sample: Sample) -> _Inspection:
-        annotation = replace(sample, image=None)
-        if not decode:
-            return _Inspection(annotation)
-        try:
-            image = LazyImage(sample.image).load()
-            digest = hashlib.sha256(image.tobytes()).digest() if with_digest else None
-            return _Inspection(annotation, image.size, digest)
-        except UnreadableImageError as error:
-            return _Inspection(annotation, error=str(error))
-
     inspections: dict[str, list[_Inspection]] = {}
     notes: list[str] = []
     done = 0
@@ -135,7 +123,8 @@ def check_dataset(
         warnings.simplefilter("ignore")
 
         def submit(sample: Sample) -> Future[_Inspection]:
-            return (large_image_pool if decode and _is_large(sample.image) else pool).submit(inspect, sample)
+            chosen_pool = large_image_pool if decode and _is_large(sample.image) else pool
+            return chosen_pool.submit(_inspect, sample, decode, with_digest)
 
         for name, split in dataset.splits.items():
             is_stream = not isinstance(split, Sequence)
@@ -199,6 +188,18 @@ class _ValidSamples(LazySequence):
         if sample.objects is None or index not in self.masks:
             return sample
         return replace(sample, objects=sample.objects.select(self.masks[index]))
+
+
+def _inspect(sample: Sample, decode: bool, with_digest: bool) -> _Inspection:
+    annotation = replace(sample, image=None)
+    if not decode:
+        return _Inspection(annotation)
+    try:
+        image = LazyImage(sample.image).load()
+    except UnreadableImageError as error:
+        return _Inspection(annotation, error=str(error))
+    digest = hashlib.sha256(image.tobytes()).digest() if with_digest else None
+    return _Inspection(annotation, image.size, digest)
 
 
 def _results_in_order(futures: Iterable[Future[_Inspection]], ahead: int) -> Iterator[_Inspection]:

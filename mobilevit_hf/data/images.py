@@ -9,7 +9,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,8 +209,7 @@ def _download(url: str) -> bytes:
         raise UnreadableImageError(f"can't be fetched: {error}") from error
     data, deadline = bytearray(), time.monotonic() + MAX_DOWNLOAD_SECONDS
     try:
-        response = session.send(request, stream=True, follow_redirects=True)
-        try:
+        with closing(session.send(request, stream=True, follow_redirects=True)) as response:
             if response.is_error:
                 raise UnreadableImageError(f"can't be fetched: HTTP {response.status_code} {response.reason_phrase}")
             for chunk in response.iter_bytes():
@@ -219,8 +218,6 @@ def _download(url: str) -> bytes:
                     raise UnreadableImageError(f"more than {MAX_DOWNLOAD_BYTES // 2**20} MiB to download")
                 if time.monotonic() > deadline:
                     raise UnreadableImageError(f"can't be fetched: took more than {MAX_DOWNLOAD_SECONDS} s")
-        finally:
-            response.close()
     except (HTTPError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(f"can't be fetched: {reason}") from error

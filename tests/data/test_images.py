@@ -3,7 +3,9 @@
 import contextlib
 import io
 import struct
+import threading
 import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -181,6 +183,47 @@ def test_url_is_percent_encoded(served_file, corner_colors, tmp_path):
     url = served_file("a ä%.png", (tmp_path / "a.png").read_bytes()).replace("%", "%25")
     assert is_close(load_pixels(url), corner_colors, 0)
     assert is_close(load_pixels(url.replace(" ", "%20")), corner_colors, 0)
+
+
+@pytest.fixture
+def redirect_url():
+    """Return a function that serves a redirect to a location and returns its URL."""
+    location = None
+
+    class RedirectHandler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", location)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    def redirect_to(target):
+        nonlocal location
+        location = target
+        return f"http://127.0.0.1:{server.server_port}/a.png"
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), RedirectHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield redirect_to
+        server.shutdown()
+        thread.join()
+
+
+def test_redirects_are_followed_to_http_only(served_file, redirect_url, corner_colors, tmp_path):
+    Image.fromarray(corner_colors).save(tmp_path / "a.png")
+    url = served_file("a.png", (tmp_path / "a.png").read_bytes())
+    assert is_close(load_pixels(redirect_url(url)), corner_colors, 0)
+    with pytest.raises(UnreadableImageError, match="can't be fetched"):
+        load_image(redirect_url(f"file://{tmp_path}/a.png"))
+
+
+def test_slow_download_raises(monkeypatch, served_file):
+    monkeypatch.setattr(images, "MAX_DOWNLOAD_SECONDS", 0)
+    with pytest.raises(UnreadableImageError, match="took more than 0 s"):
+        load_image(served_file("a.png", b"x" * 2000))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:port/a.png", "http://[::1/a.png", "http://", "http://\0/a.png"])

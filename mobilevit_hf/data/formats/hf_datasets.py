@@ -50,8 +50,8 @@ def read_hub(name: str, *, revision: str | None, token: str | bool | None, strea
 
     if not constants.HF_HUB_OFFLINE and not is_hub_reachable():
         raise ValueError(
-            f"{name} is not a local folder, and the Hub can't be reached. Check the connection, pass a local folder, "
-            "or set HF_HUB_OFFLINE=1 to use a dataset downloaded earlier."
+            f"{name}: no file or folder of this name, and the Hub can't be reached. Check the connection, pass a "
+            "folder, or set HF_HUB_OFFLINE=1 to use a dataset downloaded earlier."
         )
     repository, _, configuration = name.partition(":")
     try:
@@ -60,7 +60,7 @@ def read_hub(name: str, *, revision: str | None, token: str | bool | None, strea
         )
     except DatasetNotFoundError:
         reason = (
-            f"{name} is not a local folder, and no such dataset on the Hub is accessible"
+            f"{name}: no file or folder of this name, and no such dataset on the Hub is accessible"
             f"{f' at revision {revision}' if revision else ''}. If it is private or gated, sign in: hf auth login"
         )
     except (*LIBRARY_ERRORS, DatasetsError) as error:
