@@ -177,7 +177,7 @@ class TrainArguments:
     label_smoothing_factor: float | None = option(None, "Label smoothing.", OPTIMIZATION, BELOW_ONE)
     class_weights: str = option(
         "none",
-        "Classification: weigh the loss by inverse class frequency (balanced), or not.",
+        "Classification: class weights of the loss: none, or balanced (inverse class frequency).",
         OPTIMIZATION,
         choices=("none", "balanced"),
         task=CLASSIFICATION,
@@ -228,7 +228,7 @@ class TrainArguments:
     per_device_eval_batch_size: int = option(16, "Evaluation batch size per process.", EVALUATION, POSITIVE)
     metric_for_best_model: str | None = option(None, "Validation metric that selects the saved weights.", EVALUATION)
     resume: str | None = option(
-        None, "auto: resume from the latest checkpoint in --output-dir, if any.", EVALUATION, choices=("auto",)
+        None, "Resume from the latest checkpoint in --output-dir, if any: auto.", EVALUATION, choices=("auto",)
     )
     report_to: str = option(
         "none", f"Experiment tracker: none, {', '.join(TRACKERS)}.", EVALUATION, choices=("none", *TRACKERS)
