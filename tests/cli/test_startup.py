@@ -118,3 +118,21 @@ def test_debug_variable_shows_the_traceback(mobilevit, monkeypatch, tmp_path):
     monkeypatch.setenv("MOBILEVIT_DEBUG", "1")
     with pytest.raises(ValueError, match="missing"):
         mobilevit("check-data", tmp_path / "missing")
+
+
+def test_predict_of_samples_imports_no_unneeded_module(run_python):
+    output = run_python(
+        """
+        import contextlib, io, sys
+        from mobilevit_hf import cli
+
+        sys.argv = ["mobilevit", "predict"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            try:
+                cli.main()
+            except SystemExit as end:
+                assert not end.code
+        print({"datasets", "evaluate", "matplotlib"} & sys.modules.keys())
+        """
+    )
+    assert output == "set()\n"
