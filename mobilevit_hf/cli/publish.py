@@ -1,5 +1,6 @@
 """`mobilevit publish`: publish a model on the Hub."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,8 @@ from . import console
 if TYPE_CHECKING:
     from ..hub import Publication
 
-CARD, REPOSITORY = "Model card", "Repository"
+card_option = partial(typer.Option, rich_help_panel="Model card")
+repository_option = partial(typer.Option, rich_help_panel="Repository")
 # Source code of this package in a Space.
 SOURCE = "mobilevit_hf/"
 
@@ -28,55 +30,32 @@ def publish(
     ],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Hub repository id, such as user/model.")],
     license: Annotated[
-        str | None,
-        typer.Option(help="License id, such as apache-2.0. Default: of the initial checkpoint.", rich_help_panel=CARD),
+        str | None, card_option(help="License id, such as apache-2.0. Default: of the initial checkpoint.")
     ] = None,
-    license_name: Annotated[
-        str | None, typer.Option(help="License name, with --license other.", rich_help_panel=CARD)
-    ] = None,
-    license_link: Annotated[
-        str | None, typer.Option(help="License URL, with --license other.", rich_help_panel=CARD)
-    ] = None,
+    license_name: Annotated[str | None, card_option(help="License name, with --license other.")] = None,
+    license_link: Annotated[str | None, card_option(help="License URL, with --license other.")] = None,
     dataset: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="Hub id of a training dataset. Can be repeated.", rich_help_panel=CARD),
+        list[str] | None, card_option(metavar="ID", help="Hub id of a training dataset. Can be repeated.")
     ] = None,
     base_model: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Hub id of the base model. Default: recorded.", rich_help_panel=CARD),
+        str | None, card_option(metavar="ID", help="Hub id of the base model. Default: recorded by training.")
     ] = None,
-    language: Annotated[
-        str | None, typer.Option(help="Language code of the class names, such as en.", rich_help_panel=CARD)
-    ] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Further tag. Can be repeated.", rich_help_panel=CARD)] = None,
-    description: Annotated[
-        str | None, typer.Option(help="Description of the model, in Markdown.", rich_help_panel=CARD)
-    ] = None,
-    intended_use: Annotated[
-        str | None, typer.Option(help="Intended and out-of-scope use, in Markdown.", rich_help_panel=CARD)
-    ] = None,
-    images: Annotated[
-        bool, typer.Option("--images/--no-images", help="Publish example images of the dataset.", rich_help_panel=CARD)
-    ] = True,
+    language: Annotated[str | None, card_option(help="Language code of the class names, such as en.")] = None,
+    tag: Annotated[list[str] | None, card_option(metavar="TAG", help="Further tag. Can be repeated.")] = None,
+    description: Annotated[str | None, card_option(help="Description of the model, in Markdown.")] = None,
+    intended_use: Annotated[str | None, card_option(help="Intended and out-of-scope use, in Markdown.")] = None,
+    images: Annotated[bool, card_option("--images/--no-images", help="Publish example images of the dataset.")] = True,
     overwrite_card: Annotated[
-        bool, typer.Option("--overwrite-card", help="Overwrite a handwritten card on the Hub.", rich_help_panel=CARD)
+        bool, card_option("--overwrite-card", help="Overwrite a handwritten card on the Hub.")
     ] = False,
-    private: Annotated[
-        bool, typer.Option("--private", help="Create a new repository as private.", rich_help_panel=REPOSITORY)
-    ] = False,
+    private: Annotated[bool, repository_option("--private", help="Create a new repository as private.")] = False,
     revision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BRANCH", help="Branch, created if it does not exist. Default: main.", rich_help_panel=REPOSITORY
-        ),
+        str | None, repository_option(metavar="BRANCH", help="Branch, created if it does not exist. Default: main.")
     ] = None,
     space: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Also publish a demo of the model as this Space.", rich_help_panel=REPOSITORY),
+        str | None, repository_option(metavar="ID", help="Also publish a demo of the model as this Space.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print files and card, upload nothing.", rich_help_panel=REPOSITORY)
-    ] = False,
+    dry_run: Annotated[bool, repository_option("--dry-run", help="Print files and card, upload nothing.")] = False,
 ) -> None:
     """Publish a model on the Hub.
 
