@@ -294,10 +294,10 @@ def mutations(content):
     yield from INVALID_VALUES
     if isinstance(content, dict):
         yield from ({k: v for k, v in content.items() if k != key} for key in content)
-        yield from (content | {key: odd} for key, value in content.items() for odd in mutations(value))
+        yield from (content | {key: invalid} for key, value in content.items() for invalid in mutations(value))
     elif isinstance(content, list):
         for i, value in enumerate(content):
-            yield from ([*content[:i], odd, *content[i + 1 :]] for odd in mutations(value))
+            yield from ([*content[:i], invalid, *content[i + 1 :]] for invalid in mutations(value))
 
 
 def malformed_coco():
@@ -321,16 +321,16 @@ def malformed_metadata():
 
 
 def malformed_voc():
-    whole = XML.format("1.png")
+    valid_xml = XML.format("1.png")
     for text in ("1.png", "48", "40", "cat", "4", "5", "24", "15"):
-        for odd in ("", "x", "nan", "inf", "-1", "1e400", "9" * 5000, "<a/>", "&lt;", "&#27;[2J", "\n"):
-            yield {"0.xml": XML.format("0.png"), "1.xml": whole.replace(f">{text}<", f">{odd}<")}
+        for invalid in ("", "x", "nan", "inf", "-1", "1e400", "9" * 5000, "<a/>", "&lt;", "&#27;[2J", "\n"):
+            yield {"0.xml": XML.format("0.png"), "1.xml": valid_xml.replace(f">{text}<", f">{invalid}<")}
     for tag in ("annotation", "filename", "size", "width", "object", "name", "bndbox", "xmin"):
-        yield {"0.xml": XML.format("0.png"), "1.xml": whole.replace(f"{tag}>", "other>")}
+        yield {"0.xml": XML.format("0.png"), "1.xml": valid_xml.replace(f"{tag}>", "other>")}
     for broken in (
         "",
         " ",
-        whole[:99],
+        valid_xml[:99],
         "<a>" * 100_000,
         "<a>" * 10_000 + "</a>" * 10_000,
         f"<!DOCTYPE a [{NESTED_ENTITIES}]><annotation><filename>&a11;</filename></annotation>",
@@ -346,10 +346,10 @@ def malformed_voc():
 def malformed_yolo():
     names = "names: [cat, dog]\ntrain: train.txt\n"
     files = {"train.txt": "0.png\n1.png\n", "labels/0.txt": "0 0.5 0.5 0.2 0.2\n"}
-    for odd in ("", "x", "nan", "inf", "-1", "1e400", "9" * 5000, "0.5", "\x1b[2J"):
+    for invalid in ("", "x", "nan", "inf", "-1", "1e400", "9" * 5000, "0.5", "\x1b[2J"):
         for i in range(5):
             line = ["1", "0.5", "0.5", "0.2", "0.2"]
-            line[i] = odd
+            line[i] = invalid
             yield files | {"data.yaml": names, "labels/1.txt": " ".join(line)}
     for broken in ("", "\0", b"\xff\xfe", "1 " * 100_000, "1 0.5 0.5"):
         yield files | {"data.yaml": names, "labels/1.txt": broken}

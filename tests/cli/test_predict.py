@@ -129,7 +129,7 @@ def assert_equal_detections(detections, expected):
     assert [p["label"] for p in detections] == [p["label"] for p in expected]
     assert [p["score"] for p in detections] == pytest.approx([p["score"] for p in expected], abs=1e-5)
     for one, other in zip(detections, expected, strict=True):
-        assert one["box"] == pytest.approx(other["box"], abs=1)  # rounding, then cut to whole pixels
+        assert one["box"] == pytest.approx(other["box"], abs=1)  # rounded, then truncated to pixels
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])
