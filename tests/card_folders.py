@@ -1,11 +1,12 @@
-"""Model folders with fixed training, evaluation and export records, for tests of model cards."""
+"""Model folders with fixed training, evaluation and export records, and ways to change them."""
 
 import json
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+MIT_CARD = "---\nlicense: mit\n---\n# Mine\n"
 CLASSES = {"image-classification": ("dress", "hat", "t-shirt"), "object-detection": ("RBC", "WBC", "Platelets")}
 ARCHITECTURES = {
     "image-classification": "MobileViTForImageClassification",
@@ -58,6 +59,19 @@ def write_model(folder, task="image-classification", **config):
     }
     save_file(weights, folder / "model.safetensors")
     return folder
+
+
+def edit_config(folder, **values):
+    """Set values in `config.json`; None removes one."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+
+
+def set_nan_weight(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.bias"][1] = np.nan
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def write_run(folder, task="image-classification", **changes):

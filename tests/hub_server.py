@@ -1,10 +1,7 @@
-"""A Hugging Face Hub on the loopback interface, written with the standard library alone.
+"""In-memory Hugging Face Hub on the loopback interface, for the real `huggingface_hub` client without the network.
 
-The real `huggingface_hub` client talks to it over HTTP, so a test can publish, download and run a model the way a
-user does without the network. Everything lives in memory, and every commit stays resolvable by its sha.
-
-`huggingface_hub` reads `HF_ENDPOINT` when it is imported: point a subprocess at the server with `environment()`, or
-pass the address in the same process with `HfApi(endpoint=hub.url, token=hub.token)`.
+Every commit stays available by its sha. `huggingface_hub` reads `HF_ENDPOINT` on import: run a subprocess with
+`environment()`; in this process use `patch_client()` or `HfApi(endpoint=hub.url, token=hub.token)`.
 """
 
 from __future__ import annotations
@@ -28,10 +25,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".onnx", ".pte", ".parquet", ".arrow", ".png", ".jpg", ".jpeg"}
-# A token that tests look for where nobody should see it.
-TOKEN = "hf_aTokenThatNobodyMaySeeAnywhere1234"
+# Tests check that this token is never shown.
+TOKEN = "hf_aSecretTokenThatIsNeverShown123456"
 
-# What the Hub puts into a new space.
+# README of a new Space, as the Hub writes it.
 SPACE_README = """\
 ---
 title: Space
@@ -49,7 +46,7 @@ LFS_THRESHOLD = 10 * 1024 * 1024  # bytes; a larger file is stored with LFS what
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came in. `repr` leaves out the headers, with the token in them, and the body."""
+    """A received request. `repr` omits the body, and the headers because they contain the token."""
 
     method: str
     path: str  # still percent-encoded, without the query
@@ -58,13 +55,13 @@ class Request:
     body: bytes = field(repr=False)
 
     def flag(self, name: str) -> bool:
-        """Whether the query turns `name` on."""
+        """Return whether the query sets `name`."""
         return parse_qs(self.query).get(name, [""])[0].lower() in {"1", "true"}
 
 
 @dataclass(frozen=True)
 class Response:
-    """An answer, complete in memory."""
+    """A complete response."""
 
     status: int
     body: bytes = b""
@@ -76,7 +73,7 @@ class Response:
 
 
 class HubError(Exception):
-    """A refusal. `code` is what the client tells one 404 from another by."""
+    """An error response. The client distinguishes 404s by `code`."""
 
     def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -86,18 +83,18 @@ class HubError(Exception):
 
 @dataclass
 class Fault:
-    """What goes wrong with the next requests that fit: an answer instead, a connection that ends, or neither."""
+    """A fault for the next matching requests: an error response, a closed connection, or no response at all."""
 
     method: str
     path: re.Pattern[str]
     times: int
     response: Response | None = None
-    cut: int | None = None  # bytes of the request's or the answer's body after which the connection ends
+    cut: int | None = None  # bytes of the request or response body after which the connection is closed
     cut_answer: bool = False
 
 
 class File:
-    """A file's content with its names: the git blob id and, for LFS, the SHA-256 that git's pointer file holds."""
+    """Content of a file with its git blob id and, for LFS, the SHA-256 of its pointer."""
 
     def __init__(self, data: bytes, lfs: bool) -> None:
         self.data = data
@@ -105,20 +102,20 @@ class File:
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
         blob = pointer if lfs else data
         self.oid = hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
-        self.etag = sha256 if lfs else self.oid  # what the client knows the content by
+        self.etag = sha256 if lfs else self.oid  # the client compares content by it
         self.lfs = {"oid": sha256, "sha256": sha256, "size": len(data), "pointerSize": len(pointer)} if lfs else None
 
 
 @dataclass(frozen=True)
 class Commit:
-    """All files of a repository at one time."""
+    """All files of a repository at a commit."""
 
     sha: str
     date: str
     files: dict[str, File]
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """The files and the folders that hold them, by path, as the API lists them."""
+        """Return files and their folders by path, as the API lists them."""
         entries: dict[str, dict[str, Any]] = {}
         for path, file in self.files.items():
             for folder in map(str, PurePosixPath(path).parents[:-1]):
@@ -128,7 +125,7 @@ class Commit:
 
 
 class Repository:
-    """A model, dataset or space: its commits by sha and its branches, which name one each."""
+    """A model, dataset or Space: commits by sha, and the head of each branch."""
 
     def __init__(self, kind: str, repo_id: str, private: bool) -> None:
         self.id = repo_id
@@ -140,15 +137,15 @@ class Repository:
         self.add_commit("main", {})
 
     def commit(self, revision: str) -> Commit:
-        """The commit that a branch or a sha names."""
+        """Return the commit of a branch or sha."""
         sha = self.branches.get(revision, revision)
         if sha not in self.commits:
             raise HubError(404, "Invalid rev id", "RevisionNotFound")
         return self.commits[sha]
 
     def add_commit(self, branch: str, files: dict[str, File]) -> Commit:
-        """Record `files` as the new head of a branch."""
-        # The number of commits tells equal listings apart: a commit that changes nothing is a commit, as on the Hub.
+        """Add a commit of `files` as the head of a branch."""
+        # The number of commits makes the sha of a commit without changes unique, as on the Hub.
         sha = _sha1(self.path, branch, len(self.commits), *((path, files[path].oid) for path in sorted(files)))
         self.commits[sha] = Commit(sha, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), files)
         self.branches[branch] = sha
@@ -163,9 +160,9 @@ LFS = WEB + r"\.git/info/lfs/objects"
 
 
 def route(method: str, pattern: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have a method of `HubServer` answer the requests whose path fits, with a `Response` or with a value for JSON.
+    """Register a method of `HubServer` for requests whose path matches; it returns a `Response` or a value for JSON.
 
-    It receives the request and the named groups of `pattern`, `kind` and `repo_id` as the `repository` they name.
+    Its arguments are the request and the named groups of `pattern`, with the `repository` of `kind` and `repo_id`.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,14 +173,13 @@ def route(method: str, pattern: str) -> Callable[[Callable[..., Any]], Callable[
 
 
 class HubServer:
-    """A Hub on the loopback interface: a context manager that serves on a free port until it is left.
+    """A Hub on the loopback interface, as a context manager that serves on a free port.
 
     Attributes:
-        url: the endpoint, `http://127.0.0.1:PORT`.
-        requests: every request received so far, in order.
-        user, token: who the client is. Private and gated repositories ask for the token; else any is accepted, and
-            none is required.
-        role: what the token may do, as `whoami` tells.
+        url: Endpoint, `http://127.0.0.1:PORT`.
+        requests: Requests received so far, in order.
+        user, token: User and access token. Only private and gated repositories require the token.
+        role: Role of the token in the response of `whoami`.
     """
 
     def __init__(self, user: str = "user", token: str = "hf_loopback") -> None:
@@ -206,22 +202,22 @@ class HubServer:
     def __exit__(self, *exception: object) -> None:
         self._server.shutdown()
         self._thread.join()
-        self._server.hang_up()
+        self._server.close_connections()
         self._server.server_close()
 
     def environment(self, home: str | os.PathLike[str]) -> dict[str, str]:
-        """A complete environment for a subprocess whose Hub is this server and whose caches live under `home`.
+        """Return the environment of a subprocess that uses this Hub, with its caches in `home`.
 
-        It is this process's environment without the variables that would lead the client elsewhere.
+        Variables of this process that configure another endpoint are left out.
         """
-        astray = re.compile(r"(HF|HUGGING_?FACE|TRANSFORMERS)_.*|.*_PROXY", re.IGNORECASE)
+        excluded = re.compile(r"(HF|HUGGING_?FACE|TRANSFORMERS)_.*|.*_PROXY", re.IGNORECASE)
         switches = ("XET", "TELEMETRY", "UPDATE_CHECK", "PROGRESS_BARS")  # without xet, files travel over plain HTTP
-        environment = {name: value for name, value in os.environ.items() if not astray.fullmatch(name)}
+        environment = {name: value for name, value in os.environ.items() if not excluded.fullmatch(name)}
         environment |= {"HF_ENDPOINT": self.url, "HF_HOME": os.fspath(home), "HF_TOKEN": self.token}
         return environment | {f"HF_HUB_DISABLE_{switch}": "1" for switch in switches}
 
-    def take_over(self, patch: Any) -> None:
-        """Have `huggingface_hub` in this process talk to this server, as long as pytest's `monkeypatch` lasts."""
+    def patch_client(self, patch: Any) -> None:
+        """Make `huggingface_hub` in this process use this server until pytest's `monkeypatch` is undone."""
         from huggingface_hub import constants  # reads the environment when it is imported
 
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
@@ -232,7 +228,7 @@ class HubServer:
         patch.setenv("HF_TOKEN", self.token)
 
     def files(self, repo_id: str, revision: str = "main", repo_type: str = "model") -> dict[str, bytes]:
-        """The content of a repository at a revision, by path."""
+        """Return the files of a repository at a revision, by path."""
         with self._lock:
             commit = self._repository(repo_type, repo_id).commit(revision)
             return {path: file.data for path, file in sorted(commit.files.items())}
@@ -246,33 +242,37 @@ class HubServer:
         code: str = "",
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Answer the next `times` requests whose path has the pattern `path` in it with an error."""
-        response = HubError(status, f"The test wants a {status}", code, headers).response
+        """Answer the next `times` requests whose path matches with an error."""
+        response = HubError(status, f"Injected error {status}", code, headers).response
         self._faults.append(Fault(method, re.compile(path), times, response))
 
     def cut(self, method: str, path: str, after: int, times: int = 1, *, answer: bool = False) -> None:
-        """End the connection after so many bytes of the next requests' bodies, or of their answers' bodies."""
+        """Close the connection after `after` bytes of the body of the next requests, or of their responses."""
         self._faults.append(Fault(method, re.compile(path), times, cut=after, cut_answer=answer))
 
     def stall(self, method: str, path: str, times: int = 1) -> None:
-        """Never answer the next requests, and wait until the client hangs up."""
+        """Never answer the next requests, until the client closes the connection."""
         self._faults.append(Fault(method, re.compile(path), times))
 
+    def clear_faults(self) -> None:
+        """Answer all further requests without faults."""
+        self._faults.clear()
+
     def commits(self, repo_id: str, repo_type: str = "model") -> int:
-        """How many commits a repository has; the first is empty."""
+        """Return the number of commits of a repository; the first is empty."""
         return len(self.repository(repo_id, repo_type).commits)
 
     def gate(self, repo_id: str, repo_type: str = "model") -> None:
-        """Have the files of a repository be for those with the token."""
+        """Require the token for the files of a repository."""
         self.repository(repo_id, repo_type).gated = True
 
     def repository(self, repo_id: str, repo_type: str = "model") -> Repository:
-        """A repository, with its branches and commits."""
+        """Return a repository."""
         with self._lock:
             return self._repository(repo_type, repo_id)
 
     def take_fault(self, method: str, path: str) -> Fault | None:
-        """What is to go wrong with this request."""
+        """Return the fault for a request, None without one."""
         with self._lock:
             for fault in self._faults:
                 if fault.times and fault.method == method and fault.path.search(path):
@@ -281,7 +281,7 @@ class HubServer:
         return None
 
     def answer(self, request: Request, fault: Fault | None = None) -> Response | None:
-        """Record a request and answer it; with nothing if the fault keeps it from being heard or answered."""
+        """Record a request and return its response, None if a fault prevents one."""
         with self._lock:
             self.requests.append(request)
             if fault and not fault.cut_answer:
@@ -304,15 +304,19 @@ class HubServer:
         raise HubError(404, "This server has no such route")
 
     def _repository(self, kind: str, repo_id: str) -> Repository:
-        """Look up a repository."""
+        """Return a repository.
+
+        Raises:
+            HubError: If it does not exist.
+        """
         if (kind, repo_id) not in self._repositories:
             raise HubError(404, "Repository not found", "RepoNotFound")
         return self._repositories[kind, repo_id]
 
     def _admit(self, request: Request, repository: Repository) -> None:
-        """Private repositories are not there for those without the token, nor the files of gated ones."""
+        """Hide private repositories and the files of gated ones without the token."""
         token = request.headers["Authorization"]
-        if token == f"Bearer {self.token}" or request.method == "PUT":  # an address to upload to is a key by itself
+        if token == f"Bearer {self.token}" or request.method == "PUT":  # an upload URL is presigned
             return
         if repository.private:
             raise HubError(404 if token else 401, "Repository not found", "RepoNotFound")
@@ -331,14 +335,14 @@ class HubServer:
 
     @route("POST", "/api/repos/create")
     def create_repo(self, request: Request) -> Any:
-        wanted = json.loads(request.body)
-        kind, repo_id = wanted.get("type") or "model", f"{wanted.get('organization') or self.user}/{wanted['name']}"
+        options = json.loads(request.body)
+        kind, repo_id = options.get("type") or "model", f"{options.get('organization') or self.user}/{options['name']}"
         exists = (kind, repo_id) in self._repositories
         if not exists:
-            repository = Repository(kind, repo_id, wanted.get("visibility") == "private")
+            repository = Repository(kind, repo_id, options.get("visibility") == "private")
             self._repositories[kind, repo_id] = repository
             if kind == "space":
-                readme = SPACE_README.format(sdk=wanted["sdk"])
+                readme = SPACE_README.format(sdk=options["sdk"])
                 repository.add_commit("main", {"README.md": File(readme.encode(), lfs=False)})
         answer = {"name": repo_id, "url": f"{self.url}/{self._repositories[kind, repo_id].path}"}
         return Response.json(answer | {"error": f"You already created this {kind} repo"}, 409) if exists else answer
@@ -358,23 +362,23 @@ class HubServer:
 
     @route("POST", API + "/preupload" + REVISION)
     def preupload(self, request: Request, repository: Repository, revision: str) -> Any:
-        present, answers = repository.commit(revision).files, []
+        present, files = repository.commit(revision).files, []
         for path, size in ((file["path"], file["size"]) for file in json.loads(request.body)["files"]):
             lfs = size > LFS_THRESHOLD or PurePosixPath(path).suffix in LFS_SUFFIXES
-            oid = present[path].etag if path in present else None  # by this the client leaves unchanged files out
+            oid = present[path].etag if path in present else None  # the client skips unchanged files by it
             mode = "lfs" if lfs else "regular"
-            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
-        return {"files": answers}
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        return {"files": files}
 
     @route("POST", LFS + "/batch")
     def lfs_batch(self, request: Request, repository: Repository) -> Any:
-        answers = []
-        for wanted in json.loads(request.body)["objects"]:
-            href = f"{self.url}/{repository.path}.git/info/lfs/objects/{wanted['oid']}"
+        objects = []
+        for entry in json.loads(request.body)["objects"]:
+            href = f"{self.url}/{repository.path}.git/info/lfs/objects/{entry['oid']}"
             actions = {"actions": {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}}
-            # An object without actions is here already, and needs no upload.
-            answers.append(wanted | ({} if wanted["oid"] in self._lfs_objects else actions))
-        return {"transfer": "basic", "objects": answers}
+            # An object without actions exists already and is not uploaded.
+            objects.append(entry | ({} if entry["oid"] in self._lfs_objects else actions))
+        return {"transfer": "basic", "objects": objects}
 
     @route("PUT", LFS + "/(?P<sha256>[0-9a-f]{64})")
     def lfs_upload(self, request: Request, repository: Repository, sha256: str) -> Any:
@@ -404,7 +408,7 @@ class HubServer:
         return {"success": True, "commitOid": sha, "commitUrl": f"{self.url}/{repository.path}/commit/{sha}"}
 
     def _apply(self, key: str, value: dict[str, Any], files: dict[str, File]) -> None:
-        """Carry out one operation of a commit on a listing."""
+        """Apply an operation of a commit to a listing."""
         path = value["path"]
         if key == "file":
             files[path] = File(base64.b64decode(value["content"]), lfs=False)
@@ -414,10 +418,10 @@ class HubServer:
             files[path] = File(self._lfs_objects[value["oid"]], lfs=True)
         else:
             folder = f"{path.rstrip('/')}/" if key == "deletedFolder" else None
-            doomed = [name for name in files if (name.startswith(folder) if folder else name == path)]
-            if not doomed:
+            deleted = [name for name in files if (name.startswith(folder) if folder else name == path)]
+            if not deleted:
                 raise HubError(404, "A file with this name doesn't exist", "EntryNotFound")
-            for name in doomed:
+            for name in deleted:
                 del files[name]
 
     @route("GET", API + "/tree" + REVISION + "(?:/(?P<path>.+))?")
@@ -462,17 +466,17 @@ class HubServer:
         headers |= {"ETag": f'"{file.etag}"', "Content-Type": "application/octet-stream"}
         if file.lfs:
             headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.data))}
-        size, wanted = len(file.data), re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers["Range"] or "")
-        if not wanted:
+        size, byte_range = len(file.data), re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers["Range"] or "")
+        if not byte_range:
             return Response(200, file.data, headers)
-        start, stop = int(wanted[1]), min(int(wanted[2] or size) + 1, size)
+        start, stop = int(byte_range[1]), min(int(byte_range[2] or size) + 1, size)
         if start >= stop:
             raise HubError(416, "Range not satisfiable", headers={"Content-Range": f"bytes */{size}"})
         return Response(206, file.data[start:stop], headers | {"Content-Range": f"bytes {start}-{stop - 1}/{size}"})
 
 
 class _Server(ThreadingHTTPServer):
-    """One thread per connection, and a list of the connections to close when the server is left."""
+    """A server with one thread per connection, which closes open connections at the end."""
 
     request_queue_size = 64  # a client opens several connections at once
 
@@ -490,20 +494,20 @@ class _Server(ThreadingHTTPServer):
         self.connections.discard(request)
         super().shutdown_request(request)
 
-    def hang_up(self) -> None:
-        """End the connections that clients keep open, or a server that is gone would still answer on them."""
+    def close_connections(self) -> None:
+        """Close connections that clients keep alive, on which the server would still answer."""
         for connection in list(self.connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: socket.socket, client_address: Any) -> None:
-        """Print the error, unless it is a client that hung up, as it may at any time."""
+        """Print the error, unless the client closed the connection."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads requests off a connection, has the hub answer them and writes the answers."""
+    """Handler that passes requests to the Hub."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and body are two writes, and the second must not wait
@@ -517,7 +521,7 @@ class _Handler(BaseHTTPRequestHandler):
         if response:
             self._send(response, fault.cut if fault else None)
         elif fault and fault.cut is None:
-            self.rfile.read(1)  # returns when the client hangs up
+            self.rfile.read(1)  # returns when the client closes the connection
         if fault and fault.response is None:
             self.close_connection = True
             with contextlib.suppress(OSError):
@@ -539,5 +543,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _sha1(*parts: object) -> str:
-    """A stable name for what `parts` say."""
+    """Return a hash of `parts`."""
     return hashlib.sha1(repr(parts).encode()).hexdigest()

@@ -19,7 +19,10 @@ LOOPBACK = ("127.0.0.1", "localhost")
 def demo(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Model directory, built-in name or Hub id. Can be repeated. Default: the built-in models."),
+        typer.Option(
+            metavar="MODEL",
+            help="Model directory, built-in name or Hub id. Can be repeated. Default: the built-in models.",
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")

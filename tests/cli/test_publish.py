@@ -1,0 +1,72 @@
+"""The `mobilevit publish` command."""
+
+import re
+
+import pytest
+from card_folders import set_nan_weight
+from hub_server import TOKEN
+
+from mobilevit_hf.hub import CARD_MARKER
+
+REPO, SPACE = "user/shapes", "user/try-shapes"
+
+
+def format_size(size):
+    return f"{size / 1000:.1f} kB" if size >= 1000 else f"{size} bytes"
+
+
+def test_dry_run_and_publish(hub, classifier_dir, mobilevit):
+    words = ("publish", classifier_dir, REPO, "--license", "mit", "--dataset", "user/drawn", "--tag", "shapes")
+    code, out, err = mobilevit(*words, "--dry-run")
+    assert code == 0
+    assert not hub.requests
+    assert out.splitlines()[-1] == f"{hub.url}/{REPO}"
+    assert CARD_MARKER in out
+    assert "Nothing was uploaded" in err
+    dry_table = out.partition("---")[0].split()
+    code, out, err = mobilevit(*words)
+    assert code == 0
+    assert out.splitlines()[-1] == f"{hub.url}/{REPO}"
+    assert dry_table[:-1] == out.split()[: len(dry_table) - 1]
+    for name, data in hub.files(REPO).items():
+        assert re.search(rf"^{re.escape(name)} +{format_size(len(data))}$", out, re.MULTILINE)
+    assert "user/drawn" in hub.files(REPO)["README.md"].decode()
+    code, out, err = mobilevit(*words)
+    assert (code, "Already up to date" in err) == (0, True)
+    assert TOKEN not in out + err
+
+
+def test_invalid_folder_is_a_one_line_error(hub, classifier_dir, mobilevit):
+    set_nan_weight(classifier_dir)
+    code, out, err = mobilevit("publish", classifier_dir, REPO, "--license", "mit")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "classifier.bias" in err
+
+
+def test_hub_error_is_a_one_line_error(hub, classifier_dir, mobilevit):
+    hub.fail("GET", "/api/whoami-v2", 401)
+    code, out, err = mobilevit("publish", classifier_dir, REPO, "--license", "mit")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("error: The Hub rejected the token")
+    assert TOKEN not in err
+
+
+def test_space(hub, mobilevit, checkpoints):
+    arguments = ("publish", checkpoints["image-classification"], REPO, "--license", "mit", "--space", SPACE)
+    code, out, err = mobilevit(*arguments, "--dry-run")
+    assert (code, hub.requests) == (0, [])
+    assert f"{hub.url}/spaces/{SPACE}" in out
+    assert "mobilevit_hf/ (" in out
+    code, out, err = mobilevit(*arguments)
+    assert code == 0, err
+    assert "config.json" in hub.files(REPO)
+    assert "app.py" in hub.files(SPACE, repo_type="space")
+    assert TOKEN not in out + err
+
+
+@pytest.mark.parametrize("task", ["image-segmentation", "image-feature-extraction"])
+def test_space_of_an_unsupported_task_is_rejected(hub, mobilevit, checkpoints, task):
+    code, _, err = mobilevit("publish", checkpoints[task], REPO, "--license", "mit", "--space", SPACE)
+    assert code == 2
+    assert "expected an image classifier or an object detector" in err
+    assert hub.requests == []
