@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
+from ..modeling.modeling_mobilevit import check_pixel_values
 from ..tasks import TASKS, TaskName
 from .base import Runtime, exported_bytes
 from .formats import FORMATS
@@ -33,7 +33,6 @@ class ExportedModel:
     def __init__(self, config: PreTrainedConfig, task: TaskName, runtime: Runtime, file_bytes: int) -> None:
         self.config, self.runtime, self.file_bytes = config, runtime, file_bytes
         self.outputs, self.output_class = TASKS[task].outputs, TASKS[task].output_class
-        self._input_check: Any = _InputCheck(getattr(config, "backbone_config", config))
 
     def __call__(self, pixel_values: Tensor | None = None, **kwargs: Any) -> ModelOutput:
         """Return the task's output for (B, 3, H, W) pixels.
@@ -46,9 +45,8 @@ class ExportedModel:
                 f"{unsupported[0]}: not supported by an exported model, which returns {', '.join(self.outputs)}. "
                 "Use backend='torch'."
             )
-        check_pixels: Any = MobileViTPreTrainedModel._prepare_pixels
-        pixels = check_pixels(self._input_check, pixel_values)
-        arrays = self.runtime(pixels.numpy())
+        pixels = check_pixel_values(pixel_values, getattr(self.config, "backbone_config", self.config))
+        arrays = self.runtime(pixels.detach().to("cpu", torch.float32).contiguous().numpy())
         return self.output_class(**dict(zip(self.outputs, map(torch.from_numpy, arrays), strict=True)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedModel":
@@ -75,16 +73,6 @@ class ExportedModel:
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Raise a ValueError: there are no weights to save."""
         raise ValueError("save_pretrained: got an exported model, expected a torch model. Save its torch model.")
-
-
-class _InputCheck:
-    """Stand-in for the torch model whose input check is reused."""
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        self.config = config
-
-    def _to_weights(self, pixel_values: Tensor) -> Tensor:
-        return pixel_values.detach().to("cpu", torch.float32).contiguous()
 
 
 def check_device(device: Any) -> None:

@@ -7,10 +7,11 @@ import torch
 import transformers
 from backend_support import TASKS, require_backend
 
+import mobilevit_hf
 from mobilevit_hf.backends.export import export_file
 from mobilevit_hf.backends.formats import FORMATS
 from mobilevit_hf.backends.pytorch import load_model
-from mobilevit_hf.backends.runtime import load_exported_model
+from mobilevit_hf.backends.runtime import ExportedModel, load_exported_model
 
 SHAPES = [(1, 3, 64, 64), (1, 3, 32, 32), (2, 3, 65, 100), (5, 3, 33, 47), (1, 3, 128, 64), (3, 3, 70, 64)]
 
@@ -33,6 +34,19 @@ def test_outputs_equal_the_torch_models_for_any_size_and_batch(task, backend, mo
         pairs += [(outputs[name], expected[name]) for name in exported.outputs]
     for actual, expected in pairs:  # compared after all calls, which must not overwrite earlier outputs
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_inputs_are_validated_and_converted_to_float32(tiny_model):
+    config = tiny_model(mobilevit_hf.MobileViTForImageClassification).config
+    exported = ExportedModel(config, "image-classification", lambda pixels: [pixels.mean((2, 3))], 0)
+    pixels = torch.rand(2, 3, 64, 48, dtype=torch.bfloat16, requires_grad=True)
+    assert exported(pixels).logits.dtype == torch.float32
+    with pytest.raises(ValueError, match="pixel_values: got shape"):
+        exported(pixels[0])
+    with pytest.raises(ValueError, match="at least 32 a side"):
+        exported(pixels[..., :16])
+    with pytest.raises(ValueError, match="output_attentions: not supported by an exported model"):
+        exported(pixels, output_attentions=True)
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino", pytest.param("executorch", marks=pytest.mark.slow)])
