@@ -15,13 +15,13 @@ class Task:
 
     Attributes:
         name: Task of `transformers.pipeline`.
-        title: Name in sentences, such as "image classifier".
-        head: Ending of the class name of every transformers model for the task.
+        title: Name in messages, such as "image classifier".
+        head: Suffix of the class names of transformers models for the task.
         model: MobileViT class, as `module:name` within `mobilevit_hf.modeling`; its name is the saved architecture.
         output: Class of the model's output, as `module:name`.
         outputs: Tensors of the output that an exported model returns, in order.
         labels: Label format of a sample: "class", "boxes", "mask", or None.
-        metrics: Metrics that are reported and can choose the best weights; the first is the headline metric.
+        metrics: Reported metrics, which can select the best weights; the first is the headline metric.
         trainable: Whether `mobilevit train`, `evaluate` and `predict` support it.
     """
 
@@ -59,11 +59,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure that reports and cards show.
+    """A metric in reports and model cards.
 
     Attributes:
-        title: In tables.
-        hub_type: Name in the Hub's list of metrics.
+        title: Title in tables.
+        hub_type: Metric type in the Hub's model index.
     """
 
     title: str
@@ -118,7 +118,7 @@ TASKS: dict[TaskName, Task] = {
 EXPORTABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection", "image-segmentation")
 TRAINABLE_TASKS: tuple[TaskName, ...] = tuple(task.name for task in TASKS.values() if task.trainable)
 
-# In the order in which tables show them.
+# In the order of the rows in tables.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("Accuracy", "accuracy"),
     "top_5_accuracy": Metric("Top-5 accuracy", "top_5_accuracy"),
@@ -135,7 +135,7 @@ METRICS: dict[str, Metric] = {
 
 
 def task_of_architecture(architecture: str | None) -> Task | None:
-    """Return the task of a transformers class by the ending of its name, None if it has another one."""
+    """Return the task of a transformers class by the suffix of its name, None if it has no known suffix."""
     return next((task for task in TASKS.values() if (architecture or "").endswith(task.head)), None)
 
 
@@ -143,12 +143,12 @@ def find_task(config: Mapping[str, Any] | Any, source: str, allowed: Iterable[Ta
     """Return the task of a checkpoint.
 
     Args:
-        config: Its configuration: the content of `config.json` or a `PreTrainedConfig`.
-        source: Its name in the error.
+        config: Content of `config.json`, or a `PreTrainedConfig`.
+        source: Name of the checkpoint in the error message.
         allowed: Tasks that the caller supports.
 
     Raises:
-        ValueError: If the checkpoint is for none of them.
+        ValueError: If the checkpoint is for another task.
     """
     names = config.get("architectures") if isinstance(config, Mapping) else getattr(config, "architectures", None)
     architecture = next(iter(names or []), None)
