@@ -157,7 +157,7 @@ class ExportRecord:
         verified: Whether the outputs were compared with those of the PyTorch model.
         max_error: Largest absolute difference in the outputs.
         agreement: Fraction of predictions equal to those of the PyTorch model, 0..1.
-        drop: Accuracy drop of a quantized model: fields of `backends.quantization.Drop`.
+        drop: Accuracy drop of a quantized model: fields of `backends.quantization.AccuracyDrop`.
         latency_ms: Median latency in milliseconds, by batch size.
         versions: Versions of the export libraries.
         machine: Hardware on which `latency_ms` was measured.
