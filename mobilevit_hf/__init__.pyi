@@ -4,6 +4,7 @@ from .backends.export import export_model
 from .configuration import MobileViTBackboneConfig, MobileViTConfig, MobileViTSSDLiteConfig
 from .convert.conversion import ConversionReport, convert_checkpoint
 from .model_sources import builtin
+from .modeling.anchors_ssdlite import fit_anchors
 from .modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from .modeling.modeling_mobilevit import (
     MobileViTBackbone,
@@ -13,7 +14,6 @@ from .modeling.modeling_mobilevit import (
     MobileViTPreTrainedModel,
 )
 from .modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
-from .modeling.anchors_ssdlite import fit_anchors
 from .pipelines import pipeline
 
 __version__: str

@@ -1,4 +1,4 @@
-"""Rules of the source that the import linter can't express: the form of imports that ship to the Hub, and no pickles."""
+"""Rules of the source that the import linter can not express: imports that ship to the Hub, and no pickles."""
 
 import ast
 from pathlib import Path
