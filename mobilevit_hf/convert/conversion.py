@@ -6,7 +6,7 @@ number of labels are inferred from parameter names and shapes (see `rules`). Pic
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,13 @@ from ..modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..tasks import TASKS, TaskName
+from . import rules
 from .labels import LABEL_SETS, SUGGESTED_LABELS, label_fields, read_labels, timm_label_names
 from .preprocessing import ChannelOrder, input_side, make_processor
-from .rules import (
-    Origin,
-    StateDict,
-    Translation,
-    describe_widths,
-    extract_state_dict,
-    infer_aspp_channels,
-    infer_num_labels,
-    infer_origin,
-    infer_task,
-    infer_widths,
-    match_variant,
-    summarize_names,
-    translate,
-)
+from .rules import Origin, StateDict, Translation
 from .source import locate_weights, read_config, read_weights
+
+ModelConfig = MobileViTConfig | MobileViTSSDLiteConfig
 
 
 @dataclass(frozen=True)
@@ -89,9 +78,6 @@ def convert_checkpoint(
         image_size: Side of the square training images in pixels; the resize before the crop is scaled with it.
             Default: that of the source, else 256 (segmentation: 512, detection: 320).
 
-    Returns:
-        What was inferred and assumed.
-
     Raises:
         FileNotFoundError: If the source or the file of labels does not exist.
         ValueError: If the source can't be downloaded, read safely or matched completely to a MobileViT, or an argument
@@ -107,10 +93,10 @@ def convert_checkpoint(
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         file = locate_weights(source, Path(scratch))
-        state_dict = extract_state_dict(read_weights(file), notes)
-        origin = infer_origin(state_dict)
-        translation = translate(state_dict, origin)
-        task = infer_task(translation.tensors)
+        state_dict = rules.extract_state_dict(read_weights(file), notes)
+        origin = rules.infer_origin(state_dict)
+        translation = rules.translate(state_dict, origin)
+        task = rules.infer_task(translation.tensors)
         source_config = read_config(file.parent, origin, task)
         processor, assumed = make_processor(origin, task, source_config, file.parent, channel_order, image_size, notes)
 
@@ -125,7 +111,7 @@ def convert_checkpoint(
     return ConversionReport(
         origin=origin,
         task=task,
-        variant=match_variant(infer_widths(translation.tensors)),
+        variant=rules.match_variant(rules.infer_widths(translation.tensors)),
         num_labels=None if task == "image-feature-extraction" else config.num_labels,
         channel_order="bgr" if getattr(processor, "do_flip_channel_order", False) else "rgb",
         channel_order_assumed=assumed,
@@ -138,30 +124,30 @@ def convert_checkpoint(
 def _make_config(
     tensors: StateDict,
     task: TaskName,
-    source_config: Mapping[str, Any],
+    source_config: dict[str, Any],
     names: list[str] | None,
     image_size: int,
     notes: list[str],
-) -> MobileViTConfig | MobileViTSSDLiteConfig:
+) -> ModelConfig:
     """Return the configuration of the variant whose widths the (translated) parameters have."""
-    widths = infer_widths(tensors)
-    variant = match_variant(widths)
+    widths = rules.infer_widths(tensors)
+    variant = rules.match_variant(widths)
     if variant is None:
-        expected = "; ".join(f"{name} {describe_widths(row)}" for name, row in VARIANTS.items())
+        expected = "; ".join(f"{name} {rules.describe_widths(row)}" for name, row in VARIANTS.items())
         raise ValueError(
-            f"The channel widths match no MobileViT: got {describe_widths(widths)}, expected {expected}. For other "
-            "widths, put the config.json of a saved transformers model next to the weights."
+            f"The channel widths match no MobileViT: got {rules.describe_widths(widths)}, expected {expected}. For "
+            "other widths, put the config.json of a saved transformers model next to the weights."
         )
     fields: dict[str, Any] = {"image_size": image_size}
     if task == "image-segmentation":
-        fields |= {"output_stride": 16, "aspp_out_channels": infer_aspp_channels(tensors)}
+        fields |= {"output_stride": 16, "aspp_out_channels": rules.out_channels(tensors, rules.ASPP_PROJECTION)}
         notes.append(
             "Output stride assumed to be 16 and atrous rates 6, 12 and 18, as in the paper; weights don't determine "
             "them."
         )
     if task == "object-detection":
         notes.append("Anchors assumed to be those of the paper; weights don't determine them.")
-    num_labels = infer_num_labels(tensors, task)
+    num_labels = rules.infer_num_labels(tensors, task)
     if names is None and num_labels is not None:
         names = timm_label_names(source_config, num_labels)
     if names is not None:
@@ -177,18 +163,14 @@ def _make_config(
 
 
 def _adapt_config(
-    tensors: StateDict,
-    task: TaskName,
-    source_config: Mapping[str, Any],
-    names: list[str] | None,
-    image_size: int | None,
-) -> MobileViTConfig | MobileViTSSDLiteConfig:
+    tensors: StateDict, task: TaskName, source_config: dict[str, Any], names: list[str] | None, image_size: int | None
+) -> ModelConfig:
     """Return the source's configuration, with label names and image size if given."""
     fields = {**source_config, "image_size": image_size} if image_size else source_config
     if task == "object-detection":  # the number of outputs depends on the anchors, which only the configuration has
         num_labels = _parse_config(task, fields).num_labels
     else:
-        num_labels = infer_num_labels(tensors, task)
+        num_labels = rules.infer_num_labels(tensors, task)
     config = _parse_config(task, fields if names is None else {**fields, **label_fields(names, num_labels, task)})
     if num_labels not in (None, config.num_labels):
         raise ValueError(
@@ -198,7 +180,7 @@ def _adapt_config(
     return config
 
 
-def _parse_config(task: TaskName, fields: Mapping[str, Any]) -> MobileViTConfig | MobileViTSSDLiteConfig:
+def _parse_config(task: TaskName, fields: dict[str, Any]) -> ModelConfig:
     try:
         return TASKS[task].model_class.config_class.from_dict(dict(fields))
     except (StrictDataclassError, AttributeError, TypeError, ValueError) as error:
@@ -207,25 +189,22 @@ def _parse_config(task: TaskName, fields: Mapping[str, Any]) -> MobileViTConfig 
 
 
 def _load_weights(model: MobileViTPreTrainedModel, translation: Translation) -> None:
-    """Load the parameters strictly: names and shapes equal those of the model.
-
-    Raises:
-        ValueError: If a parameter is unknown, missing, of another shape, or quantized.
-    """
+    """Load the parameters strictly: names and shapes equal those of the model."""
     tensors, sources = translation.tensors, translation.sources
     state_dict = model.state_dict()
-    targets = translate(state_dict, "transformers").sources  # translated name → name in the model
+    targets = rules.translate(state_dict, "transformers").sources  # translated name → name in the model
     unknown = sorted({sources[name] for name in tensors if name not in targets})
     if unknown:
         raise ValueError(
-            f"{len(unknown)} of the checkpoint's parameters are not part of a MobileViT: {summarize_names(unknown)}. "
-            "Pass a plain MobileViT (version 1), or remove them from the file if the model doesn't need them."
+            f"{len(unknown)} of the checkpoint's parameters are not part of a MobileViT: "
+            f"{rules.summarize_names(unknown)}. Pass a plain MobileViT (version 1), or remove them from the file if "
+            "the model doesn't need them."
         )
     missing = [target for name, target in targets.items() if name not in tensors]
     if missing:
         raise ValueError(
-            f"The checkpoint lacks {len(missing)} of the model's parameters: {summarize_names(missing)}. Pass the "
-            "complete state dict."
+            f"The checkpoint lacks {len(missing)} of the model's parameters: {rules.summarize_names(missing)}. Pass "
+            "the complete state dict."
         )
     for name, target in targets.items():
         tensor, expected = tensors[name], state_dict[target]
@@ -242,13 +221,9 @@ def _load_weights(model: MobileViTPreTrainedModel, translation: Translation) -> 
 
 
 def _check_output(output_dir: str | Path) -> Path:
-    """Return the absolute path of a directory that is new or empty.
-
-    Raises:
-        ValueError: If it is neither.
-    """
+    """Return the absolute path of a directory after checking that it is new or empty."""
     output = user_path(output_dir).resolve()
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         reason = "is not empty" if output.is_dir() else "is a file"
         raise ValueError(f"{output_dir}: the output directory {reason}. Pass a new one, or remove it first.")
     return output

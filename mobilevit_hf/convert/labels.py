@@ -12,15 +12,12 @@ from ..io import user_path
 from ..tasks import TaskName
 from .rules import summarize_names
 
-# Names of COCO's category ids from 0 to 90 that are not object classes.
-_NO_COCO_CLASS = ("__background__", "N/A")
+_COCO_CATEGORIES = SSDLite320_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]  # by category id, 0 to 90
 
 # Predefined label names. Those of COCO are the 80 classes in the order of their category ids.
 LABEL_SETS: dict[str, list[str]] = {
     "imagenet-1k": list(MobileNet_V3_Small_Weights.DEFAULT.meta["categories"]),
-    "coco": [
-        name for name in SSDLite320_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"] if name not in _NO_COCO_CLASS
-    ],
+    "coco": [name for name in _COCO_CATEGORIES if name not in ("__background__", "N/A")],
 }
 
 # Set suggested for a model of the same number of labels.
@@ -28,12 +25,7 @@ SUGGESTED_LABELS: dict[TaskName, str] = {"image-classification": "imagenet-1k", 
 
 
 def read_labels(labels: str | Path | Sequence[str]) -> list[str]:
-    """Return label names from a text file with one name per line, a key of `LABEL_SETS`, or a sequence.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a name is empty or repeated, or the file is not text.
-    """
+    """Return label names from a text file with one name per line, a key of `LABEL_SETS`, or a sequence."""
     if isinstance(labels, str) and labels in LABEL_SETS:
         return LABEL_SETS[labels]
     if not isinstance(labels, str | Path):
@@ -66,11 +58,7 @@ def _check_names(names: list[str]) -> list[str]:
 
 
 def timm_label_names(source_config: Mapping[str, Any], num_labels: int) -> list[str] | None:
-    """Return `label_names` of a timm configuration, a list or a dict by index; None without them.
-
-    Raises:
-        ValueError: If they are not names, or their number is not `num_labels`.
-    """
+    """Return `label_names` of a timm configuration, a list or a dict by index; None without them."""
     names = source_config.get("label_names")
     if not names:
         return None
@@ -83,11 +71,7 @@ def timm_label_names(source_config: Mapping[str, Any], num_labels: int) -> list[
 
 
 def label_fields(names: list[str], num_labels: int | None, task: TaskName) -> dict[str, Any]:
-    """Return `id2label` and `label2id`.
-
-    Raises:
-        ValueError: If the number of names is not `num_labels`.
-    """
+    """Return `id2label` and `label2id` after checking the number of names."""
     if num_labels is None:
         raise ValueError(f"labels: got {len(names)} names for a backbone without a classifier. Omit labels.")
     if len(names) != num_labels:

@@ -1,7 +1,7 @@
 """Image processors for converted checkpoints, by origin."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,20 +26,7 @@ def make_processor(
     image_size: int | None,
     notes: list[str],
 ) -> tuple[BaseImageProcessor, bool]:
-    """Create the image processor of a converted checkpoint.
-
-    Args:
-        origin: Origin of the parameter names.
-        task: Task of the checkpoint.
-        source_config: Content of the source's `config.json`, see `source.read_config`.
-        folder: Folder of the weights; a stock `preprocessor_config.json` in it is used.
-        channel_order: Channel order of the model's input, None for that of the source.
-        image_size: Side of the square input in pixels, None for that of the source.
-        notes: List to which assumptions are appended.
-
-    Returns:
-        The image processor, and whether its channel order is an assumption.
-    """
+    """Return the image processor of a converted checkpoint, and whether its channel order is an assumption."""
     if origin == "transformers" and (folder / "preprocessor_config.json").is_file():
         return _adapt_processor(folder, task, channel_order, image_size), False
     if origin == "timm":
@@ -48,45 +35,31 @@ def make_processor(
                 f"Preprocessing assumed to be timm's default for MobileViT: RGB, {image_size or 256} px, center crop "
                 "of 90 %, bicubic, no normalization. There is no config.json next to the file."
             )
-        return timm_processor(source_config, channel_order or "rgb", image_size), False
+        return _timm_processor(source_config, channel_order or "rgb", image_size), False
     if channel_order is None:
         notes.append(
             "Channel order assumed to be BGR, as in the published official checkpoints. Pass --channel-order rgb if "
             "the model was trained on RGB images."
         )
-    return official_processor(task, channel_order or "bgr", image_size), channel_order is None
+    return _official_processor(task, channel_order or "bgr", image_size), channel_order is None
 
 
-def official_processor(task: TaskName, channel_order: ChannelOrder, image_size: int | None) -> BaseImageProcessor:
-    """Create the image processor of an official checkpoint.
-
-    Resize and crop in pixels: classification 288 → 256, segmentation 544 → 512; detection 320 without crop.
-    """
+def _official_processor(task: TaskName, channel_order: ChannelOrder, image_size: int | None) -> BaseImageProcessor:
+    """Create the image processor of an official checkpoint; only detectors are evaluated without a crop."""
     if task == "object-detection":
         side = image_size or MobileViTSSDLiteConfig.image_size
-        return MobileViTSSDLiteImageProcessor(
-            size={"height": side, "width": side}, do_flip_channel_order=channel_order == "bgr"
-        )
+        size = {"height": side, "width": side}
+        return MobileViTSSDLiteImageProcessor(size=size, do_flip_channel_order=channel_order == "bgr")
     resize, crop = (544, 512) if task == "image-segmentation" else (288, 256)
     side = image_size or crop
-    return _stock_processor(
-        {"shortest_edge": round(resize * side / crop)}, side, Image.Resampling.BILINEAR, channel_order
-    )
+    size = {"shortest_edge": round(resize * side / crop)}
+    return _stock_processor(size, side, Image.Resampling.BILINEAR, channel_order)
 
 
-def timm_processor(
+def _timm_processor(
     source_config: Mapping[str, Any], channel_order: ChannelOrder, image_size: int | None
 ) -> BaseImageProcessor:
-    """Create the image processor that equals timm's evaluation transform.
-
-    Args:
-        source_config: Fields of `pretrained_cfg`; default: timm's for MobileViT.
-        channel_order: Channel order of the model's input.
-        image_size: Side of the square input in pixels, None for that of `source_config`.
-
-    Raises:
-        ValueError: If no stock image processor equals the transform.
-    """
+    """Create the image processor that equals timm's evaluation transform; defaults are timm's for MobileViT."""
     try:
         channels, height, width = map(int, source_config.get("input_size", (3, 256, 256)))
         crop_fraction = float(source_config.get("crop_pct", 0.9))
@@ -114,23 +87,12 @@ def _stock_processor(
     crop: int,
     resample: Image.Resampling,
     channel_order: ChannelOrder,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> BaseImageProcessor:
-    """Create a stock image processor: MobileViT's can flip the channel order, Bit's can normalize.
-
-    Raises:
-        ValueError: If both are required.
-    """
-    mean, std = mean or [0.0] * 3, std or [1.0] * 3
-    fields: dict[str, Any] = {
-        "size": size,
-        "crop_size": {"height": crop, "width": crop},
-        "resample": int(resample),
-        "do_convert_rgb": True,
-        "image_mean": mean,
-        "image_std": std,
-    }
+    """Create a stock image processor: MobileViT's can flip the channel order, Bit's can normalize."""
+    fields: dict[str, Any] = {"size": size, "crop_size": {"height": crop, "width": crop}, "resample": int(resample)}
+    fields |= {"do_convert_rgb": True, "image_mean": mean, "image_std": std}
     flip = channel_order == "bgr"
     if not any(mean) and set(std) == {1.0}:
         return MobileViTImageProcessor(do_flip_channel_order=flip, do_normalize=False, **fields)

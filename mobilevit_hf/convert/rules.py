@@ -4,9 +4,9 @@ Origins are the official code (`apple/ml-cvnets`), `timm` and stock `transformer
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -113,72 +113,43 @@ RULES: dict[Origin, tuple[tuple[str, str], ...]] = {
     "transformers": ((r"^(backbone\.)?(?=(conv_stem|encoder|conv_1x1_exp)\.)", "mobilevit."),),
 }
 
-# Number of averaged models, see torch.optim.swa_utils.AveragedModel.
-_AVERAGE_COUNTER = r"^n_averaged$"
-
-# Parameters to ignore. Any other parameter that the model doesn't have is an error.
+# Parameters to ignore. Any other parameter that the model doesn't have is an error. `n_averaged` is the counter of
+# torch.optim.swa_utils.AveragedModel.
 IGNORED: dict[Origin, tuple[str, ...]] = {
-    "official": (
-        _AVERAGE_COUNTER,
-        # The auxiliary head is used in training only; the encoder's classifier remains from pretraining.
-        r"^seg_head\.aux_head\.",
-        r"^encoder\.(conv_1x1_exp|classifier)\.",
-    ),
-    "timm": (_AVERAGE_COUNTER,),
-    "transformers": (_AVERAGE_COUNTER,),
+    # The auxiliary head is used in training only; the encoder's classifier remains from pretraining.
+    "official": (r"^n_averaged$", r"^seg_head\.aux_head\.", r"^encoder\.(conv_1x1_exp|classifier)\."),
+    "timm": (r"^n_averaged$",),
+    "transformers": (r"^n_averaged$",),
 }
 
-QKV_PARTS = ("query", "key", "value")
-
-
-class Head(NamedTuple):
-    """Parameter names of a task's head.
-
-    Attributes:
-        prefix: Prefix of all its parameters.
-        classifier: Layer whose number of outputs determines the number of labels.
-    """
-
-    prefix: str
-    classifier: str
-
-
-# A model without any of these is a backbone.
-HEADS: dict[TaskName, Head] = {
-    "image-segmentation": Head("segmentation_head.", "segmentation_head.classifier.convolution"),
-    "object-detection": Head(
-        "head.level_heads.", f"head.level_heads.{level_name(FEATURE_STRIDES[0])}.predictor.convolution"
-    ),
-    "image-classification": Head("classifier.", "classifier"),
+# Prefix of the (translated) parameters of a task's head. A model without any of these is a backbone.
+HEAD_PREFIXES: dict[TaskName, str] = {
+    "image-segmentation": "segmentation_head.",
+    "object-detection": "head.level_heads.",
+    "image-classification": "classifier.",
 }
+
+# Layer whose number of outputs determines the number of labels.
+CLASSIFIERS: dict[TaskName, str] = {
+    "image-segmentation": "segmentation_head.classifier.convolution",
+    "object-detection": f"head.level_heads.{level_name(FEATURE_STRIDES[0])}.predictor.convolution",
+    "image-classification": "classifier",
+}
+ASPP_PROJECTION = "segmentation_head.aspp.project.convolution"
 ANCHORS_PER_CELL = 2 + 2 * len(ANCHOR_RATIOS[0])
 
 
 @dataclass(frozen=True)
 class Translation:
-    """State dict with the parameter names of this package.
+    """State dict with the parameter names of this package."""
 
-    Attributes:
-        tensors: Parameters and buffers by name; those of the backbone have the prefix `mobilevit.` for all tasks.
-        sources: Name in the source, by name.
-        ignored: Names in the source that are on the ignore list.
-    """
-
-    tensors: StateDict
-    sources: dict[str, str]
-    ignored: tuple[str, ...]
+    tensors: StateDict  # names in the backbone have the prefix `mobilevit.` for all tasks
+    sources: dict[str, str]  # name here → name in the source
+    ignored: tuple[str, ...]  # names in the source that are on the ignore list
 
 
 def extract_state_dict(checkpoint: Any, notes: list[str]) -> StateDict:
-    """Return the state dict in a checkpoint, without the dicts around it and the name prefixes of wrappers.
-
-    Args:
-        checkpoint: Content of the file.
-        notes: List to which a note is appended if the averaged weights are used.
-
-    Raises:
-        ValueError: If there is no state dict, or two parameters get the same name.
-    """
+    """Return the state dict in a checkpoint, without the dicts around it and the name prefixes of wrappers."""
     depth = 0
     while not _is_state_dict(checkpoint):
         entries = checkpoint if isinstance(checkpoint, Mapping) else {}
@@ -205,13 +176,8 @@ def _is_state_dict(checkpoint: Any) -> bool:
     return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in checkpoint.items())
 
 
-def infer_origin(names: Iterable[str]) -> Origin:
-    """Infer the origin from parameter names.
-
-    Raises:
-        ValueError: If they match no origin.
-    """
-    names = list(names)
+def infer_origin(names: Collection[str]) -> Origin:
+    """Infer the origin from parameter names."""
     for origin, signature in SIGNATURES.items():
         if any(re.search(signature, name) for name in names):
             return origin
@@ -226,9 +192,6 @@ def translate(state_dict: Mapping[str, Tensor], origin: Origin) -> Translation:
     """Rename all parameters by the origin's rules and split fused projections into query, key and value.
 
     Names without a rule are kept; `conversion` compares all names with those of the model.
-
-    Raises:
-        ValueError: If two parameters get the same name, or a fused projection can't be split.
     """
     tensors: StateDict = {}
     sources: dict[str, str] = {}
@@ -252,8 +215,8 @@ def _split_qkv(name: str, tensor: Tensor, source: str) -> StateDict:
         return {name: tensor}
     if tensor.ndim == 0 or tensor.shape[0] % 3:
         raise ValueError(f"{source}: got shape {tuple(tensor.shape)}, expected a first dimension divisible by 3.")
-    tensors = tensor.chunk(3, dim=0)
-    return {name.replace(".qkv.", f".{part}."): tensor for part, tensor in zip(QKV_PARTS, tensors, strict=True)}
+    parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
+    return {name.replace(".qkv.", f".{part}."): piece for part, piece in parts}
 
 
 def _add(state_dict: StateDict, name: str, tensor: Tensor, source: str) -> None:
@@ -264,8 +227,8 @@ def _add(state_dict: StateDict, name: str, tensor: Tensor, source: str) -> None:
 
 def infer_task(tensors: Mapping[str, Tensor]) -> TaskName:
     """Infer the task from the head of (translated) parameters."""
-    for task, head in HEADS.items():
-        if any(name.startswith(head.prefix) for name in tensors):
+    for task, prefix in HEAD_PREFIXES.items():
+        if any(name.startswith(prefix) for name in tensors):
             return task
     return "image-feature-extraction"
 
@@ -274,14 +237,11 @@ def infer_num_labels(tensors: Mapping[str, Tensor], task: TaskName) -> int | Non
     """Infer the number of labels from the shape of the (translated) classifier; None without a head.
 
     Assumes the paper's anchors for a detector. Its background is not a label.
-
-    Raises:
-        ValueError: If the classifier is missing, or its shape doesn't fit the paper's anchors.
     """
-    if task not in HEADS:
+    if task not in CLASSIFIERS:
         return None
-    classifier = HEADS[task].classifier
-    outputs = _out_channels(tensors, f"{classifier}.weight")
+    classifier = CLASSIFIERS[task]
+    outputs = out_channels(tensors, classifier)
     if task != "object-detection":
         return outputs
     num_labels = outputs // ANCHORS_PER_CELL - 4 - 1
@@ -294,34 +254,22 @@ def infer_num_labels(tensors: Mapping[str, Tensor], task: TaskName) -> int | Non
     return num_labels
 
 
-def infer_aspp_channels(tensors: Mapping[str, Tensor]) -> int:
-    """Infer the number of output channels of the ASPP of DeepLabv3.
-
-    Raises:
-        ValueError: If the layer is missing.
-    """
-    return _out_channels(tensors, "segmentation_head.aspp.project.convolution.weight")
-
-
 def infer_widths(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Infer `hidden_sizes` and `neck_hidden_sizes`, without its last element, of (translated) parameters.
+    """Infer `hidden_sizes` and `neck_hidden_sizes` of (translated) parameters.
 
-    The last element of `neck_hidden_sizes` belongs to `conv_1x1_exp`, which segmentation models don't have.
-
-    Raises:
-        ValueError: If a layer is missing.
+    The latter lacks its last element, that of `conv_1x1_exp`, which segmentation models don't have.
     """
     encoder = "mobilevit.encoder.layer"
-    neck_layers = (
-        "mobilevit.conv_stem",
-        f"{encoder}.0.layer.0.reduce_1x1",
-        f"{encoder}.1.layer.0.reduce_1x1",
-        *(f"{encoder}.{i}.downsampling_layer.reduce_1x1" for i in (2, 3, 4)),
-    )
-    hidden_layers = (f"{encoder}.{i}.conv_1x1" for i in (2, 3, 4))
+    layers = {
+        "hidden_sizes": [f"{encoder}.{i}.conv_1x1" for i in (2, 3, 4)],
+        "neck_hidden_sizes": [
+            "mobilevit.conv_stem",
+            *(f"{encoder}.{i}.layer.0.reduce_1x1" for i in (0, 1)),
+            *(f"{encoder}.{i}.downsampling_layer.reduce_1x1" for i in (2, 3, 4)),
+        ],
+    }
     return {
-        "hidden_sizes": tuple(_out_channels(tensors, f"{layer}.convolution.weight") for layer in hidden_layers),
-        "neck_hidden_sizes": tuple(_out_channels(tensors, f"{layer}.convolution.weight") for layer in neck_layers),
+        field: tuple(out_channels(tensors, f"{name}.convolution") for name in names) for field, names in layers.items()
     }
 
 
@@ -338,7 +286,9 @@ def describe_widths(widths: Mapping[str, Any]) -> str:
     return f"{list(widths['neck_hidden_sizes'][:6])} and {list(widths['hidden_sizes'])}"
 
 
-def _out_channels(tensors: Mapping[str, Tensor], name: str) -> int:
+def out_channels(tensors: Mapping[str, Tensor], layer: str) -> int:
+    """Return the number of output channels of a layer of (translated) parameters."""
+    name = f"{layer}.weight"
     if name not in tensors or tensors[name].ndim == 0:
         raise ValueError(
             f"{name}: missing or invalid in the checkpoint. Pass the state dict of a complete MobileViT (version 1)."

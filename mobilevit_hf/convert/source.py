@@ -15,25 +15,14 @@ from ..io import read_json, user_path
 from ..tasks import TASKS, TaskName
 from .rules import Origin
 
-# Weight files of a saved model, in order of preference.
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-
-# Fields of a configuration or image processor that point to code.
-CODE_POINTERS = ("auto_map", "custom_pipelines")
-
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a saved model, in order of preference
 URL_SCHEME = "https"
 MAX_REDIRECTS = 10
 MAX_DOWNLOAD_BYTES = 1 << 30  # the largest MobileViT with optimizer state takes about 100 MB
-DOWNLOAD_TIMEOUT_SECONDS = 30  # of each connection attempt and read
 
 
 def locate_weights(source: str | Path, scratch: Path) -> Path:
-    """Return the path of the weight file, downloaded to `scratch` if the source is a URL.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the URL is not https, or the download fails.
-    """
+    """Return the path of the weight file, downloaded to `scratch` if the source is a URL."""
     url = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(source))
     if url:
         if url[1].lower() != URL_SCHEME:
@@ -51,12 +40,7 @@ def locate_weights(source: str | Path, scratch: Path) -> Path:
 
 
 def read_weights(file: Path) -> Any:
-    """Load a safetensors file, or a PyTorch file with `weights_only=True`.
-
-    Raises:
-        OSError: If the file can't be opened.
-        ValueError: If it is damaged, of another format, or contains pickled objects.
-    """
+    """Load a safetensors file, or a PyTorch file with `weights_only=True`."""
     with file.open("rb") as stream:  # here, so that a missing permission is not reported as a damaged file
         try:
             if file.suffix.lower() == ".safetensors":
@@ -81,9 +65,6 @@ def read_config(folder: Path, origin: Origin, task: TaskName) -> dict[str, Any]:
     """Return the fields of `config.json` next to the weights; empty without one of their origin.
 
     Fields of timm's `pretrained_cfg` are merged into the top level.
-
-    Raises:
-        ValueError: If the file is not a JSON object, or describes another model type.
     """
     path = folder / "config.json"
     if origin == "official" or not path.is_file():
@@ -106,19 +87,17 @@ def read_config(folder: Path, origin: Origin, task: TaskName) -> dict[str, Any]:
 def remove_code_pointers(fields: Any) -> None:
     """Remove fields that point to code, since the code is not converted."""
     if isinstance(fields, dict):
-        for name in CODE_POINTERS:
+        for name in ("auto_map", "custom_pipelines"):
             fields.pop(name, None)
 
 
 def _download(url: str, folder: Path) -> Path:
     """Download a file of at most MAX_DOWNLOAD_BYTES; it gets the suffix of the URL's path."""
     file = folder / f"checkpoint{PurePosixPath(urlsplit(url).path).suffix}"
-    size = 0
     try:
         with closing(_open_url(url)) as response, file.open("wb") as target:
             for chunk in response.iter_raw(1 << 20):
-                size += len(chunk)
-                if size > MAX_DOWNLOAD_BYTES:
+                if response.num_bytes_downloaded > MAX_DOWNLOAD_BYTES:
                     raise ValueError(f"larger than {MAX_DOWNLOAD_BYTES >> 20} MiB, unlike any MobileViT checkpoint")
                 target.write(chunk)
     except Exception as error:  # also an invalid URL, whose class depends on huggingface_hub's version
@@ -130,14 +109,10 @@ def _download(url: str, folder: Path) -> Path:
 
 
 def _open_url(url: str) -> Any:
-    """Return the streamed response of a GET request, following redirects to https only.
-
-    Raises:
-        ValueError: If a redirect leaves https, redirects don't end, or the status is an error.
-    """
+    """Return the streamed response of a GET request, following redirects to https only."""
     session = get_session()
     headers = {"User-Agent": "mobilevit-hf", "Accept-Encoding": "identity"}
-    request = session.build_request("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT_SECONDS)
+    request = session.build_request("GET", url, headers=headers, timeout=30)
     for _ in range(MAX_REDIRECTS + 1):
         if request.url.scheme != URL_SCHEME:
             raise ValueError(f"redirected to {request.url}, which is not {URL_SCHEME}")
