@@ -13,10 +13,7 @@ NAMES = ("top_k_accuracy", "coco_map", "mean_iou")
 
 
 def path(name: str) -> str:
-    """Return the path with which `evaluate.load` loads a metric.
-
-    Args:
-        name: One of `NAMES`.
+    """Return the path with which `evaluate.load` loads a metric, one of `NAMES`.
 
     Raises:
         ValueError: If there is no metric of this name.

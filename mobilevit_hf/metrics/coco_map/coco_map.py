@@ -11,6 +11,7 @@ import evaluate
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from mobilevit_hf.metrics import base
 from mobilevit_hf.metrics.class_names import class_names
 
 _DESCRIPTION = """\
@@ -64,7 +65,7 @@ STATISTICS = (
 COCO_KEYS = {"labels": "category_id", "scores": "score", "iscrowd": "iscrowd", "area": "area"}
 
 
-class CocoMap(evaluate.Metric):
+class CocoMap(base.ConvertingMetric):
     """COCO mean average precision; see `inputs_description` for arguments and results."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -75,28 +76,17 @@ class CocoMap(evaluate.Metric):
             citation=_CITATION,
             inputs_description=_INPUTS_DESCRIPTION,
             features=datasets.Features(
-                {
-                    "predictions": {"boxes": boxes, "labels": integers, "scores": numbers},
-                    "references": {"boxes": boxes, "labels": integers, "iscrowd": integers, "area": numbers},
-                }
+                predictions={"boxes": boxes, "labels": integers, "scores": numbers},
+                references={"boxes": boxes, "labels": integers, "iscrowd": integers, "area": numbers},
             ),
             reference_urls=["https://cocodataset.org/#detection-eval"],
         )
 
-    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one image."""
-        example = {"predictions": prediction, "references": reference, **kwargs}
-        self.add_batch(**{name: [value] for name, value in example.items()})
-
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add a batch of images."""
-        counts = [0 if batch is None else len(batch) for batch in (predictions, references)]
-        if counts[0] != counts[1]:
-            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Pass one of each per image.")
-        super().add_batch(
-            predictions=[_read_prediction(f"predictions[{i}]", value) for i, value in enumerate(predictions)],
-            references=[_read_reference(f"references[{i}]", value) for i, value in enumerate(references)],
-            **kwargs,
+    def _convert(self, predictions: Any, references: Any) -> tuple[list[Any], list[Any]]:
+        base.check_counts(predictions, references)
+        return (
+            [_read_prediction(f"predictions[{i}]", image) for i, image in enumerate(predictions)],
+            [_read_reference(f"references[{i}]", image) for i, image in enumerate(references)],
         )
 
     def _compute(  # ty: ignore[incompatible-method-override]  # evaluate passes the arguments of `compute` on by name
@@ -133,12 +123,7 @@ def _read_reference(where: str, image: Any) -> dict[str, list[Any]]:
     widths_heights = boxes[:, 2:] - boxes[:, :2]
     iscrowd = _read_integers(f"{where}['iscrowd']", image.get("iscrowd", np.zeros(len(boxes))), len(boxes))
     area = _read_numbers(f"{where}['area']", image.get("area", widths_heights.prod(axis=1)), len(boxes))
-    return {
-        "boxes": boxes.tolist(),
-        "labels": labels.tolist(),
-        "iscrowd": iscrowd.tolist(),
-        "area": area.tolist(),
-    }
+    return {"boxes": boxes.tolist(), "labels": labels.tolist(), "iscrowd": iscrowd.tolist(), "area": area.tolist()}
 
 
 def _read_objects(where: str, image: Any, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -177,9 +162,8 @@ def _read_numbers(where: str, values: Any, count: int) -> np.ndarray:
 
 def _to_array(where: str, values: Any) -> np.ndarray:
     """Convert an array, a tensor or a list to finite float64, which is exact for all input types."""
-    values = values.detach().cpu().double() if hasattr(values, "detach") else values
     try:
-        values = np.asarray(values, dtype=np.float64)
+        values = np.asarray(base.from_tensor(values), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: not an array of numbers: {error}") from error
     if not np.isfinite(values).all():
@@ -195,10 +179,5 @@ def _to_coco(images: Sequence[Mapping[str, Any]], classes: Sequence[int]) -> COC
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
             fields = {key: image[name][i] for name, key in COCO_KEYS.items() if name in image}
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **box, **fields})
-    return COCO(
-        {
-            "images": [{"id": i} for i in range(len(images))],
-            "annotations": annotations,
-            "categories": [{"id": label} for label in classes],
-        }
-    )
+    image_ids, categories = [{"id": i} for i in range(len(images))], [{"id": label} for label in classes]
+    return COCO({"images": image_ids, "annotations": annotations, "categories": categories})

@@ -3,6 +3,7 @@
 `evaluate.load` copies this file out of the package, so it has no relative imports.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from mobilevit_hf.metrics.class_names import class_names
+from mobilevit_hf.metrics import base
+from mobilevit_hf.metrics.class_names import per_class_table
 
 _DESCRIPTION = """\
 Intersection over union of predicted and ground truth label maps, per class over the pixels of all images, and its
@@ -53,7 +55,7 @@ Raises:
 """
 
 
-class MeanIoU(evaluate.Metric):
+class MeanIoU(base.ConvertingMetric):
     """Mean intersection over union; see `inputs_description` for arguments and results.
 
     The cache holds the confusion counts of each image instead of its label maps.
@@ -67,27 +69,14 @@ class MeanIoU(evaluate.Metric):
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_INPUTS_DESCRIPTION,
-            features=datasets.Features(
-                {"predictions": {"labels": integers, "pixels": integers}, "references": integers}
-            ),
+            features=datasets.Features(predictions={"labels": integers, "pixels": integers}, references=integers),
         )
 
-    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one image."""
-        example = {"predictions": prediction, "references": reference, **kwargs}
-        self.add_batch(**{name: [value] for name, value in example.items()})
-
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add a batch of images."""
-        counts = [0 if batch is None else len(batch) for batch in (predictions, references)]
-        if counts[0] != counts[1]:
-            raise ValueError(f"got {counts[0]} predictions and {counts[1]} references. Pass one of each per image.")
+    def _convert(self, predictions: Any, references: Any) -> tuple[list[Any], list[Any]]:
+        base.check_counts(predictions, references)
         pairs = [_count_pairs(i, *maps) for i, maps in enumerate(zip(predictions, references, strict=True))]
-        super().add_batch(
-            predictions=[{"labels": labels, "pixels": pixels} for labels, _, pixels in pairs],
-            references=[labels for _, labels, _ in pairs],
-            **kwargs,
-        )
+        predictions = [{"labels": labels, "pixels": pixels} for labels, _, pixels in pairs]
+        return predictions, [labels for _, labels, _ in pairs]
 
     def _compute(  # ty: ignore[incompatible-method-override]  # evaluate passes the arguments of `compute` on by name
         self,
@@ -98,16 +87,9 @@ class MeanIoU(evaluate.Metric):
         num_labels: int | None = None,
         id2label: Mapping[int, str] | None = None,
     ) -> dict[str, Any]:
-        # (3, pairs): predicted label, target label, pixels.
-        pairs = np.array(
-            [
-                pair
-                for prediction, labels in zip(predictions, references, strict=True)
-                for pair in zip(prediction["labels"], labels, prediction["pixels"], strict=True)
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 3)
-        pairs = pairs[pairs[:, 1] != ignore_index].T
+        per_image = ([p["labels"] for p in predictions], references, [p["pixels"] for p in predictions])
+        pairs = np.array([list(itertools.chain(*values)) for values in per_image], dtype=np.int64)
+        pairs = pairs[:, pairs[1] != ignore_index]  # (3, pairs): predicted label, target label, pixels
         if not pairs.size:
             raise ValueError(f"references: got no pixel other than ignore_index, {ignore_index}. Add labeled images.")
         classes, indices = np.unique(pairs[:2], return_inverse=True)
@@ -125,13 +107,11 @@ class MeanIoU(evaluate.Metric):
             "accuracy": correct / np.maximum(pixels, 1),
             "pixels": pixels,
         }
-        names = class_names(classes.tolist(), id2label)
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return {
             "mean_iou": float(columns["iou"].mean()),
             "mean_accuracy": float(columns["accuracy"][pixels > 0].mean()),
             "overall_accuracy": float(correct.sum() / pixels.sum()),
-            "per_class": {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)},
+            "per_class": per_class_table(columns, classes.tolist(), id2label),
         }
 
 

@@ -10,7 +10,8 @@ import datasets
 import evaluate
 import numpy as np
 
-from mobilevit_hf.metrics.class_names import class_names
+from mobilevit_hf.metrics import base
+from mobilevit_hf.metrics.class_names import per_class_table
 
 _DESCRIPTION = """\
 Top-1 and top-k accuracy of a classifier, and precision, recall and F1 of each class for the top-1 predictions.
@@ -51,11 +52,10 @@ Raises:
         reference is not one of the K classes, k is not positive, or a class has no name in `id2label`.
 """
 
-# Rank of the target if the prediction is a class index.
-UNKNOWN_RANK = -1
+UNKNOWN_RANK = -1  # rank of the target if the prediction is a class index
 
 
-class TopKAccuracy(evaluate.Metric):
+class TopKAccuracy(base.ConvertingMetric):
     """Top-k accuracy of a classifier; see `inputs_description` for arguments and results.
 
     The cache holds the top-1 class and the rank of the target of each image instead of its scores.
@@ -67,16 +67,10 @@ class TopKAccuracy(evaluate.Metric):
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": {"label": integer, "rank": integer}, "references": integer}),
+            features=datasets.Features(predictions={"label": integer, "rank": integer}, references=integer),
         )
 
-    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one image."""
-        example = {"predictions": prediction, "references": reference, **kwargs}
-        self.add_batch(**{name: [value] for name, value in example.items()})
-
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add a batch of images."""
+    def _convert(self, predictions: Any, references: Any) -> tuple[list[Any], list[Any]]:
         predictions, references = _to_array("predictions", predictions), _to_array("references", references)
         if predictions.ndim not in (1, 2) or references.shape != predictions.shape[:1]:
             raise ValueError(
@@ -89,13 +83,8 @@ class TopKAccuracy(evaluate.Metric):
             ranks = np.full_like(labels, UNKNOWN_RANK)
         else:
             labels, ranks = _rank(predictions, references)
-        super().add_batch(
-            predictions=[
-                {"label": label, "rank": rank} for label, rank in zip(labels.tolist(), ranks.tolist(), strict=True)
-            ],
-            references=references.tolist(),
-            **kwargs,
-        )
+        pairs = zip(labels.tolist(), ranks.tolist(), strict=True)
+        return [{"label": label, "rank": rank} for label, rank in pairs], references.tolist()
 
     def _compute(  # ty: ignore[incompatible-method-override]  # evaluate passes the arguments of `compute` on by name
         self,
@@ -115,21 +104,21 @@ class TopKAccuracy(evaluate.Metric):
         if UNKNOWN_RANK in ranks:
             ks = []
         classes, indices = np.unique([labels, references], return_inverse=True)
-        predicted, support = (np.bincount(row, minlength=len(classes)) for row in indices.reshape(2, -1))
-        correct = np.bincount(indices.reshape(2, -1)[0][hits], minlength=len(classes))
+        indices = indices.reshape(2, -1)
+        predicted, support, correct = (
+            np.bincount(row, minlength=len(classes)) for row in (*indices, indices[0][hits])
+        )
         columns = {
             "precision": correct / np.maximum(predicted, 1),
             "recall": correct / np.maximum(support, 1),
             "f1": 2 * correct / (predicted + support),
             "support": support,
         }
-        names = class_names(classes.tolist(), id2label)
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         return {
             "accuracy": float(hits.mean()),
             **{f"top_{number}_accuracy": float((ranks < number).mean()) for number in ks if number > 1},
             "macro_f1": float(columns["f1"].mean()),
-            "per_class": {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)},
+            "per_class": per_class_table(columns, classes.tolist(), id2label),
         }
 
 
@@ -154,7 +143,7 @@ def _to_indices(name: str, values: np.ndarray) -> np.ndarray:
 
 def _to_array(name: str, values: Any) -> np.ndarray:
     """Convert an array, a tensor or a list to an array of finite numbers."""
-    values = [_from_tensor(value) for value in values] if isinstance(values, list) else _from_tensor(values)
+    values = [base.from_tensor(value) for value in values] if isinstance(values, list) else base.from_tensor(values)
     try:
         values = np.asarray(values)
     except ValueError as error:
@@ -167,8 +156,3 @@ def _to_array(name: str, values: Any) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError(f"{name}: got values that are not finite. Check the model and the annotations.")
     return values
-
-
-def _from_tensor(value: Any) -> Any:
-    """Convert a tensor, possibly on another device or in bfloat16, for numpy; return other values unchanged."""
-    return value.detach().cpu().double() if hasattr(value, "detach") else value
