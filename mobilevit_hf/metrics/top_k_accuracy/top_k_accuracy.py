@@ -101,8 +101,6 @@ class TopKAccuracy(base.ConvertingMetric):
             raise ValueError("predictions: got none, expected at least one. Add predictions before compute().")
         labels, ranks = (np.array([p[name] for p in predictions]) for name in ("label", "rank"))
         hits = labels == np.array(references)
-        if UNKNOWN_RANK in ranks:
-            ks = []
         classes, indices = np.unique([labels, references], return_inverse=True)
         indices = indices.reshape(2, -1)
         predicted, support, correct = (
@@ -114,9 +112,10 @@ class TopKAccuracy(base.ConvertingMetric):
             "f1": 2 * correct / (predicted + support),
             "support": support,
         }
+        top_k = {f"top_{number}_accuracy": float((ranks < number).mean()) for number in ks if number > 1}
         return {
             "accuracy": float(hits.mean()),
-            **{f"top_{number}_accuracy": float((ranks < number).mean()) for number in ks if number > 1},
+            **({} if UNKNOWN_RANK in ranks else top_k),
             "macro_f1": float(columns["f1"].mean()),
             "per_class": per_class_table(columns, classes.tolist(), id2label),
         }
