@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -15,7 +15,7 @@ from ..model_sources import DEFAULT_MODEL
 from ..modeling.variants_mobilevit import VARIANTS
 from ..tasks import TASKS, TRAINABLE_TASKS, TaskName
 
-TRACKERS = ("tensorboard", "trackio", "wandb")
+TRACKERS = ("none", "tensorboard", "trackio", "wandb")
 
 CLASSIFICATION: TaskName = "image-classification"
 DETECTION: TaskName = "object-detection"
@@ -59,12 +59,7 @@ FROM_SCRATCH_LENGTH_FACTOR = 3
 
 
 class Bound(NamedTuple):
-    """Valid values of a number.
-
-    Attributes:
-        contains: Whether a value is valid.
-        text: Description of the valid values in errors.
-    """
+    """Valid values of a number, and their description in errors."""
 
     contains: Callable[[float], bool]
     text: str
@@ -75,8 +70,6 @@ NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
 COUNT = Bound(lambda value: value >= 1, "1 or more")
 FRACTION = Bound(lambda value: 0 <= value <= 1, "a fraction in 0..1")
 BELOW_ONE = Bound(lambda value: 0 <= value < 1, "at least 0 and below 1")
-CROP_FRACTION = Bound(lambda value: 0 < value <= 1, "more than 0 and at most 1")
-PIXELS = Bound(lambda value: value >= 32, "32 pixels or more")
 
 
 def option(
@@ -84,26 +77,16 @@ def option(
     help: str,
     panel: str,
     bound: Bound | None = None,
-    *,
-    choices: tuple[str, ...] = (),
-    task: TaskName | None = None,
+    choices: Sequence[str] = (),
+    task: str | None = None,
 ) -> Any:
-    """Return a dataclass field with the metadata of a command-line option.
-
-    Args:
-        default: Default value; None where it depends on the task, the data or the initial checkpoint.
-        help: Help text without the default.
-        panel: Panel of the help page.
-        bound: Valid numbers; None for any.
-        choices: Valid values; empty for any.
-        task: The only task that the option applies to.
-    """
+    """Return a dataclass field with the metadata of a command-line option; `task` is the only one it applies to."""
     metadata = {"help": help, "panel": panel, "choices": choices, "bound": bound, "task": task}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-DATA, MODEL, DURATION, OPTIMIZATION = "Data", "Model", "Duration", "Optimization"
-AUGMENTATION, EVALUATION, HUB, HARDWARE = "Augmentation", "Evaluation and checkpoints", "Hugging Face Hub", "Hardware"
+DATA, MODEL, DURATION, OPTIM = "Data", "Model", "Duration", "Optimization"
+AUGMENT, EVAL, HUB, HARDWARE = "Augmentation", "Evaluation and checkpoints", "Hugging Face Hub", "Hardware"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +119,7 @@ class TrainArguments:
         None,
         "Input size in pixels. Default: the checkpoint's (96 from scratch), or less for smaller images.",
         MODEL,
-        PIXELS,
+        Bound(lambda value: value >= 32, "32 pixels or more"),
     )
     anchors: str = option(
         "auto",
@@ -157,82 +140,70 @@ class TrainArguments:
         None, "Stop after this many evaluations without improvement.", DURATION, COUNT
     )
 
-    per_device_train_batch_size: int | None = option(None, "Batch size per process.", OPTIMIZATION, COUNT)
-    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.", OPTIMIZATION, POSITIVE)
-    learning_rate: float | None = option(None, "Peak learning rate.", OPTIMIZATION, POSITIVE)
-    min_lr_rate: float = option(0.0, "Final learning rate, as a fraction of the peak.", OPTIMIZATION, FRACTION)
-    warmup_steps: float = option(
-        0.1, "Warm-up steps; below 1, a fraction of the training.", OPTIMIZATION, NOT_NEGATIVE
-    )
+    per_device_train_batch_size: int | None = option(None, "Batch size per process.", OPTIM, COUNT)
+    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.", OPTIM, POSITIVE)
+    learning_rate: float | None = option(None, "Peak learning rate.", OPTIM, POSITIVE)
+    min_lr_rate: float = option(0.0, "Final learning rate, as a fraction of the peak.", OPTIM, FRACTION)
+    warmup_steps: float = option(0.1, "Warm-up steps; below 1, a fraction of the training.", OPTIM, NOT_NEGATIVE)
     warmup_lr_rate: float = option(
-        0.0, "Initial learning rate of the warm-up, as a fraction of the peak.", OPTIMIZATION, FRACTION
+        0.0, "Initial learning rate of the warm-up, as a fraction of the peak.", OPTIM, FRACTION
     )
-    weight_decay: float | None = option(None, "Weight decay of AdamW.", OPTIMIZATION, NOT_NEGATIVE)
-    decay_norms_and_biases: bool = option(True, "Apply weight decay to norms and biases.", OPTIMIZATION)
-    adam_beta1: float = option(0.9, "Beta1 of AdamW.", OPTIMIZATION, BELOW_ONE)
-    adam_beta2: float = option(0.999, "Beta2 of AdamW.", OPTIMIZATION, BELOW_ONE)
-    max_grad_norm: float | None = option(
-        10.0, "Gradient norm to clip to; 0 disables clipping.", OPTIMIZATION, NOT_NEGATIVE
-    )
-    label_smoothing_factor: float | None = option(None, "Label smoothing.", OPTIMIZATION, BELOW_ONE)
+    weight_decay: float | None = option(None, "Weight decay of AdamW.", OPTIM, NOT_NEGATIVE)
+    decay_norms_and_biases: bool = option(True, "Apply weight decay to norms and biases.", OPTIM)
+    adam_beta1: float = option(0.9, "Beta1 of AdamW.", OPTIM, BELOW_ONE)
+    adam_beta2: float = option(0.999, "Beta2 of AdamW.", OPTIM, BELOW_ONE)
+    max_grad_norm: float | None = option(10.0, "Gradient norm to clip to; 0 disables clipping.", OPTIM, NOT_NEGATIVE)
+    label_smoothing_factor: float | None = option(None, "Label smoothing.", OPTIM, BELOW_ONE)
     class_weights: str = option(
         "none",
         "Classification: class weights of the loss: none, or balanced (inverse class frequency).",
-        OPTIMIZATION,
+        OPTIM,
         choices=("none", "balanced"),
         task=CLASSIFICATION,
     )
     ema_decay: float = option(
-        0.998, "EMA decay of the weights that are evaluated and saved; 0 disables EMA.", OPTIMIZATION, BELOW_ONE
+        0.998, "EMA decay of the weights that are evaluated and saved; 0 disables EMA.", OPTIM, BELOW_ONE
     )
-    ema_warmup: bool = option(True, "Warm up the EMA decay.", OPTIMIZATION)
-    seed: int = option(0, "Random seed.", OPTIMIZATION, NOT_NEGATIVE)
+    ema_warmup: bool = option(True, "Warm up the EMA decay.", OPTIM)
+    seed: int = option(0, "Random seed.", OPTIM, NOT_NEGATIVE)
 
     multi_scale: str | None = option(
         None,
         "Training image sizes: fixed (off), growing (progressive), or random from five (on).",
-        AUGMENTATION,
+        AUGMENT,
         choices=("off", "progressive", "on"),
     )
-    horizontal_flip: float = option(0.5, "Probability of a horizontal flip.", AUGMENTATION)
-    vertical_flip: float = option(0.0, "Probability of a vertical flip.", AUGMENTATION)
+    horizontal_flip: float = option(0.5, "Probability of a horizontal flip.", AUGMENT)
+    vertical_flip: float = option(0.0, "Probability of a vertical flip.", AUGMENT)
     crop_scale: float = option(
         0.35,
         "Classification: smallest area of a random resized crop, as a fraction of the image.",
-        AUGMENTATION,
-        CROP_FRACTION,
+        AUGMENT,
+        Bound(lambda value: 0 < value <= 1, "more than 0 and at most 1"),
         task=CLASSIFICATION,
     )
     rand_augment: int | None = option(
-        None, "Classification: magnitude of RandAugment, 0..30. Default: off.", AUGMENTATION, task=CLASSIFICATION
+        None, "Classification: magnitude of RandAugment, 0..30. Default: off.", AUGMENT, task=CLASSIFICATION
     )
-    random_erasing: float = option(
-        0.0, "Classification: probability of random erasing.", AUGMENTATION, task=CLASSIFICATION
-    )
-    mixup: float = option(0.0, "Classification: alpha of MixUp; 0 disables it.", AUGMENTATION, task=CLASSIFICATION)
-    cutmix: float = option(0.0, "Classification: alpha of CutMix; 0 disables it.", AUGMENTATION, task=CLASSIFICATION)
-    color_jitter: float | None = option(None, "Probability of color jitter.", AUGMENTATION)
+    random_erasing: float = option(0.0, "Classification: probability of random erasing.", AUGMENT, task=CLASSIFICATION)
+    mixup: float = option(0.0, "Classification: alpha of MixUp; 0 disables it.", AUGMENT, task=CLASSIFICATION)
+    cutmix: float = option(0.0, "Classification: alpha of CutMix; 0 disables it.", AUGMENT, task=CLASSIFICATION)
+    color_jitter: float | None = option(None, "Probability of color jitter.", AUGMENT)
     zoom_out: float = option(
-        0.0, "Detection: probability of placing the image on a larger canvas.", AUGMENTATION, task=DETECTION
+        0.0, "Detection: probability of placing the image on a larger canvas.", AUGMENT, task=DETECTION
     )
-    crop: float = option(0.5, "Detection: probability of a random crop.", AUGMENTATION, task=DETECTION)
+    crop: float = option(0.5, "Detection: probability of a random crop.", AUGMENT, task=DETECTION)
 
-    eval_steps: float = option(
-        0.1, "Steps between evaluations; below 1, a fraction of the training.", EVALUATION, POSITIVE
-    )
-    save_steps: float = option(
-        0.1, "Steps between checkpoints; below 1, a fraction of the training.", EVALUATION, POSITIVE
-    )
-    save_total_limit: int = option(2, "Number of checkpoints to keep.", EVALUATION, POSITIVE)
-    logging_steps: int = option(10, "Steps between lines of metrics.jsonl.", EVALUATION, POSITIVE)
-    per_device_eval_batch_size: int = option(16, "Evaluation batch size per process.", EVALUATION, POSITIVE)
-    metric_for_best_model: str | None = option(None, "Validation metric that selects the saved weights.", EVALUATION)
+    eval_steps: float = option(0.1, "Steps between evaluations; below 1, a fraction of the training.", EVAL, POSITIVE)
+    save_steps: float = option(0.1, "Steps between checkpoints; below 1, a fraction of the training.", EVAL, POSITIVE)
+    save_total_limit: int = option(2, "Number of checkpoints to keep.", EVAL, POSITIVE)
+    logging_steps: int = option(10, "Steps between lines of metrics.jsonl.", EVAL, POSITIVE)
+    per_device_eval_batch_size: int = option(16, "Evaluation batch size per process.", EVAL, POSITIVE)
+    metric_for_best_model: str | None = option(None, "Validation metric that selects the saved weights.", EVAL)
     resume: str | None = option(
-        None, "Resume from the latest checkpoint in --output-dir, if any: auto.", EVALUATION, choices=("auto",)
+        None, "Resume from the latest checkpoint in --output-dir, if any: auto.", EVAL, choices=("auto",)
     )
-    report_to: str = option(
-        "none", f"Experiment tracker: none, {', '.join(TRACKERS)}.", EVALUATION, choices=("none", *TRACKERS)
-    )
+    report_to: str = option("none", f"Experiment tracker: {', '.join(TRACKERS)}.", EVAL, choices=TRACKERS)
 
     push_to_hub: bool = option(False, "Publish the model when training ends, as `mobilevit publish` does.", HUB)
     hub_model_id: str | None = option(None, "Hub repository id. Default: name of the output directory.", HUB)
@@ -271,11 +242,7 @@ class TrainArguments:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "arguments") -> "TrainArguments":
-        """Create arguments from values by field name.
-
-        Args:
-            values: Values by field name.
-            source: Name of their source in errors.
+        """Create arguments from values by field name; `source` names their origin in errors.
 
         Raises:
             ValueError: If a name is unknown or a value is invalid.
@@ -327,11 +294,7 @@ class TaskArguments(TrainArguments):
 
 
 def _check_value(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
-    """Return a field's value, converted to float where the field is one.
-
-    Raises:
-        ValueError: If it has another type, is not finite, or is not among the valid values.
-    """
+    """Check a field's value and return it, converted to float where the field is one."""
     name, choices, bound = field.name, field.metadata["choices"], field.metadata["bound"]
     allowed = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and type(value) in (int, str):  # YAML reads 1e-3 as text

@@ -10,11 +10,8 @@ class TrainingProgress:
     Attributes:
         progress: Completed fraction, 0..1.
         step: Completed optimizer steps.
-        epoch: Completed epochs.
         loss: Mean training loss of the last logging interval; NaN before the first ends.
-        learning_rate: Learning rate of the last step.
         images_per_second: Throughput of all processes together in the last logging interval; 0 before the first ends.
-        seconds_left: Estimated remaining time.
     """
 
     progress: float

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,22 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..io import TEMP_PREFIX, atomic_folder, write_atomically, write_text
 
 CHECKPOINT_FOLDER = "checkpoints"
-CHECKPOINT_NAME = re.compile(r"step-(\d+)\.pt")
+CHECKPOINT_NAME = re.compile(r"step-\d+\.pt")
+# Parts of the errors of torch and safetensors on a full disk.
+WRITE_ERRORS = ("PytorchStreamWriter", "file write failed", "iostream", "unexpected pos")
 
 
-def save_checkpoint(output_dir: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
-    """Write a checkpoint and delete older ones.
-
-    Args:
-        output_dir: Output directory of the run.
-        step: Completed optimizer steps.
-        state: Tensors, numbers and text, in dicts and lists.
-        keep: Number of checkpoints to keep, this one included.
+def save_checkpoint(output_dir: Path, step: int, state: dict[str, Any], keep: int) -> None:
+    """Write a checkpoint and delete older ones, so that `keep` are left.
 
     Raises:
         ValueError: If it can't be written; earlier checkpoints are kept.
     """
-    folder = output_dir / CHECKPOINT_FOLDER
-    path = folder / f"step-{step:08}.pt"
+    path = output_dir / CHECKPOINT_FOLDER / f"step-{step:08}.pt"
     with explain_full_disk(output_dir):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: torch.save(dict(state), file))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: torch.save(state, file))
     _remove_old(output_dir, keep)
-    return path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -72,12 +66,7 @@ def save_model(output_dir: Path, model: PreTrainedModel, processor: BaseImagePro
 
 
 def remove_leftovers(output_dir: Path, keep: int) -> None:
-    """Delete temporary files and surplus checkpoints of a killed process.
-
-    Args:
-        output_dir: Output directory of the run.
-        keep: Number of checkpoints to keep.
-    """
+    """Delete temporary files and surplus checkpoints of a killed process."""
     _remove_old(output_dir, keep)
     for path in output_dir.rglob(f"{TEMP_PREFIX}*"):
         shutil.rmtree(path)
@@ -90,15 +79,11 @@ def _remove_old(output_dir: Path, keep: int) -> None:
 
 @contextmanager
 def explain_full_disk(output_dir: Path) -> Generator[None, None, None]:
-    """Convert file system errors to a ValueError that names the last complete checkpoint and how to resume.
-
-    Raises:
-        ValueError: For any file system error, including those that torch and safetensors wrap.
-    """
+    """Convert file system errors, including those that torch and safetensors wrap, to a ValueError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and not _is_write_error(error):
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in WRITE_ERRORS):
             raise
         checkpoints = find_checkpoints(output_dir)
         kept = f"{checkpoints[-1]} is complete" if checkpoints else "there is no checkpoint yet"
@@ -110,19 +95,8 @@ def explain_full_disk(output_dir: Path) -> Generator[None, None, None]:
         ) from error
 
 
-def _is_write_error(error: RuntimeError) -> bool:
-    return any(
-        word in str(error) for word in ("PytorchStreamWriter", "file write failed", "iostream", "unexpected pos")
-    )
-
-
 class History:
-    """Lines of `metrics.jsonl`, each with a `step`.
-
-    Args:
-        path: Path of the file.
-        step: Last step to keep; a resumed run writes later ones again.
-    """
+    """Lines of `metrics.jsonl`, up to `step`: a resumed run writes later ones again."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path

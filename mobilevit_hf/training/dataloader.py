@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 
 from ..data.dataloader import ImageDataset, ImageStream, make_dataloader
 from ..data.sampler import BatchShape, MultiScaleBatchSampler, SampleSpec, multi_scale_shapes
@@ -45,14 +46,7 @@ def batch_shapes(multi_scale: str, image_size: int, batch_size: int, progress: f
 
 
 class TrainingDataLoader:
-    """Loader of a run's batches, epoch by epoch.
-
-    Args:
-        arguments: Training arguments.
-        task: Task with the dataset.
-        initial: Initial model and its image processor.
-        accelerator: Process index, number of processes and device.
-    """
+    """Loader of a run's batches, epoch by epoch."""
 
     def __init__(
         self, arguments: TaskArguments, task: TrainingTask, initial: InitialModel, accelerator: Accelerator
@@ -91,23 +85,17 @@ class TrainingDataLoader:
     def epoch(
         self, number: int, start_batch: int, progress: float
     ) -> Generator[tuple[list[SampleSpec], dict[str, Any]], None, None]:
-        """Yield the batches of an epoch with their sample specs (empty for a stream).
-
-        Args:
-            number: Epoch index.
-            start_batch: Index of the first batch to yield.
-            progress: Completed fraction of the training at the start of the epoch, 0..1.
-        """
+        """Yield the batches of an epoch from `start_batch` on, with their sample specs (empty for a stream)."""
         if self.sampler is None:
             self.stream.set_epoch(number)
             for index, batch in enumerate(self.loader):
                 if index >= start_batch:
-                    yield [], self._to_device(batch)
+                    yield [], send_to_device(batch, self.accelerator.device, non_blocking=True)
             return
         self.sampler.shapes = self._shapes(progress)
         self.sampler.set_epoch(number, start_batch)
         for specs, batch in zip(self.sampler, self.loader, strict=True):
-            yield specs, self._to_device(batch)
+            yield specs, send_to_device(batch, self.accelerator.device, non_blocking=True)
 
     def close(self) -> None:
         """Stop the worker processes, which would otherwise run until Python exits."""
@@ -118,8 +106,8 @@ class TrainingDataLoader:
         return [self.samples[spec.index].name for spec in specs]
 
     def _shapes(self, progress: float) -> list[BatchShape]:
-        a = self.arguments
-        return batch_shapes(a.multi_scale, self.image_size, a.per_device_train_batch_size, progress)
+        batch_size = self.arguments.per_device_train_batch_size
+        return batch_shapes(self.arguments.multi_scale, self.image_size, batch_size, progress)
 
     def _num_workers(self) -> int:
         if self.arguments.dataloader_num_workers is not None:
@@ -127,11 +115,3 @@ class TrainingDataLoader:
         cores = torch.multiprocessing.cpu_count() // self.accelerator.num_processes
         # On a CPU one process loads while the model computes; more would take cores from the model.
         return max(0, min(1 if self.accelerator.device.type == "cpu" else MAX_WORKERS, cores - 1))
-
-    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        device, labels = self.accelerator.device, batch["labels"]
-        if isinstance(labels, torch.Tensor):
-            labels = labels.to(device, non_blocking=True)
-        else:
-            labels = [{name: value.to(device, non_blocking=True) for name, value in label.items()} for label in labels]
-        return {"pixel_values": batch["pixel_values"].to(device, non_blocking=True), "labels": labels}

@@ -16,7 +16,7 @@ class EMA:
     update for the average instead of the initial weights.
 
     Args:
-        model: Model on its final device; updates read its tensors in place.
+        model: Model on its final device.
         decay: Fraction of the average that an update keeps, 0..1.
         warmup: Limit the decay of update n to (1 + n) / (10 + n), for short runs.
     """
@@ -27,7 +27,7 @@ class EMA:
         self._averages = {name: value.clone() for name, value in self._current.items()}
         floating = [name for name, value in self._current.items() if value.is_floating_point()]
         self._floating = [[values[name] for name in floating] for values in (self._averages, self._current)]
-        self._counters = [name for name in self._current if name not in set(floating)]
+        self._counters = self._current.keys() - floating
 
     @torch.no_grad()
     def update(self) -> None:

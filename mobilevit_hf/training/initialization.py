@@ -45,14 +45,7 @@ SCRATCH_IMAGE_SIZE = 96
 
 @dataclass(frozen=True)
 class InitialModel:
-    """Model and image processor at the start of training.
-
-    Attributes:
-        model: Model in float32 with a head for the dataset's classes.
-        processor: Its image processor.
-        image_size: Input size in pixels.
-        notes: Sentences for the user about automatic decisions.
-    """
+    """Float32 model with a head for the dataset's classes, its image processor, and notes on automatic decisions."""
 
     model: PreTrainedModel
     processor: BaseImageProcessor
@@ -73,23 +66,17 @@ def choose_initial_checkpoint() -> tuple[str, list[str]]:
 
 
 def check_initial_checkpoint(name: str, model_types: Collection[str]) -> None:
-    """Check that a variant or checkpoint exists and has one of the model types.
-
-    Raises:
-        ValueError: If not.
-    """
+    """Check that a variant or checkpoint exists and has one of the model types."""
     if name not in VARIANTS:
         _read_config(resolve_model(name), model_types)
 
 
 def create_classifier(arguments: TrainArguments, classes: Sequence[str], image_side: float | None) -> InitialModel:
-    """Create a classifier for the dataset's classes.
+    """Create a classifier from `arguments.model`.
 
     Args:
-        arguments: Training arguments; `model` is set.
-        classes: Class names.
-        image_side: Typical shorter side of the images in pixels, the upper limit of the default input size; None if
-            unknown.
+        classes: Class names of the dataset.
+        image_side: Typical shorter side of the images in pixels, the upper limit of the default input size.
 
     Raises:
         ValueError: If the initial checkpoint is unknown, incomplete or of another type.
@@ -124,11 +111,10 @@ def create_classifier(arguments: TrainArguments, classes: Sequence[str], image_s
 def create_detector(
     arguments: TrainArguments, classes: Sequence[str], samples: Sequence[Sample] | None
 ) -> InitialModel:
-    """Create a detector for the dataset's classes.
+    """Create a detector from `arguments.model`.
 
     Args:
-        arguments: Training arguments; `model` is set.
-        classes: Class names.
+        classes: Class names of the dataset.
         samples: Training samples to fit anchors to; None for a stream.
 
     Raises:
@@ -193,11 +179,6 @@ def _class_names(config: PreTrainedConfig) -> list[str]:
 
 
 def _read_config(source: Path, model_types: Collection[str]) -> PreTrainedConfig:
-    """Read a checkpoint's configuration.
-
-    Raises:
-        ValueError: If its model type is not among `model_types`.
-    """
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type not in model_types:
         raise ValueError(
@@ -208,11 +189,7 @@ def _read_config(source: Path, model_types: Collection[str]) -> PreTrainedConfig
 
 
 def _load(model_class: type[PreTrainedModel], source: Path, fields: dict[str, Any]) -> Any:
-    """Load a checkpoint in float32, with a new head if its outputs differ.
-
-    Raises:
-        ValueError: If weights other than the head's are missing or have other shapes.
-    """
+    """Load a checkpoint in float32, with a new head if its outputs differ."""
     model, report = model_class.from_pretrained(  # ty: ignore[not-iterable]  # a tuple with output_loading_info
         source, **fields, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
     )
@@ -237,10 +214,7 @@ def _fit_anchors(samples: Sequence[Sample], size: int) -> tuple[dict[str, Any], 
     """Return configuration fields of anchors fitted to the samples' boxes, and a note on their recall."""
     boxes, image_sizes = [], []
     for sample in samples:
-        if sample.objects is None:
-            continue
-        kept = sample.objects.boxes[sample.objects.iscrowd == 0]
-        if len(kept):
+        if sample.objects and len(kept := sample.objects.boxes[sample.objects.iscrowd == 0]):
             image = LazyImage(sample.image)
             boxes.append(kept)
             image_sizes.append((image.height, image.width))

@@ -26,12 +26,7 @@ class Schedule:
     warmup_lr_rate: float = 0.0
 
     def __call__(self, step: int, progress: float) -> float:
-        """Return the learning rate of a step.
-
-        Args:
-            step: Step index, from 0.
-            progress: Completed fraction of the training, 0..1.
-        """
+        """Return the learning rate of a step; `progress` is the completed fraction of the training."""
         cosine = self.min_lr_rate + (1 - self.min_lr_rate) * (1 + math.cos(math.pi * min(progress, 1))) / 2
         warmed = 1.0
         if self.warmup_steps:
@@ -48,15 +43,7 @@ def create_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     decay_norms_and_biases: bool = True,
 ) -> torch.optim.AdamW:
-    """Create AdamW for the trainable parameters of a model.
-
-    Args:
-        model: Model; parameters without `requires_grad` are left out.
-        learning_rate: Initial learning rate.
-        weight_decay: Weight decay, relative to the learning rate.
-        betas: Coefficients of AdamW's moving averages.
-        decay_norms_and_biases: Apply weight decay to normalization weights and biases too, as in the paper.
-    """
+    """Create AdamW for the trainable parameters of a model; the paper decays norms and biases too."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Parameters of one dimension are biases and normalization weights.
     groups = [

@@ -11,11 +11,7 @@ from .arguments import TrainArguments
 
 
 def check_publication(arguments: TrainArguments, log: Callable[[str], Any]) -> str:
-    """Check license and write access before training, and return the full repository id.
-
-    Args:
-        arguments: Training arguments; `model` is set.
-        log: Called with one line per message.
+    """Check license and write access before training, and return the full repository id; `arguments.model` is set.
 
     Raises:
         ValueError: If the license is unknown, the repository id is invalid, or an existing repository is public
@@ -31,36 +27,20 @@ def check_publication(arguments: TrainArguments, log: Callable[[str], Any]) -> s
 def publish_result(arguments: TrainArguments, repo_id: str, log: Callable[[str], Any]) -> None:
     """Publish the output directory.
 
-    Args:
-        arguments: Training arguments.
-        repo_id: Repository id from `check_publication`.
-        log: Called with one line per message.
-
     Raises:
         ValueError: If publication fails; the error states the command to repeat it.
     """
-    options = CardOptions(
-        license=arguments.license,
-        license_name=arguments.license_name,
-        license_link=arguments.license_link,
-        images=arguments.hub_images,
-    )
     folder, private, revision = str(arguments.output_dir), arguments.hub_private_repo, arguments.hub_revision
+    license = {name: getattr(arguments, name) for name in ("license", "license_name", "license_link")}
+    options = CardOptions(**license, images=arguments.hub_images)
     try:
-        publication = publish(
-            folder, repo_id, card_options=options, private=private or None, revision=revision, log=log
-        )
+        url = publish(folder, repo_id, card_options=options, private=private or None, revision=revision, log=log).url
     except (ValueError, HubError) as error:
-        values = {
-            "license": options.license,
-            "license-name": options.license_name,
-            "license-link": options.license_link,
-            "revision": revision,
-        }
-        words = [word for name, value in values.items() if value for word in (f"--{name}", value)]
+        values = license | {"revision": revision}
+        words = [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", value)]
         words += ["--private"] * private + ["--no-images"] * (not options.images)
         raise ValueError(
             f"{error} Training is complete and {folder} is intact. To publish it: "
             f"{shlex.join(['mobilevit', 'publish', folder, repo_id, *words])}"
         ) from error
-    log(f"Published: {publication.url}")
+    log(f"Published: {url}")

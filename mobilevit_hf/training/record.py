@@ -14,23 +14,11 @@ from ..data.reading import HUB_ALIASES, local_path
 from ..environment import describe_hardware, library_versions
 from ..hub.licenses import describe_initial_checkpoint, public_name
 from ..records import TRAINING_FILE, DatasetRecord, TrainingRecord, write_record
-from .arguments import TaskArguments, TrainArguments
+from .arguments import HUB, TaskArguments, TrainArguments
 from .state import TrainingResult
 
-# Placeholders of local folders in the recorded command.
-DATA_PLACEHOLDER, MODEL_PLACEHOLDER = "DATA", "MODEL"
-# Options without an effect on the model; those whose name starts with hub_ have none either.
-UNRECORDED = (
-    "data",
-    "task",
-    "output_dir",
-    "resume",
-    "report_to",
-    "push_to_hub",
-    "license",
-    "license_name",
-    "license_link",
-)
+# Options without an effect on the model; those of the Hub have none either.
+UNRECORDED = ("data", "task", "output_dir", "resume", "report_to")
 
 
 def create_record(
@@ -38,20 +26,16 @@ def create_record(
 ) -> TrainingRecord:
     """Create the record when training starts, while all local folders exist.
 
-    Args:
-        requested: Arguments as passed by the user, with `model` set.
-        arguments: The same with the task's defaults.
-        report: Report on the dataset.
-        image_size: Input size of the model in pixels.
+    `requested` are the arguments as passed by the user, with `model` set; `arguments` have the task's defaults.
     """
     initial = describe_initial_checkpoint(str(arguments.model))
     if initial.kind == "local":
-        requested = dataclasses.replace(requested, model=MODEL_PLACEHOLDER)
-        arguments = dataclasses.replace(arguments, model=MODEL_PLACEHOLDER)
+        requested = dataclasses.replace(requested, model="MODEL")
+        arguments = dataclasses.replace(arguments, model="MODEL")
     recorded = {
         field.name: getattr(arguments, field.name)
         for field in dataclasses.fields(arguments)
-        if _is_recorded(field.name) and field.metadata["task"] in (None, report.task)
+        if _is_recorded(field) and field.metadata["task"] in (None, report.task)
     }
     return TrainingRecord(
         task=report.task,
@@ -79,12 +63,11 @@ def write_training_record(record: TrainingRecord, result: TrainingResult, accele
 
 def training_command(arguments: TrainArguments) -> str:
     """Return the command line of a run, with a placeholder for local data."""
-    words = ["mobilevit", "train", DATA_PLACEHOLDER if local_path(arguments.data) else arguments.data]
+    words = ["mobilevit", "train", "DATA" if local_path(arguments.data) else arguments.data]
     for field in dataclasses.fields(arguments):
-        value = getattr(arguments, field.name)
-        if value == field.default or not _is_recorded(field.name):
+        name, value = field.name.replace("_", "-"), getattr(arguments, field.name)
+        if value == field.default or not _is_recorded(field):
             continue
-        name = field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         else:
@@ -93,13 +76,7 @@ def training_command(arguments: TrainArguments) -> str:
 
 
 def describe_dataset(source: str, report: DatasetReport, *, streamed: bool) -> DatasetRecord:
-    """Return the record of a dataset.
-
-    Args:
-        source: Dataset as passed by the user; of a local path, only the last part is recorded.
-        report: Report on the dataset.
-        streamed: Whether only the first images were counted.
-    """
+    """Return the record of a dataset; of a local path, only the last part is recorded."""
     path = local_path(source)
     dataset = None if path else HUB_ALIASES.get(source, source).partition(":")[0]
     ranges: dict[str, Any] = {}
@@ -120,5 +97,5 @@ def describe_dataset(source: str, report: DatasetReport, *, streamed: bool) -> D
     )
 
 
-def _is_recorded(name: str) -> bool:
-    return name not in UNRECORDED and not name.startswith("hub_")
+def _is_recorded(field: dataclasses.Field[Any]) -> bool:
+    return field.name not in UNRECORDED and field.metadata["panel"] != HUB

@@ -31,12 +31,7 @@ def write_reports(result: TrainingResult, samples: Sequence[Sample] | None, clas
 
     `results.json` holds the metrics of the saved weights; `curves.png` plots the history; `confusion_matrix.png` or
     `average_precision.png` and `mistakes.png` show the errors on the validation split; `samples.png` shows predictions
-    for validation images.
-
-    Args:
-        result: Result of the run.
-        samples: Validation samples; None for a stream.
-        classes: Class names.
+    for validation images (`samples`; None for a stream).
 
     Returns:
         Paths of the files.
@@ -61,10 +56,8 @@ def write_reports(result: TrainingResult, samples: Sequence[Sample] | None, clas
 
 
 def _results_record(result: TrainingResult) -> ResultsRecord:
-    record = ResultsRecord(
-        metric=result.metric, best=result.best, steps=result.steps, seconds=round(result.seconds, 1)
-    )
-    evaluation = result.evaluation
+    seconds, evaluation = round(result.seconds, 1), result.evaluation
+    record = ResultsRecord(metric=result.metric, best=result.best, steps=result.steps, seconds=seconds)
     if evaluation is None:
         return record
     threshold = evaluation.best_threshold

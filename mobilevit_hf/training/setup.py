@@ -20,7 +20,7 @@ from ..data.types import Dataset
 from ..modeling.variants_mobilevit import VARIANTS
 from ..records import TrainingRecord
 from ..tasks import TaskName
-from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, TaskArguments, TrainArguments
+from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, HUB, TaskArguments, TrainArguments
 from .callbacks import TrainerCallback
 from .checkpoint import find_checkpoints, load_checkpoint
 from .dataloader import TrainingDataLoader
@@ -31,52 +31,33 @@ from .push_to_hub import check_publication
 from .record import create_record
 from .tasks import TRAINING_TASKS, LossFunction, TrainingTask
 
-# Arguments that may differ when a run is resumed: they don't affect the computation of a step.
+# Arguments that may differ when a run is resumed, as those of the Hub: they don't affect the computation of a step.
 MAY_CHANGE = (
     "resume", "output_dir", "num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience", "save_steps",
-    "save_total_limit", "logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo",
-    "hub_revision", "hub_images", "license", "license_name", "license_link",
-    "dataloader_num_workers", "per_device_eval_batch_size", "compile", "max_bad",
+    "save_total_limit", "logging_steps", "report_to", "dataloader_num_workers", "per_device_eval_batch_size",
+    "compile", "max_bad",
 )  # fmt: skip
 
 
 @dataclass(kw_only=True)
 class Run:
-    """Parts of a training run.
-
-    Attributes:
-        arguments: Training arguments with the task's defaults.
-        accelerator: Accelerator that prepared loss model and optimizer.
-        task: Task with the valid samples.
-        model: Model in channels-last memory format on the accelerator's device.
-        processor: Its image processor.
-        frozen: Part of the model that is not trained.
-        loss_model: Model and loss.
-        optimizer: Optimizer.
-        ema: Average of the weights.
-        loader: Loader of training batches.
-        schedule: Learning rate schedule.
-        num_steps: Optimizer steps; None if only the time is limited.
-        record: Record for the model card, in the main process.
-        resumed: Content of the checkpoint to resume from; None for a new run.
-        repo_id: Hub repository to publish to, in the main process.
-    """
+    """Parts of a training run."""
 
     arguments: TaskArguments
     accelerator: Accelerator
     task: TrainingTask
-    model: PreTrainedModel
+    model: PreTrainedModel  # in channels-last memory format, on the accelerator's device
     processor: BaseImageProcessor
-    frozen: nn.Module | None
+    frozen: nn.Module | None  # part of the model that is not trained
     loss_model: nn.Module
     optimizer: Any
     ema: EMA | None
     loader: TrainingDataLoader
     schedule: Schedule
-    num_steps: int | None
-    record: TrainingRecord | None = None
-    resumed: dict[str, Any] | None = None
-    repo_id: str | None = None
+    num_steps: int | None  # None if only the time is limited
+    record: TrainingRecord | None = None  # in the main process
+    resumed: dict[str, Any] | None = None  # content of the checkpoint to resume from
+    repo_id: str | None = None  # Hub repository to publish to, in the main process
 
 
 class LossModel(nn.Module):
@@ -92,12 +73,7 @@ class LossModel(nn.Module):
 
 
 def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: TrainerCallback) -> Run:
-    """Validate the options, scan the dataset and build the parts of a run; options are checked in order of their cost.
-
-    Raises:
-        ValueError: If an option, the output directory, the initial checkpoint, the license or the dataset is invalid.
-        HubError: If the Hub denies write access.
-    """
+    """Validate the options in order of their cost, scan the dataset, and build the parts of a run."""
     checkpoint = find_resume_checkpoint(arguments)
     accelerator.wait_for_everyone()  # before the main process creates the output directory
     model, notes = (arguments.model, []) if arguments.model else choose_initial_checkpoint()
@@ -135,19 +111,14 @@ def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: T
 
 
 def create_accelerator(arguments: TrainArguments) -> Accelerator:
-    """Create the accelerator with its precision and tracker.
-
-    Raises:
-        ValueError: If the tracker is not installed or the device doesn't support the precision.
-    """
+    """Create the accelerator; check that the tracker is installed and the device supports the precision."""
     if AcceleratorState._shared_state:  # left by an earlier run in this process
         AcceleratorState._reset_state()
     if arguments.report_to not in ("none", *(tracker.value for tracker in get_available_trackers())):
         raise ValueError(f"report_to: {arguments.report_to} is not installed. Run: pip install {arguments.report_to}")
-    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     try:
         accelerator = Accelerator(
-            mixed_precision=precision,
+            mixed_precision="bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
             gradient_accumulation_steps=arguments.gradient_accumulation_steps,
             cpu=arguments.use_cpu,
             log_with=None if arguments.report_to == "none" else arguments.report_to,
@@ -161,11 +132,7 @@ def create_accelerator(arguments: TrainArguments) -> Accelerator:
 
 
 def find_resume_checkpoint(arguments: TrainArguments) -> Path | None:
-    """Return the latest checkpoint in the output directory, None for a new run.
-
-    Raises:
-        ValueError: If `data` or `output_dir` is missing, or a new run's output directory is not empty.
-    """
+    """Check the paths, and return the latest checkpoint in the output directory, None for a new run."""
     for name in ("data", "output_dir"):
         if not getattr(arguments, name):
             raise ValueError(f"{name}: got none, expected a path. Pass one.")
@@ -179,13 +146,10 @@ def find_resume_checkpoint(arguments: TrainArguments) -> Path | None:
 
 
 def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any]) -> None:
-    """Check that a resumed run has the arguments of its checkpoint, except those in `MAY_CHANGE`.
-
-    Raises:
-        ValueError: If another argument differs.
-    """
-    own = dataclasses.asdict(arguments)
-    changed = [name for name, value in saved.items() if name in own and own[name] != value and name not in MAY_CHANGE]
+    """Check that a resumed run has the arguments of its checkpoint, except those in `MAY_CHANGE`."""
+    fixed = [f.name for f in dataclasses.fields(arguments) if f.metadata["panel"] != HUB and f.name not in MAY_CHANGE]
+    own = {name: getattr(arguments, name) for name in fixed}
+    changed = [name for name, value in own.items() if name in saved and saved[name] != value]
     if changed:
         shown = ", ".join(f"{name} (was {saved[name]}, is {own[name]})" for name in changed)
         raise ValueError(
@@ -195,11 +159,7 @@ def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any]) -> 
 
 
 def load_training_dataset(arguments: TrainArguments) -> Dataset:
-    """Load the training and validation split without decoding images; the test split is for `mobilevit evaluate`.
-
-    Raises:
-        ValueError: If the dataset is invalid or has no training split.
-    """
+    """Load the training and validation split without decoding images; the test split is for `mobilevit evaluate`."""
     dataset = load_dataset(
         arguments.data,
         data_format=arguments.data_format,
@@ -216,11 +176,7 @@ def load_training_dataset(arguments: TrainArguments) -> Dataset:
 
 
 def scan_dataset(dataset: Dataset, accelerator: Accelerator, max_bad: float) -> tuple[Dataset, DatasetReport]:
-    """Decode every image in the main process, and return the valid samples and the report in all processes.
-
-    Raises:
-        ValueError: If more than the fraction `max_bad` of the samples is invalid.
-    """
+    """Decode every image in the main process, and return the valid samples and the report in all processes."""
     reports: list[Any] = [None]
     if accelerator.is_main_process:
         try:
@@ -244,7 +200,10 @@ def build_run(
     loader = TrainingDataLoader(arguments, task, initial, accelerator)
     if arguments.gradient_checkpointing:
         initial.model.gradient_checkpointing_enable()
-    frozen = _freeze_backbone(initial.model) if arguments.freeze_backbone else None
+    frozen = None
+    if arguments.freeze_backbone:
+        backbone = initial.model.get_submodule("backbone" if hasattr(initial.model, "backbone") else "mobilevit")
+        frozen = backbone.requires_grad_(False)
     model = initial.model.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = create_optimizer(
         model,
@@ -253,10 +212,9 @@ def build_run(
         betas=(arguments.adam_beta1, arguments.adam_beta2),
         decay_norms_and_biases=arguments.decay_norms_and_biases,
     )
-    loss_function = task.loss_function(report, accelerator.device)
-    loss_model, optimizer = accelerator.prepare(
-        LossModel(torch.compile(model) if arguments.compile else model, loss_function), optimizer
-    )
+    compiled = torch.compile(model) if arguments.compile else model
+    loss_model = LossModel(compiled, task.loss_function(report, accelerator.device))
+    loss_model, optimizer = accelerator.prepare(loss_model, optimizer)
     return Run(
         arguments=arguments,
         accelerator=accelerator,
@@ -275,18 +233,8 @@ def build_run(
     )
 
 
-def _freeze_backbone(model: PreTrainedModel) -> nn.Module:
-    return model.get_submodule("backbone" if hasattr(model, "backbone") else "mobilevit").requires_grad_(False)
-
-
 def count_steps(arguments: TaskArguments, task: TaskName, steps_per_epoch: int | None) -> int | None:
-    """Return the number of optimizer steps; None if only the time is limited.
-
-    Args:
-        arguments: Training arguments.
-        task: Name of the task.
-        steps_per_epoch: Optimizer steps per epoch; None for a stream.
-    """
+    """Return the number of optimizer steps, None if only the time is limited."""
     if arguments.max_steps:
         return arguments.max_steps
     if steps_per_epoch is None:

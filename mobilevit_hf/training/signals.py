@@ -8,11 +8,7 @@ from types import FrameType
 
 
 class StoppedError(Exception):
-    """Training was stopped by a signal, after a checkpoint was saved.
-
-    Attributes:
-        signal: Signal number.
-    """
+    """Training was stopped by a signal, after a checkpoint was saved."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)

@@ -5,45 +5,30 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
-    from ..evaluation import EvaluationResult
+from ..evaluation import EvaluationResult
 
 T = TypeVar("T")
 
 
 @dataclass
 class TrainerState:
-    """Counters that checkpoints store.
-
-    Attributes:
-        step: Completed optimizer steps.
-        epoch: Completed epochs.
-        batch: Completed batches of the current epoch, per process.
-        epoch_progress: Completed fraction of the training at the start of the current epoch, 0..1.
-        seconds: Duration so far, interruptions excluded.
-        evaluations: Number of scheduled evaluations so far.
-        saves: Number of scheduled checkpoints so far.
-        best: Best value of the selected metric; None before the first evaluation.
-        best_step: Step of the best value.
-        misses: Evaluations since the best one.
-        evaluation_seconds: Duration of the last evaluation.
-    """
+    """Counters that checkpoints store."""
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0
-    epoch_progress: float = 0.0
-    seconds: float = 0.0
+    batch: int = 0  # in the current epoch, per process
+    epoch_progress: float = 0.0  # completed fraction of the training at the start of the current epoch
+    seconds: float = 0.0  # without interruptions
     evaluations: int = 0
     saves: int = 0
-    best: float | None = None
+    best: float | None = None  # value of the selected metric
     best_step: int = 0
-    misses: int = 0
-    evaluation_seconds: float = 0.0
+    misses: int = 0  # evaluations since the best one
+    evaluation_seconds: float = 0.0  # of the last evaluation
 
 
 @dataclass(frozen=True)
@@ -54,8 +39,6 @@ class TrainingResult:
         output_dir: Directory of the model, for `from_pretrained` and `pipeline`.
         metric: Metric that selected the saved weights.
         best: Its value on the validation split; None without one.
-        steps: Number of optimizer steps.
-        seconds: Duration.
         evaluation: Evaluation of the saved weights; None without a validation split.
         history: Lines of `metrics.jsonl`.
     """
@@ -65,7 +48,7 @@ class TrainingResult:
     best: float | None
     steps: int
     seconds: float
-    evaluation: "EvaluationResult | None" = None
+    evaluation: EvaluationResult | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -97,13 +80,10 @@ class ThroughputMeter:
                 return
             yield batch
 
-    def add(self, loss: "Tensor", images: int, fail: Callable[[], None]) -> None:
+    def add(self, loss: Tensor, images: int, fail: Callable[[], None]) -> None:
         """Count a batch; its loss is read while the next one runs, which avoids waiting for a GPU.
 
-        Args:
-            loss: Scalar loss of the batch.
-            images: Number of images in it.
-            fail: Raises the error for a loss that is not finite.
+        `fail` raises the error for a loss that is not finite.
         """
         self._read_loss()
         self._pending = (loss, fail)

@@ -21,17 +21,9 @@ LossFunction: TypeAlias = Callable[[nn.Module, dict[str, Any]], Tensor]
 
 
 class TrainingTask(ABC):
-    """Training task on a dataset.
+    """Training task on the valid samples of a dataset."""
 
-    Args:
-        arguments: Training arguments.
-        dataset: Valid samples.
-
-    Attributes:
-        model_types: Model types of initial checkpoints.
-    """
-
-    model_types: ClassVar[tuple[str, ...]]
+    model_types: ClassVar[tuple[str, ...]]  # of initial checkpoints
 
     def __init__(self, arguments: TaskArguments, dataset: Dataset) -> None:
         self.arguments, self.dataset = arguments, dataset
@@ -73,11 +65,8 @@ class ClassificationTask(TrainingTask):
     def augmentation(self) -> dict[str, Any]:
         """Return crops, flips, color jitter, RandAugment and random erasing."""
         a = self.arguments
-        return self._common_augmentation() | {
-            "crop_scale": (a.crop_scale, 1.0),
-            "rand_augment": a.rand_augment,
-            "random_erasing": a.random_erasing,
-        }
+        own = {"crop_scale": (a.crop_scale, 1.0), "rand_augment": a.rand_augment, "random_erasing": a.random_erasing}
+        return self._common_augmentation() | own
 
     def mix(self) -> Mix | None:
         """Return MixUp and CutMix, None if both are disabled."""

@@ -29,8 +29,6 @@ from .setup import Run, create_accelerator, prepare_run
 from .signals import StoppedError, catch_signals
 from .state import ThroughputMeter, TrainerState, TrainingResult
 
-RECIPE_FILE, METRICS_FILE = "recipe.yaml", "metrics.jsonl"
-
 # Longest time between checkpoints, whatever `save_steps` is.
 SAVE_SECONDS = 600
 # Time reserved at the end of a run with `max_minutes`: a multiple of the last evaluation's duration (the saved weights
@@ -40,10 +38,6 @@ EVALUATION_RESERVE, CLOSING_SECONDS = 2.25, 6.0
 
 def train(arguments: TrainArguments, callback: TrainerCallback | None = None) -> TrainingResult:
     """Train a model on a dataset and save the best weights to `arguments.output_dir`.
-
-    Args:
-        arguments: Training arguments.
-        callback: Receives messages and progress.
 
     Raises:
         ValueError: If an argument, the dataset or the initial checkpoint is invalid, the loss is not finite, or the
@@ -55,12 +49,7 @@ def train(arguments: TrainArguments, callback: TrainerCallback | None = None) ->
 
 
 def create_trainer(arguments: TrainArguments, callback: TrainerCallback | None = None) -> "Trainer":
-    """Validate the arguments, scan the dataset and build the components of a run.
-
-    Raises:
-        ValueError: If an argument, the dataset or the initial checkpoint is invalid.
-        HubError: If the Hub denies write access.
-    """
+    """Validate the arguments, scan the dataset and build the parts of a run; for arguments and errors see `train`."""
     began = time.monotonic()
     accelerator = create_accelerator(arguments)
     if callback is None or not accelerator.is_main_process:
@@ -69,13 +58,7 @@ def create_trainer(arguments: TrainArguments, callback: TrainerCallback | None =
 
 
 class Trainer:
-    """Training loop of one run.
-
-    Args:
-        run: Parts of the run.
-        callback: Receives messages and progress.
-        began: Start of the run, from `time.monotonic`; its setup counts towards `max_minutes`.
-    """
+    """Training loop of one run; its setup, from the time `began` on, counts towards `max_minutes`."""
 
     def __init__(self, run: Run, callback: TrainerCallback, began: float) -> None:
         self.run, self.callback, self.began = run, callback, began
@@ -88,12 +71,7 @@ class Trainer:
         self.meter, self.saved = ThroughputMeter(), began
 
     def train(self) -> TrainingResult:
-        """Train to the end, evaluate, and write the reports.
-
-        Raises:
-            ValueError: If the run is already complete, the loss is not finite, or the disk is full.
-            StoppedError: If a signal stopped the run.
-        """
+        """Train to the end, evaluate, and write the reports; for errors see `train`."""
         if self.run.resumed:
             self._restore(self.run.resumed)
             self.run.resumed = None
@@ -109,7 +87,6 @@ class Trainer:
     # --- start -------------------------------------------------------------------------------------------------------
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        """Restore the content of a checkpoint."""
         self.state = TrainerState(**saved["state"])
         self.seconds_before = self.state.seconds
         self.run.model.load_state_dict(saved["model"])
@@ -141,13 +118,12 @@ class Trainer:
             )
 
     def _open_output(self) -> None:
-        """Create the output directory, its recipe and history, and the tracker's run."""
         if self.accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.output_dir, self.arguments.save_total_limit)
             with explain_full_disk(self.output_dir):
-                self.history = History(self.output_dir / METRICS_FILE, self.state.step)
-                write_text(self.output_dir / RECIPE_FILE, self.arguments.to_yaml())
+                self.history = History(self.output_dir / "metrics.jsonl", self.state.step)
+                write_text(self.output_dir / "recipe.yaml", self.arguments.to_yaml())
             (self.output_dir / RESULTS_FILE).unlink(missing_ok=True)
         if self.arguments.report_to != "none":
             config = {name: value for name, value in dataclasses.asdict(self.arguments).items() if value is not None}
@@ -190,11 +166,7 @@ class Trainer:
         return loss.detach()
 
     def _after_step(self, stopped: bool, signals: list[int]) -> None:
-        """Log, evaluate and save if due.
-
-        Raises:
-            StoppedError: If a signal stopped the run.
-        """
+        """Log, evaluate and save if due; raise if a signal stopped the run."""
         arguments, state = self.arguments, self.state
         if state.step % arguments.logging_steps == 0 or self.progress >= 1:
             self._log()
@@ -232,14 +204,7 @@ class Trainer:
         return patience is not None and self.state.misses >= patience
 
     def _update_progress(self, *, stop: bool = False) -> bool:
-        """Update the completed fraction of the training, 0..1, to the same value in all processes.
-
-        Args:
-            stop: Whether this process received a signal.
-
-        Returns:
-            Whether any process received a signal.
-        """
+        """Update the completed fraction, the same in all processes; return whether one of them has to stop."""
         state, arguments, num_steps = self.state, self.arguments, self.run.num_steps
         state.seconds = self.seconds_before + time.monotonic() - self.began
         fractions = [0.0]
@@ -340,7 +305,7 @@ class Trainer:
         )
 
     def _synchronize_buffers(self) -> None:
-        """Copy the main process's batch-norm statistics to all: each process saw other images."""
+        """Copy the main process's batch-norm statistics to all processes, each of which saw other images."""
         if self.accelerator.num_processes > 1:
             for buffer in self.run.model.buffers():
                 buffer.copy_(broadcast(buffer))
