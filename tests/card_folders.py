@@ -186,7 +186,7 @@ EXPORTS = [
         "max_error": 2.1e-5,
         "agreement": 1.0,
         "latency_ms": {"1": 3.41, "8": 25.5},
-        "machine": "Some CPU 3000 (2 cores)",
+        "machine": {"cpu": "Some CPU 3000", "cores": 2},
     },
     {
         "backend": "onnx",
@@ -196,6 +196,6 @@ EXPORTS = [
         "bytes": 200_000,
         "agreement": 0.985,
         "latency_ms": {"1": 4.5},
-        "machine": "Some CPU 3000 (2 cores)",
+        "machine": {"cpu": "Some CPU 3000", "cores": 2},
     },
 ]

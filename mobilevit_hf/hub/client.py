@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, ModelInfo, SpaceInfo, constants, get_session, get_token, hf_hub_url
+from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, parse_ratelimit_headers
 
@@ -103,8 +103,7 @@ class Hub:
                 # huggingface_hub wraps errors of an LFS upload in a RuntimeError; xet raises one by itself.
                 error = raised.__cause__ or raised if isinstance(raised, RuntimeError) else raised
                 response = error.response if isinstance(error, HfHubHTTPError) else None
-                status = response.status_code if response is not None else None
-                requested = _requested_wait(response) if response is not None else None
+                status, requested = (response.status_code, _requested_wait(response)) if response else (None, None)
                 retried = status in RETRIED_STATUSES if status else not isinstance(error, OfflineModeIsEnabled)
                 if wait is None or not retried or time.monotonic() + (requested or 0) > deadline:
                     # Not `from error`, whose text may contain a token or a presigned URL.
@@ -115,24 +114,20 @@ class Hub:
                 time.sleep(wait)
         raise AssertionError
 
-    def info(
-        self, repo_id: str, repo_type: str, revision: str | None = None, *, expected: tuple[type[Exception], ...] = ()
-    ) -> ModelInfo | SpaceInfo:
-        """Return the `HfApi.model_info` or `space_info` of a repository; errors as in `call`."""
-        get = self.api.space_info if repo_type == "space" else self.api.model_info
-        return self.call(lambda: get(repo_id, revision=revision, timeout=TIMEOUT_SECONDS), repo_id, expected)
+    def info(self, repo_id: str, repo_type: str, revision: str | None, *expected: type[Exception]) -> Any:
+        """Return the `HfApi.repo_info` of a repository; errors as in `call`."""
+        return self.call(
+            lambda: self.api.repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=TIMEOUT_SECONDS),
+            repo_id,
+            expected,
+        )
 
     def read(self, repo_id: str, path: str, revision: str | None, repo_type: str) -> str:
-        """Return a text file of a repository, without caching it.
-
-        Raises:
-            HubError: If it can't be read.
-        """
+        """Return a text file of a repository, without caching it; errors as in `call`."""
+        url = hf_hub_url(repo_id, path, repo_type=repo_type, revision=revision, endpoint=self.api.endpoint)
 
         def get() -> str:
-            url = hf_hub_url(repo_id, path, repo_type=repo_type, revision=revision, endpoint=self.api.endpoint)
-            headers = build_hf_headers(token=self.token)
-            response = get_session().get(url, headers=headers, timeout=TIMEOUT_SECONDS)
+            response = get_session().get(url, headers=build_hf_headers(token=self.token), timeout=TIMEOUT_SECONDS)
             hf_raise_for_status(response)
             return response.content.decode(errors="replace")
 

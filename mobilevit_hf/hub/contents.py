@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from huggingface_hub import get_token
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -26,7 +25,7 @@ from .metadata import IMAGES, PUBLISHED_FILES, CardOptions, collect_metadata, fi
 CARD, CONFIG, PROCESSOR = "README.md", "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 EVAL_RESULTS = ".eval_results"
 # Suffixes of the files of exported models, by folder.
 EXPORTS = {
@@ -99,8 +98,7 @@ def gather(folder: Path, repo_id: str, card_options: CardOptions) -> Contents:
         raise ValueError(f"{folder}: got no {CONFIG}, expected a model. Pass an output folder of `mobilevit train`.")
     files: dict[str, Path | bytes] = {name: folder / name for name in _select_files(folder, card_options)}
     problems = [f"{name} is a link out of the folder" for name in files if _leads_out(folder, name)]
-    if problems:
-        raise ValueError(_refusal(folder, problems))
+    _raise_problems(folder, problems)
     problems += [*_check_configs(folder, files), *_check_weights(folder)]
     if not problems:
         problems += _check_exports(folder)
@@ -110,14 +108,14 @@ def gather(folder: Path, repo_id: str, card_options: CardOptions) -> Contents:
         except ValueError as error:
             problems.append(str(error))
     contents = Contents(dict(sorted(files.items())), _left_out(folder, files))
-    problems += _check_texts(folder, contents)
-    if problems:
-        raise ValueError(_refusal(folder, problems))
+    _raise_problems(folder, [*problems, *_check_texts(folder, contents)])
     return contents
 
 
-def _refusal(folder: Path, problems: list[str]) -> str:
-    return f"{folder} can't be published: {'; '.join(problem.rstrip('.') for problem in problems)}."
+def _raise_problems(folder: Path, problems: list[str]) -> None:
+    if problems:
+        reasons = "; ".join(problem.rstrip(".") for problem in problems)
+        raise ValueError(f"{folder} can't be published: {reasons}.")
 
 
 def _select_files(folder: Path, card_options: CardOptions) -> Iterator[str]:
@@ -186,7 +184,7 @@ def _check_weights(folder: Path) -> Iterator[str]:
     """Yield the problems of the weights, reading one tensor at a time."""
     names = [name for name in weight_files(folder) if name != INDEX]
     if missing := [name for name in names if not (folder / name).is_file()]:
-        if any(path for pattern in PICKLED for path in folder.glob(pattern)):
+        if any(path.suffix in PICKLED for path in folder.iterdir()):
             yield f"its weights are pickled, which is unsafe to load: mobilevit convert {folder} OUT"
         else:
             yield f"{', '.join(missing)} is missing"
@@ -196,7 +194,7 @@ def _check_weights(folder: Path) -> Iterator[str]:
     for name in names:
         try:
             with safe_open(folder / name, framework="pt") as tensors:
-                bad = [key for key in tensors.keys() if not _is_finite(tensors.get_tensor(key))]  # noqa: SIM118
+                bad = [key for key in tensors.keys() if not tensors.get_tensor(key).float().isfinite().all()]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             yield f"{name} is not a valid safetensors file ({error})"
             continue
@@ -214,10 +212,6 @@ def _check_exports(folder: Path) -> Iterator[str]:
     weights = weights_hash(load_model(task, str(folder), {"trust_remote_code": False})[0])
     if outdated := [record.file for record in records if record.weights != weights]:
         yield f"{', '.join(outdated)} was exported from other weights: remove it, or run mobilevit export again"
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())
 
 
 def _check_texts(folder: Path, contents: Contents) -> Iterator[str]:

@@ -1,19 +1,21 @@
 """Metadata of a model: training, evaluation and export records, the model's files, and what the author adds."""
 
-import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import get_local_safetensors_metadata
+from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
 from ..io import read_json
 from ..records import (
     EXPORT_FILE,
     RESULTS_FILE,
     TRAINING_FILE,
+    DatasetRecord,
     ExportRecord,
     Number,
     ResultsRecord,
@@ -126,6 +128,11 @@ class ModelMetadata:
     exports: tuple[ExportRecord, ...] = ()
     figures: tuple[str, ...] = ()
 
+    @property
+    def data(self) -> DatasetRecord | None:
+        """Training dataset."""
+        return self.training.data if self.training else None
+
 
 def collect_metadata(folder: Path, options: CardOptions) -> ModelMetadata:
     """Collect the metadata of the model in a folder.
@@ -162,7 +169,7 @@ def collect_metadata(folder: Path, options: CardOptions) -> ModelMetadata:
         training=training,
         evaluations=tuple(_read_evaluations(folder, training)),
         threshold=config.get("recommended_threshold"),
-        exports=tuple(_read_exports(folder)),
+        exports=_read_exports(folder),
         figures=tuple(name for name in figures if (folder / name).is_file()),
     )
 
@@ -186,46 +193,38 @@ def read_weights(folder: Path) -> tuple[int, int, str]:
     Raises:
         ValueError: If there are no weights or a file is invalid.
     """
-    counts: dict[str, int] = {}
-    single = folder / "model.safetensors"
-    files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder}: got no model.safetensors. Save the model with save_pretrained.")
-    for path in files:
-        try:
-            with safe_open(path, "np") as weights:
-                for name in weights.keys():  # noqa: SIM118 (not a dict)
-                    if not name.endswith(BUFFERS):
-                        tensor = weights.get_slice(name)
-                        dtype = tensor.get_dtype()
-                        counts[dtype] = counts.get(dtype, 0) + math.prod(tensor.get_shape())
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: not a valid safetensors file ({error}). Save the model again.") from error
+    try:
+        files = get_local_safetensors_metadata(folder).files_metadata
+    except NotASafetensorsRepoError as error:
+        raise ValueError(f"{folder}: got no model.safetensors. Save the model with save_pretrained.") from error
+    except (OSError, SafetensorsParsingError) as error:
+        raise ValueError(f"{folder}: not a valid safetensors file ({error}). Save the model again.") from error
+    counts: Counter[str] = Counter()
+    for file in files.values():
+        for name, tensor in file.tensors.items():
+            if not name.endswith(BUFFERS):
+                counts[tensor.dtype] += tensor.parameter_count
     dtype = max(counts, key=counts.__getitem__)
-    return sum(counts.values()), sum(path.stat().st_size for path in files), DTYPES.get(dtype, dtype.lower())
+    return counts.total(), sum((folder / name).stat().st_size for name in files), DTYPES.get(dtype, dtype.lower())
 
 
 def _image_size(preprocessor: Mapping[str, Any]) -> int | None:
-    for name in ("crop_size", "size"):
-        size = preprocessor.get(name)
-        if isinstance(size, dict) and "height" in size:
-            return size["height"]
-    return None
+    sizes = (preprocessor.get(name) for name in ("crop_size", "size"))
+    return next((size["height"] for size in sizes if isinstance(size, dict) and "height" in size), None)
 
 
 def _read_evaluations(folder: Path, training: TrainingRecord | None) -> Iterator[Evaluation]:
     path = folder / RESULTS_FILE
     results = read_record(path, ResultsRecord)
     if results and results.metrics:
-        speed = results.images_per_second
-        yield _evaluation(path, vars(results), training.data.name if training else None, images_per_second=speed)
+        yield _evaluation(path, vars(results), training.data.name if training else None, results.images_per_second)
     for path in sorted(folder.glob(EVALUATIONS)):
         values = read_json(path)
         name = re.sub(r"(?<=..):.*", "", values.get("data") or "")  # without a configuration's name
         yield _evaluation(path, values, public_name(Path(name)) if name else None)
 
 
-def _evaluation(path: Path, values: Mapping[str, Any], dataset: str | None, **more: Any) -> Evaluation:
+def _evaluation(path: Path, values: Mapping[str, Any], dataset: str | None, speed: float | None = None) -> Evaluation:
     names = ("split", "num_images", "metrics")
     if missing := [name for name in names if values.get(name) is None]:
         raise ValueError(
@@ -237,17 +236,15 @@ def _evaluation(path: Path, values: Mapping[str, Any], dataset: str | None, **mo
         **{name: values[name] for name in names},
         intervals=values.get("intervals") or {},
         threshold=values.get("best_threshold"),
-        **more,
+        images_per_second=speed,
     )
 
 
-def _read_exports(folder: Path) -> Iterator[ExportRecord]:
-    """Yield the exported models, each once, with their file names only."""
-    seen = set()
-    for path in (path for pattern in (EXPORT_FILE, f"*/{EXPORT_FILE}") for path in sorted(folder.glob(pattern))):
+def _read_exports(folder: Path) -> tuple[ExportRecord, ...]:
+    """Return the exported models, each once, with their file names only."""
+    exports = {}
+    for path in (folder / EXPORT_FILE, *sorted(folder.glob(f"*/{EXPORT_FILE}"))):
         for record in read_export_records(path):
             record.file = Path(record.file).name  # `mobilevit export --out` records paths of this machine
-            key = (record.backend, record.dtype, record.quantization, record.file)
-            if key not in seen:
-                seen.add(key)
-                yield record
+            exports.setdefault((record.backend, record.dtype, record.quantization, record.file), record)
+    return tuple(exports.values())

@@ -1,11 +1,11 @@
 """Publish a model folder to a Hub repository in one commit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelInfo, SpaceInfo, constants
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, constants
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -25,19 +25,19 @@ class Publication:
 
     Attributes:
         url: URL of the repository.
-        commit: Commit hash; None if nothing changed, or for a dry run.
         files: Sizes of the published files in bytes, by path.
-        deleted: Paths of obsolete files that the commit deleted.
         left_out: Names in the folder that are not published.
         card: Model card.
+        commit: Commit hash; None if nothing changed, or for a dry run.
+        deleted: Paths of obsolete files that the commit deleted.
     """
 
     url: str
-    commit: str | None
     files: dict[str, int]
-    deleted: tuple[str, ...]
     left_out: tuple[str, ...]
     card: str
+    commit: str | None = None
+    deleted: tuple[str, ...] = ()
 
 
 def publish(
@@ -75,21 +75,20 @@ def publish(
     validate_repo_id(repo_id)
     folder, card_options = Path(folder), card_options or CardOptions()
     if dry_run:
-        return make_publication(gather(folder, repo_id, card_options), page_url(repo_id), None, ())
+        return make_publication(gather(folder, repo_id, card_options), page_url(repo_id))
     if "/" not in repo_id:
         repo_id = Hub(token, log).resolve_repo_id(repo_id)
     contents = gather(folder, repo_id, card_options)  # errors in the folder before errors of the Hub
     hub = Hub(token, log)
     hub.resolve_repo_id(repo_id)
-    target = ModelTarget(hub, repo_id, revision or constants.DEFAULT_REVISION, overwrite_card)
-    target.prepare(private)
-    commit, deleted = target.update(contents)
-    return make_publication(contents, target.url, commit, deleted)
+    return ModelTarget(hub, repo_id, revision, overwrite_card).publish(contents, private)
 
 
-def make_publication(contents: Contents, url: str, commit: str | None, deleted: tuple[str, ...]) -> Publication:
+def make_publication(
+    contents: Contents, url: str, commit: str | None = None, deleted: Sequence[str] = ()
+) -> Publication:
     """Return the `Publication` of a repository's contents."""
-    return Publication(url, commit, contents.sizes, deleted, contents.left_out, contents.card)
+    return Publication(url, contents.sizes, contents.left_out, contents.card, commit, tuple(deleted))
 
 
 def page_url(repo_id: str, repo_type: str = "model") -> str:
@@ -112,30 +111,20 @@ def check_access(
     validate_repo_id(repo_id)
     hub = Hub(token, log)
     repo_id = hub.resolve_repo_id(repo_id)
-    ModelTarget(hub, repo_id, constants.DEFAULT_REVISION).exists(private)
+    ModelTarget(hub, repo_id).exists(private)
     return repo_id
 
 
 class Target:
-    """A branch of a Hub repository. Subclasses select what may be replaced.
-
-    Args:
-        hub: Hub client.
-        repo_id: Full repository id.
-        branch: Branch.
-
-    Attributes:
-        repo_type: Repository type of huggingface_hub.
-        space_sdk: SDK of a new Space, None for a model.
-        message: Commit message.
-    """
+    """A branch of a Hub repository, by default main. Subclasses select the files to upload and to delete."""
 
     repo_type: str
-    space_sdk: str | None
+    space_sdk: str | None = None
     message: str
 
-    def __init__(self, hub: Hub, repo_id: str, branch: str) -> None:
-        self.hub, self.repo_id, self.branch = hub, repo_id, branch
+    def __init__(self, hub: Hub, repo_id: str, branch: str | None = None) -> None:
+        self.hub, self.repo_id, self.branch = hub, repo_id, branch or constants.DEFAULT_REVISION
+        self.url = page_url(repo_id, self.repo_type)
 
     def select(self, contents: Contents, existing: Iterable[str]) -> list[str]:
         """Return the files to upload, given the files in the branch."""
@@ -145,11 +134,6 @@ class Target:
         """Return the files to delete from the branch; called after `select`."""
         raise NotImplementedError
 
-    @property
-    def url(self) -> str:
-        """URL of the repository."""
-        return page_url(self.repo_id, self.repo_type)
-
     def exists(self, private: bool | None) -> bool:
         """Return whether the repository exists.
 
@@ -157,7 +141,7 @@ class Target:
             ValueError: If it is public despite `private`.
         """
         try:
-            info = self._info(None, RepositoryNotFoundError)
+            info = self.hub.info(self.repo_id, self.repo_type, None, RepositoryNotFoundError)
         except RepositoryNotFoundError:
             return False
         if private and not info.private:
@@ -167,74 +151,63 @@ class Target:
             )
         return True
 
-    def prepare(self, private: bool | None) -> None:
-        """Create the repository and the branch if they do not exist.
+    def publish(self, contents: Contents, private: bool | None) -> Publication:
+        """Commit the contents to the branch; a missing repository or branch is created.
+
+        Retried if another commit arrives at the same time.
 
         Raises:
             ValueError: If the repository is public despite `private`.
-            HubError: If they can't be created.
+            HubError: If a request fails.
         """
-        api, kind = self.hub.api, self.repo_type
-        if not self.exists(private):
-            sdk = self.space_sdk
-            self._call(
-                lambda: api.create_repo(self.repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk)
-            )
-        try:
-            self._info(self.branch, RevisionNotFoundError)
-        except RevisionNotFoundError:
-            self._call(lambda: api.create_branch(self.repo_id, branch=self.branch, exist_ok=True, repo_type=kind))
-
-    def update(self, contents: Contents) -> tuple[str | None, tuple[str, ...]]:
-        """Commit the contents to the branch, with a retry if another commit arrives at the same time.
-
-        Returns:
-            Commit hash, None if nothing changed; paths of the deleted files.
-
-        Raises:
-            HubError: If the commit fails.
-        """
-        conflict: HubError | None = None
-        for _ in range(MAX_CONFLICTS):
-            info = self._info(self.branch)
+        self._create(private)
+        for attempt in range(MAX_CONFLICTS):
+            info = self.hub.info(self.repo_id, self.repo_type, self.branch)
             self.sha, existing = info.sha, {file.rfilename for file in info.siblings or []}
             selected, obsolete = self.select(contents, existing), self.obsolete(contents, existing)
             try:
-                commit = self._call(lambda names=selected, gone=obsolete: self._commit(contents, names, gone))
+                commit = self._commit(contents, selected, obsolete)
             except HubError as error:
                 # Another commit, or this one if its response was lost: then the next commit has no changes.
-                if error.status not in CONFLICT_STATUSES:
+                if error.status not in CONFLICT_STATUSES or attempt == MAX_CONFLICTS - 1:
                     raise
-                conflict = error
-                continue
-            changed = conflict is not None or commit.oid != self.sha  # without changes create_commit returns the head
-            return commit.oid if changed else None, tuple(obsolete)
-        raise conflict or AssertionError
+            else:
+                changed = attempt > 0 or commit.oid != self.sha  # without changes create_commit returns the head
+                return make_publication(contents, self.url, commit.oid if changed else None, obsolete)
+        raise AssertionError
 
     def read(self, name: str) -> str:
         """Return a text file of the branch."""
         return self.hub.read(self.repo_id, name, self.sha, self.repo_type)
 
-    def _commit(self, contents: Contents, names: list[str], obsolete: list[str]) -> Any:
+    def _create(self, private: bool | None) -> None:
+        api, name, kind, sdk = self.hub.api, self.repo_id, self.repo_type, self.space_sdk
+        if not self.exists(private):
+            self.hub.call(
+                lambda: api.create_repo(name, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk), name
+            )
+        try:
+            self.hub.info(name, kind, self.branch, RevisionNotFoundError)
+        except RevisionNotFoundError:
+            self.hub.call(lambda: api.create_branch(name, branch=self.branch, exist_ok=True, repo_type=kind), name)
+
+    def _commit(self, contents: Contents, names: list[str], obsolete: list[str]) -> CommitInfo:
         """Create a commit; huggingface_hub leaves out unchanged files."""
-        operations = [
-            *(CommitOperationDelete(name) for name in obsolete),
-            *(CommitOperationAdd(name, contents.files[name]) for name in names),
-        ]
-        return self.hub.api.create_commit(
-            self.repo_id,
-            operations,
-            repo_type=self.repo_type,
-            commit_message=self.message,
-            revision=self.branch,
-            parent_commit=self.sha,
-        )
 
-    def _info(self, revision: str | None, *expected: type[Exception]) -> ModelInfo | SpaceInfo:
-        return self.hub.info(self.repo_id, self.repo_type, revision, expected=expected)
+        def create_commit() -> CommitInfo:
+            return self.hub.api.create_commit(
+                self.repo_id,
+                [
+                    *(CommitOperationDelete(name) for name in obsolete),
+                    *(CommitOperationAdd(name, contents.files[name]) for name in names),
+                ],
+                repo_type=self.repo_type,
+                commit_message=self.message,
+                revision=self.branch,
+                parent_commit=self.sha,
+            )
 
-    def _call(self, request: Callable[[], Any]) -> Any:
-        return self.hub.call(request, self.repo_id)
+        return self.hub.call(create_commit, self.repo_id)
 
 
 class ModelTarget(Target):
@@ -245,9 +218,9 @@ class ModelTarget(Target):
         overwrite_card: Overwrite a handwritten card.
     """
 
-    repo_type, space_sdk, message = "model", None, "Publish the model"
+    repo_type, message = "model", "Publish the model"
 
-    def __init__(self, hub: Hub, repo_id: str, branch: str, overwrite_card: bool = False) -> None:
+    def __init__(self, hub: Hub, repo_id: str, branch: str | None = None, overwrite_card: bool = False) -> None:
         super().__init__(hub, repo_id, branch)
         self.overwrite_card = overwrite_card
 

@@ -18,11 +18,8 @@ APP, REQUIREMENTS = "app.py", "requirements.txt"
 MARKER = CARD_MARKER.removeprefix("<!-- ").removesuffix(" -->")
 # Text below the metadata of the README that the Hub creates in a new Space.
 HUB_README = "Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference"
-PACKAGE, DISTRIBUTION = Path(__file__).parents[1], "mobilevit-hf"
+PACKAGE = Path(__file__).parents[1]
 SOURCES = (".py", ".pyi", ".jinja")
-# Version of Gradio if it is not installed.
-GRADIO = "6.31.0"
-PYTHON = "3.12"
 
 
 def publish_space(
@@ -50,32 +47,26 @@ def publish_space(
     """
     validate_repo_id(space_id)
     if dry_run:
-        return make_publication(make_space(space_id, repo_id), page_url(space_id, SpaceTarget.repo_type), None, ())
+        return make_publication(make_space(space_id, repo_id), page_url(space_id, SpaceTarget.repo_type))
     hub = Hub(token, log)
     space_id, repo_id = hub.resolve_repo_id(space_id), repo_id if "/" in repo_id else hub.resolve_repo_id(repo_id)
-    contents = make_space(space_id, repo_id)
-    target = SpaceTarget(hub, space_id, constants.DEFAULT_REVISION)
-    target.prepare(private)
-    commit, deleted = target.update(contents)
-    return make_publication(contents, target.url, commit, deleted)
+    return SpaceTarget(hub, space_id).publish(make_space(space_id, repo_id), private)
 
 
 def make_space(space_id: str, repo_id: str) -> Contents:
     """Return the contents of a Space for a model."""
-    paths = sorted(path for path in PACKAGE.rglob("*") if path.suffix in SOURCES)
-    names = {path: path.relative_to(PACKAGE.parent) for path in paths}
-    source = {name.as_posix(): path for path, name in names.items() if name.parts[1] != "assets"}
     app = f"# {MARKER}\nfrom mobilevit_hf.demo import build_app, launch\n\n"
     app += f"launch(build_app([{json.dumps(repo_id)}], fixed=True))\n"
-    dependencies = [line for line in distribution(DISTRIBUTION).requires or [] if "extra ==" not in line]
+    package = distribution("mobilevit-hf")
+    dependencies = [line for line in package.requires or [] if "extra ==" not in line]
     requirements = "\n".join([f"# {MARKER}", *dependencies, f"gradio=={_gradio_version()}", ""])
-    license_text = distribution(DISTRIBUTION).read_text("licenses/LICENSE") or ""
+    source = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*"))}
     files: dict[str, Path | bytes] = {
         CARD: _make_readme(space_id, repo_id).encode(),
         APP: app.encode(),
         REQUIREMENTS: requirements.encode(),
-        f"{PACKAGE.name}/LICENSE": license_text.encode(),
-        **source,
+        f"{PACKAGE.name}/LICENSE": (package.read_text("licenses/LICENSE") or "").encode(),
+        **{name: path for name, path in source.items() if path.suffix in SOURCES},
     }
     return Contents(files, ())
 
@@ -87,7 +78,7 @@ def _make_readme(space_id: str, repo_id: str) -> str:
         emoji="🔎",
         sdk="gradio",
         sdk_version=_gradio_version(),
-        python_version=PYTHON,
+        python_version="3.12",
         app_file=APP,
         models=[repo_id],
         license="apache-2.0",
@@ -100,7 +91,7 @@ def _gradio_version() -> str:
     try:
         return version("gradio")
     except PackageNotFoundError:
-        return GRADIO
+        return "6.31.0"
 
 
 class SpaceTarget(Target):

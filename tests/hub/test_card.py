@@ -169,7 +169,7 @@ def test_headline_uses_the_test_split(tmp_path):
     change_json(folder / "evaluation-test.json", data="user/others")  # another dataset
     metadata = collect_metadata(folder, CardOptions(datasets=("user/clothing",)))
     assert yaml.safe_load(render_eval_results(metadata)["clothing.yaml"])[0]["value"] == 0.92375
-    assert "also selected the weights" not in text  # only the validation split did
+    assert "selected on the validation split" not in text  # only the validation split did
 
 
 def test_threshold_is_quoted_with_the_split_it_was_selected_on(tmp_path):
@@ -239,7 +239,7 @@ def test_special_characters_in_class_names_are_escaped(index, tmp_path):
     (cells,) = [row for row in cells if len(row) == 6 and row[0] != "dress"]
     assert unescape(cells[0]) == shown
     assert "<script" not in page
-    assert f"Few training images: {shown} (3)." in unescape(page)
+    assert f"Classes with few training images: {shown} (3)." in unescape(page)
     assert f"2 classes: dress and {shown}." in unescape(page)
 
 
