@@ -25,15 +25,9 @@ def library_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 
 def describe_hardware(device: "str | torch.device" = "cpu", *, num_processes: int = 1) -> dict[str, Any]:
-    """Return a description of the hardware.
+    """Return the hardware that `num_processes` processes use for a model on a device.
 
-    Args:
-        device: Device that the model runs on.
-        num_processes: Number of processes that share the work.
-
-    Returns:
-        Device type, processor name and number of cores; GPU name or number of CPU threads; number of processes and
-        operating system.
+    The keys are `device` (its type), `cpu`, `cores`, `gpu` or, on a CPU, `threads`, `processes` and `system`.
     """
     import torch
 

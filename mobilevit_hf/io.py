@@ -34,12 +34,7 @@ def atomic_folder(folder: Path) -> Generator[Path, None, None]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file atomically.
-
-    Args:
-        path: File in an existing folder.
-        write: Function that writes to the open file.
-    """
+    """Write a file in an existing folder atomically, with a function that writes to the open file."""
     with atomic_folder(path.parent) as temporary, (temporary / path.name).open("wb") as file:
         write(file)
 
@@ -58,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: can't be read ({error}). Remove or fix it.") from error
     if not isinstance(values, dict):

@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT_MODEL = "apple/mobilevit-xx-small"
+DEFAULT_THRESHOLD = 0.5  # score threshold of transformers' object-detection pipeline
 HUB_TIMEOUT_SECONDS = 10
-
-# Score threshold of transformers' object-detection pipeline.
-DEFAULT_THRESHOLD = 0.5
 
 
 def builtin_models() -> list[str]:
@@ -59,15 +57,10 @@ def resolve_model(name: str, *, folder: str | None = None) -> Path:
 
 
 def read_task(name: str, folder: Path, allowed: Iterable[TaskName] = TRAINABLE_TASKS) -> Task:
-    """Return the task of the checkpoint in a folder.
-
-    Args:
-        name: Name of the checkpoint in error messages.
-        folder: Directory with `config.json`.
-        allowed: Tasks that the caller supports.
+    """Return the task of the checkpoint in a folder; `name` stands for it in error messages.
 
     Raises:
-        ValueError: If the checkpoint is for another task or its configuration is invalid.
+        ValueError: If the checkpoint is for a task that is not allowed or its configuration is invalid.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -90,48 +83,40 @@ def has_weights(folder: Path) -> bool:
 
 
 def _from_hub(name: str, folder: str | None) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import constants, errors
 
     no_builtin = f"no built-in model of this name ({', '.join(builtin_models())})"
     offline = constants.HF_HUB_OFFLINE or not is_hub_reachable()
     try:
         return _download(name, folder, local_files_only=offline)
-    except HFValidationError:
+    except errors.HFValidationError:
         reason = f"There is no directory {name}, {no_builtin}, and it can't be a Hub id (user/name). Check the name."
-    except GatedRepoError:
+    except errors.GatedRepoError:
         reason = f"{name} is gated. Request access on its page, then sign in: hf auth login"
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         reason = (
             f"There is no directory {name}, {no_builtin} and no such repository on the Hub. "
             "If it is private, sign in: hf auth login"
         )
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         reason = (
             f"{name} is not in the local cache and the Hub can't be reached. "
             f"Check the connection, or pass a local directory or a built-in model ({', '.join(builtin_models())})."
         )
-    except (HTTPError, json.JSONDecodeError) as error:  # an error status, a broken connection or a proxy's page
-        why = f"HTTP {error.response.status_code}" if isinstance(error, HfHubHTTPError) else str(error).rstrip(".")
+    except (errors.HTTPError, json.JSONDecodeError) as error:  # error status, broken connection or a proxy's page
+        is_status = isinstance(error, errors.HfHubHTTPError)
+        why = f"HTTP {error.response.status_code}" if is_status else str(error).rstrip(".")
         reason = f"{name} can't be downloaded from the Hub ({why}). Try again later, or pass a local directory."
     raise ValueError(reason)
 
 
 def is_hub_reachable() -> bool:
     """Return whether the Hub is reachable. The client's own retries would take half a minute."""
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub import constants, errors, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS)
-    except (HTTPError, OSError):
+    except (errors.HTTPError, OSError):
         return False
     return True
 
@@ -139,9 +124,9 @@ def is_hub_reachable() -> bool:
 def _download(name: str, subfolder: str | None, *, local_files_only: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors"]
     fetch = partial(snapshot_download, name, local_files_only=local_files_only)
-    folder = Path(fetch(allow_patterns=patterns, ignore_patterns=["*/*"]))  # * in a pattern matches / too
+    # * in a pattern matches / too.
+    folder = Path(fetch(allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["*/*"]))
     if subfolder:
         fetch(allow_patterns=[f"{subfolder}/*"])
     if not list(folder.glob("*.safetensors")):  # older repositories; loaded with weights_only=True

@@ -25,11 +25,7 @@ T_SHIRT = (
 
 
 def draw_smear(seed: int = 2) -> Image.Image:
-    """Draw a blood smear under a microscope, 640 x 480 RGB, with 18 red and 2 white cells.
-
-    Args:
-        seed: Random seed of positions and shapes.
-    """
+    """Draw a blood smear under a microscope, 640 x 480 RGB, with 18 red and 2 white cells at random positions."""
     generator = random.Random(seed)
     smear = Image.new("RGB", (640, 480), GLASS)
     for row in range(4):
@@ -38,15 +34,14 @@ def draw_smear(seed: int = 2) -> Image.Image:
                 continue
             x, y = 64 + 128 * column + generator.uniform(-14, 14), 60 + 120 * row + generator.uniform(-8, 8)
             radius = generator.uniform(40, 50)
-            _draw_red_cell(smear, (x, y, radius, radius * generator.uniform(0.9, 1.1)))
+            _draw_red_cell(smear, x, y, radius, radius * generator.uniform(0.9, 1.1))
     for x, y in ((196, 184), (450, 302)):
         _draw_white_cell(smear, x, y, generator)
     return smear.filter(ImageFilter.GaussianBlur(0.8))
 
 
-def _draw_red_cell(smear: Image.Image, ellipse: Ellipse) -> None:
+def _draw_red_cell(smear: Image.Image, x: float, y: float, width: float, height: float) -> None:
     """Draw a disc with a dark rim and a pale center."""
-    x, y, width, height = ellipse
     _blend(smear, [(x, y, width, height)], RED, 0.85, blur=1.5)
     _blend(smear, [(x, y, width * 0.86, height * 0.86)], PALE, 0.25, blur=8)
     _blend(smear, [(x, y, width * 0.45, height * 0.45)], PALE, 0.8, blur=7)
@@ -65,9 +60,10 @@ def _blend(image: Image.Image, ellipses: Sequence[Ellipse], color: Color, alpha:
     """Blend ellipses of one color into an image, in place."""
     margin = round(4 * blur) + 1
     edges = [(x - width, y - height, x + width, y + height) for x, y, width, height in ellipses]
-    left, top = (max(0, int(min(edge[i] for edge in edges)) - margin) for i in (0, 1))
-    right = min(image.width, int(max(edge[2] for edge in edges)) + margin)
-    bottom = min(image.height, int(max(edge[3] for edge in edges)) + margin)
+    lefts, tops, rights, bottoms = zip(*edges, strict=True)
+    left, top = max(0, int(min(lefts)) - margin), max(0, int(min(tops)) - margin)
+    right = min(image.width, int(max(rights)) + margin)
+    bottom = min(image.height, int(max(bottoms)) + margin)
     size = (right - left, bottom - top)
     mask = Image.new("L", (size[0] * OVERSAMPLING, size[1] * OVERSAMPLING))
     canvas = ImageDraw.Draw(mask)
@@ -79,11 +75,7 @@ def _blend(image: Image.Image, ellipses: Sequence[Ellipse], color: Color, alpha:
 
 
 def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
-    """Draw a T-shirt on a white background, 480 x 480 RGB, like a product photo.
-
-    Args:
-        color: Color of the fabric (R, G, B), 0..255.
-    """
+    """Draw a T-shirt of a color (R, G, B), 0..255, on a white background, 480 x 480 RGB, like a product photo."""
     outline = [*T_SHIRT, *((1 - x, y) for x, y in reversed(T_SHIRT))]
     side = 480 * OVERSAMPLING
     mask = Image.new("L", (side, side))
@@ -103,21 +95,13 @@ def draw_t_shirt(color: Color = FABRIC) -> Image.Image:
 
 
 # By name of the built-in model.
-SAMPLES: dict[str, Callable[[], Image.Image]] = {
-    "blood-cells": draw_smear,
-    "garments": draw_t_shirt,
-}
+SAMPLES: dict[str, Callable[[], Image.Image]] = {"blood-cells": draw_smear, "garments": draw_t_shirt}
 
 
 def write_sample(model: str, folder: Path) -> Path:
-    """Draw the sample image of a built-in model and save it as a PNG file named after the model.
+    """Save the sample image of a built-in model (a key of `SAMPLES`) as `{model}.png`; return the path.
 
-    Args:
-        model: Key of `SAMPLES`.
-        folder: Folder, created if necessary.
-
-    Returns:
-        The path of the file.
+    The folder is created if necessary.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{model}.png"

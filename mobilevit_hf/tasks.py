@@ -1,6 +1,6 @@
 """The table of tasks: pipeline name, model, image processor, outputs, metrics and label format of each."""
 
-import importlib
+import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -11,29 +11,16 @@ TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 
 @dataclass(frozen=True)
 class Task:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: Task of `transformers.pipeline`.
-        title: Name in messages, such as "image classifier".
-        head: Suffix of the class names of transformers models for the task.
-        model: MobileViT class, as `module:name` within `mobilevit_hf.modeling`; its name is the saved architecture.
-        output: Class of the model's output, as `module:name`.
-        outputs: Tensors of the output that an exported model returns, in order.
-        labels: Label format of a sample: "class", "boxes", "mask", or None.
-        metrics: Reported metrics, which can select the best weights; the first is the headline metric.
-        trainable: Whether `mobilevit train`, `evaluate` and `predict` support it.
-    """
-
-    name: TaskName
-    title: str
-    head: str
-    model: str
-    output: str
-    outputs: tuple[str, ...]
-    labels: Literal["class", "boxes", "mask"] | None = None
-    metrics: tuple[str, ...] = ()
-    trainable: bool = False
+    name: TaskName  # task of `transformers.pipeline`
+    title: str  # name of a model in messages
+    head: str  # suffix of the class names of transformers models for the task
+    model: str  # MobileViT class, as `module:name`
+    output: str  # class of its output, as `module:name`
+    outputs: tuple[str, ...]  # tensors of the output that an exported model returns, in order
+    labels: Literal["class", "boxes", "mask"] | None = None  # label format of a sample
+    metrics: tuple[str, ...] = ()  # reported, and possible choices for selecting the best weights; headline first
 
     @property
     def architecture(self) -> str:
@@ -48,23 +35,17 @@ class Task:
     @property
     def model_class(self) -> type[Any]:
         """MobileViT class for the task."""
-        return _load(f"{__package__}.modeling.{self.model}")
+        return pkgutil.resolve_name(self.model)
 
     @property
     def output_class(self) -> type[Any]:
         """Class of the model's output."""
-        module = self.output if self.output.startswith("transformers.") else f"{__package__}.modeling.{self.output}"
-        return _load(module)
+        return pkgutil.resolve_name(self.output)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric in reports and model cards.
-
-    Attributes:
-        title: Title in tables.
-        hub_type: Metric type in the Hub's model index.
-    """
+    """Title of a metric in tables, and its type in the Hub's model index."""
 
     title: str
     hub_type: str
@@ -77,29 +58,27 @@ TASKS: dict[TaskName, Task] = {
             name="image-classification",
             title="image classifier",
             head="ForImageClassification",
-            model="modeling_mobilevit:MobileViTForImageClassification",
+            model="mobilevit_hf.modeling.modeling_mobilevit:MobileViTForImageClassification",
             output="transformers.modeling_outputs:ImageClassifierOutput",
             outputs=("logits",),
             labels="class",
             metrics=("accuracy", "macro_f1", "top_5_accuracy"),
-            trainable=True,
         ),
         Task(
             name="object-detection",
             title="object detector",
             head="ForObjectDetection",
-            model="modeling_mobilevit_ssdlite:MobileViTSSDLiteForObjectDetection",
-            output="modeling_mobilevit_ssdlite:MobileViTSSDLiteObjectDetectionOutput",
+            model="mobilevit_hf.modeling.modeling_mobilevit_ssdlite:MobileViTSSDLiteForObjectDetection",
+            output="mobilevit_hf.modeling.modeling_mobilevit_ssdlite:MobileViTSSDLiteObjectDetectionOutput",
             outputs=("logits", "pred_boxes"),
             labels="boxes",
             metrics=("map", "map_50", "map_75"),
-            trainable=True,
         ),
         Task(
             name="image-segmentation",
             title="semantic segmentation model",
             head="ForSemanticSegmentation",
-            model="modeling_mobilevit:MobileViTForSemanticSegmentation",
+            model="mobilevit_hf.modeling.modeling_mobilevit:MobileViTForSemanticSegmentation",
             output="transformers.modeling_outputs:SemanticSegmenterOutput",
             outputs=("logits",),
             labels="mask",
@@ -109,14 +88,14 @@ TASKS: dict[TaskName, Task] = {
             name="image-feature-extraction",
             title="backbone",
             head="Model",
-            model="modeling_mobilevit:MobileViTModel",
+            model="mobilevit_hf.modeling.modeling_mobilevit:MobileViTModel",
             output="transformers.modeling_outputs:BaseModelOutputWithPoolingAndNoAttention",
             outputs=("last_hidden_state", "pooler_output"),
         ),
     )
 }
 EXPORTABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection", "image-segmentation")
-TRAINABLE_TASKS: tuple[TaskName, ...] = tuple(task.name for task in TASKS.values() if task.trainable)
+TRAINABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection")
 
 # In the order of the rows in tables.
 METRICS: dict[str, Metric] = {
@@ -140,15 +119,10 @@ def task_of_architecture(architecture: str | None) -> Task | None:
 
 
 def find_task(config: Mapping[str, Any] | Any, source: str, allowed: Iterable[TaskName] = TASK_NAMES) -> Task:
-    """Return the task of a checkpoint.
-
-    Args:
-        config: Content of `config.json`, or a `PreTrainedConfig`.
-        source: Name of the checkpoint in the error message.
-        allowed: Tasks that the caller supports.
+    """Return the task of a checkpoint from its `PreTrainedConfig` or the content of its `config.json`.
 
     Raises:
-        ValueError: If the checkpoint is for another task.
+        ValueError: If the task is not allowed. `source` names the checkpoint in the message.
     """
     names = config.get("architectures") if isinstance(config, Mapping) else getattr(config, "architectures", None)
     architecture = next(iter(names or []), None)
@@ -160,8 +134,3 @@ def find_task(config: Mapping[str, Any] | Any, source: str, allowed: Iterable[Ta
             "Pass another model."
         )
     return task
-
-
-def _load(path: str) -> type[Any]:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)

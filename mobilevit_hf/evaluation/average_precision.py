@@ -20,7 +20,6 @@ class ClassMatches:
     """Matches of the n detections and m objects of one class on all images.
 
     Attributes:
-        label: Class index.
         images: (n,) image index of each detection, by descending score.
         ranks: (n,) number of detections of the class on the same image with a higher score.
         hits, ignored: (n, 5), see `Matches`.
@@ -54,17 +53,8 @@ def group_by_class(images: Sequence[Matches]) -> list[ClassMatches]:
     groups = []
     for label, start, end in zip(classes.tolist(), starts, ends, strict=True):
         detected, of_class = order[start:end], objects == label
-        groups.append(
-            ClassMatches(
-                label=label,
-                images=detection_images[detected],
-                ranks=ranks_on_image[detected],
-                hits=hits[detected],
-                ignored=ignored[detected],
-                object_images=object_images[of_class],
-                counted=counted[of_class],
-            )
-        )
+        detections = (array[detected] for array in (detection_images, ranks_on_image, hits, ignored))
+        groups.append(ClassMatches(label, *detections, object_images[of_class], counted[of_class]))
     return groups
 
 

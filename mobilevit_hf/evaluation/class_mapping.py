@@ -61,6 +61,6 @@ def _fold_name(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
 
 
-def _join(names: Sequence[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _join(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more

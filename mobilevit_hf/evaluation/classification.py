@@ -6,29 +6,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 
 from ..data.types import Sample
 from ..metrics.class_names import class_names
 from .confidence_intervals import chunk_sizes, percentile_interval
 from .inference import Prepared
 from .results import Mistake, select_worst
-from .task_metrics import TaskMetrics
+from .task_metrics import Intervals, TaskMetrics
 
 TOP = 5
 
 
 @dataclass
 class Counts:
-    """Counts of predictions.
+    """Counts of predictions, and the worst mistakes."""
 
-    Attributes:
-        pairs: Number of images by (predicted class, target class).
-        in_top: Number of images with the target among the `TOP` highest logits.
-        mistakes: Worst mistakes, see `select_worst`.
-    """
-
-    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
-    in_top: int = 0
+    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)  # images by (predicted class, target class)
+    in_top: int = 0  # images with the target among the `TOP` highest logits
     mistakes: list[Mistake] = field(default_factory=list)
 
 
@@ -43,9 +38,8 @@ class ClassificationMetrics(TaskMetrics):
         """Return the logits (B, K)."""
         return outputs.logits.float().cpu().numpy()
 
-    def update(self, predictions: np.ndarray, group: Sequence[Prepared]) -> None:
+    def update(self, logits: np.ndarray, group: Sequence[Prepared]) -> None:
         """Count the logits (B, K) of a group of images."""
-        logits = predictions
         if not np.isfinite(logits).all():
             raise ValueError(
                 "logits: got NaN or infinite values, expected finite ones. Train or download the model again."
@@ -114,9 +108,7 @@ class ClassificationMetrics(TaskMetrics):
             "per_class": {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)},
         }
 
-    def confidence_intervals(
-        self, metrics: Mapping[str, Any], resamples: int, generator: np.random.Generator
-    ) -> dict[str, tuple[float, float]]:
+    def confidence_intervals(self, metrics: Mapping[str, Any], resamples: int, generator: Generator) -> Intervals:
         """Compute the intervals of accuracy, macro F1 and top-5 accuracy.
 
         Resampling N images is sampling the counts of their (predicted, target) pairs from a multinomial distribution.

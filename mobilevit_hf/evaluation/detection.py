@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from ..data.types import Sample
@@ -15,17 +16,13 @@ from .confidence_intervals import chunk_sizes, percentile_interval
 from .inference import Prepared
 from .matcher import Matches, match, unpack
 from .results import BestThreshold, Mistake, select_worst
-from .task_metrics import TaskMetrics
+from .task_metrics import Intervals, TaskMetrics
 
 
 class DetectionMetrics(TaskMetrics):
-    """COCO's mean average precision and recall, and the best score threshold.
+    """COCO's mean average precision and recall, and the best score threshold."""
 
-    Attributes:
-        state: Sample index, sample name and matches of each image.
-    """
-
-    state: list[tuple[int, str, Matches]]
+    state: list[tuple[int, str, Matches]]  # sample index, sample name and matches of each image
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,9 +67,7 @@ class DetectionMetrics(TaskMetrics):
         """Compute the metrics of `CocoMap`."""
         return coco_statistics(self.matches, len(self.images), self.id2label)
 
-    def confidence_intervals(
-        self, metrics: Mapping[str, Any], resamples: int, generator: np.random.Generator
-    ) -> dict[str, tuple[float, float]]:
+    def confidence_intervals(self, metrics: Mapping[str, Any], resamples: int, generator: Generator) -> Intervals:
         """Compute the intervals of mAP and mAP50 by resampling the images; none without objects."""
         if metrics["map"] < 0:
             return {}
@@ -125,13 +120,8 @@ def _count_errors(index: int, name: str, matches: Matches, threshold: float) -> 
     hits, ignored = _at_iou_50(matches.hits), _at_iou_50(matches.ignored)
     num_objects = int(matches.counted[:, 0].sum())
     missed, wrong = num_objects - int(hits[detected].sum()), int((~hits & ~ignored)[detected].sum())
-    return Mistake(
-        index=index,
-        name=name,
-        target=f"{num_objects} object{'' if num_objects == 1 else 's'}",
-        prediction=f"{missed} missed, {wrong} wrong",
-        score=float(missed + wrong),
-    )
+    target = f"{num_objects} object{'' if num_objects == 1 else 's'}"
+    return Mistake(index, name, target, f"{missed} missed, {wrong} wrong", float(missed + wrong))
 
 
 def _at_iou_50(packed: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from operator import attrgetter
@@ -28,6 +28,9 @@ from .task_metrics import TaskMetrics
 BATCH_SIZE = 8
 RESAMPLES = 1000
 
+Gather = Callable[[list[Any]], list[Any]]
+Progress = Callable[[int, int | None], None]
+
 TASK_METRICS: dict[TaskName, type[TaskMetrics]] = {
     "image-classification": ClassificationMetrics,
     "object-detection": DetectionMetrics,
@@ -44,10 +47,10 @@ def evaluate_model(
     max_bad: float = 0.05,
     resamples: int = RESAMPLES,
     seed: int = 0,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
     rank: int = 0,
     num_replicas: int = 1,
-    gather: Callable[[list[Any]], list[Any]] | None = None,
+    gather: Gather | None = None,
 ) -> EvaluationResult:
     """Evaluate an image classifier or object detector.
 
@@ -71,10 +74,9 @@ def evaluate_model(
         max_bad: Maximum fraction of unreadable images.
         resamples: Number of bootstrap resamples for the confidence intervals; 0 disables them.
         seed: Random seed of the resamples.
-        progress: Callback after each batch, with the number of images done by this process, and their total number if
-            it is available.
-        rank: Index of this process.
-        num_replicas: Number of processes.
+        progress: Callback after each batch, with the number of images done by this process, and their total number,
+            None for a stream.
+        rank, num_replicas: Index of this process, and number of processes.
         gather: Function that concatenates the lists of all processes in every process, such as
             `accelerate.utils.gather_object`. The items can be pickled.
 
@@ -92,11 +94,9 @@ def evaluate_model(
     id2label = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
     targets, notes = match_classes(id2label, classes)
     metrics = TASK_METRICS[task](processor, id2label, targets)
+    step = slice(rank, None, num_replicas)
     shards = _gather_shards(
-        lambda: _evaluate_shard(
-            model, processor, _Shard(samples, rank, num_replicas), metrics, batch_size, max_bad, progress
-        ),
-        gather,
+        lambda: _evaluate_shard(model, processor, samples, step, metrics, batch_size, max_bad, progress), gather
     )
     unreadable = sorted(chain(*(shard.unreadable for shard in shards)), key=attrgetter("index"))
     problems, count = [image.problem for image in unreadable], sum(shard.count for shard in shards)
@@ -112,7 +112,7 @@ def evaluate_model(
     return EvaluationResult(
         task=task,
         metrics=values,
-        intervals=(metrics.confidence_intervals(values, resamples, np.random.default_rng(seed)) if resamples else {}),
+        intervals=metrics.confidence_intervals(values, resamples, np.random.default_rng(seed)) if resamples else {},
         best_threshold=metrics.best_threshold(),
         images_per_second=count / max(shard.seconds for shard in shards),
         num_images=count,
@@ -123,48 +123,18 @@ def evaluate_model(
     )
 
 
-class _Shard:
-    """Samples of one process, with their indices in the dataset.
-
-    Attributes:
-        total: Number of samples of all processes, None for a stream.
-        own_total: Number of samples of this process, None for a stream.
-    """
-
-    def __init__(self, samples: Iterable[Sample], rank: int, num_replicas: int) -> None:
-        self.samples = samples
-        self.step = slice(rank, None, num_replicas)
-        self.total = len(samples) if isinstance(samples, Sequence) else None
-        self.own_total = None if self.total is None else len(range(self.total)[self.step])
-
-    def __iter__(self) -> Iterator[tuple[int, Sample]]:
-        if isinstance(samples := self.samples, Sequence):
-            return ((index, samples[index]) for index in range(len(samples))[self.step])
-        return islice(enumerate(samples), self.step.start, None, self.step.step)
-
-
 @dataclass
 class _ShardResult:
-    """Result of one process, sent to the others.
+    """Result of one process, sent to the others."""
 
-    Attributes:
-        state: See `TaskMetrics`.
-        unreadable: Unreadable images.
-        count: Number of evaluated images.
-        seconds: Duration without the metrics.
-        error: Error that ended the process; the other fields are then empty.
-    """
-
-    state: Any = None
+    state: Any = None  # see `TaskMetrics`
     unreadable: list[Unreadable] = field(default_factory=list)
     count: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # without the metrics
     error: Exception | None = None
 
 
-def _gather_shards(
-    evaluate: Callable[[], _ShardResult], gather: Callable[[list[Any]], list[Any]] | None
-) -> list[_ShardResult]:
+def _gather_shards(evaluate: Callable[[], _ShardResult], gather: Gather | None) -> list[_ShardResult]:
     """Evaluate a shard and gather the results of all processes. Raise this process's error, or else another's."""
     failure = None
     try:
@@ -180,16 +150,23 @@ def _gather_shards(
 def _evaluate_shard(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    shard: _Shard,
+    samples: Iterable[Sample],
+    step: slice,
     metrics: TaskMetrics,
     batch_size: int,
     max_bad: float,
-    progress: Callable[[int, int | None], None] | None,
+    progress: Progress | None,
 ) -> _ShardResult:
     """Evaluate the samples of one process. Stop once its unreadable images exceed `max_bad` of all samples."""
-    folded: Any = (
-        fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else copy.deepcopy(model).eval()
-    )
+    is_mobilevit = isinstance(model, MobileViTPreTrainedModel)
+    folded: Any = fold_batch_norm(model) if is_mobilevit else copy.deepcopy(model).eval()
+    if isinstance(samples, Sequence):
+        indices = range(len(samples))[step]
+        total, own_total = len(samples), len(indices)
+        shard = ((index, samples[index]) for index in indices)
+    else:
+        total, own_total = math.inf, None
+        shard = islice(enumerate(samples), step.start, None, step.step)
     result, start = _ShardResult(), time.perf_counter()
     # Set once for all threads: `load_image` sets and restores filters that belong to the whole process.
     with warnings.catch_warnings(action="ignore"):
@@ -202,10 +179,10 @@ def _evaluate_shard(
             for group, prediction in zip(groups, predictions, strict=True):
                 metrics.update(prediction, group)
             result.count += len(readable)
-            if len(result.unreadable) > max_bad * (shard.total or math.inf):
+            if len(result.unreadable) > max_bad * total:
                 break
             if progress:
-                progress(result.count + len(result.unreadable), shard.own_total)
+                progress(result.count + len(result.unreadable), own_total)
             start = time.perf_counter()
     result.state = metrics.state
     return result

@@ -1,10 +1,11 @@
 """Run a model on samples as the pipeline does, with decoding and preprocessing ahead in threads."""
 
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,19 +20,12 @@ MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Prepared:
-    """A preprocessed image.
-
-    Attributes:
-        index: Index of the sample.
-        sample: Sample.
-        inputs: Model inputs with a batch dimension of one.
-        size: Height and width of the image in pixels.
-    """
+    """A preprocessed image, by the index of its sample."""
 
     index: int
     sample: Sample
-    inputs: BatchFeature
-    size: tuple[int, int]
+    inputs: BatchFeature  # with a batch dimension of one
+    size: tuple[int, int]  # height and width of the image in pixels
 
 
 @dataclass(frozen=True)
@@ -45,13 +39,7 @@ class Unreadable:
 def prepare_ahead(
     processor: BaseImageProcessor, samples: Iterable[tuple[int, Sample]], ahead: int
 ) -> Iterator[Prepared | Unreadable]:
-    """Decode and preprocess samples in threads, in order, at most `ahead` before they are consumed.
-
-    Args:
-        processor: Image processor of the model.
-        samples: Indices and samples.
-        ahead: Number of samples in progress, to bound memory.
-    """
+    """Decode and preprocess indexed samples in threads, in order; at most `ahead` are in progress, to bound memory."""
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
     pending = deque()
     try:
@@ -77,21 +65,16 @@ def _prepare(processor: BaseImageProcessor, index: int, sample: Sample) -> Prepa
 
 def make_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Yield lists of `size` items; the last one may be shorter."""
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
         yield batch
 
 
 def group_by_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
     """Group images by the shapes of their inputs: some detectors resize each image to another size."""
-    groups: dict[tuple[Any, ...], list[Prepared]] = {}
+    groups = defaultdict(list)
     for prepared in batch:
-        groups.setdefault(tuple(value.shape for value in prepared.inputs.values()), []).append(prepared)
+        groups[tuple(value.shape for value in prepared.inputs.values())].append(prepared)
     return list(groups.values())
 
 

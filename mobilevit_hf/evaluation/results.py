@@ -15,14 +15,9 @@ MAX_MISTAKES = 24
 
 @dataclass(frozen=True)
 class BestThreshold:
-    """Score threshold of a detector with the highest F1 at an IoU of 0.5, over all classes together.
+    """Score threshold of a detector with the highest F1 at an IoU of 0.5, over all classes together."""
 
-    Attributes:
-        value: Threshold; boxes with a higher score are detections.
-        f1, precision, recall: Metrics at the threshold, 0..1.
-    """
-
-    value: float
+    value: float  # boxes with a higher score are detections
     f1: float
     precision: float
     recall: float
@@ -33,8 +28,7 @@ class Mistake:
     """An image with a wrong prediction.
 
     Attributes:
-        index: Index of the sample.
-        name: Name of the sample.
+        index, name: Index and name of the sample.
         target: Target class of a classifier, by the model's class name; number of objects for a detector.
         prediction: Predicted class of a classifier; numbers of missed objects and wrong detections for a detector.
         score: Severity: probability of the predicted class, 0..1; number of errors for a detector.
@@ -52,13 +46,11 @@ class EvaluationResult:
     """Result of an evaluation.
 
     Attributes:
-        task: Pipeline task.
         metrics: Metrics, as returned by `TopKAccuracy` or `CocoMap`, with the model's class names in `per_class`.
         intervals: Ends of the 95 % bootstrap confidence interval over the images, by metric.
         best_threshold: Best score threshold of a detector; None for a classifier or without detections.
         images_per_second: Throughput from file to prediction: decoding, preprocessing, network and post-processing,
             without the metrics. For several processes, all images by the time of the slowest process.
-        num_images: Number of evaluated images.
         problems: Unreadable images, in the order of the samples.
         notes: Sentences for the user, such as how classes were matched.
         confusion: (K, K) int64 number of images by target class (rows) and predicted class (columns), in the order

@@ -6,17 +6,12 @@ from itertools import chain, islice
 from ..data.sequences import ConcatSequence
 from ..data.types import Dataset, Problem, Split
 
-# In the order in which the default is chosen.
 SPLITS = ("validation", "test", "train")
 ALL_SPLITS = "all"
 
 
 def select_split(dataset: Dataset, split: str | None = None) -> tuple[str, Split]:
-    """Return the name and the samples of a split.
-
-    Args:
-        dataset: Dataset to select from.
-        split: Name of a split, or "all" for all of them. Default: the first of `SPLITS` that the dataset has.
+    """Return the name and the samples of a split ("all": of all splits; default: the first of `SPLITS` it has).
 
     Raises:
         ValueError: If the dataset has no such split.

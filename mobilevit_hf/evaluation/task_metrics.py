@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from transformers import BaseImageProcessor
 
 from .inference import Prepared
 from .results import BestThreshold, Mistake
+
+Intervals = dict[str, tuple[float, float]]
 
 
 class TaskMetrics(ABC):
@@ -18,12 +21,9 @@ class TaskMetrics(ABC):
         processor: Image processor of the model.
         id2label: Class names of the model.
         targets: The model's class index of each dataset class.
-
-    Attributes:
-        state: Everything that the metrics are computed from; can be pickled.
     """
 
-    state: Any
+    state: Any  # everything that the metrics are computed from; can be pickled
 
     def __init__(self, processor: BaseImageProcessor, id2label: Mapping[int, str], targets: Sequence[int]) -> None:
         self.processor = processor
@@ -35,7 +35,7 @@ class TaskMetrics(ABC):
         """Return the predictions for a group of images from the model's outputs."""
 
     @abstractmethod
-    def update(self, predictions: Any, group: Sequence[Prepared]) -> None:
+    def update(self, predictions: Any, group: Sequence[Prepared], /) -> None:
         """Add the predictions for a group of images."""
 
     @abstractmethod
@@ -47,9 +47,7 @@ class TaskMetrics(ABC):
         """Return the metrics."""
 
     @abstractmethod
-    def confidence_intervals(
-        self, metrics: Mapping[str, Any], resamples: int, generator: np.random.Generator
-    ) -> dict[str, tuple[float, float]]:
+    def confidence_intervals(self, metrics: Mapping[str, Any], resamples: int, generator: Generator) -> Intervals:
         """Return the bootstrap confidence intervals of some of the computed metrics."""
 
     @abstractmethod

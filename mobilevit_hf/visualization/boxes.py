@@ -16,11 +16,8 @@ from .text import LabelFont
 
 Color = tuple[int, int, int]
 
-# Brightness of neighboring hues, to distinguish many classes.
-BRIGHTNESS = (1.0, 0.7, 0.45)
-
-# Pixels that draw_bounding_boxes leaves between the text of a label and the edge of its background.
-LABEL_MARGIN = 1
+BRIGHTNESS = (1.0, 0.7, 0.45)  # of neighboring hues, to distinguish many classes
+LABEL_MARGIN = 1  # pixels that draw_bounding_boxes leaves between the text of a label and its background's edge
 
 
 def class_colors(names: Sequence[str]) -> dict[str, Color]:
@@ -66,17 +63,10 @@ def unpack_detections(detections: Sequence[dict[str, Any]]) -> tuple[Tensor, lis
 def draw_boxes(
     image: Image.Image, boxes: Tensor, labels: Sequence[str], suffixes: Sequence[str], names: Sequence[str]
 ) -> Image.Image:
-    """Return a copy of an image with labeled boxes.
-
-    Args:
-        image: RGB image.
-        boxes: (N, 4) (x1, y1, x2, y2) in pixels.
-        labels: N class names.
-        suffixes: N texts after the class names.
-        names: All class names.
+    """Return a copy of an RGB image with boxes (N, 4) (x1, y1, x2, y2) in pixels, labels and texts after the labels.
 
     Raises:
-        ValueError: If a label is not in `names`.
+        ValueError: If a label is not in `names`, the list of all class names.
     """
     colors = class_colors(names)
     if unknown := set(labels) - set(colors):
@@ -91,10 +81,8 @@ def draw_boxes(
     font = LabelFont(names, max(9, round(side / 32)))
     width = image.width - 2 * LABEL_MARGIN
     texts = [font.fit(label, width, suffix) for label, suffix in zip(labels, suffixes, strict=True)]
-    corners = [
-        _label_corner(text, box, font, image.size)
-        for text, box in zip(texts, _clamp(boxes, image).tolist(), strict=True)
-    ]
+    pairs = zip(texts, _clamp(boxes, image).tolist(), strict=True)
+    corners = [_label_corner(text, box, font, image.size) for text, box in pairs]
     pixels = draw_bounding_boxes(
         pixels,
         torch.tensor(corners).repeat(1, 2),

@@ -16,11 +16,8 @@ from .text import LabelFont
 # Backgrounds of targets, wrong predictions, and predictions that may be correct or wrong.
 TARGET, WRONG, PREDICTION = (0, 110, 50), (190, 20, 40), (70, 70, 70)
 
-# Pixels on the left and right of a caption's text.
-CAPTION_PADDING = 3
-
-# Height of a caption's line, as a multiple of the font size.
-LINE_HEIGHT = 1.4
+CAPTION_PADDING = 3  # pixels on the left and right of a caption's text
+LINE_HEIGHT = 1.4  # of a caption, as a multiple of the font size
 
 # A line of a caption: texts to truncate if necessary, suffixes and background colors.
 Line = Sequence[tuple[str, str, Color]]
@@ -50,28 +47,20 @@ def draw_image_grid(
         if boxes is not None and len(boxes):
             box_colors = [colors[label] for label in labels]
             fitted = to_pil_image(draw_outlines(fitted, _scale(boxes, image, fitted), box_colors, width=2))
-        caption = [
-            (label, "" if boxes is None else f": {count}", colors[label])
-            for label, count in Counter(labels).most_common()
-        ]
+        counts = Counter(labels).most_common()
+        caption = [(label, "" if boxes is None else f": {count}", colors[label]) for label, count in counts]
         tiles.append(_make_tile(fitted, (side, side), [caption], font))
     return to_pil_image(make_grid(tiles, nrow=columns, padding=side // 20, pad_value=255))
 
 
 def draw_mistakes(
-    entries: Iterable[tuple[Image.Image, str, str, float]],
-    names: Sequence[str],
-    *,
-    side: int = 240,
-    columns: int = 6,
+    entries: Iterable[tuple[Image.Image, str, str, float]], names: Sequence[str], *, side: int = 240, columns: int = 6
 ) -> Image.Image:
     """Draw a grid of images that a classifier misclassified: the target below, and the prediction below that.
 
     Args:
         entries: RGB images with target class, predicted class and its probability. At least one.
-        names: All class names.
-        side: Side of a square tile in pixels; images are resized to fit.
-        columns: Number of tiles per row.
+        names, side, columns: As in `draw_image_grid`.
     """
     font = LabelFont(names, side // 16)
     tiles = []
@@ -92,7 +81,7 @@ def draw_detection_mistakes(
     Args:
         entries: RGB images with the boxes of their objects, (N, 4) float32 (x1, y1, x2, y2) in pixels of the image,
             the labels of the objects, and detections as in `draw_detections`. At least one.
-        names: All class names, in the order of the model, so that a class has the same color in every grid.
+        names: As in `draw_image_grid`.
         side: Side of the square into which images are resized to fit, in pixels.
 
     Raises:

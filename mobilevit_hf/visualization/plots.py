@@ -16,44 +16,22 @@ from matplotlib.font_manager import FontProperties
 from ..io import write_atomically
 from .text import LabelFont
 
-# Pixels per inch; font sizes are in points of 1/72 inch.
-RESOLUTION = 120
-FONT_SIZE = 9
-
-# In pixels; longer names are truncated.
-MAX_NAME_WIDTH = 160
-
-# A larger confusion matrix shows the classes with the most confusions, and counts are shown up to the second size.
-MAX_CLASSES = 30
+RESOLUTION = 120  # pixels per inch
+FONT_SIZE = 9  # points of 1/72 inch
+MAX_NAME_WIDTH = 160  # pixels; longer names are truncated
+MAX_CLASSES = 30  # a larger confusion matrix shows the classes with the most confusions
 MAX_CLASSES_WITH_COUNTS = 20
-
-# A longer list of classes shows this number of the best and of the worst.
-MAX_BEST = MAX_WORST = 20
-
-# Sides of a matrix's cells and heights of a list's rows, in inches.
-CELL = 0.4
-ROW = 0.21
-
-# Curves of at most this number of points have markers.
-MAX_POINTS = 50
-
-# Background of numbers, so that no line crosses them.
-CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+MAX_BEST = MAX_WORST = 20  # a longer list of classes shows this number of the best and of the worst
+CELL, ROW = 0.4, 0.21  # side of a matrix's cells and height of a list's rows, in inches
+MAX_POINTS_WITH_MARKERS = 50
 
 LIGHT, DARK, BEST = "#9ecae1", "#08519c", "#d94801"
+CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # background of numbers, so that no line crosses them
 
 
 def save_plot(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG at its own resolution, atomically. Overwrites an existing file.
-
-    Args:
-        figure: Figure.
-        path: File in an existing folder.
-    """
+    """Save a figure as PNG at its own resolution, atomically. Overwrites an existing file."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=figure.dpi))
-
-
-# --- training curves -------------------------------------------------------------------------------------------------
 
 
 def plot_curves(history: Sequence[Mapping[str, float]], metric: str) -> Figure:
@@ -135,10 +113,7 @@ def _plot_metric(axes: Axes, steps: np.ndarray, values: np.ndarray, *, lowest: b
 
 
 def _plot_line(axes: Axes, steps: np.ndarray, values: np.ndarray, **style: Any) -> None:
-    axes.plot(steps, values, marker="." if len(steps) <= MAX_POINTS else None, **style)
-
-
-# --- classes ---------------------------------------------------------------------------------------------------------
+    axes.plot(steps, values, marker="." if len(steps) <= MAX_POINTS_WITH_MARKERS else None, **style)
 
 
 def plot_confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> Figure:
@@ -168,8 +143,8 @@ def plot_confusion_matrix(confusion: np.ndarray, names: Sequence[str]) -> Figure
     fractions = np.divide(images, totals, where=totals > 0, out=np.full(images.shape, np.nan))
 
     side = CELL * max(len(shown), 6)
-    margin = MAX_NAME_WIDTH / RESOLUTION
-    figure = Figure(figsize=(side + margin + 1.5, side + margin + 0.5), dpi=RESOLUTION, layout="constrained")
+    outer = side + MAX_NAME_WIDTH / RESOLUTION
+    figure = Figure(figsize=(outer + 1.5, outer + 0.5), dpi=RESOLUTION, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="fraction of the target class", shrink=0.7, aspect=30)
@@ -219,7 +194,6 @@ def plot_average_precision(per_class: Mapping[Any, float]) -> Figure:
     positions = np.arange(len(rows))
     if omitted:
         positions[MAX_BEST:] += 1
-
     figure = Figure(figsize=(8, 1 + ROW * (positions[-1] + 1)), dpi=RESOLUTION, layout="constrained")
     axes = figure.subplots()
     axes.barh(positions, [max(value, 0) for _, value in rows], color=DARK)
@@ -239,9 +213,6 @@ def plot_average_precision(per_class: Mapping[Any, float]) -> Figure:
     return figure
 
 
-# --- speed -----------------------------------------------------------------------------------------------------------
-
-
 def plot_speed(speeds: Mapping[str, Mapping[str, float]]) -> Figure:
     """Plot the images per second of each backend, in a panel per batch and image size.
 
@@ -253,8 +224,7 @@ def plot_speed(speeds: Mapping[str, Mapping[str, float]]) -> Figure:
     """
     if not speeds:
         raise ValueError("speeds: got no panels, expected at least one. Plot a benchmark with measurements.")
-    rows = max(map(len, speeds.values()))
-    height = len(speeds) * (0.7 + 1.5 * ROW * rows)
+    height = len(speeds) * (0.7 + 1.5 * ROW * max(map(len, speeds.values())))
     figure = Figure(figsize=(8, 0.3 + height), dpi=RESOLUTION, layout="constrained")
     for axes, (title, panel) in zip(figure.subplots(len(speeds), squeeze=False)[:, 0], speeds.items(), strict=True):
         positions, values, best = np.arange(len(panel)), list(panel.values()), max(panel.values())

@@ -12,9 +12,8 @@ from unicodedata import combining
 
 from PIL import ImageFont
 
-# Longer names fit into no label. More combining marks per letter than in any written language would leave the line.
-MAX_CHARACTERS = 1000
-MAX_MARKS = 3
+MAX_CHARACTERS = 1000  # longer names fit into no label
+MAX_MARKS = 3  # more combining marks per letter than in any written language would leave the line
 
 # Characters of most names, which DejaVu Sans has: their labels need no import of matplotlib, which takes 0.2 s.
 PLAIN_CHARACTERS = frozenset(map(chr, range(ord(" "), ord("~") + 1))) | {"…"}
@@ -27,16 +26,7 @@ JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 
 
 class LabelFont:
-    """A font for labels.
-
-    Args:
-        names: Names whose characters the font should have.
-        size: Size in pixels.
-
-    Attributes:
-        file: Path of the font file.
-        font: Font of Pillow.
-    """
+    """A font for labels, of a size in pixels, that has the characters of the names if any font does."""
 
     def __init__(self, names: Iterable[str], size: int) -> None:
         self.size = size
@@ -44,13 +34,7 @@ class LabelFont:
         self.font = ImageFont.truetype(self.file, size)
 
     def fit(self, name: str, width: float, suffix: str = "") -> str:
-        """Return a label on one line, with the name truncated to fit into a width.
-
-        Args:
-            name: Any text.
-            width: Maximum width in pixels; exceeded only by the suffix with the ellipsis of a truncated name.
-            suffix: Text after the name that is never truncated.
-        """
+        """Return a label on one line: the name, truncated to a width in pixels, and the suffix, never truncated."""
         is_plain = self.file == _default_font_file() and PLAIN_CHARACTERS.issuperset(name + suffix)
         characters = PLAIN_CHARACTERS if is_plain else _font_characters(self.file)
         substitute = next((character for character in SUBSTITUTES if character in characters), "")
