@@ -27,7 +27,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 @strict
 @dataclass(kw_only=True)
 class DatasetRecord:
-    """Dataset of a training run. Ranges have the keys `min`, `median` and `max`; box statistics are for detection only."""
+    """Dataset of a training run. Ranges are `min`, `median` and `max`; those of boxes are for detection only."""
 
     format: str  # key of `data.reading.DATA_FORMATS`
     classes: list[str]
