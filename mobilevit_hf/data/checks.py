@@ -19,16 +19,11 @@ from .images import DECODER_ERRORS, LazyImage, UnreadableImageError, open_header
 from .sequences import LazySequence
 from .types import Dataset, Problem, ProblemKind, Sample, Split
 
-# Samples of a stream, which may be endless, that are checked.
-STREAM_SAMPLES = 1000
-
+STREAM_SAMPLES = 1000  # of a stream, which may be endless, that are checked
 # Larger images are decoded one at a time in a separate thread: each takes up to 20 bytes per pixel on its way to RGB,
 # and the C library keeps for each thread what it once allocated.
 LARGE_PIXELS = 25_000_000
-
-# Annotation tools differ by up to a pixel in the coordinate of an image's last pixel.
-EDGE_TOLERANCE = 1.0
-
+EDGE_TOLERANCE = 1.0  # annotation tools differ by up to a pixel in the coordinate of an image's last pixel
 MAX_LISTED_PROBLEMS = 5  # in an error
 
 
@@ -86,8 +81,6 @@ class DatasetReport:
 
 
 class _Inspection(NamedTuple):
-    """Result of decoding a sample's image."""
-
     sample: Sample  # without its image
     size: tuple[int, int] | None = None  # (width, height), None if it was not decoded
     digest: bytes | None = None  # of the pixels
@@ -111,16 +104,13 @@ def check_dataset(
     lengths = [len(split) if isinstance(split, Sequence) else None for split in dataset.splits.values()]
     total = None if None in lengths else sum(filter(None, lengths))
     with_digest = len(dataset.splits) > 1
-    inspections: dict[str, list[_Inspection]] = {}
+    inspections: dict[str, list[_Inspection]] = {name: [] for name in dataset.splits}
     notes: list[str] = []
-    done = 0
-    # Set once for all threads: the filters that decoding sets and restores belong to the whole process.
     with (
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action="ignore"),  # for all threads: the filters belong to the whole process
         ThreadPoolExecutor(os.cpu_count()) as pool,
         ThreadPoolExecutor(max_workers=1) as large_image_pool,
     ):
-        warnings.simplefilter("ignore")
 
         def submit(sample: Sample) -> Future[_Inspection]:
             chosen_pool = large_image_pool if decode and _is_large(sample.image) else pool
@@ -128,13 +118,11 @@ def check_dataset(
 
         for name, split in dataset.splits.items():
             is_stream = not isinstance(split, Sequence)
-            inspections[name] = []
-            futures = map(submit, islice(split, STREAM_SAMPLES) if is_stream else split)
+            futures = map(submit, islice(split, STREAM_SAMPLES if is_stream else None))
             for inspection in _results_in_order(futures, ahead=4 * (os.cpu_count() or 1)):
                 inspections[name].append(inspection)
-                done += 1
                 if progress:
-                    progress(done, total)
+                    progress(sum(map(len, inspections.values())), total)
             if is_stream:
                 notes.append(f"{name} is streamed: only its first {len(inspections[name])} samples were checked.")
     return _create_report(dataset, inspections, notes)
@@ -182,7 +170,7 @@ class _ValidSamples(LazySequence):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def item(self, index: int) -> Sample:
+    def _item(self, index: int) -> Sample:
         index = self.indices[index]
         sample = self.samples[index]
         if sample.objects is None or index not in self.masks:
@@ -204,17 +192,15 @@ def _inspect(sample: Sample, decode: bool, with_digest: bool) -> _Inspection:
 
 def _results_in_order(futures: Iterable[Future[_Inspection]], ahead: int) -> Iterator[_Inspection]:
     """Yield results with at most `ahead` pending futures: the map of a pool would create all samples first."""
-    pending: deque[Future[_Inspection]] = deque()
-    for future in futures:
-        pending.append(future)
-        if len(pending) > ahead:
-            yield pending.popleft().result()
+    futures = iter(futures)
+    pending = deque(islice(futures, ahead))
     while pending:
+        pending.extend(islice(futures, 1))
         yield pending.popleft().result()
 
 
 def _is_large(image: Any) -> bool:
-    """Return whether the header of a file states more than `LARGE_PIXELS`; decoding reports an unreadable header."""
+    """Return whether an image has more than `LARGE_PIXELS`; an unreadable header is reported when it is decoded."""
     try:
         with open_header(image) as opened:
             return opened.width * opened.height > LARGE_PIXELS

@@ -59,12 +59,7 @@ class ImageDataset(torch.utils.data.Dataset):
 def make_batch(
     items: Sequence[tuple[SampleSpec | int, Sample]], transform: Transform, mix: Mix | None = None
 ) -> dict[str, Any]:
-    """Decode, transform and collate samples.
-
-    Args:
-        items: Each sample with its index, or in training with its spec.
-        transform: Transform from `make_transform`.
-        mix: Mixup and cutmix from `make_mix`.
+    """Decode, transform and collate samples, each given with its index, or in training with its spec.
 
     Returns:
         `pixel_values` (B, 3, H, W), and `labels`: classes (B,) int64, or (B, K) if they are mixed, or in detection a
@@ -191,17 +186,17 @@ class ImageStream(torch.utils.data.IterableDataset):
         num_workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
         num_shards, shard = self.num_replicas * num_workers, self.rank * num_workers + worker_id
         items = self._shuffle(self.size) if self.size else enumerate(self.samples)
-        full, count = self.batch_size * num_shards, 0
+        full, is_first = self.batch_size * num_shards, True
         while group := list(islice(items, full)):
             if self.size and len(group) < full:
-                if count == 0:
+                if is_first:
                     raise ValueError(
                         f"got a stream of {len(group)} samples, expected at least {full}: a batch of "
                         f"{self.batch_size} for each of {num_shards} workers. Use a smaller batch size or fewer "
                         "workers."
                     )
                 return
-            count += 1
+            is_first = False
             if batch := group[shard::num_shards]:
                 yield make_batch(batch, self.transform, self.mix)
 
@@ -212,11 +207,9 @@ class ImageStream(torch.utils.data.IterableDataset):
         while buffer or (buffer := list(islice(samples, self.buffer_size))):
             position = rng.randrange(len(buffer))
             index, sample = buffer[position]
-            if (following := next(samples, None)) is not None:
-                buffer[position] = following
-            else:
-                buffer[position] = buffer[-1]
-                buffer.pop()
+            replacement = next(samples, None) or buffer.pop()
+            if position < len(buffer):
+                buffer[position] = replacement
             yield SampleSpec(index, *size, rng.getrandbits(32)), sample
 
 
@@ -227,9 +220,7 @@ def make_dataloader(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Create a dataloader that prefetches batches.
-
-    For `ImageDataset`, batches don't depend on the number of workers.
+    """Create a dataloader that prefetches batches; those of `ImageDataset` don't depend on the number of workers.
 
     Args:
         data: Dataset.
@@ -255,12 +246,9 @@ def make_dataloader(
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C and delay SIGTERM, which reach all processes of a command: the main process ends its workers.
-
-    Python also ends workers by SIGTERM at its exit, and joins them, so that they must exit after a while.
-    """
+    """Ignore Ctrl-C and delay SIGTERM, which reach all processes of a command: the main process ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
+    if hasattr(signal, "alarm"):  # Python too sends SIGTERM at its exit, and joins the workers: they must exit
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_EXIT_SECONDS))
 
 
@@ -271,10 +259,6 @@ def _identity(batch: Any) -> Any:
 @contextmanager
 def seeded(seed: int) -> Generator[None, None, None]:
     """Seed PyTorch's random numbers on the CPU, and restore the state of the generator afterwards."""
-    generator = torch.random.default_generator
-    state = generator.get_state()
-    generator.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=()):
+        torch.random.default_generator.manual_seed(seed)
         yield
-    finally:
-        generator.set_state(state)

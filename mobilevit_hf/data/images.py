@@ -28,24 +28,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 
 # A file of a few kB can claim gigabytes of pixels. 100 megapixels need 300 MB as RGB.
 MAX_PIXELS = 100_000_000
+TOO_LARGE = f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_TIMEOUT_SECONDS = 30  # to connect, and between two parts of the response
 MAX_DOWNLOAD_SECONDS = 600
 
 # Raised by Pillow's decoders on damaged files.
 DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 # Markers of a JPEG header: frames (baseline, extended, progressive), and segments without information about colors or
@@ -106,30 +97,29 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
         UnreadableImageError: If the image can't be fetched or decoded, or has more than `MAX_PIXELS` pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of damage that it repairs, and of sizes checked here
-            with (
-                nullcontext(source)
-                if isinstance(source, Image.Image)
-                else Image.open(_open_source(source), formats=FORMATS) as image
-            ):
-                _check_size(image)
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        source = _download(source) if isinstance(source, str) and is_url(source) else source
+        with (
+            warnings.catch_warnings(action="ignore"),  # Pillow warns of damage that it repairs
+            nullcontext(source) if isinstance(source, Image.Image) else open_header(source) as image,
+        ):
+            if math.prod(image.size) > MAX_PIXELS:
+                raise UnreadableImageError(f"{image.width}x{image.height} pixels, {TOO_LARGE}")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except UnreadableImageError:
         raise
     except DECODER_ERRORS as error:
         raise UnreadableImageError(_describe_error(error)) from error
 
 
-def open_header(source: str | Path | bytes) -> Image.Image:
+def open_header(source: str | Path | bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open an image file and read only its header, without Pillow's warning about large images.
 
     Raises:
         Exception: One of `DECODER_ERRORS` if the header can't be read.
     """
     with warnings.catch_warnings(action="ignore"):
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 class Region(NamedTuple):
@@ -145,7 +135,7 @@ class LazyImage:
     """An image whose size is known and whose pixels are decoded on access.
 
     Args:
-        source: A path, an http(s) URL, the content of an image file, or a decoded image.
+        source: See `load_image`.
 
     Attributes:
         width: Width of the upright image in pixels.
@@ -156,14 +146,12 @@ class LazyImage:
     """
 
     def __init__(self, source: Any) -> None:
-        self._source = source
-        self._image: Image.Image | None = None
-        self._jpeg: bytes | None = None
-        if plain := _read_plain_jpeg(source):
-            self._jpeg, (self.width, self.height) = plain
-        else:
+        self._source, self._image = source, None
+        self._jpeg, size = _read_plain_jpeg(source) or (None, None)
+        if size is None:
             self._image = load_image(source)
-            self.width, self.height = self._image.size
+            size = self._image.size
+        self.width, self.height = size
 
     def load(self) -> Image.Image:
         """Return the whole image as upright 8-bit RGB."""
@@ -180,24 +168,17 @@ class LazyImage:
             Pixels of the region (3, height, width), uint8 RGB. If a JPEG has at least twice the target resolution, it
             is decoded at 1/2, 1/4 or 1/8 of its size (means over squares of pixels), which is faster.
         """
-        if self._jpeg is None:
-            return _crop(_to_tensor(self.load()), region)
         reduction = 1
         while reduction < MAX_REDUCTION and all(
             2 * reduction * target <= side for target, side in zip(size, region[2:], strict=True)
         ):
             reduction *= 2
-        try:
-            return _crop(_decode_jpeg(self._jpeg, reduction), region, reduction)
-        except (RuntimeError, *DECODER_ERRORS):
-            return _crop(_to_tensor(self.load()), region)  # decodes the file after all, or raises the reason
-
-
-def _open_source(source: str | Path | bytes) -> Any:
-    """Return what `Image.open` takes."""
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    return io.BytesIO(_download(str(source))) if is_url(str(source)) else source
+        if self._jpeg:
+            try:
+                return _crop(_decode_jpeg(self._jpeg, reduction), region, reduction)
+            except (RuntimeError, *DECODER_ERRORS):
+                pass  # load() decodes the file after all, or raises the reason
+        return _crop(_to_tensor(self.load()), region)
 
 
 def _download(url: str) -> bytes:
@@ -224,16 +205,6 @@ def _download(url: str) -> bytes:
     return bytes(data)
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnreadableImageError(f"{width}x{height} pixels, {_too_large()}")
-
-
-def _too_large() -> str:
-    return f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits per pixel, which convert("RGB") would clip to white
         values = np.asarray(image, dtype=np.float64) / 257
@@ -248,7 +219,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _describe_error(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return _too_large()
+        return TOO_LARGE
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image in a format Pillow reads"
     if isinstance(error, MemoryError):
@@ -265,7 +236,7 @@ def _read_plain_jpeg(source: Any) -> tuple[bytes, tuple[int, int]] | None:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         size = _parse_jpeg_size(data)
         if size is None:
-            image = _open_jpeg(data)
+            image = open_header(data, ("JPEG",))
             if image.mode in ("RGB", "L") and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
                 size = image.size
     except DECODER_ERRORS:
@@ -274,10 +245,8 @@ def _read_plain_jpeg(source: Any) -> tuple[bytes, tuple[int, int]] | None:
 
 
 def _parse_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of an 8-bit gray or YCbCr JPEG without EXIF data (which may rotate it), else None.
-
-    Pillow reads the tables of the header too, which takes a third of the time of decoding a small image.
-    """
+    """Return (width, height) of an 8-bit gray or YCbCr JPEG without EXIF data (which may rotate it), else None."""
+    # Pillow reads the tables of the header too, which takes a third of the time of decoding a small image.
     if data[:3] != b"\xff\xd8\xff":
         return None
     offset = 2
@@ -292,18 +261,12 @@ def _parse_jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _open_jpeg(data: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Image.open(io.BytesIO(data), formats=("JPEG",))
-
-
 def _decode_jpeg(data: bytes, reduction: int) -> Tensor:
     """Decode a JPEG to (3, H, W) uint8 at a fraction of its size. Only Pillow can reduce; torchvision is faster."""
     if reduction == 1:
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         return decode_jpeg(encoded, ImageReadMode.RGB)  # ty: ignore[invalid-explicit-return] (a list only for a list)
-    image = _open_jpeg(data)
+    image = open_header(data, ("JPEG",))
     image.draft("RGB", (image.width // reduction, image.height // reduction))
     return _to_tensor(image.convert("RGB"))
 

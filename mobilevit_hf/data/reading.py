@@ -14,13 +14,7 @@ from .splits import split_validation
 from .types import Dataset
 
 # Modules with `recognizes(folder)` and `read(folder)`.
-DATA_FORMATS: dict[str, Any] = {
-    "datasets": hf_datasets,
-    "coco": coco,
-    "voc": voc,
-    "yolo": yolo,
-    "imagefolder": imagefolder,
-}
+DATA_FORMATS: Any = {"datasets": hf_datasets, "coco": coco, "voc": voc, "yolo": yolo, "imagefolder": imagefolder}
 FORMATS_BY_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
 # Hub ids of datasets with a shorter name in papers.
 HUB_ALIASES = {"imagenet-1k": "ILSVRC/imagenet-1k"}
@@ -131,16 +125,16 @@ def _drop_empty_splits(dataset: Dataset, source: str) -> None:
 def _add_validation(dataset: Dataset, fraction: float, seed: int) -> None:
     train = dataset.splits["train"]
     if fraction and isinstance(train, SampleStream):
-        train, validation = train.split_off(fraction, seed)
+        remaining, validation = train.split_off(fraction, seed)
         description = f"about {fraction:.1%} of the training images, by a hash of their content"
     elif fraction and isinstance(train, Samples) and len((parts := split_validation(train, fraction, seed))[1]):
-        total, (train, validation) = len(train), parts
-        size = len(validation)
+        remaining, validation = parts
+        size, total = len(validation), len(train)
         description = f"{size} of {total} training images ({size / total:.1%}), stratified by class"
     else:
         dataset.notes.append("No validation split, and none was split off the training split.")
         return
     others = {split: samples for split, samples in dataset.splits.items() if split != "train"}
-    dataset.splits = {"train": train, "validation": validation, **others}
+    dataset.splits = {"train": remaining, "validation": validation, **others}
     dataset.validation_cut_off = True
     dataset.notes.append(f"No validation split: split off {description}, with seed {seed}.")

@@ -8,19 +8,12 @@ from torch.utils.data import Sampler
 
 
 class SampleSpec(NamedTuple):
-    """Item of a training batch.
+    """Item of a training batch."""
 
-    Attributes:
-        index: Index of the sample.
-        height: Height of the image in the batch, in pixels.
-        width: Width of the image in the batch, in pixels.
-        seed: Seed of the augmentation.
-    """
-
-    index: int
-    height: int
+    index: int  # of the sample
+    height: int  # of the image in the batch, in pixels
     width: int
-    seed: int
+    seed: int  # of the augmentation
 
 
 class BatchShape(NamedTuple):
@@ -125,14 +118,12 @@ class MultiScaleBatchSampler(Sampler[list[SampleSpec]]):
         return max(0, len(self._shapes) - self.start_batch)
 
     def __iter__(self) -> Iterator[list[SampleSpec]]:
-        start = 0
+        start, order = 0, self._order
         for number, (height, width, size) in enumerate(self._shapes):
             positions = range(start, start + size)
             start += size
             if number >= self.start_batch:
-                yield [
-                    SampleSpec(self._order[i % len(self._order)], height, width, self._seed_at(i)) for i in positions
-                ]
+                yield [SampleSpec(order[i % len(order)], height, width, self._seed_at(i)) for i in positions]
 
     def _choose_shapes(self) -> Iterator[BatchShape]:
         position = 0

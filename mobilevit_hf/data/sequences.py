@@ -8,14 +8,13 @@ from .types import Objects, Sample
 
 
 class LazySequence(Sequence):
-    """A sequence whose items are created by `item(index)`, with 0 <= index < length. A slice is a list."""
+    """A sequence whose items are created by `_item(index)`, with 0 <= index < length. A slice is a list."""
 
     def __getitem__(self, index: Any) -> Any:
         indices = range(len(self))
-        return [self.item(i) for i in indices[index]] if isinstance(index, slice) else self.item(indices[index])
+        return [self._item(i) for i in indices[index]] if isinstance(index, slice) else self._item(indices[index])
 
-    def item(self, index: int) -> Any:
-        """Create an item."""
+    def _item(self, index: int) -> Any:
         raise NotImplementedError
 
 
@@ -29,8 +28,7 @@ class Subset(LazySequence):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def item(self, index: int) -> Any:
-        """Return the item of the sequence."""
+    def _item(self, index: int) -> Any:
         return self.items[self.indices[index]]
 
 
@@ -43,8 +41,7 @@ class ConcatSequence(LazySequence):
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    def item(self, index: int) -> Any:
-        """Return the item of the sequence that contains the index."""
+    def _item(self, index: int) -> Any:
         for part in self.parts:
             if index < len(part):
                 return part[index]
@@ -54,21 +51,16 @@ class ConcatSequence(LazySequence):
 
 @dataclass(frozen=True)
 class ObjectTable(LazySequence):
-    """Objects of P images in one set of tensors: small and fast to create for large datasets.
+    """Objects of P images in one set of tensors: small and fast to create for large datasets."""
 
-    Attributes:
-        objects: Concatenated objects of all images.
-        offsets: (P + 1) ints: index of the first object of each image, and the total number of objects.
-    """
-
-    objects: Objects
-    offsets: Sequence[int]
+    objects: Objects  # of all images
+    offsets: Sequence[int]  # (P + 1): index of the first object of each image, and the total number of objects
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def item(self, index: int) -> Objects:
-        """Return copies of an image's objects. Views would carry the whole table into another process."""
+    def _item(self, index: int) -> Objects:
+        """Return copies of an image's objects: views would carry the whole table into another process."""
         rows = slice(self.offsets[index], self.offsets[index + 1])
         return Objects(**{f.name: getattr(self.objects, f.name)[rows].clone() for f in fields(Objects)})
 
@@ -79,13 +71,7 @@ class ObjectTable(LazySequence):
 
 @dataclass(frozen=True)
 class Samples(LazySequence):
-    """Samples from three columns of equal length.
-
-    Attributes:
-        names: Name of each sample.
-        images: Source of each image, see `Sample`.
-        targets: Label or `Objects` of each image.
-    """
+    """Samples from three columns of equal length, see `Sample`."""
 
     names: Sequence[str]
     images: Sequence[Any]
@@ -94,12 +80,10 @@ class Samples(LazySequence):
     def __len__(self) -> int:
         return len(self.names)
 
-    def item(self, index: int) -> Sample:
-        """Create a sample."""
+    def _item(self, index: int) -> Sample:
         target = self.targets[index]
-        if isinstance(target, Objects):
-            return Sample(self.names[index], self.images[index], objects=target)
-        return Sample(self.names[index], self.images[index], label=target)
+        label, objects = (None, target) if isinstance(target, Objects) else (target, None)
+        return Sample(self.names[index], self.images[index], label, objects)
 
     def labels_at(self, index: int) -> list[int]:
         """Return the labels of an image without reading it."""

@@ -10,16 +10,11 @@ def split_validation(samples: Samples, fraction: float, seed: int) -> tuple[Samp
     """Split samples in two, stratified by class.
 
     An image counts for its class, in detection for the rarest class on it. Each class contributes its fraction,
-    rounded such that the total is exact; the only image of a class stays in the first part. Images are chosen by a
+    rounded such that the total is exact; the only image of a class remains. Images are chosen by a
     hash of the seed and their name: the same on every machine, and nearly the same after images were added.
 
-    Args:
-        samples: Samples to split.
-        fraction: Size of the second part, 0..1.
-        seed: Seed of the hash.
-
     Returns:
-        The remaining samples and those of the second part, both in the order of `samples`.
+        The remaining samples, and a fraction (0..1) of the samples, both in the order of `samples`.
     """
     labels = [samples.labels_at(index) for index in range(len(samples))]
     frequencies = Counter(label for image_labels in labels for label in set(image_labels))

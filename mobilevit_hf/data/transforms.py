@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.ops import box_convert, box_iou
 from torchvision.transforms import v2
 from transformers import BaseImageProcessor
@@ -28,8 +27,8 @@ MIN_SIDE = 1.0  # boxes with a smaller side after a crop, in pixels of the resul
 
 # SSD's random crops: minimum overlap with a box (1: no crop), side lengths as a fraction, aspect ratio.
 CROP_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-CROP_SCALE = (0.3, 1.0)
-CROP_RATIO = (0.5, 2.0)
+MIN_CROP, MAX_CROP = 0.3, 1.0
+MIN_RATIO, MAX_RATIO = 0.5, 2.0
 CROP_TRIES = 40
 RESIZED_CROP_TRIES = 10
 
@@ -168,6 +167,10 @@ class TrainingTransform:
     def _jitter_colors(self, pixels: Tensor) -> Tensor:
         return self._distort(pixels) if _with_probability(self.color_jitter) else pixels
 
+    def _choose_flips(self) -> list[int]:
+        probabilities = {-1: self.horizontal_flip, -2: self.vertical_flip}
+        return [dim for dim, probability in probabilities.items() if _with_probability(probability)]
+
 
 @dataclass(kw_only=True)
 class ClassificationTransform(TrainingTransform):
@@ -198,20 +201,15 @@ class ClassificationTransform(TrainingTransform):
         if self.rand_augment is not None:
             augmentations.append(v2.RandAugment(magnitude=self.rand_augment, fill=list(FILL)))
         if self.random_erasing:
-            erase = v2.RandomErasing(self.random_erasing, value=list(FILL))  # ty: ignore[invalid-argument-type] (a sequence is accepted)
-            augmentations.append(erase)
+            augmentations.append(v2.RandomErasing(self.random_erasing, value=list(FILL)))  # ty: ignore[invalid-argument-type] (a sequence is accepted)
         self._augment = v2.Compose(augmentations) if augmentations else None
 
     def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
         """Return (3, H, W) uint8 RGB and the class."""
         region = random_resized_crop(image.height, image.width, self.crop_scale, self.crop_ratio)
         pixels = self._jitter_colors(self._resize(image.read(region, size), size))
-        for dim, probability in ((-1, self.horizontal_flip), (-2, self.vertical_flip)):
-            if _with_probability(probability):
-                pixels = pixels.flip(dim)
-        if self._augment:
-            pixels = self._augment(pixels)
-        return pixels, sample.label
+        pixels = pixels.flip(self._choose_flips())
+        return self._augment(pixels) if self._augment else pixels, sample.label
 
 
 def random_resized_crop(height: int, width: int, scale: Sequence[float], ratio: Sequence[float]) -> Region:
@@ -264,16 +262,17 @@ class DetectionTransform(TrainingTransform):
             raise ValueError(f"{sample.name}: got a sample without objects, expected boxes for object detection.")
         region = self._choose_region(image, sample.objects)
         pixels, objects = self._render(image, region, size), crop_objects(sample.objects, region, size)
-        for dim, probability in ((-1, self.horizontal_flip), (-2, self.vertical_flip)):
-            if _with_probability(probability):
-                pixels, objects = pixels.flip(dim), _flip(objects, dim, size)
-        return pixels, _make_labels(objects, size, (image.height, image.width))
+        dims = self._choose_flips()
+        for dim in dims:
+            objects = _flip(objects, dim, size)
+        return pixels.flip(dims), _make_labels(objects, size, (image.height, image.width))
 
     def _choose_region(self, image: LazyImage, objects: Objects) -> Region:
         """Choose a region of the image, or of a canvas around it."""
         region = Region(0, 0, image.height, image.width)
         if _with_probability(self.zoom_out):
-            left, top, right, bottom = self._zoom_out.make_params([_empty_canvas(image)])["padding"]
+            empty = torch.empty(0, image.height, image.width)  # torchvision infers the size from it
+            left, top, right, bottom = self._zoom_out.make_params([empty])["padding"]
             region = Region(-top, -left, top + image.height + bottom, left + image.width + right)
         boxes = objects.boxes[objects.iscrowd == 0]
         return random_iou_crop(region, boxes) if len(boxes) and _with_probability(self.crop) else region
@@ -314,14 +313,12 @@ def random_iou_crop(region: Region, boxes: Tensor) -> Region:
         min_overlap = CROP_OVERLAPS[int(torch.randint(len(CROP_OVERLAPS), ()))]
         if min_overlap >= 1:
             return region
-        minimum, maximum = CROP_SCALE
-        lengths = (sides * (minimum + (maximum - minimum) * torch.rand(CROP_TRIES, 2))).long()
+        lengths = (sides * (MIN_CROP + (MAX_CROP - MIN_CROP) * torch.rand(CROP_TRIES, 2))).long()
         starts = corner + ((sides - lengths) * torch.rand(CROP_TRIES, 2)).long()
         ratios = lengths[:, 1] / lengths[:, 0]
         crops = torch.cat([starts, starts + lengths], dim=1)[:, [1, 0, 3, 2]].float()  # (x1, y1, x2, y2)
         overlaps = torch.where(_contains_centers(crops, boxes), box_iou(crops, boxes), -1).amax(dim=1)
-        is_valid = (ratios >= CROP_RATIO[0]) & (ratios <= CROP_RATIO[1]) & (lengths > 0).all(dim=1)
-        is_valid &= overlaps >= min_overlap
+        is_valid = (ratios >= MIN_RATIO) & (ratios <= MAX_RATIO) & (lengths > 0).all(dim=1) & (overlaps >= min_overlap)
         if is_valid.any():
             first = int(is_valid.nonzero()[0])
             return Region(*starts[first].tolist(), *lengths[first].tolist())
@@ -334,15 +331,13 @@ def crop_objects(objects: Objects, region: Region, size: tuple[int, int]) -> Obj
     box is outside of the region or a side of the clipped box is shorter than `MIN_SIDE` pixels.
     """
     top, left, height, width = region
-    border = torch.tensor([[left, top, left + width, top + height]], dtype=torch.float32)
+    border = torch.tensor([left, top, left + width, top + height], dtype=torch.float32)
     scale = torch.tensor([size[1] / width, size[0] / height])
-    clipped = torch.cat(
-        [torch.maximum(objects.boxes[:, :2], border[:, :2]), torch.minimum(objects.boxes[:, 2:], border[:, 2:])], dim=1
-    )
+    clipped = objects.boxes.clamp(border[:2].repeat(2), border[2:].repeat(2))
     original_sides, sides = objects.boxes[:, 2:] - objects.boxes[:, :2], (clipped[:, 2:] - clipped[:, :2])
-    kept = _contains_centers(border, objects.boxes)[0] & (sides * scale >= MIN_SIDE).all(dim=1)
+    kept = _contains_centers(border[None], objects.boxes)[0] & (sides * scale >= MIN_SIDE).all(dim=1)
     areas = objects.areas * (sides / original_sides).prod(dim=1) * scale.prod()
-    boxes = (clipped - border[:, :2].repeat(1, 2)) * scale.repeat(2)
+    boxes = (clipped - border[:2].repeat(2)) * scale.repeat(2)
     return replace(objects, boxes=boxes, areas=areas).select(kept)
 
 
@@ -364,8 +359,8 @@ def make_mix(num_classes: int, mixup: float = 0.0, cutmix: float = 0.0) -> Mix |
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if alpha < 0:
             raise ValueError(f"{name}: got {alpha}, expected an alpha above 0, or 0 to disable it.")
-    mixes: list[v2.Transform] = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
-    mixes += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
+    available = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    mixes = [mix(alpha=alpha, num_classes=num_classes) for mix, alpha in available if alpha]
     return v2.RandomChoice(mixes) if mixes else None
 
 
@@ -392,12 +387,6 @@ def _make_labels(objects: Objects, size: tuple[int, int], orig_size: tuple[int, 
         "area": objects.areas,
         "orig_size": torch.tensor(orig_size),
     }
-
-
-def _empty_canvas(image: LazyImage) -> tv_tensors.BoundingBoxes:
-    """Return an input from which a torchvision transform infers the size of an image."""
-    size = (image.height, image.width)
-    return tv_tensors.BoundingBoxes(torch.empty(0, 4), format="XYXY", canvas_size=size)  # ty: ignore[no-matching-overload] (stub of `Tensor.__init__`)
 
 
 def _with_probability(probability: float) -> bool:

@@ -1,8 +1,9 @@
 """Validate annotated boxes and convert them to samples; invalid boxes become problems."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,96 +13,155 @@ from ..sequences import ObjectTable, Samples
 from ..types import Objects, Problem, ProblemKind
 from .folder import DataFolder, has_exif, read_size
 
-INVALID_BOX = (float("nan"),) * 4  # placeholder for a box that can't be parsed
+NAN = float("nan")
+INVALID_BOX = (NAN,) * 4  # placeholder for a box that can't be parsed
+CATEGORY_KEYS = ("category", "categories", "label", "labels")
+MAX_CLASS_NUMBER = 100_000  # a larger one, perhaps from another column, would create names until memory is exhausted
 ROUNDING_PIXELS = 1.0  # boxes that exceed the image by less are clipped without a problem
+
+
+class Annotation(NamedTuple):
+    """The class of an image or of an object in it, before validation."""
+
+    key: Hashable  # class name or number, None if it can't be parsed
+    box: Sequence[float] = INVALID_BOX  # (x1, y1, x2, y2) in pixels
+    area: float = NAN  # in pixels²; NaN for the area of the box
+    iscrowd: int = 0
 
 
 @dataclass
 class AnnotatedImage:
-    """An image and its annotation, before validation.
+    """An image and its annotations, before validation."""
 
-    Attributes:
-        name: Path of the image relative to the folder.
-        size: Annotated (width, height), if available.
-        boxes: (x1, y1, x2, y2) in pixels; `INVALID_BOX` if a box can't be parsed.
-        keys: Class of each box, by name or number.
-        iscrowd: 1 for a crowd; one per box, or empty if there are none.
-        areas: Area of each box in pixels²; NaN or an empty list for the area of the box.
+    name: str  # path relative to the folder
+    annotations: list[Annotation] = field(default_factory=list)  # objects, or the class in classification
+    size: tuple[float, float] | None = None  # annotated (width, height), if available
+
+
+def parse_object(bbox: Any, key: Any, area: Any = None, iscrowd: Any = None) -> Annotation:
+    """Convert an object with a box [x, y, w, h]."""
+    try:
+        x, y, width, height = map(float, bbox)
+        box = (x, y, x + width, y + height)
+    except (TypeError, ValueError, OverflowError):
+        box = INVALID_BOX
+    try:
+        area = float(area) if isinstance(area, int | float) else NAN
+    except OverflowError:
+        area = NAN
+    return Annotation(key if isinstance(key, str | int) else None, box, area, int(bool(iscrowd)))
+
+
+def parse_objects(objects: Any) -> Iterator[Annotation]:
+    """Yield the objects of an image, in a dictionary of lists of equal length or a list of dictionaries.
+
+    Raises:
+        ValueError: If it is neither.
     """
+    if isinstance(objects, dict):
+        lists = {key: list(values) for key, values in objects.items() if isinstance(values, list | tuple)}
+        count = len(lists.get("bbox", []))
+        available = [key for key in (*CATEGORY_KEYS, "area", "iscrowd") if key in lists]
+        if "bbox" not in lists or any(len(lists[key]) != count for key in available):
+            raise ValueError("expected `bbox` and `categories` in `objects`, as lists of equal length")
+        objects = [{key: lists[key][index] for key in ("bbox", *available)} for index in range(count)]
+    if not isinstance(objects, list) or not all(isinstance(entry, dict) for entry in objects):
+        raise ValueError("expected a dictionary of lists or a list of dictionaries in `objects`")
+    for entry in objects:
+        key = next((entry[key] for key in CATEGORY_KEYS if key in entry), None)
+        yield parse_object(entry.get("bbox"), key, entry.get("area"), entry.get("iscrowd"))
 
-    name: str
-    size: tuple[float, float] | None = None
-    boxes: list[Sequence[float]] = field(default_factory=list)
-    keys: list[Hashable] = field(default_factory=list)
-    iscrowd: list[int] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
+
+def find_classes(images: Mapping[str, Sequence[AnnotatedImage]]) -> tuple[tuple[str, ...], dict[Hashable, int]]:
+    """Derive the classes from the training images, or without those from all. See `name_classes`."""
+    chosen = images.get("train") or chain(*images.values())
+    return name_classes(annotation.key for image in chosen for annotation in image.annotations)
+
+
+def name_classes(keys: Iterable[Hashable]) -> tuple[tuple[str, ...], dict[Hashable, int]]:
+    """Return the class names (in alphabetical order, or all numbers from 0 to the largest) and the label of each key.
+
+    Raises:
+        ValueError: If a number is larger than `MAX_CLASS_NUMBER`.
+    """
+    keys = {key for key in keys if isinstance(key, str | int)}
+    numbers = [key for key in keys if isinstance(key, int) and key >= 0]
+    if keys and len(numbers) == len(keys):
+        largest = max(numbers)
+        if largest > MAX_CLASS_NUMBER:
+            raise ValueError(
+                f"got class {largest}, expected at most {MAX_CLASS_NUMBER}. Number the classes from 0, or use names."
+            )
+        return tuple(map(str, range(largest + 1))), {number: number for number in range(largest + 1)}
+    classes = tuple(sorted({str(key) for key in keys}))
+    return classes, {key: classes.index(str(key)) for key in keys}
+
+
+def make_labeled_samples(
+    folder: DataFolder, images: Iterable[tuple[str, Hashable]], labels: Mapping[Any, int]
+) -> Samples:
+    """Create samples from the names and class keys of images; those of unknown classes become problems."""
+    names, targets = [], []
+    for name, key in images:
+        if key in labels:
+            names.append(name)
+            targets.append(labels[key])
+        else:
+            folder.report(name, "unknown class", f"class {key!r} is not in the training split")
+    return Samples(names, [folder.path(name) for name in names], targets)
 
 
 def make_samples(
-    folder: DataFolder, images: list[AnnotatedImage], labels: Mapping[Hashable, int], *, is_relative: bool = False
+    folder: DataFolder, images: Iterable[AnnotatedImage], labels: Mapping[Any, int], *, is_relative: bool = False
 ) -> Samples:
-    """Create samples from the annotated images of a folder. See `validate_boxes`.
-
-    Args:
-        folder: Folder of the images.
-        images: Annotated images; missing sizes are read from the files.
-        labels: Label of each class key.
-        is_relative: Whether boxes are relative to the image size (0..1) instead of in pixels.
-    """
-    images = _fill_sizes(folder, images)
-    if is_relative:
-        for image in images:
-            image.boxes = [tuple(np.multiply(box, (image.size or (0, 0)) * 2)) for box in image.boxes]
-    kept, objects = validate_boxes(images, labels, folder.problems)
+    """Create samples from annotated images, whose missing sizes are read from the files. See `validate_boxes`."""
+    images = [image for image in images if _fill_size(folder, image)]
+    kept, objects = validate_boxes(images, labels, folder.problems, is_relative=is_relative)
     names = [images[index].name for index in kept]
     return Samples(names, [folder.path(name) for name in names], objects)
 
 
-def _fill_sizes(folder: DataFolder, images: list[AnnotatedImage]) -> list[AnnotatedImage]:
-    """Fill in missing sizes of the upright images, from the headers of the files.
-
-    Returns:
-        The images without unreadable ones, and without those annotated with the size before EXIF rotation, for which
-        the orientation of the boxes is ambiguous.
-    """
-    kept = []
-    for image in images:
-        path = folder.path(image.name)
-        try:
-            if image.boxes and (image.size is None or has_exif(path)):
-                stored, is_rotated = read_size(path)
-                if is_rotated and image.size == stored != stored[::-1]:
-                    reason = f"size {stored[0]}x{stored[1]} is that before EXIF rotation: save the image upright"
-                    folder.report(image.name, "unreadable annotation", reason)
-                    continue
-                image.size = image.size or (stored[::-1] if is_rotated else stored)
-        except DECODER_ERRORS as error:
-            folder.report(image.name, "unreadable image", " ".join(str(error).split()))
-            continue
-        kept.append(image)
-    return kept
+def _fill_size(folder: DataFolder, image: AnnotatedImage) -> bool:
+    """Fill in a missing size, and return whether the image is readable and the orientation of its boxes is known."""
+    path = folder.path(image.name)
+    try:
+        if image.annotations and (image.size is None or has_exif(path)):
+            upright, is_rotated = read_size(path)
+            width, height = upright[::-1]
+            if is_rotated and image.size == (width, height) != upright:
+                reason = f"size {width}x{height} is that before EXIF rotation: save the image upright"
+                folder.report(image.name, "unreadable annotation", reason)
+                return False
+            image.size = image.size or upright
+    except DECODER_ERRORS as error:
+        folder.report(image.name, "unreadable image", " ".join(str(error).split()))
+        return False
+    return True
 
 
 def validate_boxes(
-    images: Sequence[AnnotatedImage], labels: Mapping[Hashable, int], problems: list[Problem]
+    images: Sequence[AnnotatedImage], labels: Mapping[Any, int], problems: list[Problem], *, is_relative: bool = False
 ) -> tuple[list[int], ObjectTable]:
-    """Drop invalid boxes, clip the others to their image, and report both.
+    """Drop invalid boxes, clip the others to their image, and append both to the problems.
 
     Args:
         images: Annotated images; those with boxes need a size.
         labels: Label of each class key.
-        problems: List to which problems are appended.
+        problems: List of problems.
+        is_relative: Whether boxes are relative to the image size (0..1) instead of in pixels.
 
     Returns:
         Indices of the images that have a valid box or no box at all, and the objects of these images.
     """
-    counts = np.array([len(image.boxes) for image in images], dtype=np.int64)
+    annotations = [annotation for image in images for annotation in image.annotations]
+    counts = np.array([len(image.annotations) for image in images], dtype=np.int64)
     owners = np.repeat(np.arange(len(images)), counts)
-    boxes = np.array([box for image in images for box in image.boxes], dtype=np.float64).reshape(-1, 4)
-    box_labels = np.array([labels.get(key, -1) for image in images for key in image.keys], dtype=np.int64)
+    boxes = np.array([annotation.box for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    box_labels = np.array([labels.get(annotation.key, -1) for annotation in annotations], dtype=np.int64)
     sizes = np.array([image.size or (0, 0) for image in images], dtype=np.float64).reshape(-1, 2)
 
     limits = np.tile(sizes, 2)[owners]
+    boxes = boxes * limits if is_relative else boxes
     clipped = boxes.clip(0, limits).astype(np.float32)
     overhang = np.abs(boxes - boxes.clip(0, limits)).max(axis=1, initial=0)
     conditions: dict[ProblemKind, np.ndarray] = {
@@ -112,13 +172,15 @@ def validate_boxes(
     }
     kinds = np.select(list(conditions.values()), list(conditions), default="")
     is_valid = (kinds == "") | ((kinds == "box outside the image") & _have_area(clipped))
-    problems += _box_problems(images, owners, boxes, kinds.tolist(), is_valid)
+    for row in np.flatnonzero(kinds != "").tolist():
+        image, kind = images[owners[row]], kinds[row].item()
+        index = row - int(np.searchsorted(owners, owners[row]))
+        problems.append(Problem(image.name, kind, _explain(kind, image, index, boxes[row], is_valid[row])))
 
     valid_counts = np.bincount(owners[is_valid], minlength=len(images))
     kept = np.flatnonzero((valid_counts > 0) | (counts == 0))
-    iscrowd = np.array([flag for image in images for flag in image.iscrowd or [0] * len(image.boxes)], np.int64)
-    nan = float("nan")
-    areas = np.array([area for image in images for area in image.areas or [nan] * len(image.boxes)], np.float32)
+    iscrowd = np.array([annotation.iscrowd for annotation in annotations], np.int64)
+    areas = np.array([annotation.area for annotation in annotations], np.float32)
     areas = np.where(np.isfinite(areas), areas, (clipped[:, 2:] - clipped[:, :2]).prod(axis=1))
     columns = (clipped, box_labels, iscrowd, areas.astype(np.float32))
     objects = Objects(*(torch.from_numpy(column[is_valid]) for column in columns))
@@ -129,24 +191,13 @@ def _have_area(boxes: np.ndarray) -> np.ndarray:
     return np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
 
 
-def _box_problems(
-    images: Sequence[AnnotatedImage],
-    owners: np.ndarray,
-    boxes: np.ndarray,
-    kinds: Sequence[Any],
-    is_valid: np.ndarray,
-) -> Iterator[Problem]:
-    for row in [row for row, kind in enumerate(kinds) if kind]:
-        image = images[owners[row]]
-        index = row - int(np.searchsorted(owners, owners[row]))
-        box = f"box {index + 1} ({image.keys[index]}) [{', '.join(f'{value:g}' for value in boxes[row])}]"
-        if kinds[row] == "unreadable annotation":
-            reason = f"box {index + 1} can't be parsed as four numbers"
-        elif kinds[row] == "unknown class":
-            reason = f"box {index + 1} has the class {image.keys[index]!r}, which is not a class of the dataset"
-        elif kinds[row] == "box without area":
-            reason = f"{box}: skipped"
-        else:
-            size = "x".join(f"{side:g}" for side in image.size or ())
-            reason = f"{box}, image {size}: {'clipped' if is_valid[row] else 'skipped'}"
-        yield Problem(image.name, kinds[row], reason)
+def _explain(kind: ProblemKind, image: AnnotatedImage, index: int, box: np.ndarray, is_valid: bool) -> str:
+    key, name = image.annotations[index].key, f"box {index + 1}"
+    if kind == "unreadable annotation":
+        return f"{name} can't be parsed as four numbers"
+    if kind == "unknown class":
+        return f"{name} has the class {key!r}, which is not a class of the dataset"
+    reason = f"{name} ({key}) [{', '.join(f'{value:g}' for value in box)}]"
+    if kind == "box outside the image":
+        reason += f", image {'x'.join(f'{side:g}' for side in image.size or ())}"
+    return f"{reason}: {'clipped' if is_valid else 'skipped'}"

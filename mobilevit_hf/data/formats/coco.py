@@ -4,15 +4,12 @@ import gc
 import json
 import posixpath
 import re
-from collections.abc import Generator, Hashable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..types import Dataset, Split
-from .annotations import AnnotatedImage, make_samples
+from .annotations import AnnotatedImage, make_samples, parse_object
 from .folder import SPLIT_NAMES, DataFolder, split_folders
-from .metadata import add_box
 
 ROBOFLOW_NAME = "_annotations.coco.json"
 # The part of a file name that may be a split: `train` of `instances_train2017.json`.
@@ -22,8 +19,14 @@ MAX_SIDE = 2**31  # larger annotated sizes are ignored
 
 def recognizes(folder: DataFolder) -> bool:
     """Return whether the folder has COCO JSON in one of the usual places."""
-    files = list(find_files(folder).values())
-    return bool(files) and _starts_like_coco(folder.root / files[0])
+    for name in find_files(folder).values():
+        try:
+            with open(folder.path(name), encoding="utf-8") as file:
+                start = file.read(4096)
+        except (OSError, ValueError):
+            return False
+        return re.search(r'"(images|annotations|categories|info|licenses)"\s*:', start) is not None
+    return False
 
 
 def find_files(folder: DataFolder) -> dict[str, str]:
@@ -37,9 +40,10 @@ def find_files(folder: DataFolder) -> dict[str, str]:
     if in_splits:
         return in_splits
     for directory in ("annotations", "."):
-        names = [base for base, kind in folder.entries(directory).items() if kind == "file" and base.endswith(".json")]
+        names = [name for name in folder.files(directory) if name.endswith(".json")]
         files: dict[str, str] = {}
-        for base in names:
+        for name in names:
+            base = posixpath.basename(name)
             split = SPLIT_NAMES.get(_split_word(base).lower())
             if split in files:
                 raise ValueError(
@@ -47,9 +51,9 @@ def find_files(folder: DataFolder) -> dict[str, str]:
                     "Remove or rename one."
                 )
             if split:
-                files[split] = posixpath.normpath(f"{directory}/{base}")
+                files[split] = name
         if files or len(names) == 1:
-            return files or {"train": posixpath.normpath(f"{directory}/{names[0]}")}
+            return files or {"train": names[0]}
     return {}
 
 
@@ -72,41 +76,24 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
             f"{folder.root}: got no COCO annotations, expected annotations/instances_train.json, "
             f"train/{ROBOFLOW_NAME} or a single .json file."
         )
-    with _garbage_collection_disabled():
+    collects_cycles = gc.isenabled()
+    gc.disable()  # the search for cycles takes almost half of the time of reading millions of entries
+    try:
         contents = {split: _load(folder.root / name) for split, name in files.items()}
         names = _read_classes(folder, contents, files)
-        labels: dict[Hashable, int] = {category: label for label, category in enumerate(names)}
-        splits: dict[str, Split] = {
-            split: make_samples(folder, _read_images(folder, split, name, contents.pop(split)), labels)
-            for split, name in files.items()
-        }
-    return Dataset("object-detection", tuple(names.values()), splits, "coco")
-
-
-@contextmanager
-def _garbage_collection_disabled() -> Generator[None, None, None]:
-    """Disable the search for cycles, which takes almost half of the time of reading millions of entries."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
+        labels = {category: label for label, category in enumerate(names)}
+        splits: dict[str, Split] = {}
+        for split, name in files.items():
+            splits[split] = make_samples(folder, _read_images(folder, split, name, contents.pop(split)), labels)
     finally:
-        if was_enabled:
+        if collects_cycles:
             gc.enable()
+    return Dataset("object-detection", tuple(names.values()), splits, "coco")
 
 
 def _split_word(base: str) -> str:
     match = SPLIT_IN_NAME.fullmatch(base)
     return match[1] if match else ""
-
-
-def _starts_like_coco(path: Path) -> bool:
-    try:
-        with open(path, encoding="utf-8") as file:
-            start = file.read(4096)
-    except (OSError, ValueError):
-        return False
-    return re.search(r'"(images|annotations|categories|info|licenses)"\s*:', start) is not None
 
 
 def _load(path: Path) -> dict[str, list[dict]]:
@@ -166,15 +153,15 @@ def _read_images(folder: DataFolder, split: str, file: str, content: dict[str, A
             folder.report(file_name, "missing image", f"image {image_id} of {file}: {reason}")
         size = (entry.get("width"), entry.get("height"))
         has_size = all(isinstance(side, int | float) and 0 < side < MAX_SIDE for side in size)
-        images[image_id] = AnnotatedImage(name, size if has_size else None) if name else None
+        images[image_id] = AnnotatedImage(name, size=size if has_size else None) if name else None
     for annotation in content["annotations"]:
         image_id = annotation.get("image_id")
         if not _is_id(image_id) or image_id not in images:
             reason = f"annotation {annotation.get('id')!r}: no image with the id {image_id!r}"
             folder.report(file, "unreadable annotation", reason)
         elif image := images[image_id]:
-            area, iscrowd = annotation.get("area"), annotation.get("iscrowd")
-            add_box(image, annotation.get("bbox"), annotation.get("category_id"), area, iscrowd)
+            values = (annotation.get(key) for key in ("bbox", "category_id", "area", "iscrowd"))
+            image.annotations.append(parse_object(*values))
     return [image for image in images.values() if image]
 
 

@@ -11,14 +11,9 @@ from ..images import IMAGE_SUFFIXES, open_header
 from ..types import Problem, ProblemKind
 
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 # A file without any of these near its start is upright; searching takes a tenth of the time of Pillow's open.
@@ -30,16 +25,11 @@ class DataFolder:
 
     Directories are listed once. A link that leads out of the folder counts as missing: a dataset from an untrusted
     source must not include other files of this machine. The links of the Hub's cache are followed.
-
-    Attributes:
-        root: Resolved path of the folder.
-        problems: Problems found in it.
-        notes: Decisions that the user should know about, see `Dataset`.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self.problems: list[Problem] = []
+        self.problems: list[Problem] = []  # see `Dataset`
         self.notes: list[str] = []
         blobs = self.root.parents[1] / "blobs" if self.root.parent.name == "snapshots" else self.root
         self._allowed = tuple(f"{str(path).rstrip(os.sep)}{os.sep}" for path in (self.root, blobs))
@@ -59,20 +49,27 @@ class DataFolder:
             self._listings[directory] = self._list(directory)
         return self._listings[directory]
 
+    def files(self, directory: str) -> list[str]:
+        """Return the names of the files in a directory, without its subfolders, in alphabetical order."""
+        return [join(directory, base) for base, kind in self.entries(directory).items() if kind == "file"]
+
+    def read_lines(self, name: str, errors: str = "replace") -> list[str]:
+        """Return the stripped lines of a UTF-8 text file that are not empty."""
+        with open(self.path(name), encoding="utf-8-sig", errors=errors) as file:
+            return [stripped for line in file if (stripped := line.strip())]
+
     def locate(self, candidates: Iterable[str]) -> tuple[str | None, str]:
         """Return the name of the first existing file among several relative paths, or None and the reason."""
-        tried, is_outside = [], False
+        tried: dict[str, str | None] = {}
         for candidate in candidates:
             name = self.normalize(candidate)
             directory, base = posixpath.split(name or "")
-            kind = self.entries(directory or ".").get(base) if name else "outside"
-            if kind == "file":
+            tried[candidate] = self.entries(directory or ".").get(base) if name else "outside"
+            if tried[candidate] == "file":
                 return name, ""
-            is_outside |= kind == "outside"
-            tried.append(candidate)
-        if is_outside:
-            return None, f"{tried[0]} is outside of the dataset's folder"
-        return None, f"no such file: {' or '.join(dict.fromkeys(tried))}"
+        if "outside" in tried.values():
+            return None, f"{next(iter(tried))} is outside of the dataset's folder"
+        return None, f"no such file: {' or '.join(tried)}"
 
     def normalize(self, path: str) -> str | None:
         """Return a relative path without `.`, `..` and backslashes, None if it is invalid or outside."""
@@ -86,8 +83,7 @@ class DataFolder:
         """Return the names of all images below a directory, in alphabetical order, without hidden files."""
         names = []
         for base, kind in self.entries(directory).items():
-            name = base if directory == "." else f"{directory}/{base}"
-            is_image = is_image_name(base)
+            name, is_image = join(directory, base), is_image_name(base)
             if kind == "folder":
                 names += self.images(name)
             elif kind == "file" and is_image:
@@ -105,10 +101,8 @@ class DataFolder:
         if not os.path.isdir(path) or not self._is_inside(path):  # noqa: PTH112
             return {}
         with os.scandir(path) as entries:
-            kinds = {
-                entry.name: self._kind(entry) for entry in entries if not entry.name.startswith((".", "__MACOSX"))
-            }
-        return dict(sorted(kinds.items()))
+            visible = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
+        return {entry.name: self._kind(entry) for entry in sorted(visible, key=lambda entry: entry.name)}
 
     def _kind(self, entry: os.DirEntry) -> str:
         if entry.is_symlink() and (not self._is_inside(entry.path) or self._is_ancestor(entry.path)):
@@ -122,6 +116,11 @@ class DataFolder:
     def _is_ancestor(path: str) -> bool:
         """Return whether a link leads to a folder that contains it."""
         return f"{os.path.dirname(path)}{os.sep}".startswith(f"{os.path.realpath(path)}{os.sep}")  # noqa: PTH120
+
+
+def join(directory: str, base: str) -> str:
+    """Return the name of an entry of a directory, which may be `"."`."""
+    return posixpath.normpath(f"{directory}/{base}")
 
 
 def is_image_name(name: str) -> bool:
@@ -145,31 +144,25 @@ def split_folders(folder: DataFolder, directory: str = ".") -> dict[str, str]:
                 f"{folder.root}: got {posixpath.basename(folders[split])} and {base}, expected one {split} split. "
                 "Remove or rename one."
             )
-        folders[split] = base if directory == "." else f"{directory}/{base}"
+        folders[split] = join(directory, base)
     return {split: folders[split] for split in ("train", "validation", "test") if split in folders}
 
 
 def read_size(source: str | bytes) -> tuple[tuple[int, int], bool]:
-    """Read the stored (width, height) of an image, and whether EXIF rotates it by 90 degrees.
-
-    Args:
-        source: Path or content of the file, of which only the header is read.
+    """Return the upright (width, height) of an image, and whether EXIF data rotates it by 90 degrees.
 
     Raises:
         Exception: One of `DECODER_ERRORS` if the header can't be read.
     """
     with open_header(source) as image:
-        return image.size, image.getexif().get(ExifTags.Base.Orientation) in ROTATED_ORIENTATIONS
+        is_rotated = image.getexif().get(ExifTags.Base.Orientation) in ROTATED_ORIENTATIONS
+        return image.size[::-1] if is_rotated else image.size, is_rotated
 
 
 def has_exif(path: str) -> bool:
-    """Return whether an image file may have EXIF data, from a quick search of its start.
-
-    Raises:
-        OSError: If it can't be read.
-    """
+    """Return whether an image file may have EXIF data, from a quick search of its start."""
     if not path.lower().endswith((".jpg", ".jpeg", ".png")):
         return True
     with open(path, "rb") as file:
-        head = file.read(8192)
-    return any(marker in head for marker in EXIF_MARKERS)
+        start = file.read(8192)
+    return any(marker in start for marker in EXIF_MARKERS)

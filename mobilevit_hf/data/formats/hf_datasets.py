@@ -17,8 +17,8 @@ LIBRARY_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError)
 
 def recognizes(folder: DataFolder) -> bool:
     """Return whether the folder was written by `save_to_disk`, or contains Parquet files."""
-    entries = [*folder.entries("."), *folder.entries("data")]
-    return _is_saved(folder) or any(base.endswith(".parquet") for base in entries)
+    bases = [*folder.entries("."), *folder.entries("data")]
+    return _is_saved(folder) or any(base.endswith(".parquet") for base in bases)
 
 
 def read(folder: DataFolder, *, streaming: bool = False) -> Dataset:
@@ -82,18 +82,17 @@ def _one_line(error: Exception) -> str:
 
 
 def _select_splits(loaded: Any, name: str, notes: list[str]) -> dict[str, Any]:
-    """Return the rows by split. A single split of any name is the training split; other unknown splits are skipped."""
+    """Return the rows by split. A single split of any name is the training split."""
     rows_by_name = loaded if isinstance(loaded, dict) else {"train": loaded}
-    split_names = {key: SPLIT_NAMES.get(key.lower()) for key in rows_by_name}
-    if len(rows_by_name) == 1 and None in split_names.values():
-        split_names = dict.fromkeys(rows_by_name, "train")
+    default = "train" if len(rows_by_name) == 1 else None
     splits: dict[str, Any] = {}
     skipped = []
-    for key, split in split_names.items():
+    for key, rows in rows_by_name.items():
+        split = SPLIT_NAMES.get(key.lower(), default)
         if split is None or split in splits:
             skipped.append(key)
         else:
-            splits[split] = rows_by_name[key]
+            splits[split] = rows
     if skipped:
         notes.append(f"Skipped splits of {name}: {', '.join(skipped)}.")
     if not splits:

@@ -1,9 +1,9 @@
 """Image folder: one folder per class, optionally within folders for splits, or images with a metadata file."""
 
-from ..sequences import Samples
 from ..types import Dataset, Split
 from . import metadata
-from .folder import SPLIT_NAMES, DataFolder, is_image_name, split_folders
+from .annotations import make_labeled_samples
+from .folder import SPLIT_NAMES, DataFolder, is_image_name, join, split_folders
 
 
 def recognizes(folder: DataFolder) -> bool:
@@ -24,16 +24,13 @@ def read(folder: DataFolder) -> Dataset:
         return metadata.read(folder)
     files = {split: _images_by_class(folder, directory) for split, directory in _split_directories(folder).items()}
     classes = sorted(files.get("train") or {name for by_class in files.values() for name in by_class})
+    labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, Split] = {}
     count = 0
     for split, by_class in files.items():
-        for name in by_class.keys() - set(classes):
-            for image in by_class[name]:
-                folder.report(image, "unknown class", f"class {name!r} is not in the training split")
-        labeled = [(image, label) for label, name in enumerate(classes) for image in by_class.get(name, [])]
-        names = [image for image, _ in labeled]
-        splits[split] = Samples(names, [folder.path(name) for name in names], [label for _, label in labeled])
-        count += len(names)
+        images = ((image, name) for name, images in by_class.items() for image in images)
+        splits[split] = samples = make_labeled_samples(folder, images, labels)
+        count += len(samples)
     if not count:
         raise ValueError(
             f"{folder.root}: got no images in class folders, expected CLASS/IMAGE or train/CLASS/IMAGE. "
@@ -54,16 +51,17 @@ def _split_directories(folder: DataFolder) -> dict[str, str]:
 
 
 def _images_by_class(folder: DataFolder, directory: str) -> dict[str, list[str]]:
-    entries = folder.entries(directory)
-    prefix = "" if directory == "." else f"{directory}/"
-    loose = [name for name, kind in entries.items() if kind == "file" and is_image_name(name)]
+    loose = [name for name in folder.files(directory) if is_image_name(name)]
     if loose:
-        folder.notes.append(f"Skipped {len(loose)} images outside of class folders, such as {prefix}{loose[0]}.")
-    for name, kind in entries.items():
+        folder.notes.append(f"Skipped {len(loose)} images outside of class folders, such as {loose[0]}.")
+    by_class: dict[str, list[str]] = {}
+    for name, kind in folder.entries(directory).items():
         if kind == "outside":
-            folder.report_outside(f"{prefix}{name}")
-    by_class = {name: folder.images(f"{prefix}{name}") for name, kind in entries.items() if kind == "folder"}
+            folder.report_outside(join(directory, name))
+        elif kind == "folder":
+            by_class[name] = folder.images(join(directory, name))
     empty = [name for name, images in by_class.items() if not images and name.lower() not in SPLIT_NAMES]
     if empty:
-        folder.notes.append(f"Skipped folders without images: {', '.join(prefix + name for name in empty)}.")
+        names = ", ".join(join(directory, name) for name in empty)
+        folder.notes.append(f"Skipped folders without images: {names}.")
     return {name: images for name, images in by_class.items() if images}

@@ -3,26 +3,22 @@
 import csv
 import json
 import posixpath
-from collections.abc import Hashable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from typing import Any
 
-from ..sequences import Samples
 from ..types import Dataset, Split
-from .annotations import INVALID_BOX, AnnotatedImage, make_samples
+from .annotations import AnnotatedImage, Annotation, find_classes, make_labeled_samples, make_samples, parse_objects
 from .folder import SPLIT_NAMES, DataFolder, split_folders
 
 FILE_NAMES = ("metadata.jsonl", "metadata.csv")
-CATEGORY_KEYS = ("category", "categories", "label", "labels")
 LABEL_COLUMNS = ("label", "labels")
-MAX_CLASS_NUMBER = 100_000  # a larger one, perhaps from another column, would create names until memory is exhausted
 
 
 def find_files(folder: DataFolder) -> list[str]:
     """Return the metadata files in the folder and in its splits."""
     directories = [".", *split_folders(folder).values()]
-    names = [posixpath.normpath(f"{directory}/{base}") for directory in directories for base in FILE_NAMES]
-    return [name for name in names if folder.locate([name])[0]]
+    names = [folder.locate([f"{directory}/{base}"])[0] for directory in directories for base in FILE_NAMES]
+    return [name for name in names if name]
 
 
 def has_annotations(folder: DataFolder) -> bool:
@@ -55,77 +51,19 @@ def read(folder: DataFolder) -> Dataset:
         if image:
             split = SPLIT_NAMES.get(name.split("/")[0].lower(), "train")
             images.setdefault(split, []).append(image)
-    keys = {key for image in images.get("train") or chain(*images.values()) for key in image.keys}
-    classes, labels = name_classes(keys)
+    classes, labels = find_classes(images)
     if not classes:
         raise ValueError(
             f"{folder.root / find_files(folder)[0]}: got no image with a class, expected a column `objects` with "
             "`bbox` and `categories`, or a column `label`."
         )
     splits: dict[str, Split] = {}
-    if is_detection:
-        splits = {split: make_samples(folder, part, labels) for split, part in images.items()}
-        return Dataset("object-detection", classes, splits, "imagefolder")
-    splits = {split: _make_labeled_samples(folder, part, labels) for split, part in images.items()}
-    return Dataset("image-classification", classes, splits, "imagefolder")
-
-
-def name_classes(keys: Iterable[Hashable]) -> tuple[tuple[str, ...], dict[Hashable, int]]:
-    """Derive the classes from the names or numbers in annotations.
-
-    Returns:
-        The class names (in alphabetical order, or all numbers from 0 to the largest), and the label of each key.
-
-    Raises:
-        ValueError: If a number is larger than `MAX_CLASS_NUMBER`.
-    """
-    keys = {key for key in keys if isinstance(key, str | int)}
-    numbers = [key for key in keys if isinstance(key, int) and key >= 0]
-    if keys and len(numbers) == len(keys):
-        if max(numbers) > MAX_CLASS_NUMBER:
-            raise ValueError(
-                f"got class {max(numbers)}, expected at most {MAX_CLASS_NUMBER}. Number the classes from 0, or use "
-                "names."
-            )
-        classes = tuple(str(number) for number in range(max(numbers) + 1))
-        return classes, {number: number for number in range(len(classes))}
-    classes = tuple(sorted({str(key) for key in keys}))
-    return classes, {key: classes.index(str(key)) for key in keys}
-
-
-def parse_objects(objects: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Yield (bbox, class, area, iscrowd) of each object in a dictionary of lists or a list of dictionaries.
-
-    Raises:
-        ValueError: If it is neither, or the lists differ in length.
-    """
-    if isinstance(objects, dict):
-        lists = {key: list(values) for key, values in objects.items() if isinstance(values, list | tuple)}
-        count = len(lists.get("bbox", []))
-        available = [key for key in (*CATEGORY_KEYS, "area", "iscrowd") if key in lists]
-        if "bbox" not in lists or any(len(lists[key]) != count for key in available):
-            raise ValueError("expected `bbox` and `categories` in `objects`, as lists of equal length")
-        objects = [{key: lists[key][index] for key in ("bbox", *available)} for index in range(count)]
-    if not isinstance(objects, list) or not all(isinstance(entry, dict) for entry in objects):
-        raise ValueError("expected a dictionary of lists or a list of dictionaries in `objects`")
-    for entry in objects:
-        key = next((entry[key] for key in CATEGORY_KEYS if key in entry), None)
-        yield entry.get("bbox"), key, entry.get("area"), entry.get("iscrowd")
-
-
-def add_box(image: AnnotatedImage, bbox: Any, key: Any, area: Any = None, iscrowd: Any = None) -> None:
-    """Add an object with a box [x, y, w, h] to an image, with `INVALID_BOX` if the box can't be parsed."""
-    try:
-        x, y, width, height = map(float, bbox)
-        image.boxes.append((x, y, x + width, y + height))
-    except (TypeError, ValueError, OverflowError):
-        image.boxes.append(INVALID_BOX)
-    image.keys.append(key if isinstance(key, str | int) else None)
-    try:
-        image.areas.append(float(area) if isinstance(area, int | float) else float("nan"))
-    except OverflowError:
-        image.areas.append(float("nan"))
-    image.iscrowd.append(int(bool(iscrowd)))
+    for split, part in images.items():
+        if is_detection:
+            splits[split] = make_samples(folder, part, labels)
+        else:
+            splits[split] = make_labeled_samples(folder, ((i.name, i.annotations[0].key) for i in part), labels)
+    return Dataset("object-detection" if is_detection else "image-classification", classes, splits, "imagefolder")
 
 
 def _read_rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
@@ -145,16 +83,12 @@ def _read_rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _read_objects(folder: DataFolder, name: str, row: dict[str, Any]) -> AnnotatedImage | None:
-    image = AnnotatedImage(name)
+    objects = row.get("objects")
     try:
-        objects = row.get("objects")
-        objects = json.loads(objects) if isinstance(objects, str) else objects
-        for entry in parse_objects(objects):
-            add_box(image, *entry)
+        return AnnotatedImage(name, list(parse_objects(json.loads(objects) if isinstance(objects, str) else objects)))
     except (ValueError, RecursionError) as error:
         folder.report(name, "unreadable annotation", str(error))
         return None
-    return image
 
 
 def _read_label(folder: DataFolder, name: str, row: dict[str, Any]) -> AnnotatedImage | None:
@@ -162,13 +96,4 @@ def _read_label(folder: DataFolder, name: str, row: dict[str, Any]) -> Annotated
     if not isinstance(label, str | int) or label == "":
         folder.report(name, "unreadable annotation", "no value in the column `label`")
         return None
-    return AnnotatedImage(name, keys=[label])
-
-
-def _make_labeled_samples(folder: DataFolder, images: list[AnnotatedImage], labels: dict[Hashable, int]) -> Samples:
-    for image in images:
-        if image.keys[0] not in labels:
-            folder.report(image.name, "unknown class", f"class {image.keys[0]!r} is not in the training split")
-    kept = [image for image in images if image.keys[0] in labels]
-    names = [image.name for image in kept]
-    return Samples(names, [folder.path(name) for name in names], [labels[image.keys[0]] for image in kept])
+    return AnnotatedImage(name, [Annotation(label)])

@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,8 @@ from huggingface_hub import constants
 from ..images import DECODER_ERRORS
 from ..sequences import LazySequence, Samples, Subset
 from ..types import Problem, Sample
-from .annotations import AnnotatedImage, validate_boxes
+from .annotations import CATEGORY_KEYS, AnnotatedImage, name_classes, parse_objects, validate_boxes
 from .folder import read_size
-from .metadata import CATEGORY_KEYS, add_box, name_classes, parse_objects
 
 if TYPE_CHECKING:
     import datasets
@@ -29,24 +28,17 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 @dataclass(frozen=True)
 class RowSource:
-    """Origin of rows, which limits the files and URLs that their images may refer to.
+    """Origin of rows, which limits the files and URLs that their images may refer to."""
 
-    Attributes:
-        name: Name in messages.
-        root: Folder of the dataset, None for the Hub.
-        token: Hub token for images that are fetched on access.
-    """
-
-    name: str
-    root: Path | None = None
-    token: str | bool | None = field(default=None, repr=False)
+    name: str  # in messages
+    root: Path | None = None  # None for the Hub
+    token: str | bool | None = field(default=None, repr=False)  # for images that are fetched on access
 
     def resolve(self, value: Any) -> str | bytes:
         """Return the path or content of the image in a value {"bytes", "path"} of an image column.
 
         Raises:
-            ValueError: If the value is empty, or its path is missing or not part of the dataset.
-            OSError: If it can't be fetched.
+            ValueError or OSError: If there is no such image, or it is not part of the dataset.
         """
         data, path = ((value or {}).get(key) for key in ("bytes", "path"))
         if data is not None or path is None:
@@ -81,53 +73,43 @@ class ImageColumn(LazySequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def item(self, index: int) -> str | bytes:
-        """Return the path or content of an image."""
+    def _item(self, index: int) -> str | bytes:
         return self.source.resolve(self.rows[index][self.column])
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names and types of the columns of a dataset.
-
-    Attributes:
-        image: Column of the images.
-        target: Column of the labels or objects.
-        is_detection: Whether the targets are objects.
-        classes: Class names, None if the column has none.
-        size: Columns of width and height, if available.
-    """
+    """Names and types of the columns of a dataset."""
 
     image: str
-    target: str
-    is_detection: bool
-    classes: tuple[str, ...] | None
-    size: tuple[str, ...]
+    target: str  # labels or objects
+    is_detection: bool  # whether the targets are objects
+    classes: tuple[str, ...] | None  # None if the column doesn't name them
+    size: tuple[str, ...]  # width and height, if available
 
-    def parse(self, name: str, row: Mapping[str, Any], load: Callable[[], str | bytes]) -> AnnotatedImage | Problem:
+    def parse(
+        self, name: str, row: Mapping[str, Any], load: Callable[[], str | bytes], problems: list[Problem]
+    ) -> AnnotatedImage | None:
         """Parse the objects of a row; `load` returns its image, whose size is read if there are no columns for it."""
-        width, height = (row[column] or 0 for column in self.size) if self.size else (0, 0)
-        image = AnnotatedImage(name, (width, height) if min(width, height) > 0 else None)
         try:
-            for entry in parse_objects(row[self.target]):
-                add_box(image, *entry)
+            image = AnnotatedImage(name, list(parse_objects(row[self.target])))
         except (TypeError, ValueError) as error:
-            return Problem(name, "unreadable annotation", str(error))
+            problems.append(Problem(name, "unreadable annotation", str(error)))
+            return None
+        width, height = (row[column] or 0 for column in self.size) if self.size else (0, 0)
         try:
-            if image.boxes and image.size is None:
-                stored, is_rotated = read_size(load())
-                image.size = stored[::-1] if is_rotated else stored
+            if min(width, height) > 0:
+                image.size = (width, height)
+            elif image.annotations:
+                image.size, _ = read_size(load())
         except DECODER_ERRORS as error:
-            return Problem(name, "unreadable image", " ".join(str(error).split()))
+            problems.append(Problem(name, "unreadable image", " ".join(str(error).split())))
+            return None
         return image
 
 
 def find_columns(name: str, features: Mapping[str, Any] | None) -> Columns:
     """Find the columns of images and of labels or objects.
-
-    Args:
-        name: Name of the dataset in messages.
-        features: Features of the dataset by column.
 
     Raises:
         ValueError: If there are none, or several candidates.
@@ -136,13 +118,19 @@ def find_columns(name: str, features: Mapping[str, Any] | None) -> Columns:
 
     features = features or {}
     columns = ", ".join(features) or "no columns"
-    images = [key for key, feature in features.items() if _is_image(feature)]
+    images = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
+    ]
     candidates = [key for key in IMAGE_COLUMNS if key in images] or images
     if not images or (len(images) > 1 and candidates == images and images[0] not in IMAGE_COLUMNS):
         raise ValueError(f"{name}: expected one column of images, got {columns}. Rename it to image.")
     size = ("width", "height") if {"width", "height"} <= features.keys() else ()
     if "objects" in features:
-        fields = _object_features(features["objects"])
+        objects = features["objects"]
+        inner = getattr(objects, "feature", objects)  # of a list of dictionaries; without it a dictionary of lists
+        fields = {k: getattr(v, "feature", v) if inner is objects else v for k, v in dict(inner).items()}
         categories = [fields[key] for key in CATEGORY_KEYS if key in fields]
         if "bbox" not in fields or not categories:
             raise ValueError(
@@ -179,7 +167,7 @@ def find_classes(
     keys = set()
     for value in rows.select_columns([columns.target])[:][columns.target]:
         try:
-            keys |= {key for _, key, _, _ in parse_objects(value)} if columns.is_detection else {value}
+            keys |= {entry.key for entry in parse_objects(value)} if columns.is_detection else {value}
         except (TypeError, ValueError):  # reported when the row is parsed
             continue
     return name_classes(keys - {None, -1})
@@ -193,16 +181,7 @@ def make_samples(
     source: RowSource,
     problems: list[Problem],
 ) -> Samples:
-    """Create the samples of a split, whose images are read on access.
-
-    Args:
-        rows: Rows of the split, with image decoding disabled.
-        split: Name of the split.
-        columns: Columns of images and targets.
-        labels: Label of each class key.
-        source: Origin of the rows.
-        problems: List to which problems are appended.
-    """
+    """Create the samples of a split from rows with disabled decoding; their images are read on access."""
     names = [f"{split}[{index}]" for index in range(len(rows))]
     images = ImageColumn(rows.select_columns([columns.image]), columns.image, source)
     missing = dict(_find_missing_images(images))
@@ -213,10 +192,7 @@ def make_samples(
         annotated: dict[int, AnnotatedImage] = {}
         for index in available:
             row = {key: column[index] for key, column in values.items()}
-            image = columns.parse(names[index], row, lambda index=index: images[index])
-            if isinstance(image, Problem):
-                problems.append(image)
-            else:
+            if image := columns.parse(names[index], row, lambda index=index: images[index], problems):
                 annotated[index] = image
         valid, objects = validate_boxes(list(annotated.values()), labels, problems)
         indices = list(annotated)
@@ -232,17 +208,7 @@ def make_samples(
 
 @dataclass(frozen=True)
 class SampleStream:
-    """Streamed samples of a split. Problems of rows are reported while iterating.
-
-    Attributes:
-        rows: Rows of the split, with image decoding disabled.
-        split: Name of the split.
-        columns: Columns of images and targets.
-        labels: Label of each class key.
-        source: Origin of the rows.
-        problems: List to which problems are appended, each once.
-        part: Part (start, end, seed) of the rows by a hash of their image, with 0 <= start < end <= 1.
-    """
+    """Streamed samples of a split, see `make_samples`. Problems are appended while iterating, each once."""
 
     rows: "datasets.IterableDataset"
     split: str
@@ -250,20 +216,15 @@ class SampleStream:
     labels: Mapping[Hashable, int]
     source: RowSource
     problems: list[Problem]
-    part: tuple[float, float, int] = (0.0, 1.0, 0)
+    part: tuple[float, float, int] = (0.0, 1.0, 0)  # (start, end, seed) of a hash of the images, 0..1
 
     def __iter__(self) -> Iterator[Sample]:
         for number, row in enumerate(self.rows):
-            name = f"{self.split}[{number}]"
-            try:
-                image = self.source.resolve(row[self.columns.image])
-            except (OSError, ValueError) as error:
-                self._report([Problem(name, "missing image", str(error))])
-                continue
-            if self._is_in_part(image):
-                make_sample = self._make_detection_sample if self.columns.is_detection else self._make_labeled_sample
-                if (sample := make_sample(name, row, image)) is not None:
-                    yield sample
+            problems: list[Problem] = []
+            sample = self._read(f"{self.split}[{number}]", row, problems)
+            self.problems.extend(problem for problem in problems if problem not in self.problems)
+            if sample:
+                yield sample
 
     def split_off(self, fraction: float, seed: int) -> tuple["SampleStream", "SampleStream"]:
         """Return the remaining and the split-off rows; equal images are in the same part, in any order of the rows."""
@@ -275,25 +236,23 @@ class SampleStream:
         digest = hashlib.blake2b(data, digest_size=8, key=str(seed).encode()).digest()
         return start <= int.from_bytes(digest) / 2**64 < end or (start, end) == (0.0, 1.0)
 
-    def _make_labeled_sample(self, name: str, row: Mapping[str, Any], image: str | bytes) -> Sample | None:
+    def _read(self, name: str, row: Mapping[str, Any], problems: list[Problem]) -> Sample | None:
+        try:
+            image = self.source.resolve(row[self.columns.image])
+        except (OSError, ValueError) as error:
+            problems.append(Problem(name, "missing image", str(error)))
+            return None
+        if not self._is_in_part(image):
+            return None
+        if self.columns.is_detection:
+            annotated = self.columns.parse(name, row, lambda: image, problems)
+            kept, objects = validate_boxes([annotated] if annotated else [], self.labels, problems)
+            return Sample(name, image, objects=objects[0]) if kept else None
         label = row[self.columns.target]
         if label in self.labels:
             return Sample(name, image, label=self.labels[label])
-        self._report([Problem(name, "unknown class", f"label {label!r}")])
+        problems.append(Problem(name, "unknown class", f"label {label!r}"))
         return None
-
-    def _make_detection_sample(self, name: str, row: Mapping[str, Any], image: str | bytes) -> Sample | None:
-        annotated = self.columns.parse(name, row, lambda: image)
-        if isinstance(annotated, Problem):
-            self._report([annotated])
-            return None
-        problems: list[Problem] = []
-        kept, objects = validate_boxes([annotated], self.labels, problems)
-        self._report(problems)
-        return Sample(name, image, objects=objects[0]) if kept else None
-
-    def _report(self, problems: Sequence[Problem]) -> None:
-        self.problems.extend(problem for problem in problems if problem not in self.problems)
 
 
 def _find_missing_images(images: ImageColumn) -> Iterator[tuple[int, str]]:
@@ -304,21 +263,9 @@ def _find_missing_images(images: ImageColumn) -> Iterator[tuple[int, str]]:
     has_bytes = pyarrow.compute.struct_field(column, "bytes").is_valid()  # ty: ignore[missing-attribute] (generated)
     for index in np.flatnonzero(~has_bytes.to_numpy()).tolist():
         try:
-            images.item(index)
+            images[index]
         except (OSError, ValueError) as error:
             yield index, str(error)
-
-
-def _is_image(feature: Any) -> bool:
-    import datasets
-
-    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
-
-
-def _object_features(feature: Any) -> dict[str, Any]:
-    """Return the features of an object, of a list of dictionaries or a dictionary of lists."""
-    inner = getattr(feature, "feature", feature)
-    return {key: getattr(value, "feature", value) if inner is feature else value for key, value in dict(inner).items()}
 
 
 def _class_names(feature: Any) -> tuple[str, ...] | None:

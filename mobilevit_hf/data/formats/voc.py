@@ -1,17 +1,18 @@
 """Pascal VOC XML: one file per image, in `Annotations` next to `JPEGImages` and `ImageSets`, or next to the images."""
 
 import posixpath
-from itertools import chain
+from collections.abc import Iterable
+from typing import Any
 from xml.etree import ElementTree
 
 from ..images import IMAGE_SUFFIXES
 from ..types import Dataset, Split
-from .annotations import INVALID_BOX, AnnotatedImage, make_samples
-from .folder import SPLIT_NAMES, DataFolder, is_image_name, split_folders
+from .annotations import INVALID_BOX, AnnotatedImage, Annotation, find_classes, make_samples
+from .folder import SPLIT_NAMES, DataFolder, is_image_name, join, split_folders
 
 IMAGE_SETS = "ImageSets/Main"
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
+CORNERS = ("bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
 
 
 def recognizes(folder: DataFolder) -> bool:
@@ -34,23 +35,19 @@ def read(folder: DataFolder) -> Dataset:
         raise ValueError(f"{folder.root}: got no XML files, expected Annotations/*.xml next to JPEGImages.")
     files = _files_by_split(folder)
     images = {split: [image for n in names if (image := _read_file(folder, n))] for split, names in files.items()}
-    keys = {key for image in images.get("train") or chain(*images.values()) for key in image.keys}
-    classes = tuple(sorted(key for key in keys if isinstance(key, str)))
-    labels = {name: label for label, name in enumerate(classes)}
-    splits: dict[str, Split] = {split: make_samples(folder, part, {**labels}) for split, part in images.items()}
+    classes, labels = find_classes(images)
+    splits: dict[str, Split] = {split: make_samples(folder, part, labels) for split, part in images.items()}
     return Dataset("object-detection", classes, splits, "voc")
 
 
 def _annotation_folders(folder: DataFolder) -> list[str]:
     parents = [".", *split_folders(folder).values()]
-    names = [posixpath.normpath(f"{parent}/{base}") for parent in parents for base in ("Annotations", "annotations")]
+    names = [join(parent, base) for parent in parents for base in ("Annotations", "annotations")]
     return [name for name in [*names, *parents] if folder.entries(name)]
 
 
 def _xml_files(folder: DataFolder, directory: str) -> list[str]:
-    prefix = "" if directory == "." else f"{directory}/"
-    entries = folder.entries(directory).items()
-    return [f"{prefix}{base}" for base, kind in entries if kind == "file" and base.lower().endswith(".xml")]
+    return [name for name in folder.files(directory) if name.lower().endswith(".xml")]
 
 
 def _files_by_split(folder: DataFolder) -> dict[str, list[str]]:
@@ -71,8 +68,8 @@ def _read_image_sets(folder: DataFolder) -> dict[str, list[str]]:
     lists: dict[str, list[str]] = {}
     for base in ("train", "val", "test", "trainval"):
         if folder.entries(IMAGE_SETS).get(f"{base}.txt") == "file":
-            with open(folder.path(f"{IMAGE_SETS}/{base}.txt"), encoding="utf-8-sig", errors="replace") as file:
-                lists[base] = list(dict.fromkeys(line.split()[0] for line in file if line.strip()))
+            lines = folder.read_lines(f"{IMAGE_SETS}/{base}.txt")
+            lists[base] = list(dict.fromkeys(line.split()[0] for line in lines))
     listed = {name for base in ("train", "val", "test") for name in lists.get(base, [])}
     others = [name for name in lists.get("trainval", []) if name not in listed]
     train, val = lists.get("train", []), lists.get("val", [])
@@ -102,8 +99,7 @@ def _read_file(folder: DataFolder, file: str) -> AnnotatedImage | None:
         return None
     data = b""
     try:
-        with open(folder.path(located), "rb") as opened:
-            data = opened.read()
+        data = (folder.root / located).read_bytes()
         # Entities that refer to each other expand without bound, and UTF-16 would bypass this check.
         if any(marker in data for marker in (b"<!DOCTYPE", b"<!ENTITY", b"\0")):
             raise ValueError("DOCTYPE, entities and UTF-16 are not supported")
@@ -115,13 +111,14 @@ def _read_file(folder: DataFolder, file: str) -> AnnotatedImage | None:
     if name is None:
         folder.report(file, "missing image", reason)
         return None
-    image = AnnotatedImage(name, _parse_size(tree))
-    for entry in tree.iter("object"):
-        image.boxes.append(_parse_corners(entry.find("bndbox")))
-        image.keys.append((entry.findtext("name") or "").strip() or None)
-    if not image.boxes:
+    objects = [
+        Annotation((entry.findtext("name") or "").strip() or None, _parse_floats(entry, CORNERS) or INVALID_BOX)
+        for entry in tree.iter("object")
+    ]
+    if not objects:
         folder.report(file, "empty label file", "no objects; the image is used as background")
-    return image
+    size = _parse_floats(tree, ("size/width", "size/height"))
+    return AnnotatedImage(name, objects, size if size and all(side > 0 for side in size) else None)
 
 
 def _image_candidates(file: str, annotated_name: str | None) -> list[str]:
@@ -136,18 +133,9 @@ def _image_candidates(file: str, annotated_name: str | None) -> list[str]:
     return [posixpath.join(directory, name) for directory in directories for name in names]
 
 
-def _parse_size(tree: ElementTree.Element) -> tuple[float, float] | None:
+def _parse_floats(element: ElementTree.Element, paths: Iterable[str]) -> tuple[Any, ...] | None:
+    """Return the numbers in the text of subelements, None if one is missing or can't be parsed."""
     try:
-        width, height = (float(tree.findtext(f"size/{side}") or 0) for side in ("width", "height"))
+        return tuple(float(element.findtext(path) or "") for path in paths)
     except ValueError:
         return None
-    return (width, height) if width > 0 and height > 0 else None
-
-
-def _parse_corners(box: ElementTree.Element | None) -> tuple[float, ...]:
-    if box is None:
-        return INVALID_BOX
-    try:
-        return tuple(float(box.findtext(corner) or "") for corner in CORNERS)
-    except ValueError:
-        return INVALID_BOX

@@ -1,13 +1,13 @@
 """YOLO text files: `images/` next to `labels/`, one object per line; classes in `data.yaml` or `classes.txt`."""
 
 import posixpath
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
 from ..types import Dataset, Split
-from .annotations import INVALID_BOX, AnnotatedImage, make_samples
+from .annotations import AnnotatedImage, Annotation, make_samples
 from .folder import DataFolder, split_folders
 
 CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
@@ -58,22 +58,21 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
             folder.notes.append(
                 f"{len(images)} images of {split} without a label file are used as background, such as {images[0]}."
             )
-    labels: dict[Hashable, int] = {number: number for number in range(len(classes))}
+    labels = {number: number for number in range(len(classes))}
     splits: dict[str, Split] = {}
     for split, part in names.items():
-        annotated = [image for name in part if (image := _read_image(folder, name))]
+        annotated = (image for name in part if (image := _read_image(folder, name)))
         splits[split] = make_samples(folder, annotated, labels, is_relative=True)
     return Dataset("object-detection", classes, splits, "yolo")
 
 
 def _find_yaml(folder: DataFolder) -> str | None:
     """Return the YAML file with class names, `data.yaml` first, by a search of its text."""
-    entries = folder.entries(".").items()
-    names = [base for base, kind in entries if kind == "file" and base.endswith((".yaml", ".yml"))]
-    for base in sorted(names, key=lambda base: (base != "data.yaml", base)):
-        with open(folder.path(base), encoding="utf-8", errors="replace") as opened:
+    names = [name for name in folder.files(".") if name.endswith((".yaml", ".yml"))]
+    for name in sorted(names, key=lambda name: (name != "data.yaml", name)):
+        with open(folder.path(name), encoding="utf-8", errors="replace") as opened:
             if any(line.startswith("names:") for line in opened):
-                return base
+                return name
     return None
 
 
@@ -94,8 +93,7 @@ def _read_class_file(folder: DataFolder) -> tuple[str, ...]:
     file = next((name for name in CLASS_FILES if folder.locate([name])[0]), None)
     if file is None:
         raise ValueError(f"{folder.root}: got no class names, expected data.yaml with `names`, or classes.txt.")
-    with open(folder.path(file), encoding="utf-8-sig", errors="replace") as opened:
-        return _parse_classes(folder, file, [line.strip() for line in opened if line.strip()])
+    return _parse_classes(folder, file, folder.read_lines(file))
 
 
 def _parse_classes(folder: DataFolder, file: str, names: Any) -> tuple[str, ...]:
@@ -126,13 +124,12 @@ def _listed_images(folder: DataFolder, file: str, content: dict[str, Any], key: 
         if folder.entries(path):
             images.update(dict.fromkeys(folder.images(path)))
             continue
-        with open(folder.path(path), encoding="utf-8-sig", errors="replace") as opened:
-            for line in filter(None, map(str.strip, opened)):
-                name, reason = folder.locate([posixpath.join(posixpath.dirname(path), line), line])
-                if name is None:
-                    folder.report(line, "missing image", f"listed in {path}: {reason}")
-                else:
-                    images[name] = None
+        for line in folder.read_lines(path):
+            name, reason = folder.locate([posixpath.join(posixpath.dirname(path), line), line])
+            if name is None:
+                folder.report(line, "missing image", f"listed in {path}: {reason}")
+            else:
+                images[name] = None
     return list(images)
 
 
@@ -168,34 +165,28 @@ def _find_label_file(folder: DataFolder, image: str) -> str | None:
 
 def _read_image(folder: DataFolder, name: str) -> AnnotatedImage | None:
     file = _find_label_file(folder, name)
-    image = AnnotatedImage(name)
     if file is None:
-        return image
+        return AnnotatedImage(name)
     try:
-        with open(folder.path(file), encoding="utf-8-sig") as opened:
-            lines = [line.split() for line in opened if line.strip()]
+        lines = folder.read_lines(file, errors="strict")
     except (OSError, ValueError) as error:
         folder.report(file, "unreadable annotation", " ".join(str(error).split()))
         return None
-    for words in lines:
-        key, box = _parse_line(words)
-        image.keys.append(key)
-        image.boxes.append(box)
     if not lines:
         folder.report(file, "empty label file", "no objects; the image is used as background")
-    return image
+    return AnnotatedImage(name, [_parse_line(line.split()) for line in lines])
 
 
-def _parse_line(words: list[str]) -> tuple[int | None, tuple[float, ...]]:
-    """Return the class and the relative (x1, y1, x2, y2) of a line, `INVALID_BOX` if it is no box or polygon."""
+def _parse_line(words: list[str]) -> Annotation:
+    """Parse a class and a relative box or polygon."""
     try:
-        number, *values = [float(word) for word in words]
+        number, *values = map(float, words)
         key = int(number) if number % 1 == 0 else None
     except (ValueError, OverflowError):
-        return None, INVALID_BOX
+        return Annotation(None)
     if len(values) == 4:
         x, y, width, height = values
-        return key, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        return Annotation(key, (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
     if len(values) >= 6 and len(values) % 2 == 0:
-        return key, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
-    return key, INVALID_BOX
+        return Annotation(key, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])))
+    return Annotation(key)
