@@ -24,7 +24,6 @@ STREAM_SAMPLES = 1000  # of a stream, which may be endless, that are checked
 # and the C library keeps for each thread what it once allocated.
 LARGE_PIXELS = 25_000_000
 EDGE_TOLERANCE = 1.0  # annotation tools differ by up to a pixel in the coordinate of an image's last pixel
-MAX_LISTED_PROBLEMS = 5  # in an error
 
 
 class Range(NamedTuple):
@@ -137,7 +136,7 @@ def drop_invalid(dataset: Dataset, report: DatasetReport, max_bad: float = 0.05)
         ValueError: If more than a fraction `max_bad` (0..1) of the samples is invalid, or a split has none left.
     """
     if report.invalid_fraction > max_bad:
-        problems = [f"{p.name}: {p.kind} ({p.reason})" for p in report.problems[:MAX_LISTED_PROBLEMS]]
+        problems = [f"{p.name}: {p.kind} ({p.reason})" for p in report.problems[:5]]
         if len(report.problems) > len(problems):
             problems.append(f"and {len(report.problems) - len(problems)} more")
         raise ValueError(
@@ -213,6 +212,7 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
     problems: list[Problem] = []
     names, invalid_names = set(), {problem.name for problem in dataset.problems if problem.is_error}
     invalid: dict[str, dict[int, Tensor | None]] = {split: {} for split in inspections}
+    num_samples = dict.fromkeys(inspections, 0)
     counts = {split: dict.fromkeys(classes, 0) for split in inspections}
     sizes, box_sides, box_counts = [], [], []
     duplicates = _find_duplicates(inspections)
@@ -227,6 +227,7 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
                 invalid[split][index] = mask
             if mask is None:
                 continue
+            num_samples[split] += 1
             if sample.objects is not None:
                 objects = sample.objects.select(mask)
                 box_counts.append(len(objects.labels))
@@ -244,10 +245,7 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
         task=dataset.task,
         classes=classes,
         data_format=dataset.data_format,
-        num_samples={
-            split: len(inspected) - sum(mask is None for mask in invalid[split].values())
-            for split, inspected in inspections.items()
-        },
+        num_samples=num_samples,
         counts=counts,
         imbalance=max(first_counts) / min(first_counts) if first_counts and min(first_counts) else None,
         widths=_range([width for width, _ in sizes]),
@@ -267,10 +265,9 @@ def _find_duplicates(inspections: dict[str, list[_Inspection]]) -> dict[tuple[st
     seen: dict[tuple, str] = {}
     duplicates = {}
     for split, inspected in reversed(inspections.items()):
-        for index, inspection in enumerate(inspected):
-            if (inspection.size, inspection.digest) in seen:
-                duplicates[split, index] = seen[inspection.size, inspection.digest]
-        seen |= {(i.size, i.digest): f"{split}: {i.sample.name}" for i in inspected if i.digest}
+        pixels = [(inspection.size, inspection.digest) for inspection in inspected]
+        duplicates |= {(split, index): seen[key] for index, key in enumerate(pixels) if key in seen}
+        seen |= {key: f"{split}: {i.sample.name}" for key, i in zip(pixels, inspected, strict=True) if i.digest}
     return duplicates
 
 
@@ -287,19 +284,19 @@ def _validate(inspection: _Inspection, duplicate: str | None, num_classes: int) 
             return torch.ones(0, dtype=torch.bool), []
         return None, [Problem(sample.name, "unknown class", f"label {sample.label}, expected 0..{num_classes - 1}")]
 
+    starts, ends = objects.boxes.split(2, dim=1)
     limits = torch.tensor(size or (float("inf"), float("inf"))) + EDGE_TOLERANCE
-    inside = (objects.boxes[:, :2] >= -EDGE_TOLERANCE).all(dim=1) & (objects.boxes[:, 2:] <= limits).all(dim=1)
-    conditions: list[tuple[ProblemKind, Tensor]] = [
-        ("box without area", (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(dim=1)),
-        ("box outside the image", inside),
-        ("unknown class", (objects.labels >= 0) & (objects.labels < num_classes)),
-    ]
+    conditions: dict[ProblemKind, Tensor] = {
+        "box without area": (ends > starts).all(dim=1),
+        "box outside the image": (starts >= -EDGE_TOLERANCE).all(dim=1) & (ends <= limits).all(dim=1),
+        "unknown class": (objects.labels >= 0) & (objects.labels < num_classes),
+    }
+    image_size = f", image {size[0]}x{size[1]}" if size else ""
     valid = torch.ones(len(objects.boxes), dtype=torch.bool)
     problems = []
-    for kind, passed in conditions:
+    for kind, passed in conditions.items():
         for i in (valid & ~passed).nonzero()[:, 0].tolist():
             corners = ", ".join(f"{edge:g}" for edge in objects.boxes[i].tolist())
-            image_size = f", image {size[0]}x{size[1]}" if size else ""
             problems.append(Problem(sample.name, kind, f"box ({corners}), label {int(objects.labels[i])}{image_size}"))
         valid &= passed
     return (None if problems and not valid.any() else valid), problems

@@ -47,7 +47,6 @@ class ImageDataset(torch.utils.data.Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: SampleSpec | int) -> dict[str, Any]:
-        """Return one sample, see `make_batch`."""
         batch = self.__getitems__([index])
         return {name: values[0] for name, values in batch.items()}
 
@@ -136,7 +135,7 @@ class DeferredNormalization:
 
 
 class ImageStream(torch.utils.data.IterableDataset):
-    """Iterable dataset of batches, for samples without a known length.
+    """Iterable dataset of batches, see `make_batch`, for samples without a known length.
 
     Every worker of every process reads the whole stream and prepares every n-th batch. In training, all processes get
     the same number of full batches; samples at the end that don't fill a batch for each worker of each process are
@@ -152,6 +151,9 @@ class ImageStream(torch.utils.data.IterableDataset):
         buffer_size: Size of the shuffle buffer, from which the next sample is chosen at random.
         rank: Rank of this process, 0..num_replicas-1.
         num_replicas: Number of processes that train together.
+
+    Raises:
+        ValueError: While iterating, if there are too few training samples for one batch per worker.
     """
 
     def __init__(
@@ -177,11 +179,6 @@ class ImageStream(torch.utils.data.IterableDataset):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches, see `make_batch`.
-
-        Raises:
-            ValueError: If there are too few training samples for one batch per worker.
-        """
         worker = torch.utils.data.get_worker_info()
         num_workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
         num_shards, shard = self.num_replicas * num_workers, self.rank * num_workers + worker_id
@@ -239,7 +236,7 @@ def make_dataloader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0 and batches is not None,  # workers of a stream get the epoch at start
         pin_memory=pin_memory,
-        collate_fn=_identity,
+        collate_fn=dict,  # the datasets return batches
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # otherwise each epoch would change the state of the default generator
     )
@@ -250,10 +247,6 @@ def _ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # Python too sends SIGTERM at its exit, and joins the workers: they must exit
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_EXIT_SECONDS))
-
-
-def _identity(batch: Any) -> Any:
-    return batch
 
 
 @contextmanager

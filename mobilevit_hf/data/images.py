@@ -20,6 +20,7 @@ from huggingface_hub.errors import HTTPError
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.functional import pil_to_tensor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
 
@@ -178,7 +179,7 @@ class LazyImage:
                 return _crop(_decode_jpeg(self._jpeg, reduction), region, reduction)
             except (RuntimeError, *DECODER_ERRORS):
                 pass  # load() decodes the file after all, or raises the reason
-        return _crop(_to_tensor(self.load()), region)
+        return _crop(pil_to_tensor(self.load()), region)
 
 
 def _download(url: str) -> bytes:
@@ -268,11 +269,7 @@ def _decode_jpeg(data: bytes, reduction: int) -> Tensor:
         return decode_jpeg(encoded, ImageReadMode.RGB)  # ty: ignore[invalid-explicit-return] (a list only for a list)
     image = open_header(data, ("JPEG",))
     image.draft("RGB", (image.width // reduction, image.height // reduction))
-    return _to_tensor(image.convert("RGB"))
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return pil_to_tensor(image.convert("RGB"))
 
 
 def _crop(pixels: Tensor, region: Region, reduction: int = 1) -> Tensor:

@@ -16,8 +16,7 @@ from .types import Dataset
 # Modules with `recognizes(folder)` and `read(folder)`.
 DATA_FORMATS: Any = {"datasets": hf_datasets, "coco": coco, "voc": voc, "yolo": yolo, "imagefolder": imagefolder}
 FORMATS_BY_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
-# Hub ids of datasets with a shorter name in papers.
-HUB_ALIASES = {"imagenet-1k": "ILSVRC/imagenet-1k"}
+HUB_ALIASES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # names in papers
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 
 

@@ -76,8 +76,7 @@ class MultiScaleBatchSampler(Sampler[list[SampleSpec]]):
     once, few occur twice, and none occurs twice in a batch. Order and shapes equal those of the official code's
     `variable_batch_sampler` with seed 0.
 
-    The sampler has no state to save: `set_epoch(epoch, start_batch)` continues in the middle of an epoch. (The workers
-    of a dataloader prefetch, so only the training loop has the current position.)
+    The sampler has no state to save: `set_epoch(epoch, start_batch)` continues in the middle of an epoch.
 
     Args:
         num_samples: Number of samples.

@@ -17,6 +17,7 @@ NAN = float("nan")
 INVALID_BOX = (NAN,) * 4  # placeholder for a box that can't be parsed
 CATEGORY_KEYS = ("category", "categories", "label", "labels")
 MAX_CLASS_NUMBER = 100_000  # a larger one, perhaps from another column, would create names until memory is exhausted
+MAX_AREA = 1e38  # larger ones, which exceed float32, are ignored
 ROUNDING_PIXELS = 1.0  # boxes that exceed the image by less are clipped without a problem
 
 
@@ -45,11 +46,8 @@ def parse_object(bbox: Any, key: Any, area: Any = None, iscrowd: Any = None) -> 
         box = (x, y, x + width, y + height)
     except (TypeError, ValueError, OverflowError):
         box = INVALID_BOX
-    try:
-        area = float(area) if isinstance(area, int | float) else NAN
-    except OverflowError:
-        area = NAN
-    return Annotation(key if isinstance(key, str | int) else None, box, area, int(bool(iscrowd)))
+    has_area = isinstance(area, int | float) and abs(area) < MAX_AREA
+    return Annotation(key if isinstance(key, str | int) else None, box, area if has_area else NAN, int(bool(iscrowd)))
 
 
 def parse_objects(objects: Any) -> Iterator[Annotation]:

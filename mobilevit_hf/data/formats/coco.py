@@ -30,11 +30,7 @@ def recognizes(folder: DataFolder) -> bool:
 
 
 def find_files(folder: DataFolder) -> dict[str, str]:
-    """Return the annotation files by split.
-
-    Raises:
-        ValueError: If there are two for the same split.
-    """
+    """Return the annotation files by split; two for the same split are an error."""
     in_splits = {split: f"{directory}/{ROBOFLOW_NAME}" for split, directory in split_folders(folder).items()}
     in_splits = {split: name for split, name in in_splits.items() if folder.locate([name])[0]}
     if in_splits:

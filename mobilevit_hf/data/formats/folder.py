@@ -129,31 +129,22 @@ def is_image_name(name: str) -> bool:
 
 
 def split_folders(folder: DataFolder, directory: str = ".") -> dict[str, str]:
-    """Return the folders in a directory that are named like splits, by split.
-
-    Raises:
-        ValueError: If two folders are named like the same split.
-    """
+    """Return the folders in a directory that are named like splits, by split; two for the same one are an error."""
     folders: dict[str, str] = {}
     for base, kind in folder.entries(directory).items():
         split = SPLIT_NAMES.get(base.lower())
-        if split is None or kind != "folder":
-            continue
-        if split in folders:
+        if split in folders and kind == "folder":
             raise ValueError(
                 f"{folder.root}: got {posixpath.basename(folders[split])} and {base}, expected one {split} split. "
                 "Remove or rename one."
             )
-        folders[split] = join(directory, base)
+        if split and kind == "folder":
+            folders[split] = join(directory, base)
     return {split: folders[split] for split in ("train", "validation", "test") if split in folders}
 
 
 def read_size(source: str | bytes) -> tuple[tuple[int, int], bool]:
-    """Return the upright (width, height) of an image, and whether EXIF data rotates it by 90 degrees.
-
-    Raises:
-        Exception: One of `DECODER_ERRORS` if the header can't be read.
-    """
+    """Return the upright (width, height) of an image, and whether EXIF data rotates it by 90 degrees."""
     with open_header(source) as image:
         is_rotated = image.getexif().get(ExifTags.Base.Orientation) in ROTATED_ORIENTATIONS
         return image.size[::-1] if is_rotated else image.size, is_rotated

@@ -111,10 +111,9 @@ def _convert(loaded: Any, source: RowSource, problems: list[Problem], notes: lis
             raise ValueError(f"{source.name}: the splits differ in their columns or classes. Use the same in all.")
     classes, labels = find_classes(source.name, first, columns)
     splits: dict[str, Split] = {}
-    for split in ("train", "validation", "test"):
-        if split in rows_by_split:
-            rows = rows_by_split[split].cast_column(columns.image, datasets.Image(decode=False))
-            make_split = SampleStream if isinstance(rows, datasets.IterableDataset) else make_samples
-            splits[split] = make_split(rows, split, columns, labels, source, problems)
+    for split in sorted(rows_by_split, key=["train", "validation", "test"].index):
+        rows = rows_by_split[split].cast_column(columns.image, datasets.Image(decode=False))
+        make_split = SampleStream if isinstance(rows, datasets.IterableDataset) else make_samples
+        splits[split] = make_split(rows, split, columns, labels, source, problems)
     task = "object-detection" if columns.is_detection else "image-classification"
     return Dataset(task, classes, splits, "datasets", source.root, notes, problems)

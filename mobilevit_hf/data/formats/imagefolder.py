@@ -26,12 +26,10 @@ def read(folder: DataFolder) -> Dataset:
     classes = sorted(files.get("train") or {name for by_class in files.values() for name in by_class})
     labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, Split] = {}
-    count = 0
     for split, by_class in files.items():
         images = ((image, name) for name, images in by_class.items() for image in images)
-        splits[split] = samples = make_labeled_samples(folder, images, labels)
-        count += len(samples)
-    if not count:
+        splits[split] = make_labeled_samples(folder, images, labels)
+    if not any(splits.values()):
         raise ValueError(
             f"{folder.root}: got no images in class folders, expected CLASS/IMAGE or train/CLASS/IMAGE. "
             "Move the images of each class into a folder with its name."

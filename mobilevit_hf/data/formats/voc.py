@@ -65,22 +65,19 @@ def _files_by_split(folder: DataFolder) -> dict[str, list[str]]:
 
 def _read_image_sets(folder: DataFolder) -> dict[str, list[str]]:
     """Return the image names in the lists of `ImageSets/Main` by split. A list may have a second column."""
-    lists: dict[str, list[str]] = {}
-    for base in ("train", "val", "test", "trainval"):
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": [], "trainval": []}
+    for base, names in lists.items():
         if folder.entries(IMAGE_SETS).get(f"{base}.txt") == "file":
-            lines = folder.read_lines(f"{IMAGE_SETS}/{base}.txt")
-            lists[base] = list(dict.fromkeys(line.split()[0] for line in lines))
-    listed = {name for base in ("train", "val", "test") for name in lists.get(base, [])}
-    others = [name for name in lists.get("trainval", []) if name not in listed]
-    train, val = lists.get("train", []), lists.get("val", [])
-    if others:
-        split = "val" if train and not val else "train"
-        train, val = (train, others) if split == "val" else (train + others, val)
+            names += dict.fromkeys(line.split()[0] for line in folder.read_lines(f"{IMAGE_SETS}/{base}.txt"))
+    combined = lists.pop("trainval")
+    listed = set().union(*lists.values())
+    if others := [name for name in combined if name not in listed]:
+        base = "val" if lists["train"] and not lists["val"] else "train"
+        lists[base] += others
         folder.notes.append(
-            f"Added {len(others)} images that only {IMAGE_SETS}/trainval.txt lists to the {SPLIT_NAMES[split]} split."
+            f"Added {len(others)} images that only {IMAGE_SETS}/trainval.txt lists to the {SPLIT_NAMES[base]} split."
         )
-    splits = {"train": train, "validation": val, "test": lists.get("test", [])}
-    return {split: names for split, names in splits.items() if names}
+    return {SPLIT_NAMES[base]: names for base, names in lists.items() if names}
 
 
 def _note_unlisted_images(folder: DataFolder, image_sets: dict[str, list[str]]) -> None:

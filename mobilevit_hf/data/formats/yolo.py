@@ -1,7 +1,6 @@
 """YOLO text files: `images/` next to `labels/`, one object per line; classes in `data.yaml` or `classes.txt`."""
 
 import posixpath
-from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -36,16 +35,13 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
         ValueError: If classes, images or label files are missing.
     """
     file = file or _find_yaml(folder)
-    if file is None:
-        content, classes = {}, _read_class_file(folder)
-    else:
+    if file:
         content = _load_yaml(folder, file)
         classes = _parse_classes(folder, file, content.get("names"))
-    names = {
-        split: _listed_images(folder, file, content, key)
-        for split, key in SPLIT_KEYS.items()
-        if file and content.get(key)
-    } or {split: folder.images(directory) for split, directory in _image_folders(folder).items()}
+        names = {s: _listed_images(folder, file, content, key) for s, key in SPLIT_KEYS.items() if content.get(key)}
+    else:
+        classes, names = _read_class_file(folder), {}
+    names = names or {split: folder.images(directory) for split, directory in _image_folders(folder).items()}
     if not any(names.values()):
         raise ValueError(f"{folder.root}: got no images, expected images/train next to labels/train, or train/images.")
     unlabeled = {
@@ -97,15 +93,12 @@ def _read_class_file(folder: DataFolder) -> tuple[str, ...]:
 
 
 def _parse_classes(folder: DataFolder, file: str, names: Any) -> tuple[str, ...]:
-    values = names.values() if isinstance(names, dict) else names
-    if not isinstance(values, Iterable) or not all(isinstance(name, str | int) for name in values):
-        names = None  # nested lists: a few aliases of them would be printed as gigabytes
     if isinstance(names, dict):
-        numbers = sorted(names, key=lambda number: (not isinstance(number, int), str(number).zfill(9)))
-        names = [names[number] for number in numbers] if numbers == list(range(len(numbers))) else None
-    if not isinstance(names, list) or not names or len({str(name) for name in names}) != len(names):
+        names = [names.get(number) for number in range(len(names))]
+    is_valid = isinstance(names, list) and names and all(isinstance(name, str | int) for name in names)
+    if not is_valid or len(set(map(str, names))) != len(names):
         raise ValueError(f"{folder.root / file}: expected `names` as a list of unique names, or by number from 0.")
-    return tuple(str(name) for name in names)
+    return tuple(map(str, names))
 
 
 def _listed_images(folder: DataFolder, file: str, content: dict[str, Any], key: str) -> list[str]:
