@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 card_option = partial(typer.Option, rich_help_panel="Model card")
 repository_option = partial(typer.Option, rich_help_panel="Repository")
+log_note = partial(console.log, "note")
 # Source code of this package in a Space.
 SOURCE = "mobilevit_hf/"
 
@@ -77,8 +78,13 @@ def publish(
         intended_use=intended_use,
         images=images,
     )
-    if space:
-        _check_space(folder, revision)
+    if space:  # checked before anything is uploaded
+        if (folder / "config.json").is_file():  # else publishing fails
+            read_task(str(folder), folder)
+        if revision:
+            raise ValueError(
+                f"--revision: got {revision}, expected main with --space. Leave out --space or --revision."
+            )
     publication = publish_folder(
         folder,
         repo_id,
@@ -87,23 +93,11 @@ def publish(
         revision=revision,
         dry_run=dry_run,
         overwrite_card=overwrite_card,
-        log=_log_note,
+        log=log_note,
     )
     _show(publication, dry_run=dry_run)
     if space:
-        _show(publish_space(space, repo_id, private=private or None, dry_run=dry_run, log=_log_note), dry_run=dry_run)
-
-
-def _log_note(text: str) -> None:
-    console.log("note", text)
-
-
-def _check_space(folder: Path, revision: str | None) -> None:
-    """Check that a Space can run the model, before anything is uploaded."""
-    if (folder / "config.json").is_file():  # else publishing fails
-        read_task(str(folder), folder)
-    if revision:
-        raise ValueError(f"--revision: got {revision}, expected main with --space. Leave out --space or --revision.")
+        _show(publish_space(space, repo_id, private=private or None, dry_run=dry_run, log=log_note), dry_run=dry_run)
 
 
 def _show(publication: "Publication", *, dry_run: bool) -> None:
@@ -115,9 +109,9 @@ def _show(publication: "Publication", *, dry_run: bool) -> None:
     table.add_row("", decimal(sum(publication.files.values())))
     console.output.print(table)
     if publication.left_out:
-        _log_note(f"Not published: {', '.join(publication.left_out)}")
+        log_note(f"Not published: {', '.join(publication.left_out)}")
     if publication.deleted:
-        _log_note(f"Deleted files of an earlier version: {', '.join(publication.deleted)}")
+        log_note(f"Deleted files of an earlier version: {', '.join(publication.deleted)}")
     if dry_run:
         console.output.print(Text(f"\n{publication.card}"), soft_wrap=True)
         console.log("dry run", "Nothing was uploaded.")
@@ -130,6 +124,6 @@ def _show(publication: "Publication", *, dry_run: bool) -> None:
 
 def _group_source(files: dict[str, int]) -> dict[str, int]:
     """Return sizes by name, with this package's source code in one line."""
-    source = [size for name, size in files.items() if name.startswith(SOURCE)]
-    others = {name: size for name, size in files.items() if not name.startswith(SOURCE)}
-    return others | ({f"{SOURCE} ({len(source)} files)": sum(source)} if source else {})
+    source = {name: size for name, size in files.items() if name.startswith(SOURCE)}
+    others = {name: size for name, size in files.items() if name not in source}
+    return others | ({f"{SOURCE} ({len(source)} files)": sum(source.values())} if source else {})

@@ -35,20 +35,7 @@ Settings = tuple[gr.Dropdown, gr.Dropdown, gr.Slider]
 DELETE_UPLOADS = (600, 3600)
 EMPTY, HIDDEN = gr.update(value=None, visible=False), gr.update(visible=False)
 PLACEHOLDER = '<p class="small">Predictions appear here.</p>'
-CSS = """
-.gradio-container { width: 100% !important; max-width: 1080px !important; margin: 0 auto !important; }
-.note p { margin: 0.3em 0; }
-.note .chip { display: inline-block; margin: 0 1em 0 0; font-size: 1.15em; }
-.note .dot { display: inline-block; width: 0.75em; height: 0.75em; border-radius: 50%; margin-right: 0.4em;
-  box-shadow: 0 0 0 1px var(--body-text-color-subdued); }
-.note .small { color: var(--body-text-color-subdued); font-size: 0.9em; }
-.results table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.results table, .results tr, .results th, .results td { border: none !important; }
-.results tr + tr td { border-top: 1px solid var(--border-color-primary) !important; }
-.results th, .results td { padding: 0.4em 0.5em; text-align: left; vertical-align: top; }
-.results td:first-child { overflow-wrap: anywhere; min-width: 7em; }
-.note .error { color: var(--error-text-color); font-weight: 600; }
-"""
+STYLESHEET = Path(__file__).with_name("page.css")
 
 
 def build_app(models: Sequence[str], *, fixed: bool = False, examples: Sequence[tuple[Path, str]] = ()) -> gr.Blocks:
@@ -95,7 +82,7 @@ def launch(app: gr.Blocks, **options: Any) -> None:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
-    app.launch(theme=theme, css=CSS, footer_links=[], ssr_mode=False, run_history=False, **options)
+    app.launch(theme=theme, css_paths=STYLESHEET, footer_links=[], ssr_mode=False, run_history=False, **options)
 
 
 def _add_image_tab(settings: Settings, examples: Sequence[tuple[Path, str]]) -> None:
@@ -148,13 +135,8 @@ def _add_files_tab(settings: Settings) -> None:
     table = gr.HTML(elem_classes="results")
     download = gr.DownloadButton("Download CSV", visible=False, size="sm")
     folder: tempfile.TemporaryDirectory = tempfile.TemporaryDirectory()
-    run.click(
-        partial(predict_uploads, folder),
-        [files, *settings],
-        [note, table, download],
-        api_name="predict_files",
-        **QUEUE,
-    )
+    predict, outputs = partial(predict_uploads, folder), [note, table, download]
+    run.click(predict, [files, *settings], outputs, api_name="predict_files", **QUEUE)
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

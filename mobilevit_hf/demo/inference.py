@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,6 @@ from ..pipelines import pipeline
 from ..tasks import TaskName
 
 DETECTION: TaskName = "object-detection"
-TOP_K = 5
-MAX_PIPELINES = 8
 # Timed calls per measurement, fewer if they take longer than this.
 TIMED_CALLS, TIMED_SECONDS = 5, 1.0
 
@@ -41,13 +39,9 @@ def backend_titles() -> dict[str, str]:
     return {backend: FORMATS[backend].title if backend in FORMATS else "PyTorch" for backend in backends}
 
 
-@lru_cache(MAX_PIPELINES)
+@lru_cache(maxsize=8)
 def load_pipeline(model: str, backend: str) -> Pipeline:
     """Return the pipeline of a model on a backend, cached. Code in a checkpoint is never executed.
-
-    Args:
-        model: Classifier or detector, as for `resolve_model`.
-        backend: Backend, as for `pipeline`.
 
     Raises:
         ValueError, OSError: If the model does not exist, or the backend can't run it.
@@ -57,14 +51,8 @@ def load_pipeline(model: str, backend: str) -> Pipeline:
 
 
 def predict(pipeline: Pipeline, image: Image.Image, threshold: float) -> Predictions:
-    """Predict the classes or objects of an image.
-
-    Args:
-        pipeline: Classification or detection pipeline.
-        image: RGB image.
-        threshold: Minimum score of detections; ignored by a classifier.
-    """
-    options: dict[str, Any] = {"threshold": threshold} if pipeline.task == DETECTION else {"top_k": TOP_K}
+    """Predict the classes or objects of an RGB image; `threshold` is the minimum score of detections."""
+    options: dict[str, Any] = {"threshold": threshold} if pipeline.task == DETECTION else {"top_k": 5}
     return sorted(pipeline(image, **options), key=lambda prediction: -prediction["score"])
 
 
@@ -110,28 +98,26 @@ def predict_files(pipeline: Pipeline, paths: Iterable[Path], threshold: float) -
 
     The column "error" is present if at least one file can't be read.
     """
-    results: list[tuple[str, Predictions | None, str]] = []
+    results: list[tuple[str, Predictions, str]] = []
     for path in paths:
         try:
             results.append((path.name, predict(pipeline, load_image(path), threshold), ""))
         except ValueError as error:
-            results.append((path.name, None, str(error)))
-    if pipeline.task == DETECTION:
-        labels = count_labels([prediction for _, predictions, _ in results for prediction in predictions or []])
-        columns: Sequence[str] = list(labels)
-        values = [
-            [count_labels(predictions or []).get(label, 0) for label in columns] for _, predictions, _ in results
-        ]
-    else:
-        columns = ["label", "score"]
-        values = [
-            [predictions[0]["label"], round(predictions[0]["score"], 4)] if predictions else []
-            for _, predictions, _ in results
-        ]
-    rows = [
-        [name, *(value if predictions is not None else [""] * len(columns)), error]
-        for (name, predictions, error), value in zip(results, values, strict=True)
-    ]
+            results.append((path.name, [], str(error)))
+    is_detector = pipeline.task == DETECTION
+    columns = ["label", "score"]
+    if is_detector:
+        columns = list(count_labels([prediction for _, predictions, _ in results for prediction in predictions]))
+    rows = []
+    for name, predictions, error in results:
+        if error:
+            values: list[Any] = [""] * len(columns)
+        elif is_detector:
+            counts = count_labels(predictions)
+            values = [counts.get(label, 0) for label in columns]
+        else:
+            values = [predictions[0]["label"], round(predictions[0]["score"], 4)]
+        rows.append([name, *values, error])
     if any(error for _, _, error in results):
         return Table(["file", *columns, "error"], rows)
     return Table(["file", *columns], [row[:-1] for row in rows])

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,7 @@ def is_generated(text: str) -> bool:
 
 
 def render_card(metadata: ModelMetadata, repo_id: str) -> str:
-    """Render the README.md of a repository.
-
-    Args:
-        metadata: Metadata of the model.
-        repo_id: Repository id, `user/name`.
-    """
+    """Render the README.md of a repository `user/name`."""
     environment = Environment(loader=PackageLoader("mobilevit_hf.hub"), trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "md": escape,
@@ -82,10 +77,9 @@ def render_eval_results(metadata: ModelMetadata) -> dict[str, str]:
     Returns:
         YAML by file name in `.eval_results/`.
     """
-    evaluations = [evaluation for evaluation in metadata.evaluations if _is_on_training_dataset(evaluation, metadata)]
-    if metadata.data and metadata.data.validation_cut_off:
-        evaluations = [evaluation for evaluation in evaluations if evaluation.split != "validation"]
-    evaluation = _headline(evaluations)
+    ignored_split = "validation" if metadata.data and metadata.data.validation_cut_off else None
+    on_dataset = [evaluation for evaluation in metadata.evaluations if _is_on_training_dataset(evaluation, metadata)]
+    evaluation = _headline([evaluation for evaluation in on_dataset if evaluation.split != ignored_split])
     if evaluation is None or len(metadata.datasets) != 1:
         return {}
     metric = next(name for name in METRICS if name in evaluation.metrics)  # the one that papers report
@@ -195,7 +189,7 @@ def _class_table(metadata: ModelMetadata) -> dict[str, Any] | None:
         names = sorted(rows, key=lambda name: rows[name][key])[:WORST_CLASSES]
     titles = {"support": f"{evaluation.split.capitalize()} images", "f1": "F1"}
     columns = [titles.get(name, name.capitalize()) for name in first]
-    cells = {name: [_format_cell(value) for value in rows[name].values()] for name in names}
+    cells = {name: [f"{v:,}" if isinstance(v, int) else percent(v) for v in rows[name].values()] for name in names}
     if trained := _train_counts(metadata):
         columns.insert(0, "Training objects" if metadata.task.labels == "boxes" else "Training images")
         cells = {name: [f"{trained.get(name, 0):,}", *row] for name, row in cells.items()}
@@ -218,29 +212,24 @@ def _export_table(exports: Sequence[ExportRecord]) -> dict[str, Any] | None:
     if not exports:
         return None
     batch_sizes = sorted({int(size) for export in exports for size in export.latency_ms or {}})
-    columns: dict[str, Callable[[ExportRecord], str | None]] = {
-        "Backend": lambda export: escape(export.backend),
-        "Precision": lambda export: escape(export.quantization or export.dtype or "") or None,
-        "Size": lambda export: megabytes(export.bytes) if export.bytes else None,
-        "Same predictions as PyTorch": lambda export: None if export.agreement is None else percent(export.agreement),
-        "Max. difference": lambda export: None if export.max_error is None else f"{export.max_error:.1g}",
-    } | {
-        f"Latency (ms), batch size {size}": lambda export, size=size: _format_latency(export, size)
-        for size in batch_sizes
-    }
-    cells = [{title: format_cell(export) for title, format_cell in columns.items()} for export in exports]
-    shown = [title for title in columns if any(row[title] for row in cells)]
+    rows = []
+    for export in exports:
+        latency = {size: f"{milliseconds:.1f}" for size, milliseconds in (export.latency_ms or {}).items()}
+        row = {
+            "Backend": escape(export.backend),
+            "Precision": escape(export.quantization or export.dtype or ""),
+            "Size": megabytes(export.bytes) if export.bytes else "",
+            "Same predictions as PyTorch": "" if export.agreement is None else percent(export.agreement),
+            "Max. difference": "" if export.max_error is None else f"{export.max_error:.1g}",
+        }
+        rows.append(row | {f"Latency (ms), batch size {size}": latency.get(str(size), "") for size in batch_sizes})
+    columns = [title for title in rows[0] if any(row[title] for row in rows)]
     machines = {_describe_machine(export.machine) for export in exports if export.machine}
     return {
-        "columns": shown,
-        "rows": [[row[title] or "" for title in shown] for row in cells],
+        "columns": columns,
+        "rows": [[row[title] for title in columns] for row in rows],
         "machine": machines.pop() if len(machines) == 1 else None,
     }
-
-
-def _format_latency(export: ExportRecord, batch_size: int) -> str | None:
-    value = (export.latency_ms or {}).get(str(batch_size))
-    return None if value is None else f"{value:.1f}"
 
 
 def _fastest_backend(exports: Sequence[ExportRecord]) -> str | None:
@@ -282,10 +271,6 @@ def _wrap(command: str) -> str:
             lines.append("   ")
         lines[-1] += f" {part}" if lines[-1] else part
     return " \\\n".join(lines)
-
-
-def _format_cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else percent(value)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------

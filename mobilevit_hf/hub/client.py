@@ -25,11 +25,7 @@ MAX_REASON = 200
 
 
 class HubError(OSError):
-    """A failed request to the Hub, in one line.
-
-    Attributes:
-        status: HTTP status, None without a response.
-    """
+    """A failed request to the Hub, in one line; `status` is the HTTP status, None without a response."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -37,16 +33,9 @@ class HubError(OSError):
 
 
 class Hub:
-    """An `HfApi` whose requests are retried and whose errors are `HubError`.
+    """An `HfApi` whose requests are retried, with a log line before each retry, and whose errors are `HubError`.
 
     huggingface_hub retries uploads only: creating a repository, reading it and committing are single requests there.
-
-    Args:
-        token: User access token, None for the one of `hf auth login` or HF_TOKEN.
-        log: Called with one line before each retry.
-
-    Raises:
-        HubError: If there is no token.
     """
 
     def __init__(self, token: str | None, log: Callable[[str], Any]) -> None:
@@ -58,10 +47,7 @@ class Hub:
         self.api = HfApi(token=self.token)
 
     def resolve_repo_id(self, name: str) -> str:
-        """Return the full id of a repository after checking that the token may write there.
-
-        Args:
-            name: Id with or without the user or organization.
+        """Return the full id of a repository, given with or without its owner, to which the token may write.
 
         Raises:
             HubError: If the token may not write there.
@@ -83,15 +69,10 @@ class Hub:
         return name if "/" in name else f"{owner}/{name}"
 
     def call(self, request: Callable[[], T], repo_id: str, expected: tuple[type[Exception], ...] = ()) -> T:
-        """Send an idempotent request, with retries of temporary errors.
-
-        Args:
-            request: Function that sends it.
-            repo_id: Repository for the error message.
-            expected: Exceptions to raise unchanged.
+        """Send an idempotent request to a repository, with retries of temporary errors.
 
         Raises:
-            HubError: If it fails, or the next retry would be later than `MAX_SECONDS`.
+            HubError: If it fails, or would wait beyond `MAX_SECONDS`; `expected` errors are raised unchanged.
         """
         deadline = time.monotonic() + MAX_SECONDS
         for wait in (*WAIT_SECONDS, None):
@@ -158,7 +139,8 @@ def _explain(error: BaseException, status: int | None, requested: int | None, re
         return f"The Hub ({constants.ENDPOINT}) can't be reached ({type(error).__name__}{reason}). {retry}"
     if status == 429 and requested:
         retry = f"Run the same command again in {-(-requested // 60)} min."
-    owner, reason = repo_id.split("/")[0], getattr(error, "server_message", None) or ""
+    owner, reason = repo_id.split("/")[0], getattr(error, "server_message", None)
+    reason = f": {reason}" if reason else ""
     messages = {
         401: f"The Hub rejected the token. Create one with write access ({TOKENS_PAGE}), then: hf auth login",
         403: f"The token may not write to {repo_id}. Give it write access to the repositories of {owner} "
@@ -169,6 +151,6 @@ def _explain(error: BaseException, status: int | None, requested: int | None, re
         429: f"Too many requests to the Hub. {retry}",
     }
     if status in messages:
-        return f"{messages[status]} (HTTP {status}{f': {reason}' if reason else ''})"
+        return f"{messages[status]} (HTTP {status}{reason})"
     advice = retry if status >= 500 or status in RETRIED_STATUSES else "Fix that, then run the same command again."
-    return f"The Hub returned HTTP {status}{f': {reason}' if reason else ''}. {advice}"
+    return f"The Hub returned HTTP {status}{reason}. {advice}"

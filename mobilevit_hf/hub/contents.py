@@ -97,9 +97,8 @@ def gather(folder: Path, repo_id: str, card_options: CardOptions) -> Contents:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder}: got no {CONFIG}, expected a model. Pass an output folder of `mobilevit train`.")
     files: dict[str, Path | bytes] = {name: folder / name for name in _select_files(folder, card_options)}
-    problems = [f"{name} is a link out of the folder" for name in files if _leads_out(folder, name)]
-    _raise_problems(folder, problems)
-    problems += [*_check_configs(folder, files), *_check_weights(folder)]
+    _raise_problems(folder, [f"{name} is a link out of the folder" for name in files if _leads_out(folder, name)])
+    problems = [*_check_configs(folder, files), *_check_weights(folder)]
     if not problems:
         problems += _check_exports(folder)
         files |= _finish_configs(folder)
@@ -107,7 +106,9 @@ def gather(folder: Path, repo_id: str, card_options: CardOptions) -> Contents:
             files |= _make_card(folder, repo_id, card_options)
         except ValueError as error:
             problems.append(str(error))
-    contents = Contents(dict(sorted(files.items())), _left_out(folder, files))
+    published = {name.split("/")[0] for name in files}
+    left_out = sorted(path.name for path in folder.iterdir() if path.name not in published)
+    contents = Contents(dict(sorted(files.items())), tuple(left_out))
     _raise_problems(folder, [*problems, *_check_texts(folder, contents)])
     return contents
 
@@ -146,18 +147,13 @@ def _leads_out(folder: Path, name: str) -> bool:
     return not (folder / name).resolve().is_relative_to(folder.resolve())
 
 
-def _left_out(folder: Path, files: dict[str, Path | bytes]) -> tuple[str, ...]:
-    published = {name.split("/")[0] for name in files}
-    return tuple(sorted(path.name for path in folder.iterdir() if path.name not in published))
-
-
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
 def _check_configs(folder: Path, files: dict[str, Path | bytes]) -> Iterator[str]:
     """Yield the problems of the configurations."""
     try:
-        config = read_json(folder / CONFIG)
+        config, _ = read_json(folder / CONFIG), read_json(folder / PROCESSOR)
     except ValueError as error:
         yield str(error)
         return
@@ -167,11 +163,6 @@ def _check_configs(folder: Path, files: dict[str, Path | bytes]) -> Iterator[str
         return
     if PROCESSOR not in files:
         yield f"{PROCESSOR} is missing: save the image processor there"
-    else:
-        try:
-            read_json(folder / PROCESSOR)
-        except ValueError as error:
-            yield str(error)
     if any("For" in name for name in config.get("architectures") or ["For"]):  # a backbone has no classes
         names = config.get("id2label")
         if not isinstance(names, dict) or not names or any(PLACEHOLDER.fullmatch(str(n)) for n in names.values()):
@@ -265,11 +256,7 @@ def _detector_code(folder: Path) -> dict[str, Path | bytes]:
 
 
 def _make_card(folder: Path, repo_id: str, card_options: CardOptions) -> dict[str, Path | bytes]:
-    """Return the card and the evaluation results; a handwritten card is returned unchanged.
-
-    Raises:
-        ValueError: If the card can't be generated.
-    """
+    """Return the card and the evaluation results; a handwritten card is returned unchanged."""
     path = folder / CARD
     if path.is_file() and not is_generated(path.read_text(errors="replace")):
         if _leads_out(folder, CARD):

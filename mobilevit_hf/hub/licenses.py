@@ -54,20 +54,13 @@ def describe_initial_checkpoint(name: str) -> InitialCheckpoint:
         return InitialCheckpoint(kind="local", name=public_name(Path(name)), **_read_origin(Path(name)))
     if (ASSETS / name / "config.json").is_file():
         return InitialCheckpoint(kind="built-in", name=name, **_read_origin(ASSETS / name))
-    license = _license_of(_read_card(_download_card(name)))
-    if name.startswith(APPLE_OWNER) and license is None:
-        license = APPLE_LICENSE
+    license = _license_of(_read_hub_card(name)) or (APPLE_LICENSE if name.startswith(APPLE_OWNER) else None)
     return InitialCheckpoint(kind="hub", name=name, base_model=name, license=_to_dict(license))
 
 
 def public_name(path: Path) -> str | None:
-    """Return the name of a folder, None if it is the name of a user or machine.
-
-    Args:
-        path: The folder, or a file in it.
-    """
-    path = path.absolute()
-    folder = path.parent if path.is_file() else path
+    """Return the name of a folder, or of the folder of a file; None if it is the name of a user or machine."""
+    folder = path.absolute().parent if path.is_file() else path.absolute()
     private = {"", Path.home().name, *socket.gethostname().split(".")}
     with contextlib.suppress(KeyError, OSError, ImportError):  # a user id without a name
         private.add(getpass.getuser())
@@ -109,11 +102,7 @@ def find_license(license: License | None, base_model: str | None, initial: Initi
 
 
 def _validate(license: License) -> License:
-    """Return a license with its id in the Hub's spelling.
-
-    Raises:
-        ValueError: If the id is malformed, or "other" without a name.
-    """
+    """Return a license with its id in the Hub's spelling."""
     name = license.id.strip().lower()
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
         raise ValueError(
@@ -159,19 +148,17 @@ def _to_dict(license: License | None) -> dict[str, str | None] | None:
     return {name: value for name, value in asdict(license).items() if value} if license else None
 
 
-def _read_card(path: Path | None) -> dict[str, Any]:
-    """Return the metadata of a card, empty if it has none or is invalid."""
-    if path is None or not path.is_file():
-        return {}
+def _read_card(path: Path) -> dict[str, Any]:
+    """Return the metadata of a card, empty if it is missing, invalid or has none."""
     try:
         return metadata_load(path) or {}
     except (OSError, ValueError, yaml.YAMLError):
         return {}
 
 
-def _download_card(repo_id: str) -> Path | None:
+def _read_hub_card(repo_id: str) -> dict[str, Any]:
     try:
         offline = constants.HF_HUB_OFFLINE or not is_hub_reachable()
-        return Path(hf_hub_download(repo_id, CARD_FILE, local_files_only=offline))
+        return _read_card(Path(hf_hub_download(repo_id, CARD_FILE, local_files_only=offline)))
     except (HfHubHTTPError, OSError, ValueError):
-        return None
+        return {}

@@ -175,11 +175,7 @@ def collect_metadata(folder: Path, options: CardOptions) -> ModelMetadata:
 
 
 def find_mobilevit_task(config: Mapping[str, Any]) -> Task:
-    """Return the task of a MobileViT.
-
-    Raises:
-        ValueError: If the configuration is of another model.
-    """
+    """Return the task of a MobileViT; a ValueError if the configuration is of another model."""
     task = find_task(config, "config.json")
     architecture = config["architectures"][0]
     if not architecture.startswith("MobileViT"):

@@ -211,12 +211,7 @@ class Target:
 
 
 class ModelTarget(Target):
-    """A branch of a model repository.
-
-    Args:
-        hub, repo_id, branch: As for `Target`.
-        overwrite_card: Overwrite a handwritten card.
-    """
+    """A branch of a model repository; a handwritten card is kept unless `overwrite_card` is set."""
 
     repo_type, message = "model", "Publish the model"
 
@@ -226,10 +221,8 @@ class ModelTarget(Target):
 
     def select(self, contents: Contents, existing: Iterable[str]) -> list[str]:
         """Return all files, without the card if the one in the branch is handwritten."""
-        self.replaces_card = True
-        if CARD in existing:
-            text = self.read(CARD)
-            self.replaces_card = is_generated(text) or text == contents.card
+        text = self.read(CARD) if CARD in existing else None
+        self.replaces_card = text is None or is_generated(text) or text == contents.card
         if self.replaces_card:
             return list(contents.files)
         if self.overwrite_card:
@@ -239,10 +232,7 @@ class ModelTarget(Target):
         return [name for name in contents.files if name != CARD]
 
     def obsolete(self, contents: Contents, existing: Iterable[str]) -> list[str]:
-        """Return files of an earlier version: other weights, and figures next to a generated card.
-
-        Exports and results may come from elsewhere: they are only reported.
-        """
+        """Return the weights and figures of an earlier version; exports and results of others are only reported."""
         others = sorted(name for name in existing if name not in contents.files)
         if doubtful := [name for name in others if name.split("/")[0] in (*EXPORTS, EVAL_RESULTS)]:
             self.hub.log(

@@ -19,7 +19,7 @@ MARKER = CARD_MARKER.removeprefix("<!-- ").removesuffix(" -->")
 # Text below the metadata of the README that the Hub creates in a new Space.
 HUB_README = "Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference"
 PACKAGE = Path(__file__).parents[1]
-SOURCES = (".py", ".pyi", ".jinja")
+SOURCES = (".py", ".pyi", ".jinja", ".css")
 
 
 def publish_space(

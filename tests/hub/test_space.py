@@ -68,7 +68,7 @@ def test_space_contains_the_source_code(hub, publish_demo):
         assert (PACKAGE.parent / name).read_bytes() == data
     python = {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*.py")}
     assert {name for name in python if not name.startswith("mobilevit_hf/assets/")} <= source.keys()
-    assert "mobilevit_hf/hub/templates/card.md.jinja" in source
+    assert {"mobilevit_hf/hub/templates/card.md.jinja", "mobilevit_hf/demo/page.css"} <= source.keys()
     assert not any("__pycache__" in name or "/assets/" in name for name in source)
 
 
