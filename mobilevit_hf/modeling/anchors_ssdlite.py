@@ -4,6 +4,7 @@ Anchors and scales are fractions of the image (0..1).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -19,21 +20,16 @@ from .configuration_mobilevit_ssdlite import (
     LEVEL_CHANNELS,
 )
 
-# Prepended to the paper's levels for small objects.
-FINE_STRIDE, FINE_CHANNELS = 8, 256
-GOOD_RECALL, WORTHWHILE_GAIN = 0.95, 0.01
-
 
 def anchor_sizes(scales: Sequence[float], ratios: Sequence[Sequence[float]]) -> list[Tensor]:
-    """Return the width and height of each level's anchors.
+    """Return the width and height of each level's anchors, clipped to 1: float64 (anchors per cell, 2) per level.
+
+    A level has the squares of side s and √(s · s'), where s' is the next level's scale, and per aspect ratio r the
+    rectangles (s√r, s/√r) and (s/√r, s√r).
 
     Args:
         scales: Side s of each level's first square, and one more for the second square of the last level.
         ratios: Aspect ratios r of each level.
-
-    Returns:
-        Per level a float64 (anchors per cell, 2): (s, s); a square of side √(s · s') with the next level's s'; and per
-        ratio (s√r, s/√r) and (s/√r, s√r). Clipped to 1.
     """
     sizes = []
     for level, level_ratios in enumerate(ratios):
@@ -52,26 +48,21 @@ def make_anchors(
     ratios: Sequence[Sequence[float]],
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Generate the anchors of all levels.
+    """Generate the anchors of all levels: (A, 4) float32 (cx, cy, w, h), by level, row, column and size.
 
     Args:
         feature_sizes: (height, width) of each level's feature map.
         scales: See `anchor_sizes`.
         ratios: See `anchor_sizes`.
         device: Device of the anchors.
-
-    Returns:
-        (A, 4) float32 (cx, cy, w, h), ordered by level, row, column, and as in `anchor_sizes`.
     """
     levels = []
     for (height, width), sizes in zip(feature_sizes, anchor_sizes(scales, ratios), strict=True):
         sizes = sizes.to(device=device, dtype=torch.float32)
         y = (torch.arange(height, device=device) + 0.5) / height
         x = (torch.arange(width, device=device) + 0.5) / width
-        # (height, width, anchors per cell) each
-        shape = (height, width, len(sizes))
-        columns = (x[None, :, None], y[:, None, None], sizes[:, 0], sizes[:, 1])
-        levels.append(torch.stack([column.expand(shape) for column in columns], dim=-1).reshape(-1, 4))
+        columns = torch.broadcast_tensors(x[None, :, None], y[:, None, None], sizes[:, 0], sizes[:, 1])
+        levels.append(torch.stack(columns, dim=-1).reshape(-1, 4))  # from (height, width, anchors per cell, 4)
     return torch.cat(levels)
 
 
@@ -84,19 +75,10 @@ def feature_sizes(image_size: int, strides: Sequence[int]) -> list[tuple[int, in
 def best_overlaps(
     boxes: Tensor, sizes: Sequence[tuple[int, int]], scales: Sequence[float], ratios: Sequence[Sequence[float]]
 ) -> Tensor:
-    """Compute the highest IoU of each box with any anchor.
+    """Compute the highest IoU of each box with any anchor: (N, 4) (cx, cy, w, h) → (N,).
 
     Only the anchor with the nearest center is evaluated for each anchor size: among anchors of equal size it has the
-    highest IoU.
-
-    Args:
-        boxes: (N, 4) (cx, cy, w, h).
-        sizes: (height, width) of each level's feature map.
-        scales: See `anchor_sizes`.
-        ratios: See `anchor_sizes`.
-
-    Returns:
-        (N,) IoU in 0..1.
+    highest IoU. For `sizes`, `scales` and `ratios` see `make_anchors`.
     """
     best = boxes.new_zeros(len(boxes))
     for (height, width), pairs in zip(sizes, anchor_sizes(scales, ratios), strict=True):
@@ -119,7 +101,7 @@ def fit_anchors(
     """Fit levels and anchors to a dataset, to maximize the fraction of boxes that match an anchor.
 
     The search starts from the paper's settings, which suit COCO, and from scales and ratios derived from the boxes. A
-    level of stride 8 is added for datasets of small objects, if it increases the recall.
+    level of stride 8 is added for datasets of small objects, if it increases a recall below 0.95 by at least 0.01.
 
     Args:
         boxes: (N, 4) (x1, y1, x2, y2) in pixels, per image.
@@ -145,11 +127,11 @@ def fit_anchors(
 
     coarse = _fit_levels(normalized, FEATURE_STRIDES, LEVEL_CHANNELS, score)
     coarse_recall = _recall(normalized, coarse, image_size, iou_threshold)
-    if coarse_recall >= GOOD_RECALL:
+    if coarse_recall >= 0.95:
         return coarse
-    fine = _fit_levels(normalized, (FINE_STRIDE, *FEATURE_STRIDES), (FINE_CHANNELS, *LEVEL_CHANNELS), score)
+    fine = _fit_levels(normalized, (8, *FEATURE_STRIDES), (256, *LEVEL_CHANNELS), score)
     gain = _recall(normalized, fine, image_size, iou_threshold) - coarse_recall
-    return fine if gain >= WORTHWHILE_GAIN else coarse
+    return fine if gain >= 0.01 else coarse
 
 
 def anchor_recall(
@@ -159,17 +141,10 @@ def anchor_recall(
     image_size: int = 320,
     iou_threshold: float = 0.5,
 ) -> float:
-    """Return the fraction of boxes that match an anchor, 0..1.
+    """Return the fraction of boxes that match an anchor, 0..1; for the other arguments see `fit_anchors`.
 
     Args:
-        boxes: See `fit_anchors`.
-        image_sizes: See `fit_anchors`.
         fields: `feature_strides`, `anchor_scales` and `anchor_ratios` of a `MobileViTSSDLiteConfig`.
-        image_size: See `fit_anchors`.
-        iou_threshold: See `fit_anchors`.
-
-    Raises:
-        ValueError: See `fit_anchors`.
     """
     return _recall(_normalize_boxes(boxes, image_sizes), fields, image_size, iou_threshold)
 
@@ -184,10 +159,8 @@ def _normalize_boxes(boxes: Sequence[Any], image_sizes: Any) -> Tensor:
     for i, (image_boxes, (height, width)) in enumerate(zip(boxes, image_sizes, strict=True)):
         corners = torch.as_tensor(image_boxes, dtype=torch.float64).reshape(-1, 4).cpu()
         corners = corners / torch.tensor([width, height, width, height], dtype=torch.float64)
-        outside = (corners < -BOX_TOLERANCE) | (corners > 1 + BOX_TOLERANCE)
-        is_invalid = (
-            ~corners.isfinite().all(dim=1) | outside.any(dim=1) | (corners[:, 2:] <= corners[:, :2]).any(dim=1)
-        )
+        outside = ~corners.isfinite() | (corners < -BOX_TOLERANCE) | (corners > 1 + BOX_TOLERANCE)
+        is_invalid = outside.any(dim=1) | (corners[:, 2:] <= corners[:, :2]).any(dim=1)
         if is_invalid.any():
             j = int(is_invalid.nonzero()[0])
             raise ValueError(
@@ -217,23 +190,19 @@ def _fit_levels(
         for initial_scales in (paper_scales, data_scales)
         for ratios in (paper_ratios, [data_ratios] * levels)
     ]
-    _, scales, ratios = max(candidates, key=lambda candidate: candidate[0])
+    _, scales, ratios = max(candidates, key=itemgetter(0))
     return {
         "feature_strides": list(strides),
         "level_channels": list(channels),
         "anchor_scales": [round(scale, 4) for scale in scales],
-        "anchor_ratios": [list(level_ratios) for level_ratios in ratios],
+        "anchor_ratios": list(map(list, ratios)),
     }
 
 
 def _optimize_scales(
     strides: Sequence[int], scales: Sequence[float], ratios: Sequence[Sequence[float]], score: Callable[..., float]
 ) -> tuple[float, list[float]]:
-    """Increase the score by changing one scale at a time, by smaller and smaller factors.
-
-    Returns:
-        The best score and its scales.
-    """
+    """Increase the score by changing one scale at a time; return the best score and its scales."""
     scales, best = list(scales), score(strides, scales, ratios)
     for step in (1.5, 1.25, 1.1, 1.05):
         for level in range(len(scales)):

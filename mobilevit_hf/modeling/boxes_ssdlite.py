@@ -14,16 +14,13 @@ BOX_TOLERANCE = 1e-3
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, center_variance: float, size_variance: float) -> Tensor:
-    """Encode boxes as the regression targets of their anchors.
+    """Encode boxes (..., A, 4) (cx, cy, w, h) as the regression targets (..., A, 4) of their anchors, "locations".
 
     Args:
-        boxes: (..., A, 4) (cx, cy, w, h), with a positive area.
+        boxes: Boxes with a positive area.
         anchors: (A, 4) (cx, cy, w, h).
         center_variance: Unit of the center offset, in anchor sizes.
         size_variance: Unit of the logarithm of the size ratio.
-
-    Returns:
-        Locations (..., A, 4).
     """
     centers = (boxes[..., :2] - anchors[..., :2]) / anchors[..., 2:] / center_variance
     sizes = (boxes[..., 2:] / anchors[..., 2:]).log() / size_variance
@@ -40,10 +37,7 @@ def decode_boxes(locations: Tensor, anchors: Tensor, center_variance: float, siz
 def pairwise_iou(boxes: Tensor, others: Tensor, eps: float = 0.0) -> Tensor:
     """Compute the IoU of all pairs of boxes: (N, 4) and (M, 4) (x1, y1, x2, y2) → (N, M).
 
-    Args:
-        boxes: (N, 4).
-        others: (M, 4).
-        eps: Added to the union, so that the IoU of two boxes without area is 0 instead of NaN.
+    `eps` is added to the union, so that the IoU of two boxes without area is 0 instead of NaN.
     """
     top_left = torch.maximum(boxes[:, None, :2], others[None, :, :2])
     bottom_right = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])

@@ -1,6 +1,7 @@
 """MobileViT configurations: model and backbone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub.dataclasses import strict
@@ -14,21 +15,11 @@ from .variants_mobilevit import HUB_NAMES, VARIANTS
 # Arguments of `from_pretrained` that are passed to the download.
 HUB_KWARGS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download")
 
-SEGMENTATION_PREFIX = "deeplabv3-"
-
 
 def resolve_variant(name: str) -> tuple[str, bool]:
-    """Return the variant for a name, and whether the name refers to a DeepLabv3 checkpoint.
-
-    Args:
-        name: `"xxs"`, `"xs"`, `"s"`, or a Hub name such as `"mobilevit-xx-small"`, `"apple/mobilevit-small"` or
-            `"apple/deeplabv3-mobilevit-small"`; case-insensitive.
-
-    Raises:
-        ValueError: If the variant is unknown.
-    """
+    """Return the variant for a name (see `from_variant`), and whether the name refers to a DeepLabv3 checkpoint."""
     base = str(name).lower().rpartition("/")[2]
-    bare = base.removeprefix(SEGMENTATION_PREFIX)
+    bare = base.removeprefix("deeplabv3-")
     variant = HUB_NAMES.get(bare, bare)
     if variant not in VARIANTS:
         expected = ", ".join(f"{short!r} ({hub})" for hub, short in HUB_NAMES.items())
@@ -39,86 +30,65 @@ def resolve_variant(name: str) -> tuple[str, bool]:
     return variant, base != bare
 
 
-# Fields, their condition, the expected values and the fix.
-Rules = Sequence[tuple[Sequence[str], Callable[[Any], bool], str, str]]
-
-ARCHITECTURE_RULES: Rules = (
-    (["hidden_sizes"], lambda sizes: len(sizes) == 3, "3 widths", "Pass one width per MobileViT block."),
-    (
-        ["neck_hidden_sizes"],
-        lambda sizes: len(sizes) == 7,
-        "7 channel counts",
-        "Pass those of the stem, the five encoder layers and the last convolution.",
-    ),
-    (["atrous_rates"], lambda rates: len(rates) == 3, "3 dilation rates", "The paper uses (6, 12, 18)."),
-    (
-        ["hidden_sizes", "neck_hidden_sizes", "atrous_rates"],
-        lambda values: min(values) > 0,
-        "positive numbers",
-        "See VARIANTS for published values.",
-    ),
-    (
-        ["num_channels", "aspp_out_channels", "mlp_ratio", "expand_ratio", "layer_norm_eps"],
-        lambda value: value > 0,
-        "a positive number",
-        "The default is {default}.",
-    ),
-    (
-        ["output_stride"],
-        lambda stride: stride in (8, 16, 32),
-        "8, 16 or 32",
-        "Use 32 for classification and detection, 16 for the paper's DeepLabv3.",
-    ),
-    (["conv_kernel_size"], lambda size: size > 0 and size % 2 == 1, "an odd number", "The paper uses 3."),
-    (["hidden_act"], lambda name: name in ACT2FN, "an activation of transformers", "The paper uses 'silu'."),
-    (
-        ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "aspp_dropout_prob"],
-        lambda probability: 0 <= probability < 1,
-        "a probability in [0, 1)",
-        "Use 0 to disable dropout.",
-    ),
-)
+def check_field(config: PreTrainedConfig, name: str, is_valid: Callable[[Any], bool], expected: str, fix: str) -> None:
+    """Raise a ValueError if the value of a field isn't valid."""
+    if not is_valid(value := getattr(config, name)):
+        raise ValueError(f"{name}: got {value!r}, expected {expected}. {fix}")
 
 
-def check_fields(config: PreTrainedConfig, rules: Rules) -> None:
-    """Raise a ValueError for the first field that violates a rule."""
-    for names, is_valid, expected, fix in rules:
-        for name in names:
-            if not is_valid(value := getattr(config, name)):
-                fix = fix.format(default=getattr(type(config), name))
-                raise ValueError(f"{name}: got {value!r}, expected {expected}. {fix}")
+def check_positive(config: PreTrainedConfig, *names: str) -> None:
+    """Raise a ValueError for the first field that isn't a positive number."""
+    for name in names:
+        fix = f"The default is {getattr(type(config), name)}."
+        check_field(config, name, lambda value: value > 0, "a positive number", fix)
 
 
 def check_architecture(config: StockMobileViTConfig) -> None:
-    """Validate the fields that determine the architecture.
-
-    Raises:
-        ValueError: If a field has a value that no MobileViT can be built from.
-    """
-    check_fields(config, ARCHITECTURE_RULES)
-    heads, widths = config.num_attention_heads, tuple(config.hidden_sizes)
-    if heads < 1 or any(width % heads for width in widths):
-        raise ValueError(
-            f"num_attention_heads: got {heads}, expected a divisor of every width in hidden_sizes={widths}. Change "
-            "one of the two fields."
-        )
-    _check_patch_size(config)
-
-
-def _check_patch_size(config: StockMobileViTConfig) -> None:
-    """Require square patches that fit into the first feature map that is split into patches (stride 8)."""
-    patch_size, image_size = config.patch_size, config.image_size
-    if not isinstance(patch_size, int) or patch_size < 1:
-        raise ValueError(
-            f"patch_size: got {patch_size!r}, expected one positive number (patches are square). The paper uses 2."
-        )
-    smallest_side = image_size if isinstance(image_size, int) else min(image_size)
-    feature_side = -(-smallest_side // 8)
-    if patch_size > feature_side:
-        raise ValueError(
-            f"patch_size: got {patch_size}, expected at most {feature_side}, the side of the stride-8 feature map of "
-            f"an image of image_size={image_size}. Use a smaller patch (the paper uses 2) or larger images."
-        )
+    """Raise a ValueError for the first field with a value that no MobileViT can be built from."""
+    check = partial(check_field, config)
+    check("hidden_sizes", lambda sizes: len(sizes) == 3, "3 widths", "Pass one width per MobileViT block.")
+    check(
+        "neck_hidden_sizes",
+        lambda sizes: len(sizes) == 7,
+        "7 channel counts",
+        "Pass those of the stem, the five encoder layers and the last convolution.",
+    )
+    check("atrous_rates", lambda rates: len(rates) == 3, "3 dilation rates", "The paper uses (6, 12, 18).")
+    for name in ("hidden_sizes", "neck_hidden_sizes", "atrous_rates"):
+        check(name, lambda sizes: min(sizes) > 0, "positive numbers", "See VARIANTS for published values.")
+    check_positive(config, "num_channels", "aspp_out_channels", "mlp_ratio", "expand_ratio", "layer_norm_eps")
+    check(
+        "output_stride",
+        lambda stride: stride in (8, 16, 32),
+        "8, 16 or 32",
+        "Use 32 for classification and detection, 16 for the paper's DeepLabv3.",
+    )
+    check("conv_kernel_size", lambda size: size > 0 and size % 2 == 1, "an odd number", "The paper uses 3.")
+    check("hidden_act", lambda name: name in ACT2FN, "an activation of transformers", "The paper uses 'silu'.")
+    for layer in ("hidden", "attention_probs", "classifier", "aspp"):
+        check(f"{layer}_dropout_prob", lambda p: 0 <= p < 1, "a probability in [0, 1)", "Use 0 to disable dropout.")
+    widths = tuple(config.hidden_sizes)
+    check(
+        "num_attention_heads",
+        lambda heads: heads >= 1 and not any(width % heads for width in widths),
+        f"a divisor of every width in hidden_sizes={widths}",
+        "Change one of the two fields.",
+    )
+    check(
+        "patch_size",
+        lambda size: isinstance(size, int) and size >= 1,
+        "one positive number (patches are square)",
+        "The paper uses 2.",
+    )
+    # Patches have to fit into the first feature map that is split into patches.
+    image_size = config.image_size
+    feature_side = -(-(image_size if isinstance(image_size, int) else min(image_size)) // 8)
+    check(
+        "patch_size",
+        lambda size: size <= feature_side,
+        f"at most {feature_side}, the side of the stride-8 feature map of an image of image_size={image_size}",
+        "Use a smaller patch (the paper uses 2) or larger images.",
+    )
 
 
 @strict
@@ -162,7 +132,7 @@ class MobileViTConfig(StockMobileViTConfig):
         """
         variant, is_segmentation = resolve_variant(name)
         fields: dict[str, Any] = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in VARIANTS[variant].items()
+            key: list(value) if isinstance(value, tuple) else value for key, value in VARIANTS[variant].items()
         }
         if is_segmentation:
             fields |= {"output_stride": 16, "image_size": 512}

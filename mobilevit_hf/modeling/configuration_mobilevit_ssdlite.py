@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,9 +13,9 @@ from transformers.activations import ACT2FN
 from .configuration_mobilevit import (
     MobileViTBackboneConfig,
     MobileViTConfig,
-    Rules,
     check_architecture,
-    check_fields,
+    check_field,
+    check_positive,
     resolve_variant,
 )
 
@@ -160,74 +161,51 @@ def _is_pyramid(strides: Sequence[int]) -> bool:
     return 32 in pyramid and pyramid[0] >= 8 and all(fine * 2 == coarse for fine, coarse in pairwise(pyramid))
 
 
-DETECTOR_RULES: Rules = (
-    (
-        ["feature_strides"],
-        _is_pyramid,
-        "8, 16 or 32, then twice the stride before up to at least 32, and optionally -1 at the end",
-        "The paper uses [16, 32, 64, 128, 256, -1].",
-    ),
-    (
-        ["level_channels"],
-        lambda channels: all(count > 0 for count in channels),
-        "positive numbers",
-        "The paper uses 512 to 64.",
-    ),
-    (
-        ["anchor_scales"],
-        lambda scales: all(scale > 0 for scale in scales),
-        "positive fractions of the image",
-        "The paper uses 0.1 to 1.05.",
-    ),
-    (
-        ["anchor_ratios"],
-        lambda ratios: all(ratio > 0 for level_ratios in ratios for ratio in level_ratios),
-        "a list of positive ratios per level",
-        "The paper uses [2, 3], and [2] for the last level.",
-    ),
-    (
-        ["image_size", "center_variance", "size_variance", "match_iou_eps", "smooth_l1_beta"],
-        lambda value: value > 0,
-        "a positive number",
-        "The default is {default}.",
-    ),
-    (
-        ["negatives_per_positive", "localization_loss_weight"],
-        lambda value: value >= 0,
-        "0 or more",
-        "The paper uses {default}.",
-    ),
-    (["match_iou_threshold"], lambda iou: 0 < iou <= 1, "an IoU in (0, 1]", "The paper uses 0.5."),
-    (["head_act"], lambda name: name in ACT2FN, "an activation of transformers", "The paper uses 'relu'."),
-    (
-        ["id2label"],
-        lambda names: len(names) > 0 and sorted(names) == list(range(len(names))),
-        "a name for each of 0, 1, 2, ... without gaps",
-        "Number the object classes from 0; the background has no entry.",
-    ),
-)
+def _are_positive(values: Sequence[float]) -> bool:
+    return all(value > 0 for value in values)
 
 
 def check_detector(config: MobileViTSSDLiteConfig) -> None:
-    """Validate the fields of a detector and of its backbone.
-
-    Raises:
-        ValueError: If a field has a value that no detector can be built from.
-    """
+    """Raise a ValueError for the first field with a value that no detector can be built from."""
     check_architecture(config.backbone_config)
     stride = config.backbone_config.output_stride
     if stride != 32:
         raise ValueError(
             f"backbone_config.output_stride: got {stride}, expected 32. Set the strides by feature_strides."
         )
-    check_fields(config, DETECTOR_RULES)
+    check = partial(check_field, config)
+    check(
+        "feature_strides",
+        _is_pyramid,
+        "8, 16 or 32, then twice the stride before up to at least 32, and optionally -1 at the end",
+        "The paper uses [16, 32, 64, 128, 256, -1].",
+    )
+    check("level_channels", _are_positive, "positive numbers", "The paper uses 512 to 64.")
+    check("anchor_scales", _are_positive, "positive fractions of the image", "The paper uses 0.1 to 1.05.")
+    check(
+        "anchor_ratios",
+        lambda levels: all(map(_are_positive, levels)),
+        "a list of positive ratios per level",
+        "The paper uses [2, 3], and [2] for the last level.",
+    )
+    check_positive(config, "image_size", "center_variance", "size_variance", "match_iou_eps", "smooth_l1_beta")
+    check("negatives_per_positive", lambda count: count >= 0, "0 or more", "The paper uses 3.")
+    check("localization_loss_weight", lambda weight: weight >= 0, "0 or more", "The paper uses 1.0.")
+    check("match_iou_threshold", lambda iou: 0 < iou <= 1, "an IoU in (0, 1]", "The paper uses 0.5.")
+    check("head_act", lambda name: name in ACT2FN, "an activation of transformers", "The paper uses 'relu'.")
+    check(
+        "id2label",
+        lambda names: len(names) > 0 and sorted(names) == list(range(len(names))),
+        "a name for each of 0, 1, 2, ... without gaps",
+        "Number the object classes from 0; the background has no entry.",
+    )
     levels = len(config.feature_strides)
     for name, count in (("level_channels", levels), ("anchor_scales", levels + 1), ("anchor_ratios", levels)):
-        if len(values := getattr(config, name)) != count:
-            raise ValueError(
-                f"{name}: got {values!r}, expected {count} entries for {levels} levels. Set it together with "
-                "feature_strides."
-            )
+        expected = f"{count} entries for {levels} levels"
+        check(name, lambda values, n=count: len(values) == n, expected, "Set it together with feature_strides.")
 
+
+# A saved detector brings its code along, for machines where this package is not installed.
+MobileViTSSDLiteConfig.register_for_auto_class()
 
 __all__ = ["MobileViTSSDLiteConfig"]

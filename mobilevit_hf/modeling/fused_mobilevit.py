@@ -8,12 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .layers_mobilevit import (
-    MobileViTConvLayer,
-    MobileViTEncoder,
-    MobileViTLayer,
-    MobileViTTransformerLayer,
-)
+from .layers_mobilevit import MobileViTConvLayer, MobileViTEncoder, MobileViTLayer, MobileViTTransformerLayer
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -74,13 +69,8 @@ class FusedMobileViTLayer(MobileViTLayer):
         self.patch_size = layer.patch_size
         for name, module in layer.named_children():
             self.add_module(name, module)
-        self.transformer = FusedTransformer(
-            *(
-                FusedTransformerLayer(module)
-                for module in layer.transformer.layer
-                if isinstance(module, MobileViTTransformerLayer)
-            )
-        )
+        layers: Any = layer.transformer.layer
+        self.transformer = FusedTransformer(*map(FusedTransformerLayer, layers))
         _fold_scale_and_shift(layer.layernorm, layer.conv_projection.convolution)
 
     def unfold(self, features: Tensor, rows: int, columns: int) -> Tensor:

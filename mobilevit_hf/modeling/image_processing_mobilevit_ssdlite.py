@@ -68,12 +68,10 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
     def __init__(self, **kwargs: Unpack[MobileViTSSDLiteImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
         for name in ("score_threshold", "nms_iou_threshold"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= value <= 1:
+            if not isinstance(value := getattr(self, name), Real) or not 0 <= value <= 1:
                 raise ValueError(f"{name}: got {value!r}, expected a number in 0..1.")
         for name in ("max_candidates_per_class", "max_detections"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
+            if not isinstance(value := getattr(self, name), Integral) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected an integer, at least 1.")
 
     @classmethod
@@ -102,12 +100,13 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
                 f"{source}: no preprocessor_config.json, so the channel order is unknown. Pass "
                 "do_flip_channel_order=True if the backbone uses BGR, as Apple's weights do, else False."
             ) from error
-        fields = {name: getattr(backbone_processor, name) for name in ("do_rescale", "rescale_factor")}
-        fields["do_flip_channel_order"] = getattr(backbone_processor, "do_flip_channel_order", False)
+        names = ["do_rescale", "rescale_factor"]
         # MobileViTImageProcessor never normalizes, even if its file sets do_normalize.
         if backbone_processor.do_normalize and not isinstance(backbone_processor, MobileViTImageProcessor):
-            fields |= {name: getattr(backbone_processor, name) for name in ("do_normalize", "image_mean", "image_std")}
-        return cls(**{**fields, **kwargs})
+            names += ["do_normalize", "image_mean", "image_std"]
+        fields = {name: getattr(backbone_processor, name) for name in names}
+        fields["do_flip_channel_order"] = getattr(backbone_processor, "do_flip_channel_order", False)
+        return cls(**fields | kwargs)
 
     def preprocess(
         self,
@@ -214,11 +213,11 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
             nms_iou_threshold=self.nms_iou_threshold,
             max_detections=self.max_detections,
         )
-        sizes = (
-            [(1.0, 1.0)] * len(detections) if target_sizes is None else [tuple(map(float, s)) for s in target_sizes]
-        )
-        for detection, (height, width) in zip(detections, sizes, strict=True):
-            detection["boxes"] = detection["boxes"].clamp(0, 1) * boxes.new_tensor([width, height, width, height])
+        for i, detection in enumerate(detections):
+            detection["boxes"] = detection["boxes"].clamp(0, 1)
+            if target_sizes is not None:
+                height, width = map(float, target_sizes[i])
+                detection["boxes"] *= boxes.new_tensor([width, height, width, height])
         return detections
 
 
@@ -228,26 +227,23 @@ def _make_label(index: int, annotation: Mapping[str, Any], image_size: tuple[int
     try:
         objects = annotation["annotations"]
         bboxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(len(objects), 4)
-        class_labels = torch.tensor([operator.index(o["category_id"]) for o in objects], dtype=torch.int64)
-        image_id = torch.tensor([annotation.get("image_id", index)])
-        iscrowd = torch.tensor([o.get("iscrowd", 0) for o in objects], dtype=torch.int64)
         areas = [o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects]
-        area = torch.tensor(areas, dtype=torch.float32)
+        return {
+            "image_id": torch.tensor([annotation.get("image_id", index)]),
+            "class_labels": torch.tensor([operator.index(o["category_id"]) for o in objects], dtype=torch.int64),
+            "boxes": box_convert(bboxes, "xywh", "cxcywh") / torch.tensor([width, height, width, height]),
+            "iscrowd": torch.tensor([o.get("iscrowd", 0) for o in objects], dtype=torch.int64),
+            "area": torch.tensor(areas, dtype=torch.float32),
+            "orig_size": torch.tensor([height, width]),
+        }
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"annotations: image {index}: {type(error).__name__}: {error}. Expected a dict with a list "
             "`annotations` of dicts with `bbox` [x, y, w, h] and an integer `category_id`; `image_id`, `iscrowd` and "
             "`area` are optional numbers."
         ) from error
-    boxes = box_convert(bboxes, "xywh", "cxcywh") / torch.tensor([width, height, width, height])
-    return {
-        "image_id": image_id,
-        "class_labels": class_labels,
-        "boxes": boxes,
-        "iscrowd": iscrowd,
-        "area": area,
-        "orig_size": torch.tensor([height, width]),
-    }
 
+
+MobileViTSSDLiteImageProcessor.register_for_auto_class()
 
 __all__ = ["MobileViTSSDLiteImageProcessor"]

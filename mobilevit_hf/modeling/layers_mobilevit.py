@@ -10,7 +10,6 @@ D width of the transformer.
 
 import platform
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_mobilevit import MobileViTConfig
 
+INPLACE_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"silu": F.silu, "swish": F.silu, "relu": F.relu}
+
 
 class FreshInputActivation(nn.Module):
     """SiLU or ReLU for inputs without other references, in place unless a gradient needs the input.
@@ -29,11 +30,9 @@ class FreshInputActivation(nn.Module):
     would clone the input first, which costs more than it saves.
     """
 
-    functions: ClassVar[dict[str, Callable[..., Tensor]]] = {"silu": F.silu, "swish": F.silu, "relu": F.relu}
-
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.function = self.functions[name]
+        self.function = INPLACE_FUNCTIONS[name]
 
     def forward(self, features: Tensor) -> Tensor:
         return self.function(features, inplace=not features.requires_grad)
@@ -80,7 +79,7 @@ class FastDropout(nn.Dropout):
 
 def make_activation(name: str) -> nn.Module:
     """Create the activation with the given name in transformers, in place if that is safe."""
-    return FreshInputActivation(name) if name in FreshInputActivation.functions else ACT2FN[name]
+    return FreshInputActivation(name) if name in INPLACE_FUNCTIONS else ACT2FN[name]
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -106,25 +105,17 @@ class MobileViTConvLayer(nn.Module):
         activation: str | None = None,
     ) -> None:
         super().__init__()
+        padding = (kernel_size - 1) // 2 * dilation
         self.convolution = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=(kernel_size - 1) // 2 * dilation,
-            dilation=dilation,
-            groups=groups,
-            bias=bias,
+            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=bias
         )
         self.normalization = nn.BatchNorm2d(out_channels) if normalization else None
         self.activation = make_activation(activation) if activation else None
 
     def forward(self, features: Tensor) -> Tensor:
-        features = self.convolution(features)
-        if self.normalization is not None:
-            features = self.normalization(features)
-        if self.activation is not None:
-            features = self.activation(features)
+        for layer in (self.convolution, self.normalization, self.activation):
+            if layer is not None:
+                features = layer(features)
         return features
 
 
@@ -152,15 +143,12 @@ class MobileViTMobileNetLayer(nn.Module):
     """Sequence of inverted residuals; `stride` applies to the first."""
 
     def __init__(
-        self, config: MobileViTConfig, in_channels: int, out_channels: int, *, stride: int, num_blocks: int
+        self, config: MobileViTConfig, in_channels: int, out_channels: int, stride: int, num_blocks: int
     ) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(
-            MobileViTInvertedResidual(
-                config, out_channels if i else in_channels, out_channels, stride=1 if i else stride
-            )
-            for i in range(num_blocks)
-        )
+        self.layer = nn.ModuleList([MobileViTInvertedResidual(config, in_channels, out_channels, stride=stride)])
+        for _ in range(num_blocks - 1):
+            self.layer.append(MobileViTInvertedResidual(config, out_channels, out_channels))
 
     def forward(self, features: Tensor) -> Tensor:
         for layer in self.layer:
@@ -315,8 +303,7 @@ class MobileViTLayer(GradientCheckpointingLayer):
         self.conv_projection = MobileViTConvLayer(hidden_size, out_channels, 1, activation=activation)
         self.fusion = MobileViTConvLayer(2 * out_channels, out_channels, kernel_size, activation=activation)
 
-    # `forward` computes all sizes and no reshape infers one, so that an exporter can prove for all heights and widths
-    # that the shapes agree.
+    # All sizes are computed and no reshape infers one, so that an exporter can prove that the shapes agree.
 
     def unfold(self, features: Tensor, rows: int, columns: int) -> Tensor:
         """Unfold (B, D, rows * p, columns * p) → (B * P, N, D): one sequence of patches per pixel index in a patch."""
@@ -352,29 +339,17 @@ class MobileViTEncoder(nn.Module):
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__()
-        channels = config.neck_hidden_sizes
-        self.layer = nn.ModuleList(
-            [
-                MobileViTMobileNetLayer(config, channels[0], channels[1], stride=1, num_blocks=1),
-                MobileViTMobileNetLayer(config, channels[1], channels[2], stride=2, num_blocks=3),
-            ]
-        )
-        dilation = 1
+        channels, dilation = config.neck_hidden_sizes, 1
+        self.layer = nn.ModuleList()
+        self.layer.append(MobileViTMobileNetLayer(config, channels[0], channels[1], stride=1, num_blocks=1))
+        self.layer.append(MobileViTMobileNetLayer(config, channels[1], channels[2], stride=2, num_blocks=3))
         for i, (num_layers, layer_stride) in enumerate(zip((2, 4, 3), (8, 16, 32), strict=True)):
             stride = 2 if layer_stride <= config.output_stride else 1
             if stride == 1:
                 dilation *= 2
-            self.layer.append(
-                MobileViTLayer(
-                    config,
-                    channels[i + 2],
-                    channels[i + 3],
-                    config.hidden_sizes[i],
-                    num_layers=num_layers,
-                    stride=stride,
-                    dilation=dilation,
-                )
-            )
+            sizes = (channels[i + 2], channels[i + 3], config.hidden_sizes[i])
+            layer = MobileViTLayer(config, *sizes, num_layers=num_layers, stride=stride, dilation=dilation)
+            self.layer.append(layer)
 
     def forward(
         self, features: Tensor, output_hidden_states: bool = False, output_attentions: bool = False
@@ -413,16 +388,11 @@ class MobileViTASPP(nn.Module):
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__()
         in_channels, out_channels = config.neck_hidden_sizes[-2], config.aspp_out_channels
-        self.convs = nn.ModuleList(
-            [
-                MobileViTConvLayer(in_channels, out_channels, 1, activation="relu"),
-                *(
-                    MobileViTConvLayer(in_channels, out_channels, 3, dilation=rate, activation="relu")
-                    for rate in config.atrous_rates
-                ),
-                MobileViTASPPPooling(in_channels, out_channels),
-            ]
-        )
+        self.convs = nn.ModuleList([MobileViTConvLayer(in_channels, out_channels, 1, activation="relu")])
+        for rate in config.atrous_rates:
+            conv = MobileViTConvLayer(in_channels, out_channels, 3, dilation=rate, activation="relu")
+            self.convs.append(conv)
+        self.convs.append(MobileViTASPPPooling(in_channels, out_channels))
         self.project = MobileViTConvLayer(len(self.convs) * out_channels, out_channels, 1, activation="relu")
         self.dropout = nn.Dropout(config.aspp_dropout_prob)
 

@@ -1,7 +1,4 @@
-"""SSD's multibox loss (arXiv 1512.02325, section 2.2).
-
-Shapes: B images, A anchors, K object classes (without the background).
-"""
+"""SSD's multibox loss (arXiv 1512.02325, section 2.2), for B images, A anchors and K object classes."""
 
 import torch
 from torch import Tensor
@@ -11,21 +8,16 @@ from .matcher_ssdlite import BACKGROUND
 
 
 def mine_hard_negatives(background_loss: Tensor, is_positive: Tensor, negatives_per_positive: int) -> Tensor:
-    """Select the background anchors with the highest loss in each image (hard negative mining).
+    """Select the background anchors with the highest loss in each image (hard negative mining): (B, A) bool.
 
     Args:
         background_loss: (B, A) loss of each anchor with the background as target.
         is_positive: (B, A) bool, True for matched anchors.
-        negatives_per_positive: Number of negatives per matched anchor.
-
-    Returns:
-        (B, A) bool, True for the selected anchors.
+        negatives_per_positive: Number of selected anchors per matched anchor.
     """
     num_negatives = is_positive.sum(dim=1, keepdim=True) * negatives_per_positive
     order = background_loss.masked_fill(is_positive, -torch.inf).argsort(dim=1, descending=True)
-    ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(1, order, ranks)
-    return (rank < num_negatives) & ~is_positive
+    return (order.argsort(dim=1) < num_negatives) & ~is_positive
 
 
 def multibox_loss(

@@ -1,8 +1,7 @@
 """Matching of ground truth to anchors, and validation of the ground truth (SSD, arXiv 1512.02325, section 2.2).
 
-Boxes are fractions of the image (0..1).
-
-Shapes: B images, A anchors, K object classes (without the background), N boxes of one image.
+Boxes are fractions of the image (0..1). Shapes: A anchors, K object classes (without the background), N boxes of one
+image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ BACKGROUND = 0
 def match_anchors(
     boxes: Tensor, class_labels: Tensor, anchors: Tensor, iou_threshold: float = 0.5, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """Match the objects of an image to the anchors (SSD, section 2.2).
+    """Match the objects of an image to the anchors.
 
     An anchor is matched to the object with the highest IoU, if the IoU reaches the threshold. In addition, each object
     is matched to the anchor with the highest IoU, however low; on a conflict the later object takes precedence.
@@ -50,13 +49,7 @@ def match_anchors(
 
 
 def check_labels(labels: Sequence[Mapping[str, Tensor]], num_images: int, num_labels: int) -> None:
-    """Validate the labels of a batch.
-
-    Args:
-        labels: Per image `class_labels` (N,) integers in 0..num_labels-1, and `boxes` (N, 4) floating-point
-            (cx, cy, w, h) in 0..1 with a positive area. N may be 0.
-        num_images: Batch size.
-        num_labels: Number of object classes K.
+    """Validate the labels of a batch, see `MobileViTSSDLiteForObjectDetection.forward`.
 
     Raises:
         ValueError: If a label is invalid. The message contains the image's index in the batch and the box's index.

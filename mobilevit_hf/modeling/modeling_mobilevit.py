@@ -1,6 +1,6 @@
 """MobileViT encoder, backbone, classification and segmentation models (ICLR 2022, arXiv 2110.02178)."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,12 +39,7 @@ def _frozen_batch_statistics(model: nn.Module) -> Generator[None, None, None]:
 
 
 def check_pixel_values(pixel_values: Any, config: Any) -> Tensor:
-    """Validate a batch of images for a backbone's configuration and return it.
-
-    Raises:
-        ValueError: If it isn't a floating-point (B, C, H, W) tensor with the configured C and sides of at least the
-            output stride.
-    """
+    """Return a batch of images (B, C, H, W), or raise a ValueError if a model of this configuration can't take it."""
     if not isinstance(pixel_values, Tensor):
         got = None if pixel_values is None else type(pixel_values).__name__
         raise ValueError(
@@ -87,13 +82,6 @@ class MobileViTPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["MobileViTInvertedResidual", "MobileViTLayer"]  # noqa: RUF012
     _supports_sdpa = True
 
-    def __init__(self, config: Any) -> None:
-        self._check_config(config)
-        super().__init__(config)
-
-    def _check_config(self, config: Any) -> None:
-        check_architecture(config)
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize as the official code (v0.1) did for the published checkpoints."""
@@ -101,25 +89,13 @@ class MobileViTPreTrainedModel(PreTrainedModel):
             init.kaiming_normal_(module.weight, mode="fan_out")
         elif isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=self.config.initializer_range)
-        elif isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
-            init.ones_(module.weight)
-        if isinstance(module, nn.BatchNorm2d):
-            for name, initialize in (
-                ("running_mean", init.zeros_),
-                ("running_var", init.ones_),
-                ("num_batches_tracked", init.zeros_),
-            ):
-                if (statistic := getattr(module, name)) is not None:
-                    initialize(statistic)
-        if isinstance(bias := getattr(module, "bias", None), Tensor):
-            init.zeros_(bias)
+        else:
+            super()._init_weights(module)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            init.zeros_(module.bias)
 
     def _set_gradient_checkpointing(
-        self,
-        enable: bool = True,
-        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
-        *args: Any,
-        **kwargs: Any,
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, *args: Any, **kwargs: Any
     ) -> None:
         # The backward pass runs each block a second time, which must not update the running statistics again.
         use_reentrant = getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", False)
@@ -138,11 +114,7 @@ class MobileViTPreTrainedModel(PreTrainedModel):
         return pixel_values.to(dtype=self.conv_stem.convolution.weight.dtype, memory_format=torch.channels_last)
 
     def _check_labels(self, labels: Tensor, shape: tuple[int, ...], ignore_index: int) -> Tensor:
-        """Validate class indices, before they trigger an unrecoverable CUDA assert, and convert them to int64.
-
-        Raises:
-            ValueError: If they differ from `shape`, aren't integers, or one isn't a class of the model.
-        """
+        """Validate class indices, before they trigger an unrecoverable CUDA assert, and convert them to int64."""
         if labels.is_floating_point() or labels.shape != shape:
             raise ValueError(
                 f"labels: got {labels.dtype} of shape {tuple(labels.shape)}, expected class indices (torch.long) of "
@@ -173,14 +145,13 @@ class MobileViTModel(MobileViTPreTrainedModel):
 
     def __init__(self, config: MobileViTConfig, expand_output: bool = True) -> None:
         super().__init__(config)
-        channels = config.neck_hidden_sizes
+        check_architecture(config)
+        channels, activation = config.neck_hidden_sizes, config.hidden_act
         self.expand_output = expand_output
-        self.conv_stem = MobileViTConvLayer(
-            config.num_channels, channels[0], 3, stride=2, activation=config.hidden_act
-        )
+        self.conv_stem = MobileViTConvLayer(config.num_channels, channels[0], 3, stride=2, activation=activation)
         self.encoder = MobileViTEncoder(config)
         if expand_output:
-            self.conv_1x1_exp = MobileViTConvLayer(channels[5], channels[6], 1, activation=config.hidden_act)
+            self.conv_1x1_exp = MobileViTConvLayer(channels[5], channels[6], 1, activation=activation)
         self.post_init()
 
     @can_return_tuple
@@ -255,8 +226,7 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
             pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
             labels: (B,) class indices in 0..num_labels-1, -100 for images to ignore; or floating-point targets if
                 `problem_type` is "regression" or "multi_label_classification".
-            output_hidden_states: See `MobileViTModel.forward`.
-            output_attentions: See `MobileViTModel.forward`.
+            output_hidden_states, output_attentions: See `MobileViTModel.forward`.
             kwargs: Passed to the loss, such as the `num_items_in_batch` of `Trainer`.
 
         Returns:
@@ -265,9 +235,7 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
         Raises:
             ValueError: If the images are invalid, see `MobileViTModel.forward`, or a label is out of range.
         """
-        outputs = self.mobilevit(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
+        outputs = self.mobilevit(pixel_values, output_hidden_states, output_attentions)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:
@@ -312,8 +280,7 @@ class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
             pixel_values: (B, 3, H, W) floating point, see `MobileViTModel.forward`.
             labels: (B, height, width) class indices in 0..num_labels-1, `semantic_loss_ignore_index` (255) for pixels
                 to ignore. For the loss, the logits are resized bilinearly to this size.
-            output_hidden_states: See `MobileViTModel.forward`.
-            output_attentions: See `MobileViTModel.forward`.
+            output_hidden_states, output_attentions: See `MobileViTModel.forward`.
 
         Returns:
             `logits` (B, num_labels, H / output_stride, W / output_stride), and `loss` if labels are passed.
@@ -324,9 +291,7 @@ class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
         """
         if labels is not None and self.num_labels == 1:
             raise ValueError("num_labels: got 1, expected at least 2 to train. Add a background class.")
-        outputs = self.mobilevit(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
+        outputs = self.mobilevit(pixel_values, output_hidden_states, output_attentions)
         logits = self.segmentation_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
@@ -349,19 +314,14 @@ class MobileViTBackbone(BackboneMixin, MobileViTPreTrainedModel):
     config: MobileViTBackboneConfig
     config_class = MobileViTBackboneConfig
     has_attentions = True
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
-        r"conv_1x1_exp\.",
-        r"^classifier\.",
-        r"^segmentation_head\.",
-    ]
+    _keys_to_ignore_on_load_unexpected = [r"conv_1x1_exp\.", r"^classifier\.", r"^segmentation_head\."]  # noqa: RUF012
 
     def __init__(self, config: MobileViTBackboneConfig) -> None:
         super().__init__(config)
-        channels = config.neck_hidden_sizes
+        check_architecture(config)
+        channels, activation = config.neck_hidden_sizes, config.hidden_act
         self.num_features = list(channels[:6])
-        self.conv_stem = MobileViTConvLayer(
-            config.num_channels, channels[0], 3, stride=2, activation=config.hidden_act
-        )
+        self.conv_stem = MobileViTConvLayer(config.num_channels, channels[0], 3, stride=2, activation=activation)
         self.encoder = MobileViTEncoder(config)
         self.post_init()
 

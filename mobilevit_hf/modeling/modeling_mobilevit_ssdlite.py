@@ -45,7 +45,7 @@ class MobileViTSSDLiteObjectDetectionOutput(ModelOutput):
 
 
 def level_name(stride: int) -> str:
-    """Return the name of a level in the model's parameters."""
+    """Return a level's name in the model's parameters."""
     return "pooled" if stride == GLOBAL_STRIDE else f"stride_{stride}"
 
 
@@ -88,10 +88,9 @@ class MobileViTSSDLiteLevelHead(nn.Module):
         self.predictor = MobileViTConvLayer(channels, num_anchors * num_outputs, 1, bias=True, normalization=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.projection is not None:
-            features = self.projection(features)
-        if self.depthwise is not None:
-            features = self.depthwise(features)
+        for layer in (self.projection, self.depthwise):
+            if layer is not None:
+                features = layer(features)
         predictions = self.predictor(features)
         # (B, anchors * outputs, H, W) → (B, H, W, anchors * outputs) → (B, H * W * anchors, outputs)
         return predictions.permute(0, 2, 3, 1).reshape(predictions.shape[0], -1, self.num_outputs)
@@ -153,14 +152,12 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
     accepts_loss_kwargs = False
 
     def __init__(self, config: MobileViTSSDLiteConfig) -> None:
+        check_detector(config)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.backbone = MobileViTBackbone(config.backbone_config)
         self.head = MobileViTSSDLiteHead(config, self.backbone.channels)
         self.post_init()
-
-    def _check_config(self, config: MobileViTSSDLiteConfig) -> None:
-        check_detector(config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -226,8 +223,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             labels: One dict per image with `class_labels` (N,) integers in 0..K-1 and `boxes` (N, 4) (cx, cy, w, h) as
                 fractions of the image; N may be 0. With an optional `iscrowd` (N,), boxes with 1 are ignored, as are
                 any other entries.
-            output_hidden_states: Also return the backbone's feature maps.
-            output_attentions: Also return the backbone's attention weights.
+            output_hidden_states, output_attentions: See `MobileViTBackbone.forward`.
 
         Returns:
             `logits` (B, A, 1 + K), `pred_boxes` (B, A, 4), and `loss` and `loss_dict` if labels are passed. Convert
@@ -262,8 +258,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         """Reject training batches with a single value per channel, which batch normalization can't normalize."""
         if not self.training or len(pixel_values) > 1:
             return
-        coarsest = max(self.config.feature_strides)
-        height, width = pixel_values.shape[-2:]
+        coarsest, (height, width) = max(self.config.feature_strides), pixel_values.shape[-2:]
         if max(height, width) <= coarsest:
             raise ValueError(
                 f"pixel_values: got a training batch of one image of {height}x{width} pixels, expected more images "
@@ -288,9 +283,8 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             if label.get("iscrowd") is not None:
                 is_object = label["iscrowd"].to(anchors.device) == 0
                 boxes, class_labels = boxes[is_object], class_labels[is_object]
-            matches.append(
-                match_anchors(boxes, class_labels, anchors, config.match_iou_threshold, config.match_iou_eps)
-            )
+            thresholds = config.match_iou_threshold, config.match_iou_eps
+            matches.append(match_anchors(boxes, class_labels, anchors, *thresholds))
         target_labels, target_boxes = map(torch.stack, zip(*matches, strict=True))
         return multibox_loss(
             logits,
@@ -335,5 +329,6 @@ def _read_backbone_fields(source: str | os.PathLike[str], hub_kwargs: dict[str, 
 MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES[MobileViTSSDLiteConfig.model_type] = (
     MobileViTSSDLiteForObjectDetection.__name__
 )
+MobileViTSSDLiteForObjectDetection.register_for_auto_class("AutoModelForObjectDetection")
 
 __all__ = ["MobileViTSSDLiteForObjectDetection", "MobileViTSSDLiteObjectDetectionOutput"]
