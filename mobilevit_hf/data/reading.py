@@ -79,20 +79,18 @@ def local_path(source: str | Path) -> Path | None:
 
 def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
     folder = DataFolder(path if path.is_dir() else path.parent)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"streaming": True} if streaming else {}
     if path.is_file():
         data_format = data_format or FORMATS_BY_SUFFIX.get(path.suffix.lower())
         if data_format not in FORMATS_BY_SUFFIX.values():
             raise ValueError(f"{path} is a file, expected a folder, a COCO .json file or a YOLO .yaml file.")
         options["file"] = path.name
     data_format = data_format or _infer_format(folder)
-    if streaming:
-        if data_format != "datasets":
-            raise ValueError(
-                f"streaming: got {path} in the format {data_format}, expected a Hub id or Parquet files. Disable "
-                "streaming: images of local folders are always read on access."
-            )
-        options["streaming"] = True
+    if streaming and data_format != "datasets":
+        raise ValueError(
+            f"streaming: got {path} in the format {data_format}, expected a Hub id or Parquet files. Disable "
+            "streaming: images of local folders are always read on access."
+        )
     dataset = DATA_FORMATS[data_format].read(folder, **options)
     dataset.root, dataset.notes, dataset.problems = folder.root, folder.notes, folder.problems
     return dataset

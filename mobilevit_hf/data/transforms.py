@@ -302,7 +302,7 @@ def random_iou_crop(region: Region, boxes: Tensor) -> Region:
     Same distribution as torchvision's `RandomIoUCrop`, whose sequential tries take 20 times as long.
 
     Args:
-        region: Region to crop.
+        region: Region to crop, in pixels of the image.
         boxes: (N, 4) (x1, y1, x2, y2) in pixels of the image, N > 0.
 
     Returns:

@@ -77,11 +77,7 @@ def find_classes(images: Mapping[str, Sequence[AnnotatedImage]]) -> tuple[tuple[
 
 
 def name_classes(keys: Iterable[Hashable]) -> tuple[tuple[str, ...], dict[Hashable, int]]:
-    """Return the class names (in alphabetical order, or all numbers from 0 to the largest) and the label of each key.
-
-    Raises:
-        ValueError: If a number is larger than `MAX_CLASS_NUMBER`.
-    """
+    """Return the class names, sorted, or all numbers from 0 to the largest, and the label of each key."""
     keys = {key for key in keys if isinstance(key, str | int)}
     numbers = [key for key in keys if isinstance(key, int) and key >= 0]
     if keys and len(numbers) == len(keys):

@@ -109,11 +109,7 @@ class Columns:
 
 
 def find_columns(name: str, features: Mapping[str, Any] | None) -> Columns:
-    """Find the columns of images and of labels or objects.
-
-    Raises:
-        ValueError: If there are none, or several candidates.
-    """
+    """Find the columns of images and of labels or objects. Several candidates are an error."""
     import datasets
 
     features = features or {}
@@ -150,11 +146,7 @@ def find_columns(name: str, features: Mapping[str, Any] | None) -> Columns:
 def find_classes(
     name: str, rows: "datasets.Dataset | datasets.IterableDataset", columns: Columns
 ) -> tuple[tuple[str, ...], dict[Hashable, int]]:
-    """Return the class names and the label of each key, from the rows if the column has no class names.
-
-    Raises:
-        ValueError: If that would require reading a whole stream.
-    """
+    """Return the class names and the label of each key, from the rows if the column has no class names."""
     import datasets
 
     if columns.classes is not None:

@@ -51,10 +51,12 @@ def _xml_files(folder: DataFolder, directory: str) -> list[str]:
 
 
 def _files_by_split(folder: DataFolder) -> dict[str, list[str]]:
-    image_sets = _read_image_sets(folder)
-    if image_sets:
+    if image_sets := _read_image_sets(folder):
+        listed = {name for names in image_sets.values() for name in names}
+        images = [base for directory in IMAGE_FOLDERS for base in folder.entries(directory) if is_image_name(base)]
+        if unlisted := [base for base in images if posixpath.splitext(base)[0] not in listed]:
+            folder.notes.append(f"Skipped {len(unlisted)} images in no list of {IMAGE_SETS}, such as {unlisted[0]}.")
         directory = _annotation_folders(folder)[0]
-        _note_unlisted_images(folder, image_sets)
         return {split: [f"{directory}/{name}.xml" for name in names] for split, names in image_sets.items()}
     files: dict[str, list[str]] = {}
     for directory in _annotation_folders(folder):
@@ -78,14 +80,6 @@ def _read_image_sets(folder: DataFolder) -> dict[str, list[str]]:
             f"Added {len(others)} images that only {IMAGE_SETS}/trainval.txt lists to the {SPLIT_NAMES[base]} split."
         )
     return {SPLIT_NAMES[base]: names for base, names in lists.items() if names}
-
-
-def _note_unlisted_images(folder: DataFolder, image_sets: dict[str, list[str]]) -> None:
-    listed = {name for names in image_sets.values() for name in names}
-    images = [base for directory in IMAGE_FOLDERS for base in folder.entries(directory) if is_image_name(base)]
-    unlisted = [base for base in images if posixpath.splitext(base)[0] not in listed]
-    if unlisted:
-        folder.notes.append(f"Skipped {len(unlisted)} images in no list of {IMAGE_SETS}, such as {unlisted[0]}.")
 
 
 def _read_file(folder: DataFolder, file: str) -> AnnotatedImage | None:

@@ -57,7 +57,7 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     labels = {number: number for number in range(len(classes))}
     splits: dict[str, Split] = {}
     for split, part in names.items():
-        annotated = (image for name in part if (image := _read_image(folder, name)))
+        annotated = [image for name in part if (image := _read_image(folder, name))]
         splits[split] = make_samples(folder, annotated, labels, is_relative=True)
     return Dataset("object-detection", classes, splits, "yolo")
 
