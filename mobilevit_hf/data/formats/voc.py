@@ -118,7 +118,7 @@ def _image_candidates(file: str, annotated_name: str | None) -> list[str]:
     parent = posixpath.dirname(directory) if posixpath.basename(directory).lower() == "annotations" else directory
     directories = [posixpath.join(parent, name) for name in IMAGE_FOLDERS] + [directory, parent]
     stem = base[: -len(".xml")]
-    suffixes = sorted(IMAGE_SUFFIXES, key=lambda suffix: suffix != ".jpg")
+    suffixes = sorted(IMAGE_SUFFIXES, key=lambda suffix: (suffix != ".jpg", suffix))
     names = [f"{stem}{variant}" for suffix in suffixes for variant in (suffix, suffix.upper())]
     names += [annotated_name.strip()] if annotated_name else []
     return [posixpath.join(directory, name) for directory in directories for name in names]
