@@ -348,8 +348,7 @@ class MobileViTEncoder(nn.Module):
             if stride == 1:
                 dilation *= 2
             sizes = (channels[i + 2], channels[i + 3], config.hidden_sizes[i])
-            layer = MobileViTLayer(config, *sizes, num_layers=num_layers, stride=stride, dilation=dilation)
-            self.layer.append(layer)
+            self.layer.append(MobileViTLayer(config, *sizes, num_layers=num_layers, stride=stride, dilation=dilation))
 
     def forward(
         self, features: Tensor, output_hidden_states: bool = False, output_attentions: bool = False
@@ -390,8 +389,7 @@ class MobileViTASPP(nn.Module):
         in_channels, out_channels = config.neck_hidden_sizes[-2], config.aspp_out_channels
         self.convs = nn.ModuleList([MobileViTConvLayer(in_channels, out_channels, 1, activation="relu")])
         for rate in config.atrous_rates:
-            conv = MobileViTConvLayer(in_channels, out_channels, 3, dilation=rate, activation="relu")
-            self.convs.append(conv)
+            self.convs.append(MobileViTConvLayer(in_channels, out_channels, 3, dilation=rate, activation="relu"))
         self.convs.append(MobileViTASPPPooling(in_channels, out_channels))
         self.project = MobileViTConvLayer(len(self.convs) * out_channels, out_channels, 1, activation="relu")
         self.dropout = nn.Dropout(config.aspp_dropout_prob)

@@ -141,8 +141,6 @@ class MobileViTModel(MobileViTPreTrainedModel):
             used for classification but not for segmentation.
     """
 
-    config: MobileViTConfig
-
     def __init__(self, config: MobileViTConfig, expand_output: bool = True) -> None:
         super().__init__(config)
         check_architecture(config)
@@ -200,8 +198,6 @@ def default_to(value: bool | None, default: bool | None) -> bool:
 class MobileViTForImageClassification(MobileViTPreTrainedModel):
     """MobileViT with a linear classifier on the pooled features (paper, section 4.1)."""
 
-    config: MobileViTConfig
-
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -255,8 +251,6 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
 
 class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
     """MobileViT with a DeepLabv3 head (paper, section 4.3, with `output_stride` 16)."""
-
-    config: MobileViTConfig
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__(config)
@@ -312,7 +306,6 @@ class MobileViTBackbone(BackboneMixin, MobileViTPreTrainedModel):
     """
 
     config: MobileViTBackboneConfig
-    config_class = MobileViTBackboneConfig
     has_attentions = True
     _keys_to_ignore_on_load_unexpected = [r"conv_1x1_exp\.", r"^classifier\.", r"^segmentation_head\."]  # noqa: RUF012
 

@@ -146,7 +146,6 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
     """
 
     config: MobileViTSSDLiteConfig
-    config_class = MobileViTSSDLiteConfig
     base_model_prefix = ""  # the backbone has a configuration of its own: see `from_backbone`
     # The loss is normalized by the matches in the batch, so Trainer must not rescale it.
     accepts_loss_kwargs = False
@@ -198,8 +197,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         backbone, report = MobileViTBackbone.from_pretrained(  # ty: ignore[not-iterable]
             source, config=model.backbone.config, dtype=torch.float32, output_loading_info=True, **hub_kwargs
         )
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
+        if missing := sorted(report["missing_keys"]):
             raise ValueError(
                 f"{source}: {len(missing)} weights of the backbone are missing, such as {missing[0]}. Pass a complete "
                 "checkpoint written by save_pretrained."
@@ -258,7 +256,8 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
         """Reject training batches with a single value per channel, which batch normalization can't normalize."""
         if not self.training or len(pixel_values) > 1:
             return
-        coarsest, (height, width) = max(self.config.feature_strides), pixel_values.shape[-2:]
+        coarsest = max(self.config.feature_strides)
+        height, width = pixel_values.shape[-2:]
         if max(height, width) <= coarsest:
             raise ValueError(
                 f"pixel_values: got a training batch of one image of {height}x{width} pixels, expected more images "
@@ -326,9 +325,7 @@ def _read_backbone_fields(source: str | os.PathLike[str], hub_kwargs: dict[str, 
 
 
 # Makes `pipeline("object-detection")` accept the class, also if this module was loaded from the Hub.
-MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES[MobileViTSSDLiteConfig.model_type] = (
-    MobileViTSSDLiteForObjectDetection.__name__
-)
+MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES["mobilevit_ssdlite"] = "MobileViTSSDLiteForObjectDetection"
 MobileViTSSDLiteForObjectDetection.register_for_auto_class("AutoModelForObjectDetection")
 
 __all__ = ["MobileViTSSDLiteForObjectDetection", "MobileViTSSDLiteObjectDetectionOutput"]
