@@ -4,6 +4,8 @@ Modules of this folder import torch, transformers and other slow libraries insid
 and usage errors take a fraction of a second.
 """
 
+import atexit
+import gc
 import importlib
 import os
 import sys
@@ -33,7 +35,6 @@ COMMANDS = (
     "publish",
     "demo",
 )
-CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class Command(TyperCommand):
@@ -75,9 +76,14 @@ class Commands(TyperGroup):
         return self.commands[cmd_name]
 
 
-def _make_typer(**settings: Any) -> typer.Typer:
-    settings = {"add_completion": False, "context_settings": CONTEXT_SETTINGS} | settings
-    return typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, **settings)
+def _make_typer(*, add_completion: bool = False, **settings: Any) -> typer.Typer:
+    return typer.Typer(
+        add_completion=add_completion,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        **settings,
+    )
 
 
 app = _make_typer(cls=Commands, no_args_is_help=True, add_completion=True)
@@ -103,6 +109,7 @@ def run(command: Callable[..., None]) -> None:
 def _run(program: Callable[[], None]) -> None:
     """Run a program; an error of the user or the system ends in one line and exit code 2."""
     register_post_import_hook(_silence, "transformers.utils.logging")
+    atexit.register(gc.freeze)  # otherwise Python looks for cycles among all objects of torch at exit, for a second
     try:
         program()
     except (ValueError, OSError) as error:

@@ -119,9 +119,7 @@ def _case(timing: "Timing") -> str:
 
 
 def _print_results(metadata: dict[str, Any], timings: "Sequence[Timing]") -> None:
-    table = Table(box=None, padding=(0, 1))
-    for title in ("", "backend"):
-        table.add_column(title, no_wrap=True)
+    table = Table("", "backend", box=None, padding=(0, 1))
     for title in ("p50 ms", "p95 ms", "images/s", "peak MiB", "file MB"):
         table.add_column(title, justify="right")
     previous = None

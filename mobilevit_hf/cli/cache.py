@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from . import console
@@ -31,9 +30,8 @@ def cache(
     if cached:
         table = Table("model", "backend", "precision", "MB", "last used", box=None, padding=(0, 1))
         for entry in cached:
-            record = {name: escape(console.printable(str(value))) for name, value in entry.record.items()}
+            names = [str(entry.record.get(name, "?"))[:12] for name in ("weights", "backend", "dtype")]
             last_used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
-            names = (record.get(name, "?")[:12] for name in ("weights", "backend", "dtype"))
-            table.add_row(*names, f"{entry.bytes / MEGABYTE:.1f}", last_used)
+            table.add_row(*map(console.make_cell, names), f"{entry.bytes / MEGABYTE:.1f}", last_used)
         console.output.print(table)
     console.print_line(f"{sum(entry.bytes for entry in cached) / MEGABYTE:.1f} MB in {cache_folder()}")

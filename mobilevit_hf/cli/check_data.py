@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from . import console
 from .options import DataArgument, DataFormatOption, JsonOption
@@ -22,8 +20,7 @@ if TYPE_CHECKING:
     from ..data.types import Sample
 
 GRID_IMAGES = 36
-# Number of samples the grid's images are chosen from.
-GRID_CANDIDATES = 10_000
+GRID_CANDIDATES = 10_000  # samples the grid's images are chosen from
 
 
 def check_data(
@@ -40,7 +37,8 @@ def check_data(
 ) -> None:
     """Check a dataset for invalid images and annotations.
 
-    Counts classes, sizes and boxes, and reports every invalid file. All images are decoded. The exit code is 1 if anything is invalid.
+    Counts classes, sizes and boxes, and reports every invalid file. All images are decoded. The exit code is 1 if
+    anything is invalid.
     """
     from ..data.checks import check_dataset, valid_splits
     from ..data.reading import load_dataset
@@ -89,13 +87,10 @@ def _to_json(report: "DatasetReport") -> dict[str, Any]:
 def _print_report(data: str, report: "DatasetReport") -> None:
     line = console.print_line
     line(f"{data}: {report.task}, {report.data_format}", "bold")
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("class", overflow="fold")
-    for split in report.num_samples:
-        table.add_column(Text(split), justify="right")
+    table = console.make_table("class", *report.num_samples)
     for name in report.classes:
         counts = (str(report.counts[split][name]) for split in report.num_samples)
-        table.add_row(Text(console.printable(name)), *counts)
+        table.add_row(console.make_cell(name), *counts)
     table.add_row("images", *map(str, report.num_samples.values()), style="bold")
     console.output.print(table)
     if report.imbalance:

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
 
 from .options import Device
 
@@ -35,6 +37,20 @@ def print_line(text: str, style: str = "") -> None:
     output.print(printable(text), style=style or None, soft_wrap=True, highlight=False, markup=False)
 
 
+def make_table(label: str, *numbers: str, show_header: bool = True) -> Table:
+    """Return a table without borders: a column of labels, and right-aligned columns of numbers."""
+    table = Table(box=None, padding=(0, 1), show_header=show_header)
+    table.add_column(label, overflow="fold", min_width=20)
+    for title in numbers:
+        table.add_column(escape(printable(title)), justify="right")
+    return table
+
+
+def make_cell(text: str) -> Text:
+    """Return a table cell without markup."""
+    return Text(printable(text))
+
+
 def pick_device(device: Device) -> str:
     """Return the device name for torch; `auto` prefers CUDA, then MPS.
 
@@ -43,14 +59,14 @@ def pick_device(device: Device) -> str:
     """
     import torch
 
-    available = {
-        Device.cuda: torch.cuda.is_available(),
-        Device.mps: torch.backends.mps.is_available(),
-        Device.cpu: True,
-    }
+    available = [Device.cpu]
+    if torch.backends.mps.is_available():
+        available.append(Device.mps)
+    if torch.cuda.is_available():
+        available.append(Device.cuda)
     if device is Device.auto:
-        return next(name for name, is_available in available.items() if is_available)
-    if not available[device]:
+        return available[-1]
+    if device not in available:
         raise ValueError(f"--device {device}: torch finds no such device. Use --device cpu or auto.")
     return device
 

@@ -1,27 +1,18 @@
 """`mobilevit convert`: convert official, timm and stock checkpoints."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from . import console
 
 
-class ChannelOrder(StrEnum):
-    """Order of the color channels in the model's input."""
-
-    bgr = "bgr"
-    rgb = "rgb"
-
-
 def convert(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE",
-            help="Checkpoint, official (ml-cvnets), timm or stock: a path or an https URL.",
+            metavar="SOURCE", help="Official (ml-cvnets), timm or stock checkpoint: a path or an https URL."
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output directory.")],
@@ -29,7 +20,7 @@ def convert(
         str | None, typer.Option(help="Class names: a text file with one name per line, imagenet-1k or coco.")
     ] = None,
     channel_order: Annotated[
-        ChannelOrder | None, typer.Option(help="Channel order of the input. Default: that of the source.")
+        Literal["bgr", "rgb"] | None, typer.Option(help="Channel order of the input. Default: that of the source.")
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=32, help="Side of the training images in pixels. Default: that of the source.")
@@ -41,8 +32,7 @@ def convert(
     """
     from ..convert import convert_checkpoint
 
-    order = channel_order.value if channel_order else None
-    report = convert_checkpoint(source, out, labels=labels, channel_order=order, image_size=image_size)
+    report = convert_checkpoint(source, out, labels=labels, channel_order=channel_order, image_size=image_size)
     for note in report.notes:
         console.log("note", note)
     variant = f"MobileViT-{report.variant.upper()}" if report.variant else "MobileViT"

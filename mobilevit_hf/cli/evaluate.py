@@ -5,7 +5,6 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ..allocator import tune_allocator
@@ -17,11 +16,8 @@ from .options import DataArgument, DataFormatOption, Device, DeviceOption, JsonO
 if TYPE_CHECKING:
     from ..evaluation import EvaluationResult
 
-# Rows of the table of classes.
-SHOWN_CLASSES = 20
-
-# Largest number of classes for which --json prints the confusion matrix.
-MAX_CONFUSION = 100
+SHOWN_CLASSES = 20  # rows of the table of classes
+MAX_CONFUSION = 100  # classes for which --json prints the confusion matrix
 
 
 def evaluate(
@@ -136,12 +132,10 @@ def _print_classes(result: "EvaluationResult") -> None:
     if len(shown) > SHOWN_CLASSES:
         shown = sorted(shown, key=lambda item: item[1][key])[:SHOWN_CLASSES]
         console.print_line(f" the {SHOWN_CLASSES} worst of {len(rows)} classes; --json prints all:")
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("class", overflow="fold", min_width=20)
-    for column in shown[0][1]:
-        table.add_column({"f1": "F1", "map": "mAP", "support": "images"}.get(column, column), justify="right")
+    titles = {"f1": "F1", "map": "mAP", "support": "images"}
+    table = console.make_table("class", *(titles.get(column, column) for column in shown[0][1]))
     for name, row in shown:
-        table.add_row(escape(console.printable(name)), *map(_format_cell, row.values()))
+        table.add_row(console.make_cell(name), *map(_format_cell, row.values()))
     console.output.print(table)
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from . import console
 from .console import MEGABYTE
 from .options import Dtype, ExportFormat, ModelArgument, Quantization
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..records import ExportRecord
 
 
@@ -66,13 +67,11 @@ def export(
     console.print_line(str(out))
 
 
-def _table(records: "Sequence[ExportRecord]") -> Table:
+def _table(records: "Sequence[ExportRecord]") -> "Table":
     from ..backends.verify import LATENCY_BATCH_SIZES
 
-    table = Table("file", "MB", "max error", "agreement", box=None, padding=(0, 1))
-    table.columns[0].overflow = "fold"
-    for batch_size in LATENCY_BATCH_SIZES:
-        table.add_column(f"ms, batch {batch_size}", justify="right")
+    latencies = (f"ms, batch {batch_size}" for batch_size in LATENCY_BATCH_SIZES)
+    table = console.make_table("file", "MB", "max error", "agreement", *latencies)
     for record in records:
         latency = record.latency_ms or {}
         table.add_row(

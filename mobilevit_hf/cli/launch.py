@@ -8,14 +8,9 @@ WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_C
 
 
 def check_launcher() -> None:
-    """Refuse to be the only process of a launch that asked for several.
-
-    On CPUs, `accelerate launch --num_processes N` starts a single process unless it runs under MPI; it sets
-    MASTER_ADDR for N > 1 only.
-
-    Raises:
-        ValueError: If several processes were requested and one was started.
-    """
+    """Raise a ValueError if a launcher was asked for several processes and started one."""
+    # On CPUs, `accelerate launch --num_processes N` starts a single process unless it runs under MPI; it sets
+    # MASTER_ADDR for N > 1 only.
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").casefold() in ("1", "true", "yes")
     if on_cpu and "MASTER_ADDR" in os.environ and not any(name in os.environ for name in WORLD_SIZE_VARIABLES):
         raise ValueError(

@@ -4,13 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from ..allocator import tune_allocator
 from ..model_sources import DEFAULT_MODEL, builtin, read_task, recommended_threshold, resolve_model
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..data.images import UnreadableImageError
 
-RUNTIME = "Runtime"
+runtime_option = partial(typer.Option, rich_help_panel="Runtime")
 
 # Keeps two cores busy; decoded photos stay below half a gigabyte.
 BATCH_SIZE = 8
@@ -45,11 +45,7 @@ NEXT_STEPS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command.
-
-    Attributes:
-        runtime: Arguments of `mobilevit_hf.pipeline`, None for its defaults.
-    """
+    """Options of the command; `runtime` has arguments of `mobilevit_hf.pipeline`, None for its defaults."""
 
     top_k: int | None
     threshold: float | None
@@ -63,8 +59,7 @@ def predict(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="IMAGES",
-            help="Images: files, folders, glob patterns or URLs. Default: generated sample images.",
+            metavar="IMAGES", help="Files, folders, glob patterns or URLs. Default: generated sample images."
         ),
     ] = None,
     model: Annotated[
@@ -89,22 +84,14 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
     device: DeviceOption = Device.auto,
-    backend: Annotated[
-        Backend, typer.Option(help="Runtime; all but torch run on the CPU.", rich_help_panel=RUNTIME)
-    ] = Backend.torch,
-    dtype: Annotated[Dtype | None, typer.Option(help="Precision. Default: float32.", rich_help_panel=RUNTIME)] = None,
-    quantization: Annotated[
-        Quantization | None, typer.Option(help="Use the quantized file of the model.", rich_help_panel=RUNTIME)
-    ] = None,
+    backend: Annotated[Backend, runtime_option(help="Runtime; all but torch run on the CPU.")] = Backend.torch,
+    dtype: Annotated[Dtype | None, runtime_option(help="Precision. Default: float32.")] = None,
+    quantization: Annotated[Quantization | None, runtime_option(help="Use the quantized file of the model.")] = None,
     threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of CPU threads. Default: torch's number of threads.", rich_help_panel=RUNTIME
-        ),
+        int | None, runtime_option(min=1, help="Number of CPU threads. Default: torch's number of threads.")
     ] = None,
     compile: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile the model, for many images; torch only.", rich_help_panel=RUNTIME),
+        bool, runtime_option("--compile", help="Compile the model, for many images; torch only.")
     ] = False,
 ) -> None:
     """Classify images, or detect objects on them.
@@ -158,9 +145,9 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
     sources, missing = find_images(images)
     for source, reason in missing.items():
         _report_unreadable(source, reason, options.as_json)
-    failures = len(missing)
+    failures, total = len(missing), len(sources) + len(missing)
     if not sources:
-        return failures, failures
+        return failures, total
     predictor = _load_pipeline(model, options)
     is_detector = predictor.task == "object-detection"
     threshold = recommended_threshold(predictor.model.config) if options.threshold is None else options.threshold
@@ -180,15 +167,11 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
             _print_detections(source, predictions, threshold, saved)
         else:
             _print_labels(source, predictions)
-    return failures, len(sources) + len(missing)
+    return failures, total
 
 
 def _load_pipeline(name: str, options: Options) -> "Pipeline":
-    """Return the pipeline for a checkpoint's task. Code in a checkpoint is never executed.
-
-    Raises:
-        ValueError: If an option is for another task or backend.
-    """
+    """Return the pipeline for a checkpoint's task. Code in a checkpoint is never executed."""
     from ..pipelines import pipeline
 
     device, backend = options.device, options.runtime["backend"]
@@ -216,8 +199,14 @@ def _predict_batches(
     """Yield each source with its image or the error, and its predictions by descending score."""
     from torch import nn
 
-    from ..data.images import UnreadableImageError
+    from ..data.images import UnreadableImageError, load_image
     from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
+
+    def load_or_error(source: str) -> "Image.Image | UnreadableImageError":
+        try:
+            return load_image(source)
+        except UnreadableImageError as error:
+            return error
 
     # Other detectors may resize each image to another size, which can't be batched. An exported model is no module.
     is_other = isinstance(predictor.model, nn.Module) and not isinstance(predictor.model, MobileViTPreTrainedModel)
@@ -226,21 +215,12 @@ def _predict_batches(
     with console.show_progress(disable=len(starts) == 1) as progress:
         for start in progress.track(starts, description="Predicting"):
             batch = sources[start : start + BATCH_SIZE]
-            images = [_load_or_error(source) for source in batch]
+            images = [load_or_error(source) for source in batch]
             readable = [image for image in images if not isinstance(image, UnreadableImageError)]
             outputs = iter(predictor(readable, batch_size=batch_size, **arguments) if readable else [])
             for source, image in zip(batch, images, strict=True):
                 predictions = [] if isinstance(image, UnreadableImageError) else next(outputs)
                 yield source, image, sorted(predictions, key=lambda prediction: -prediction["score"])
-
-
-def _load_or_error(source: str) -> "Image.Image | UnreadableImageError":
-    from ..data.images import UnreadableImageError, load_image
-
-    try:
-        return load_image(source)
-    except UnreadableImageError as error:
-        return error
 
 
 def _report_unreadable(source: str, reason: str, as_json: bool) -> None:
@@ -263,35 +243,25 @@ def _save_detections(
 
 def _print_labels(source: str, predictions: list[dict[str, Any]]) -> None:
     console.print_line(source, "bold")
-    table = _make_table(show_header=False)
+    table = console.make_table("label", "score", show_header=False)
     table.add_column()
     for prediction in predictions:
         score = prediction["score"]
-        table.add_row(escape(console.printable(prediction["label"])), f"{score:.1%}", "█" * round(20 * score))
+        table.add_row(console.make_cell(prediction["label"]), f"{score:.1%}", "█" * round(20 * score))
     console.output.print(table)
 
 
 def _print_detections(source: str, detections: list[dict[str, Any]], threshold: float, saved: Path | None) -> None:
-    where = f" → {escape(console.printable(str(saved)))}" if saved else ""
-    console.output.print(f"[bold]{escape(console.printable(source))}[/]{where}", soft_wrap=True, highlight=False)
+    where = f" → {console.printable(str(saved))}" if saved else ""
+    console.output.print(Text.assemble((console.printable(source), "bold"), where), soft_wrap=True)
     if not detections:
-        console.output.print(f" nothing above {threshold:g}", highlight=False)
+        console.print_line(f" nothing above {threshold:g}")
         return
     counts = Counter(detection["label"] for detection in detections)
     console.print_line(" " + ", ".join(f"{number} {label}" for label, number in counts.most_common()))
-    table = _make_table(show_header=True)
     edges = ("xmin", "ymin", "xmax", "ymax")
-    for edge in edges:
-        table.add_column(edge, justify="right")
+    table = console.make_table("label", "score", *edges)
     for detection in detections:
         box = [str(detection["box"][edge]) for edge in edges]
-        table.add_row(escape(console.printable(detection["label"])), f"{detection['score']:.3f}", *box)
+        table.add_row(console.make_cell(detection["label"]), f"{detection['score']:.3f}", *box)
     console.output.print(table)
-
-
-def _make_table(*, show_header: bool) -> Table:
-    """Return a table with columns for labels and scores."""
-    table = Table(show_header=show_header, box=None, padding=(0, 1))
-    table.add_column("label", overflow="fold", min_width=20)
-    table.add_column("score", justify="right")
-    return table

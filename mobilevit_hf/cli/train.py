@@ -35,11 +35,7 @@ RecipeOption = Annotated[
 
 
 def make_command(task: TaskName | None = None) -> Callable[..., None]:
-    """Return the command, with an option for each field of `TrainArguments`.
-
-    Args:
-        task: Task to train for; None infers it from the data.
-    """
+    """Return the command, with an option for each field of `TrainArguments`; a task of None is inferred."""
 
     def command(data: str, recipe: Path | None = None, **values: Any) -> None:
         """Train a classifier or a detector on your images.
@@ -153,12 +149,12 @@ class ProgressBar(TrainerCallback):
         parts = (
             f"epoch {progress.epoch:.1f}",
             f"step {progress.step}",
-            *([f"loss {progress.loss:.3f}"] if is_measured else []),
+            f"loss {progress.loss:.3f}" if is_measured else "",
             f"lr {progress.learning_rate:.2g}",
-            *([f"{progress.images_per_second:.0f} images/s"] if is_measured else []),
+            f"{progress.images_per_second:.0f} images/s" if is_measured else "",
             f"{minutes}:{seconds:02} left",
         )
-        self._bar.update(self._task, completed=progress.progress, description=", ".join(parts))
+        self._bar.update(self._task, completed=progress.progress, description=", ".join(filter(None, parts)))
 
 
 train = make_command()
