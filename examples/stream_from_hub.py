@@ -36,7 +36,7 @@ def prepare(row: dict[str, Any], transform: Transform) -> dict[str, Any]:
 def make_dataloader(rows: datasets.IterableDataset, transform: Transform) -> DataLoader:
     """Return batches of rows that one worker process reads and decodes ahead.
 
-    Several workers would each read their own files: if the rows are sorted, batches of a single class.
+    Each of several workers would read its own files, so the batches of sorted rows would have a single class.
     """
     rows = rows.map(partial(prepare, transform=transform), remove_columns=rows.column_names)
     return DataLoader(rows, batch_size=32, num_workers=1)
