@@ -9,6 +9,8 @@ import torch
 import transformers
 from transformers import AutoImageProcessor, Pipeline, PreTrainedModel
 
+from .backends.formats import BACKENDS, check_backend, dtype_name
+from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
 from .model_sources import has_weights
 from .modeling.fused_mobilevit import fold_batch_norm
 from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
@@ -51,9 +53,6 @@ def pipeline(
         KeyError, ValueError, OSError: As `transformers.pipeline`, for an unknown task or a missing model; if the
             backend is not installed or does not support the model, or the exported model differs from it.
     """
-    from .backends.formats import BACKENDS
-    from .backends.pytorch import load_if_mobilevit
-
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
     if threads is not None and threads < 1:
@@ -66,15 +65,13 @@ def pipeline(
         raise ValueError(f"quantization: got {quantization!r} for torch, expected None. Use backend='openvino'.")
     if threads is not None:
         torch.set_num_threads(threads)
-    pipeline_model: Any = model
     if isinstance(model, str | os.PathLike):
-        pipeline_model = os.fspath(model)
+        model = os.fspath(model)
         if task in TASKS:
-            mobilevit, kwargs = load_if_mobilevit(task, pipeline_model, kwargs)
-            pipeline_model = pipeline_model if mobilevit is None else mobilevit
-    if isinstance(pipeline_model, MobileViTPreTrainedModel):
-        pipeline_model = fold_batch_norm(pipeline_model)
-    pipe = stock_pipeline(task, model=pipeline_model, **kwargs)
+            mobilevit, kwargs = load_if_mobilevit(task, model, kwargs)
+            model = mobilevit or model
+    fused = fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else model
+    pipe = stock_pipeline(task, model=fused, **kwargs)
     if compile:
         pipe.model.compile()
     return pipe
@@ -88,9 +85,7 @@ def _backend_pipeline(
     threads: int | None,
     kwargs: dict[str, Any],
 ) -> Pipeline:
-    from .backends.formats import check_backend, dtype_name
     from .backends.loader import load_backend_model, load_exported_folder
-    from .backends.pytorch import HUB_ARGUMENTS, load_model
     from .backends.runtime import check_device
 
     dtype = dtype_name(kwargs.pop("dtype", None))

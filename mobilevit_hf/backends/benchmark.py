@@ -26,11 +26,7 @@ from .formats import BACKENDS, QUANTIZATIONS, check_backend, dtype_name
 from .loader import load_backend_model
 from .pytorch import load_model
 
-# Approximate duration of a backend's turn.
-TURN_SECONDS = 0.5
-
-# Operators counted by `count_macs`: convolutions and linear layers.
-COUNTED_OPERATORS = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
+TURN_SECONDS = 0.5  # approximate
 
 
 class Setting(NamedTuple):
@@ -74,12 +70,8 @@ class Timing:
     """A measurement of one backend at one batch and image size.
 
     Attributes:
-        setting: Backend and precision.
-        batch: Batch size.
-        height: Image height in pixels.
-        width: Image width in pixels.
-        p50_ms: Median milliseconds per call, from input tensor to output tensors.
-        p95_ms: 95th percentile of the same.
+        height, width: Image size in pixels.
+        p50_ms, p95_ms: Median and 95th percentile of the milliseconds per call, from input tensor to output tensors.
         images_per_second: Throughput at the median.
         peak_mib: Peak resident memory of the process so far in MiB, libraries included.
         file_bytes: Size of the model file with its weights.
@@ -104,28 +96,18 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, height: int, width: int) -> int:
     """Return the multiply-accumulates for one image in convolutions and linear layers, without attention products.
 
-    Half the FLOPs that `torch.utils.flop_counter.FlopCounterMode` counts for `COUNTED_OPERATORS`, without computing.
-
-    Args:
-        model: Model that takes `pixel_values`.
-        height: Image height in pixels.
-        width: Image width in pixels.
+    They are half the FLOPs that torch's `FlopCounterMode` counts.
     """
     model = copy.deepcopy(model).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(pixel_values=torch.empty(1, 3, height, width, device="meta"))
     flops = counter.get_flop_counts()["Global"]
-    return sum(flops.get(operator, 0) for operator in COUNTED_OPERATORS) // 2
-
-
-# --- in the process of a backend -------------------------------------------------------------------------------------
+    operators = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
+    return sum(flops.get(operator, 0) for operator in operators) // 2
 
 
 def _serve(connection: Connection, task: TaskName, folder: str, setting: Setting, threads: int | None) -> None:
-    """Send the file size, then for each received (B, H, W, calls) the seconds per call and the peak memory.
-
-    An error is sent as its message.
-    """
+    """Send the file size, then the seconds per call and the peak memory for each received (B, H, W, calls)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # log messages of the runtimes
     try:
         call, file_bytes = _load(task, folder, setting, threads)
@@ -139,7 +121,7 @@ def _serve(connection: Connection, task: TaskName, folder: str, setting: Setting
                 call(pixels)
                 seconds.append(time.perf_counter() - start)
             connection.send((seconds[1:], peak_memory()))  # caches are cold in the first call of a turn
-    except Exception as error:
+    except Exception as error:  # raised in the measuring process
         connection.send(str(error) or type(error).__name__)
 
 
@@ -150,8 +132,7 @@ def _load(
     model, _ = load_model(task, folder, {"trust_remote_code": False})
     if setting.backend != "torch":
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        options: dict[str, Any] = {**setting._asdict(), "threads": threads, "source": folder}
-        exported = load_backend_model(model, task, processor, **options)
+        exported = load_backend_model(model, task, processor, **setting._asdict(), threads=threads, source=folder)
         return lambda pixels: exported(pixel_values=pixels), exported.file_bytes
     if setting.quantization:
         raise ValueError(f"quantization: got {setting.quantization!r} for torch, expected None. Use openvino.")
@@ -163,15 +144,8 @@ def _load(
     return torch.inference_mode()(lambda pixels: fused(pixel_values=pixels.to(dtype))), file_bytes
 
 
-# --- in the measuring process ----------------------------------------------------------------------------------------
-
-
 class BackendProcess:
-    """The process of a backend.
-
-    Raises:
-        ValueError: If the backend can't run the model.
-    """
+    """The process of a backend. Its methods raise a ValueError if the backend can't run the model."""
 
     def __init__(self, task: TaskName, folder: Path, setting: Setting, threads: int | None) -> None:
         context = get_context("spawn")  # the runtimes' threads do not survive a fork
@@ -216,9 +190,6 @@ def measure(
     """Time a model on backends that take turns, so that a slowdown of the machine affects all of them.
 
     Args:
-        task: Task of the model.
-        folder: Folder of the model.
-        settings: Backends.
         shapes: (B, H, W) of the random input images.
         rounds: Number of turns per backend and shape.
         threads: Number of threads per backend. Default: torch's number of threads.

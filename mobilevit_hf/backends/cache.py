@@ -9,14 +9,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..io import TEMP_PREFIX, read_json, user_path
 from ..records import EXPORT_FILE, ExportRecord, write_record
-from .base import Format, exported_bytes
-from .formats import FORMATS
+from .files import exported_bytes
+from .formats import FORMATS, Format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -46,7 +46,6 @@ class Entry(NamedTuple):
     """A cached exported model.
 
     Attributes:
-        folder: Its folder.
         bytes: Size of the folder.
         used: Time of the last use, in seconds since the epoch.
         record: Values of its `ExportRecord`; empty if the file is damaged.
@@ -66,7 +65,7 @@ def cache_folder() -> Path:
 
 
 def weights_hash(model: "PreTrainedModel") -> str:
-    """Return a SHA-256 hash of everything that determines a model's outputs: weights and `CONFIG_FIELDS`."""
+    """Return the SHA-256 hash of everything that determines a model's outputs: weights and `CONFIG_FIELDS`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
@@ -104,8 +103,6 @@ def get_or_create(
 
     Args:
         weights: Hash from `weights_hash`.
-        backend: Key of `FORMATS`.
-        dtype: Compute dtype.
         size: Height and width of the image processor's output.
         write: Writes the file and returns further fields of its `ExportRecord`.
     """
@@ -141,16 +138,13 @@ def entries() -> list[Entry]:
     """Return the cached models, most recently used first."""
     cached = []
     for path in cache_folder().glob(f"*/{EXPORT_FILE}"):
+        record = {}
+        with contextlib.suppress(ValueError):
+            record = read_json(path)
         with contextlib.suppress(OSError):  # removed by another process
             size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-            cached.append(Entry(path.parent, size, path.stat().st_mtime, _read_record(path)))
+            cached.append(Entry(path.parent, size, path.stat().st_mtime, record))
     return sorted(cached, key=lambda entry: -entry.used)
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
-        return read_json(path)
-    return {}
 
 
 def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
@@ -166,15 +160,21 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
     Raises:
         ValueError: If `MOBILEVIT_CACHE_BYTES` is not a number.
     """
-    limit = _max_bytes() if max_bytes is None else max_bytes
+    if max_bytes is None:
+        text = os.environ.get("MOBILEVIT_CACHE_BYTES", str(MAX_BYTES))
+        if not text.isdecimal():
+            raise ValueError(f"MOBILEVIT_CACHE_BYTES: got {text!r}, expected a number of bytes. Correct or unset it.")
+        max_bytes = int(text)
     total = removed = 0
     for entry in entries():
         total += entry.bytes
-        if total > limit and entry.folder != keep and _remove(entry.folder):
+        if total > max_bytes and entry.folder != keep and _remove(entry.folder):
             total -= entry.bytes
             removed += entry.bytes
-    for scratch in _abandoned_folders():
-        shutil.rmtree(scratch, ignore_errors=True)
+    for scratch in cache_folder().glob(f"{TEMP_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - scratch.stat().st_mtime > MAX_SCRATCH_SECONDS:
+                shutil.rmtree(scratch, ignore_errors=True)
     return removed
 
 
@@ -183,15 +183,8 @@ def clear() -> int:
     return trim(max_bytes=-1)
 
 
-def _max_bytes() -> int:
-    text = os.environ.get("MOBILEVIT_CACHE_BYTES", str(MAX_BYTES))
-    if not text.isdecimal():
-        raise ValueError(f"MOBILEVIT_CACHE_BYTES: got {text!r}, expected a number of bytes. Correct or unset it.")
-    return int(text)
-
-
 def _remove(folder: Path) -> bool:
-    """Remove a folder and return whether that succeeded; renamed first, so that no process reads half of it."""
+    """Remove a folder, renamed first so that no process reads half of it; return whether that succeeded."""
     renamed = folder.parent / f"{TEMP_PREFIX}{folder.name}-{os.getpid()}"
     try:
         folder.rename(renamed)
@@ -199,10 +192,3 @@ def _remove(folder: Path) -> bool:
         return False
     shutil.rmtree(renamed, ignore_errors=True)
     return True
-
-
-def _abandoned_folders() -> Iterator[Path]:
-    for folder in cache_folder().glob(f"{TEMP_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > MAX_SCRATCH_SECONDS:
-                yield folder

@@ -1,20 +1,16 @@
 """Core ML packages, for apps on Apple devices; there is no runtime in Python."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
 
 from ..tasks import TASKS, TaskName
-from .base import INPUT_NAME, Format
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from .tracing import INPUT_NAME, trace
 
 
-def write_coreml(model: "nn.Module", task: TaskName, path: Path, pixels: "Tensor", dtype: str) -> None:
+def write_coreml(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
     """Write a model as a Core ML package for one image of the size of `pixels`; see `export.export_file`."""
     import coremltools as ct
-
-    from .tracing import trace
 
     precision = {"float32": ct.precision.FLOAT32, "float16": ct.precision.FLOAT16}[dtype]
     program = trace(model, task, pixels[:1], "float32", dynamic_shapes=False).run_decompositions({})
@@ -25,13 +21,3 @@ def write_coreml(model: "nn.Module", task: TaskName, path: Path, pixels: "Tensor
         compute_precision=precision,
         minimum_deployment_target=ct.target.iOS16,
     ).save(str(path))
-
-
-FORMAT = Format(
-    title="Core ML",
-    packages=("coremltools",),
-    file="coreml/model{suffix}.mlpackage",
-    dtypes=("float32", "float16"),
-    tasks=("image-classification", "object-detection"),
-    write=write_coreml,
-)

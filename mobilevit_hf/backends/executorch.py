@@ -2,22 +2,19 @@
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from ..tasks import TaskName
-from .base import Format
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor, nn
+from .tracing import trace
 
 
-def write_executorch(model: "nn.Module", task: TaskName, path: Path, pixels: "Tensor", dtype: str) -> None:
+def write_executorch(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
     """Write a model as an ExecuTorch file for one image of the size of `pixels`; see `export.export_file`."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
-
-    from .tracing import trace
 
     program = trace(model, task, pixels[:1], dtype, dynamic_shapes=False)
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
@@ -35,15 +32,12 @@ class ExecuTorchRuntime:
         self.shape = tuple(self.method.metadata.input_tensor_meta(0).sizes())
         self.lock = threading.Lock()
 
-    def __call__(self, pixels: "np.ndarray") -> "list[np.ndarray]":
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for (B, 3, H, W) float32 pixels.
 
         Raises:
             ValueError: If the images are not of the exported size.
         """
-        import numpy as np
-        import torch
-
         if pixels.shape[1:] != self.shape[1:]:
             raise ValueError(
                 f"pixel_values: got images of {pixels.shape[2]}x{pixels.shape[3]} pixels, expected "
@@ -53,14 +47,3 @@ class ExecuTorchRuntime:
         with self.lock:  # a run reuses the memory of the previous outputs
             outputs = [[t.numpy().copy() for t in self.method.execute([torch.from_numpy(p[None])])] for p in pixels]
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
-
-
-FORMAT = Format(
-    title="ExecuTorch",
-    packages=("executorch",),
-    file="executorch/model{suffix}.pte",
-    dtypes=("float32",),
-    tasks=("image-classification", "object-detection"),
-    write=write_executorch,
-    runtime=ExecuTorchRuntime,
-)

@@ -1,10 +1,11 @@
 """Export a model to files for other runtimes, verify them, and record what was measured."""
 
 import os
+import pkgutil
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
@@ -15,16 +16,12 @@ from ..model_sources import has_weights, read_task, resolve_model
 from ..records import EXPORT_FILE, ExportRecord, read_export_records, write_export_records
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import cache
-from .base import exported_bytes, replace_exported
+from .files import exported_bytes, replace_exported
 from .formats import FORMATS, check_backend
-from .openvino import convert_openvino, save_openvino
 from .pytorch import load_model
 from .runtime import load_exported_model
 from .tracing import quiet
-from .verify import TIE_TOLERANCE, Comparison, check_comparison, compare, measure_latency, verification_pixels
-
-if TYPE_CHECKING:
-    from .quantization import CalibrationImages
+from .verify import TIE_TOLERANCE, check_comparison, compare, measure_latency, verification_pixels
 
 # What an app needs next to the exported file.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
@@ -58,9 +55,6 @@ def export_model(
         log: Called with one line of text for each unreadable calibration image.
         progress: Called with each record after its file is written.
 
-    Returns:
-        A record per backend.
-
     Raises:
         ValueError: If a backend does not support the request or is not installed, the model can't be loaded, or an
             exported file differs from the torch model. Files of earlier backends are kept.
@@ -76,7 +70,7 @@ def export_model(
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     pixels, images = verification_pixels(task, processor), None
     if calibration:
-        from .quantization import load_calibration_images  # imports datasets
+        from .quantization import export_int8, load_calibration_images  # imports datasets
 
         images = load_calibration_images(calibration, task, processor)
         for problem in images.problems:
@@ -86,13 +80,12 @@ def export_model(
         file = FORMATS[backend].path(dtype, quantization)
         with replace_exported(output_dir / file) as path:
             if quantization and images:
-                measured = _export_int8(torch_model, task, processor, path, pixels, dtype, images, max_drop)
+                measured = export_int8(torch_model, task, processor, path, dtype, images, max_drop)
             else:
                 # A model is confident on real images: no ties.
                 verification, tie_tolerance = (images.calibration, 0.0) if images else (pixels, TIE_TOLERANCE)
                 arguments = (torch_model, task, processor, backend, path, verification, dtype, tie_tolerance)
-                comparison = export_verified(*arguments)
-                measured = comparison._asdict() if comparison else {"verified": False}
+                measured = export_verified(*arguments)
             if measured.get("verified", True):
                 exported = load_exported_model(path, torch_model.config, task, backend)
                 measured["latency_ms"] = measure_latency(exported, pixels)
@@ -133,37 +126,8 @@ def _write_records(output_dir: Path, records: list[ExportRecord], folder: Path) 
     with atomic_folder(output_dir) as scratch:
         write_export_records(scratch / EXPORT_FILE, records)
         for name in CONFIG_FILES:
-            is_model_folder = has_weights(output_dir) and (output_dir / name).exists()
-            if (folder / name).is_file() and not is_model_folder:
+            if (folder / name).is_file() and not (has_weights(output_dir) and (output_dir / name).exists()):
                 shutil.copyfile(folder / name, scratch / name)
-
-
-def _export_int8(
-    model: PreTrainedModel,
-    task: TaskName,
-    processor: BaseImageProcessor,
-    path: Path,
-    pixels: Tensor,
-    dtype: str,
-    images: "CalibrationImages",
-    max_drop: float,
-) -> dict[str, Any]:
-    """Write the int8 file of OpenVINO and return its accuracy drop and comparison.
-
-    Raises:
-        ValueError: If the accuracy drops by more than `max_drop` percentage points.
-    """
-    from .quantization import check_drop, measure_drop, quantize_openvino
-
-    float_model = convert_openvino(model, task, pixels)
-    save_openvino(
-        quantize_openvino(float_model, (image.numpy() for image in images.calibration.split(1))), path, dtype
-    )
-    exported = load_exported_model(path, model.config, task, "openvino")
-    drop = measure_drop(model, exported, task, processor, images)
-    check_drop(drop, max_drop)
-    comparison = compare(model, exported, images.calibration, task, processor)
-    return {**comparison._asdict(), "drop": drop._asdict()}
 
 
 def export_file(model: nn.Module, task: TaskName, backend: str, path: Path, pixels: Tensor, dtype: str) -> None:
@@ -171,15 +135,12 @@ def export_file(model: nn.Module, task: TaskName, backend: str, path: Path, pixe
 
     Args:
         model: MobileViT model in float32 on the CPU; not modified.
-        task: Its task.
-        backend: Key of `FORMATS`.
         path: File to write, in an existing folder; OpenVINO's weights go next to it as .bin.
         pixels: (B, 3, H, W) output of the image processor. ExecuTorch and Core ML files take one image of this size,
             the others any batch and image size.
-        dtype: Compute dtype.
     """
     with quiet():
-        FORMATS[backend].write(model, task, path, pixels, dtype)
+        pkgutil.resolve_name(FORMATS[backend].write)(model, task, path, pixels, dtype)
 
 
 def export_verified(
@@ -191,16 +152,16 @@ def export_verified(
     pixels: Tensor,
     dtype: str,
     tie_tolerance: float = TIE_TOLERANCE,
-) -> Comparison | None:
-    """Write a model as a file for one backend and compare the two on `pixels`; None if the format can't be run.
+) -> dict[str, Any]:
+    """Write a model as a file for one backend, compare the two on `pixels`, and return fields of the `ExportRecord`.
 
     Raises:
         ValueError: If the exported model differs from the torch model.
     """
     export_file(model, task, backend, path, pixels, dtype)
     if FORMATS[backend].runtime is None:
-        return None
+        return {"verified": False}
     exported = load_exported_model(path, model.config, task, backend)
     comparison = compare(model, exported, pixels, task, processor, tie_tolerance)
     check_comparison(comparison, f"{FORMATS[backend].title} in {dtype}", float32=dtype == "float32")
-    return comparison
+    return comparison._asdict()

@@ -1,20 +1,91 @@
-"""The table of export formats, and checks of what each of them supports."""
+"""The table of export formats, and checks of what each of them supports.
+
+Importing this module does not import torch: command-line options list the formats.
+"""
 
 import importlib.util
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..tasks import EXPORTABLE_TASKS
-from . import coreml, executorch, onnx, openvino
-from .base import Format
+from ..tasks import EXPORTABLE_TASKS, TaskName
 
 if TYPE_CHECKING:
     import torch
 
+# File name suffixes by precision; those of transformers.js where it defines one.
+SUFFIXES = {"float32": "", "bfloat16": "_bf16", "float16": "_fp16", "int8": "_int8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """An export format.
+
+    Attributes:
+        title: Name of the runtime.
+        packages: Packages that export and inference require.
+        file: Path relative to the model directory, with `{suffix}` for the precision.
+        write: Function (model, task, path, pixels, dtype) that writes a file, as `module:name`; see
+            `export.export_file`.
+        runtime: Class (path, threads) that runs a file on the CPU, as `module:name`; None for an export-only format.
+            Its calls, possible from several threads at once, return the outputs for (B, 3, H, W) float32 pixels as
+            arrays that later calls do not overwrite.
+        dynamic_shapes: Whether one file takes any batch and image size.
+    """
+
+    title: str
+    packages: tuple[str, ...]
+    file: str
+    dtypes: tuple[str, ...]
+    tasks: tuple[TaskName, ...]
+    write: str
+    runtime: str | None = None
+    dynamic_shapes: bool = False
+    quantizations: tuple[str, ...] = ()
+
+    def path(self, dtype: str, quantization: str | None) -> str:
+        """Return the file's path relative to the model directory."""
+        return self.file.format(suffix=SUFFIXES[quantization or dtype])
+
+
 FORMATS: dict[str, Format] = {
-    "onnx": onnx.FORMAT,
-    "openvino": openvino.FORMAT,
-    "executorch": executorch.FORMAT,
-    "coreml": coreml.FORMAT,
+    "onnx": Format(
+        title="ONNX Runtime",
+        packages=("onnx", "onnxscript", "onnxruntime"),
+        file="onnx/model{suffix}.onnx",
+        dtypes=("float32", "float16"),
+        tasks=EXPORTABLE_TASKS,
+        write="mobilevit_hf.backends.onnx:write_onnx",
+        runtime="mobilevit_hf.backends.onnx:OnnxRuntime",
+        dynamic_shapes=True,
+    ),
+    "openvino": Format(
+        title="OpenVINO",
+        packages=("openvino", "onnx", "onnxscript"),
+        file="openvino/openvino_model{suffix}.xml",
+        dtypes=("float32", "bfloat16"),
+        tasks=EXPORTABLE_TASKS,
+        write="mobilevit_hf.backends.openvino:write_openvino",
+        runtime="mobilevit_hf.backends.openvino:OpenVINORuntime",
+        dynamic_shapes=True,
+        quantizations=("int8",),
+    ),
+    "executorch": Format(
+        title="ExecuTorch",
+        packages=("executorch",),
+        file="executorch/model{suffix}.pte",
+        dtypes=("float32",),
+        tasks=("image-classification", "object-detection"),
+        write="mobilevit_hf.backends.executorch:write_executorch",
+        runtime="mobilevit_hf.backends.executorch:ExecuTorchRuntime",
+    ),
+    "coreml": Format(
+        title="Core ML",
+        packages=("coremltools",),
+        file="coreml/model{suffix}.mlpackage",
+        dtypes=("float32", "float16"),
+        tasks=("image-classification", "object-detection"),
+        write="mobilevit_hf.backends.coreml:write_coreml",
+    ),
 }
 # Backends of `pipeline`: torch, which needs no export, and the formats with a runtime.
 BACKENDS = ("torch", *(name for name, format in FORMATS.items() if format.runtime))
@@ -22,8 +93,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8",)
 
 
-def check_backend(backend: str, task: str, dtype: str, quantization: str | None) -> Format:
-    """Return the format of a backend.
+def check_backend(backend: str, task: str, dtype: str, quantization: str | None) -> None:
+    """Check that a backend supports a request.
 
     Raises:
         ValueError: If it is unknown, does not support the task, dtype or quantization, or is not installed.
@@ -47,7 +118,6 @@ def check_backend(backend: str, task: str, dtype: str, quantization: str | None)
             f"backend: {backend} needs {', '.join(missing)}, which is not installed. "
             f"Install it: pip install {' '.join(missing)}"
         )
-    return format
 
 
 def dtype_name(dtype: "str | torch.dtype | None") -> str:

@@ -10,8 +10,8 @@ from transformers.utils import cached_file
 from ..records import EXPORT_FILE, read_export_records
 from ..tasks import TaskName
 from . import cache
-from .base import exported_files
 from .export import export_verified
+from .files import exported_files
 from .formats import FORMATS, check_backend
 from .runtime import ExportedModel, load_exported_model
 from .verify import preprocess, sample_images, verification_pixels
@@ -33,10 +33,7 @@ def load_backend_model(
 
     Args:
         model: Torch model in float32 on the CPU; not modified.
-        task: Its task.
-        processor: Its image processor.
         backend: Backend with a runtime.
-        dtype: Compute dtype.
         quantization: "int8", which requires an exported file, or None.
         threads: Number of threads. Default: torch's number of threads.
         source: Directory or Hub id of the model. An exported file there is used if it was made from the same weights.
@@ -60,8 +57,7 @@ def load_backend_model(
 
         def write(file: Path) -> dict[str, Any]:
             pixels = verification_pixels(task, processor)
-            comparison = export_verified(model, task, processor, backend, file, pixels, dtype)
-            return comparison._asdict() if comparison else {}
+            return export_verified(model, task, processor, backend, file, pixels, dtype)
 
         height, width = preprocess(sample_images(1), processor).shape[2:]
         path = cache.get_or_create(weights, backend, dtype, (height, width), write)
@@ -76,7 +72,6 @@ def load_exported_folder(
     Raises:
         ValueError: If the folder has no matching file.
     """
-    check_backend(backend, task, dtype, quantization)
     path = _find_exported_file(str(folder), None, backend, dtype, quantization, {})
     if path is None:
         files = [record.file for record in read_export_records(folder / EXPORT_FILE)]
@@ -84,9 +79,8 @@ def load_exported_folder(
             f"{folder}: got no weights and {', '.join(files) or 'no exported files'}, expected "
             f"{FORMATS[backend].path(dtype, quantization)}. Pass the model it was exported from."
         )
-    return load_exported_model(
-        path, AutoConfig.from_pretrained(folder, trust_remote_code=False), task, backend, threads
-    )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return load_exported_model(path, config, task, backend, threads)
 
 
 def _find_exported_file(
@@ -94,9 +88,7 @@ def _find_exported_file(
 ) -> Path | None:
     """Return an exported file of a directory or repository if it was made from these weights; None matches any."""
     options = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
-    options |= dict.fromkeys(
-        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
-    )
+    options |= {f"_raise_exceptions_for_{problem}": False for problem in ("missing_entries", "connection_errors")}
     records = cached_file(source, EXPORT_FILE, **options)
     if records is None:
         return None

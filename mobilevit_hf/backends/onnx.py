@@ -1,22 +1,18 @@
 """ONNX files and ONNX Runtime."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..tasks import EXPORTABLE_TASKS, TASKS, TaskName
-from .base import INPUT_NAME, Format
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor, nn
+from ..tasks import TASKS, TaskName
+from .tracing import INPUT_NAME, trace
 
 
-def write_onnx(model: "nn.Module", task: TaskName, path: Path, pixels: "Tensor", dtype: str) -> None:
+def write_onnx(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
     """Write a model as a single ONNX file; see `export.export_file`."""
     import onnx
-    import torch
-
-    from .tracing import trace
 
     exported = torch.onnx.export(
         trace(model, task, pixels, dtype, dynamic_shapes=True),
@@ -52,18 +48,6 @@ class OnnxRuntime:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0].name
 
-    def __call__(self, pixels: "np.ndarray") -> "list[np.ndarray]":
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for (B, 3, H, W) float32 pixels."""
         return self.session.run(None, {self.input: pixels})
-
-
-FORMAT = Format(
-    title="ONNX Runtime",
-    packages=("onnx", "onnxscript", "onnxruntime"),
-    file="onnx/model{suffix}.onnx",
-    dtypes=("float32", "float16"),
-    tasks=EXPORTABLE_TASKS,
-    write=write_onnx,
-    runtime=OnnxRuntime,
-    dynamic_shapes=True,
-)

@@ -5,16 +5,17 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..tasks import EXPORTABLE_TASKS, TaskName
-from .base import Format
+import numpy as np
+from torch import Tensor, nn
+
+from ..tasks import TaskName
 from .onnx import write_onnx
+from .tracing import quiet
 
 if TYPE_CHECKING:
-    import numpy as np
     import openvino
-    from torch import Tensor, nn
 
-# Where the file stores its compute precision. The runtime needs it as an option: its own default is bfloat16 on
+# The file stores its compute precision, which the runtime needs as an option: its own default is bfloat16 on
 # processors that support it.
 PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -23,16 +24,14 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 MAX_SHAPES = 4
 
 
-def write_openvino(model: "nn.Module", task: TaskName, path: Path, pixels: "Tensor", dtype: str) -> None:
+def write_openvino(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
     """Write a model as an OpenVINO file; see `export.export_file`."""
     save_openvino(convert_openvino(model, task, pixels), path, dtype)
 
 
-def convert_openvino(model: "nn.Module", task: TaskName, pixels: "Tensor") -> "openvino.Model":
+def convert_openvino(model: nn.Module, task: TaskName, pixels: Tensor) -> "openvino.Model":
     """Convert a model to an `openvino.Model` for any batch and image size; see `export.export_file`."""
     import openvino
-
-    from .tracing import quiet
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
         # Through ONNX: the same operations as converting directly, in a fraction of the time.
@@ -73,7 +72,7 @@ class OpenVINORuntime:
         self.compiled: dict[tuple[int, ...] | None, Any] = {}
         self.lock, self.thread_local = threading.Lock(), threading.local()
 
-    def __call__(self, pixels: "np.ndarray") -> "list[np.ndarray]":
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for (B, 3, H, W) float32 pixels, copied because the next call reuses their memory."""
         request = self._infer_request(pixels.shape)
         request.set_input_tensor(self.openvino.Tensor(pixels, shared_memory=True))
@@ -86,7 +85,7 @@ class OpenVINORuntime:
             key = shape if shape in self.compiled or len(self.compiled) < MAX_SHAPES else None
             if key not in self.compiled:
                 self.compiled[key] = self._compile(key)
-        requests: dict[tuple[int, ...] | None, Any] = self.thread_local.__dict__.setdefault("requests", {})
+        requests = self.thread_local.__dict__.setdefault("requests", {})
         if key not in requests:
             requests[key] = self.compiled[key].create_infer_request()
         return requests[key]
@@ -105,16 +104,3 @@ def _remove_identity_resizes(model: "openvino.Model") -> None:
             source, result = node.input(0), node.output(0)
             if source.get_partial_shape() == result.get_partial_shape():
                 result.replace(source.get_source_output())
-
-
-FORMAT = Format(
-    title="OpenVINO",
-    packages=("openvino", "onnx", "onnxscript"),
-    file="openvino/openvino_model{suffix}.xml",
-    dtypes=("float32", "bfloat16"),
-    tasks=EXPORTABLE_TASKS,
-    write=write_openvino,
-    runtime=OpenVINORuntime,
-    dynamic_shapes=True,
-    quantizations=("int8",),
-)

@@ -15,15 +15,11 @@ HUB_ARGUMENTS = ("revision", "token", "trust_remote_code")
 def load_model(
     task: TaskName, name: str, kwargs: dict[str, Any] | None = None
 ) -> tuple[MobileViTPreTrainedModel, dict[str, Any]]:
-    """Load the MobileViT model of a checkpoint in float32, in evaluation mode.
+    """Load the MobileViT model of a checkpoint in float32, in evaluation mode; return it and the remaining `kwargs`.
 
     Args:
-        task: Task of the model.
         name: Directory or Hub id.
         kwargs: Arguments of `pipeline`.
-
-    Returns:
-        The model and the arguments that loading did not consume.
 
     Raises:
         ValueError: If the checkpoint is not a MobileViT for the task, or its weights are incomplete.
@@ -39,7 +35,7 @@ def load_if_mobilevit(
 ) -> tuple[MobileViTPreTrainedModel | None, dict[str, Any]]:
     """Load a checkpoint if it is a MobileViT for the task; otherwise return None and `kwargs` unchanged.
 
-    Args, Returns, Raises: As `load_model`, which also sets dtype and mode.
+    Args, Raises: As `load_model`, which also sets dtype and mode.
     """
     model_class = TASKS[task].model_class
     hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}

@@ -14,9 +14,10 @@ differ strongly between channels.
 import importlib.util
 import io
 import logging
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +31,8 @@ from ..data.types import Problem, Sample
 from ..evaluation.evaluator import evaluate_model
 from ..evaluation.inference import Prepared, prepare_ahead
 from ..tasks import TaskName
-from .runtime import ExportedModel
+from .openvino import convert_openvino, save_openvino
+from .runtime import ExportedModel, load_exported_model
 from .tracing import quiet
 from .verify import compare, stack_pixels
 
@@ -40,10 +42,32 @@ if TYPE_CHECKING:
 # Mean KL divergence of MobileViT-XXS from float32: 0.0017 nats with 300 images, 0.0019 with 100.
 MAX_CALIBRATION_IMAGES = 300
 MAX_EVALUATION_IMAGES = 1000
-PREFETCH = 16
 
 # Layers with weights: their inputs are quantized, and nothing behind the last of them.
 WEIGHTED_LAYERS = ("Convolution", "GroupConvolution", "MatMul")
+
+
+def export_int8(
+    model: PreTrainedModel,
+    task: TaskName,
+    processor: BaseImageProcessor,
+    path: Path,
+    dtype: str,
+    images: "CalibrationImages",
+    max_drop: float,
+) -> dict[str, Any]:
+    """Write a model as an int8 OpenVINO file and return fields of its `ExportRecord`.
+
+    Raises:
+        ValueError: If the accuracy drops by more than `max_drop` percentage points.
+    """
+    float_model = convert_openvino(model, task, images.calibration)
+    save_openvino(quantize_openvino(float_model, [images.calibration.numpy()]), path, dtype)
+    exported = load_exported_model(path, model.config, task, "openvino")
+    drop = measure_drop(model, exported, task, processor, images)
+    check_drop(drop, max_drop)
+    comparison = compare(model, exported, images.calibration, task, processor)
+    return {**comparison._asdict(), "drop": drop._asdict()}
 
 
 def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) -> "openvino.Model":
@@ -55,27 +79,30 @@ def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) ->
             suffice; all are kept in memory.
 
     Raises:
-        ValueError: If NNCF is not installed, or there are no images.
+        ValueError: If NNCF is not installed.
     """
     if importlib.util.find_spec("nncf") is None:
         raise ValueError("quantization: int8 needs nncf, which is not installed. Install it: pip install nncf")
     images = [image[None] for batch in batches for image in np.asarray(batch, dtype=np.float32)]
-    if not images:
-        raise ValueError("calibration: got no images, expected some like those the model will see. Pass a dataset.")
-    with _quiet_nncf():
+    with quiet(), redirect_stdout(io.StringIO()):  # log messages and progress bars
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-        return nncf.quantize(
-            model.clone(),
-            nncf.Dataset(images),
-            subset_size=len(images),
-            preset=nncf.QuantizationPreset.MIXED,  # asymmetric activation ranges: SiLU's values are mostly positive
-            ignored_scope=nncf.IgnoredScope(names=_unweighted_outputs(model), validate=False),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
-            ),
-        )
+        level = nncf.nncf_logger.level
+        nncf.set_log_level(logging.ERROR)
+        try:
+            return nncf.quantize(
+                model.clone(),
+                nncf.Dataset(images),
+                subset_size=len(images),
+                preset=nncf.QuantizationPreset.MIXED,  # asymmetric activations: SiLU's values are mostly positive
+                ignored_scope=nncf.IgnoredScope(names=_unweighted_outputs(model), validate=False),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
+                ),
+            )
+        finally:
+            nncf.set_log_level(level)
 
 
 def _unweighted_outputs(model: "openvino.Model") -> list[str]:
@@ -88,20 +115,6 @@ def _unweighted_outputs(model: "openvino.Model") -> list[str]:
             inputs.add(node.get_friendly_name())
             pending += [value.get_node() for value in node.input_values()]
     return [node.get_friendly_name() for node in model.get_ops() if node.get_friendly_name() not in inputs]
-
-
-@contextmanager
-def _quiet_nncf() -> Generator[None, None, None]:
-    """Silence NNCF's log messages and progress bars."""
-    with quiet(), redirect_stdout(io.StringIO()):
-        import nncf
-
-        level = nncf.nncf_logger.level
-        nncf.set_log_level(logging.ERROR)
-        try:
-            yield
-        finally:
-            nncf.set_log_level(level)
 
 
 @dataclass
@@ -121,44 +134,39 @@ class CalibrationImages:
     problems: list[Problem] = field(default_factory=list)
 
 
-def load_calibration_images(
-    source: str, task: TaskName, processor: BaseImageProcessor, seed: int = 0
-) -> CalibrationImages:
+def load_calibration_images(source: str, task: TaskName, processor: BaseImageProcessor) -> CalibrationImages:
     """Load images to quantize with and to measure the accuracy drop on.
 
     Args:
         source: A dataset that `load_dataset` reads: its training split calibrates, its validation split evaluates. Or
             a folder of images without labels, of which up to half calibrate.
-        task: Task of the model.
-        processor: Image processor of the model.
-        seed: Random seed of the selection.
 
     Raises:
         ValueError: If there are too few readable images, or the image processor's outputs differ in size.
     """
     try:
-        dataset = load_dataset(source, seed=seed)
+        dataset = load_dataset(source)
     except ValueError as error:
         names, _ = find_images([source])
         if len(names) < 2:
             raise ValueError(f"calibration: {error}") from error
-        samples = Random(seed).sample([Sample(name, name) for name in names], len(names))
+        samples = Random(0).sample([Sample(name, name) for name in names], len(names))
         half = min(MAX_CALIBRATION_IMAGES, len(samples) // 2)
         calibration, evaluation, classes, problems = samples[:half], samples[half:], None, []
     else:
         train = list(dataset.splits.get("train") or next(iter(dataset.splits.values())))
-        calibration = Random(seed).sample(train, min(MAX_CALIBRATION_IMAGES, len(train)))
+        calibration = Random(0).sample(train, min(MAX_CALIBRATION_IMAGES, len(train)))
         evaluation = list(dataset.splits.get("validation", calibration))
         classes = dataset.classes if dataset.task == task else None
         problems = list(dataset.problems)
-    evaluation = Random(seed).sample(evaluation, min(MAX_EVALUATION_IMAGES, len(evaluation)))
+    evaluation = Random(0).sample(evaluation, min(MAX_EVALUATION_IMAGES, len(evaluation)))
     pixels, unreadable = _load_pixels(processor, calibration)
     return CalibrationImages(pixels, evaluation, classes, problems + unreadable)
 
 
 def _load_pixels(processor: BaseImageProcessor, samples: Sequence[Sample]) -> tuple[Tensor, list[Problem]]:
     """Return the preprocessed samples, (N, 3, H, W), and the unreadable ones."""
-    prepared = list(prepare_ahead(processor, enumerate(samples), PREFETCH))
+    prepared = list(prepare_ahead(processor, enumerate(samples), ahead=16))
     pixels = [item.inputs["pixel_values"][0] for item in prepared if isinstance(item, Prepared)]
     problems = [item.problem for item in prepared if not isinstance(item, Prepared)]
     if not pixels:
@@ -173,8 +181,7 @@ class AccuracyDrop(NamedTuple):
     Attributes:
         metric: "accuracy" or "map_50" with labels; otherwise "agreement" with the torch model, which bounds the drop
             in accuracy.
-        model: Value of the torch model, 0..1.
-        exported: Value of the exported model, 0..1.
+        model, exported: Value of the torch model and of the exported model, 0..1.
         num_images: Number of images it was measured on.
     """
 
@@ -213,11 +220,7 @@ def measure_drop(
 
 
 def check_drop(drop: AccuracyDrop, max_drop: float) -> None:
-    """Reject a quantized model whose accuracy drop exceeds `max_drop` percentage points.
-
-    Raises:
-        ValueError: If it does.
-    """
+    """Raise a ValueError if the accuracy drops by more than `max_drop` percentage points."""
     if not drop.points <= max_drop:  # also true for NaN
         raise ValueError(
             f"int8: {drop.metric} drops from {drop.model:.1%} to {drop.exported:.1%} on {drop.num_images} images, by "

@@ -1,8 +1,11 @@
 """Run an exported file as a model that transformers' pipelines accept."""
 
+import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -10,8 +13,10 @@ from transformers.utils import ModelOutput
 
 from ..modeling.modeling_mobilevit import check_pixel_values
 from ..tasks import TASKS, TaskName
-from .base import Runtime, exported_bytes
+from .files import exported_bytes
 from .formats import FORMATS
+
+Runtime = Callable[[np.ndarray], list[np.ndarray]]  # pixels → outputs; see `formats.Format`
 
 
 class ExportedModel:
@@ -20,8 +25,6 @@ class ExportedModel:
     Inputs and outputs are float32 tensors on the CPU, whatever the precision of the file.
 
     Attributes:
-        config: Configuration of the torch model.
-        runtime: Runtime with the loaded file.
         outputs: Names of the outputs, in order.
         file_bytes: Size of the file, weights included.
     """
@@ -76,11 +79,7 @@ class ExportedModel:
 
 
 def check_device(device: Any) -> None:
-    """Reject any device but the CPU, which transformers also encodes as -1.
-
-    Raises:
-        ValueError: For any other device.
-    """
+    """Raise a ValueError for any device but the CPU, which transformers also encodes as -1."""
     if device not in (None, -1) and torch.device(device).type != "cpu":
         raise ValueError(f"device: got {device}, expected cpu for an exported model. Use backend='torch'.")
 
@@ -93,18 +92,15 @@ def load_exported_model(
     Args:
         path: File written by `export.export_file`.
         config: Configuration of the model it was exported from.
-        task: Task of the model.
-        backend: Backend with a runtime.
         threads: Number of threads. Default: torch's number of threads.
 
     Raises:
         ValueError: If the runtime can't read the file.
     """
-    runtime_class = FORMATS[backend].runtime
-    if runtime_class is None:
+    if (runtime_class := FORMATS[backend].runtime) is None:
         raise ValueError(f"backend: {backend} files can't be run in Python. Use one of the other backends.")
     try:
-        runtime = runtime_class(path, threads or torch.get_num_threads())
+        runtime = pkgutil.resolve_name(runtime_class)(path, threads or torch.get_num_threads())
     except Exception as error:  # each library has exceptions of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: {backend} can't read it ({reason}). Remove it and export again.") from error

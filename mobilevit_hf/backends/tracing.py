@@ -12,7 +12,8 @@ from torch.export import Dim, ExportedProgram
 
 from ..modeling.fused_mobilevit import FusedModel
 from ..tasks import TASKS, TaskName
-from .base import INPUT_NAME
+
+INPUT_NAME = "pixel_values"  # in exported files
 
 
 def trace(model: nn.Module, task: TaskName, pixels: Tensor, dtype: str, *, dynamic_shapes: bool) -> ExportedProgram:
@@ -20,7 +21,6 @@ def trace(model: nn.Module, task: TaskName, pixels: Tensor, dtype: str, *, dynam
 
     Args:
         model: MobileViT model in float32 on the CPU; not modified.
-        task: Its task.
         pixels: (B, 3, H, W) example input.
         dtype: Compute dtype; inputs and outputs stay float32.
         dynamic_shapes: Trace for any batch and image size instead of that of `pixels`.

@@ -75,11 +75,7 @@ def verification_pixels(task: TaskName, processor: BaseImageProcessor) -> Tensor
 
 
 def preprocess(images: Sequence[Image.Image], processor: BaseImageProcessor) -> Tensor:
-    """Run the image processor on each image and stack the results to (B, 3, H, W) float32.
-
-    Raises:
-        ValueError: If the results differ in size.
-    """
+    """Run the image processor on each image and stack the outputs with `stack_pixels`."""
     return stack_pixels([processor(image, return_tensors="pt")["pixel_values"][0] for image in images])
 
 
@@ -109,9 +105,7 @@ def compare(
 
     Args:
         model: Torch model in float32 on the CPU.
-        exported: Exported model.
         pixels: (B, 3, H, W).
-        task: Task of both.
         processor: Image processor; a detector's converts outputs to boxes.
         tie_tolerance: Count a label as equal if the torch model's logit for it is within this fraction of the logits'
             range from the largest.
@@ -163,15 +157,11 @@ def _box_agreement(
 
 
 def check_comparison(comparison: Comparison, name: str, *, float32: bool) -> None:
-    """Reject an exported model that differs from the torch model.
+    """Raise a ValueError if an exported model differs from the torch model by more than its precision allows.
 
     Args:
-        comparison: From `compare`.
         name: Name in the error.
         float32: Whether it computes in float32 without quantization.
-
-    Raises:
-        ValueError: If it differs by more than the tolerance of its precision.
     """
     max_error, agreement = comparison
     if float32 and not max_error <= MAX_ERROR:  # also true for NaN
@@ -187,12 +177,10 @@ def check_comparison(comparison: Comparison, name: str, *, float32: bool) -> Non
         )
 
 
-def measure_latency(
-    model: Callable[..., Any], pixels: Tensor, batch_sizes: Sequence[int] = LATENCY_BATCH_SIZES
-) -> dict[str, float]:
+def measure_latency(model: Callable[..., Any], pixels: Tensor) -> dict[str, float]:
     """Measure the median milliseconds per call, by batch size."""
     latency = {}
-    for batch_size in batch_sizes:
+    for batch_size in LATENCY_BATCH_SIZES:
         batch = pixels[torch.arange(batch_size) % len(pixels)]
         model(pixel_values=batch)
         seconds: list[float] = []

@@ -98,6 +98,7 @@ def test_failed_export_leaves_no_files_and_keeps_earlier_ones(model_dirs, tmp_pa
         path.write_bytes(b"model")
         if backend == "openvino":
             raise OSError("No space left on device")
+        return {"verified": False}
 
     monkeypatch.setattr(export, "export_verified", write_or_fail)
     source = model_dirs[TASK]

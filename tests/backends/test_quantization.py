@@ -138,11 +138,6 @@ def test_missing_nncf_error_names_the_pip_command(monkeypatch):
         quantize_openvino(None, make_batches(1))
 
 
-def test_no_images_is_an_error(openvino):
-    with pytest.raises(ValueError, match="no images"):
-        quantize_openvino(make_network(openvino), [])
-
-
 def load_pixels(processor, paths):
     return [processor(Image.open(path), return_tensors="pt")["pixel_values"][0] for path in paths]
 
