@@ -84,7 +84,9 @@ class Hub:
                 # huggingface_hub wraps errors of an LFS upload in a RuntimeError; xet raises one by itself.
                 error = raised.__cause__ or raised if isinstance(raised, RuntimeError) else raised
                 response = error.response if isinstance(error, HfHubHTTPError) else None
-                status, requested = (response.status_code, _requested_wait(response)) if response else (None, None)
+                status, requested = (
+                    (None, None) if response is None else (response.status_code, _requested_wait(response))
+                )
                 retried = status in RETRIED_STATUSES if status else not isinstance(error, OfflineModeIsEnabled)
                 if wait is None or not retried or time.monotonic() + (requested or 0) > deadline:
                     # Not `from error`, whose text may contain a token or a presigned URL.
