@@ -30,12 +30,14 @@ def make_processor(
     if origin == "transformers" and (folder / "preprocessor_config.json").is_file():
         return _adapt_processor(folder, task, channel_order, image_size), False
     if origin == "timm":
+        channel_order = channel_order or "rgb"
         if not source_config:
             notes.append(
-                f"Preprocessing assumed to be timm's default for MobileViT: RGB, {image_size or 256} px, center crop "
-                "of 90 %, bicubic, no normalization. There is no config.json next to the file."
+                f"Preprocessing assumed to be timm's default for MobileViT: {channel_order.upper()}, "
+                f"{image_size or 256} px, center crop of 90%, bicubic, no normalization. There is no "
+                "config.json next to the file."
             )
-        return _timm_processor(source_config, channel_order or "rgb", image_size), False
+        return _timm_processor(source_config, channel_order, image_size), False
     if channel_order is None:
         notes.append(
             "Channel order assumed to be BGR, as in the published official checkpoints. Pass --channel-order rgb if "

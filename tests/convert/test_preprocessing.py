@@ -83,6 +83,7 @@ def test_timm_channel_order_and_image_size_arguments(timm_file, output_dir, orde
     pixels = load_processor(output_dir)(make_photo(248, 320), return_tensors="pt").pixel_values[0]
     torch.testing.assert_close(pixels if order == "rgb" else pixels.flip(0), expected, atol=2 / 255, rtol=0)
     assert report.channel_order == order
+    assert any(f"MobileViT: {order.upper()}, 224 px" in note for note in report.notes)
     assert mobilevit_hf.MobileViTConfig.from_pretrained(output_dir).image_size == 224
 
 
