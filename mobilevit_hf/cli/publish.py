@@ -26,12 +26,12 @@ def publish(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="Output directory of a training, or a model directory with its image processor."
+            metavar="FOLDER", help="Output directory of `mobilevit train`, or a saved model with its image processor."
         ),
     ],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Hub repository id, such as user/model.")],
     license: Annotated[
-        str | None, card_option(help="License id, such as apache-2.0. Default: of the initial checkpoint.")
+        str | None, card_option(help="License id, such as apache-2.0. Default: license of the initial checkpoint.")
     ] = None,
     license_name: Annotated[str | None, card_option(help="License name, with --license other.")] = None,
     license_link: Annotated[str | None, card_option(help="License URL, with --license other.")] = None,
@@ -106,7 +106,7 @@ def _show(publication: "Publication", *, dry_run: bool) -> None:
     table.add_column(justify="right", no_wrap=True)
     for name, size in _group_source(publication.files).items():
         table.add_row(Text(console.printable(name)), decimal(size))
-    table.add_row("", decimal(sum(publication.files.values())))
+    table.add_row("Total", decimal(sum(publication.files.values())))
     console.output.print(table)
     if publication.left_out:
         log_note(f"Not published: {', '.join(publication.left_out)}")
@@ -115,7 +115,8 @@ def _show(publication: "Publication", *, dry_run: bool) -> None:
     if dry_run:
         console.output.print(Text(f"\n{publication.card}"), soft_wrap=True)
         console.log("dry run", "Nothing was uploaded.")
-    elif publication.commit is None:
+        return
+    if publication.commit is None:
         console.log("done", "Already up to date.", color="green")
     else:
         console.log("done", f"Published as commit {publication.commit[:8]}.", color="green")

@@ -94,6 +94,9 @@ def gather(folder: Path, repo_id: str, card_options: CardOptions) -> Contents:
     Raises:
         ValueError: If it can't be published; lists all reasons in one line.
     """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "a folder that does not exist"
+        raise ValueError(f"{folder}: got {found}, expected a model. Pass an output folder of `mobilevit train`.")
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder}: got no {CONFIG}, expected a model. Pass an output folder of `mobilevit train`.")
     files: dict[str, Path | bytes] = {name: folder / name for name in _select_files(folder, card_options)}

@@ -1,6 +1,7 @@
 """License of a model: given by its author, or inherited from the initial checkpoint."""
 
 import contextlib
+import difflib
 import getpass
 import re
 import socket
@@ -20,6 +21,18 @@ from ..records import TRAINING_FILE, InitialCheckpoint, TrainingRecord, read_rec
 CARD_FILE = "README.md"
 LICENSES_PAGE = "https://huggingface.co/docs/hub/repositories-licenses"
 OTHER = "other"
+# Ids of `LICENSES_PAGE`.
+LICENSE_IDS = (  # noqa: SIM905
+    "afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 "
+    "bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 "
+    "cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 "
+    "cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 "
+    "cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 "
+    "etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 h-research "
+    "intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit "
+    "mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl "
+    "zlib"
+).split()
 APPLE_OWNER = "apple/"
 
 
@@ -90,15 +103,24 @@ def find_license(license: License | None, base_model: str | None, initial: Initi
         return License(**initial.license)  # ty: ignore[invalid-argument-type] (always has an id)
     if (base_model or recorded_base or "").startswith(APPLE_OWNER):
         return APPLE_LICENSE
-    reason = "its initial checkpoint is not recorded"
+    reason = "the model's initial checkpoint is not recorded"
     if initial and initial.kind == "scratch" and not base_model:
-        reason = "it was trained from scratch, so you choose its license"
+        reason = "the model was trained from scratch"
     elif name := base_model or (initial and initial.name):
-        reason = f"it was fine-tuned from {name}, whose license is not recorded"
+        reason = f"the model was fine-tuned from {name}, whose license is not recorded"
     raise ValueError(
-        f"license: got none, expected one because {reason}. Pass --license apache-2.0, or another id of "
-        f"{LICENSES_PAGE}, or --license unknown."
+        f"license: not set, and {reason}. Pass --license apache-2.0 (ids: {LICENSES_PAGE}), or --license unknown."
     )
+
+
+def check_listed(license_id: str | None) -> str | None:
+    """Return a warning if the Hub doesn't list a license id, None otherwise."""
+    name = (license_id or "").strip().lower()
+    if not name or name in LICENSE_IDS:
+        return None
+    similar = difflib.get_close_matches(name, LICENSE_IDS, n=1)
+    suggestion = f" Did you mean {similar[0]}?" if similar else ""
+    return f"License {name} is not listed by the Hub, which may reject the card.{suggestion} Ids: {LICENSES_PAGE}"
 
 
 def _validate(license: License) -> License:
@@ -106,7 +128,7 @@ def _validate(license: License) -> License:
     name = license.id.strip().lower()
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
         raise ValueError(
-            f"license: got {license.id!r}, expected an id such as apache-2.0 or mit. Pass one of {LICENSES_PAGE}."
+            f"license: got {license.id!r}, expected an id such as apache-2.0 or mit. Pass one (ids: {LICENSES_PAGE})."
         )
     if name == OTHER and not license.name:
         raise ValueError("license: got other, expected a name with it. Pass --license-name and --license-link.")

@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from .card import is_generated
 from .client import Hub, HubError
 from .contents import CARD, EVAL_RESULTS, EXPORTS, INDEX, SHARD, WEIGHTS, Contents, gather
+from .licenses import check_listed
 from .metadata import PUBLISHED_FILES, CardOptions
 
 # Attempts if other commits to the branch arrive at the same time.
@@ -74,11 +75,13 @@ def publish(
     """
     validate_repo_id(repo_id)
     folder, card_options = Path(folder), card_options or CardOptions()
-    if dry_run:
-        return make_publication(gather(folder, repo_id, card_options), page_url(repo_id))
-    if "/" not in repo_id:
+    if "/" not in repo_id and not dry_run:
         repo_id = Hub(token, log).resolve_repo_id(repo_id)
     contents = gather(folder, repo_id, card_options)  # errors in the folder before errors of the Hub
+    if warning := check_listed(card_options.license):
+        log(warning)
+    if dry_run:
+        return make_publication(contents, page_url(repo_id))
     hub = Hub(token, log)
     hub.resolve_repo_id(repo_id)
     return ModelTarget(hub, repo_id, revision, overwrite_card).publish(contents, private)

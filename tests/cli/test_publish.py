@@ -20,7 +20,8 @@ def test_dry_run_and_publish(hub, classifier_dir, mobilevit):
     code, out, err = mobilevit(*words, "--dry-run")
     assert code == 0
     assert not hub.requests
-    assert out.splitlines()[-1] == f"{hub.url}/{REPO}"
+    assert out.splitlines()[-1] != f"{hub.url}/{REPO}"
+    assert re.search(r"^Total +\d", out, re.MULTILINE)
     assert CARD_MARKER in out
     assert "Nothing was uploaded" in err
     dry_table = out.partition("---")[0].split()
@@ -43,6 +44,13 @@ def test_invalid_folder_is_a_one_line_error(hub, classifier_dir, mobilevit):
     assert "classifier.bias" in err
 
 
+def test_unlisted_license_is_a_warning(hub, classifier_dir, mobilevit):
+    code, out, err = mobilevit("publish", classifier_dir, REPO, "--license", "apache", "--dry-run")
+    assert code == 0
+    assert "license: apache\n" in out
+    assert "Did you mean apache-2.0?" in err
+
+
 def test_hub_error_is_a_one_line_error(hub, classifier_dir, mobilevit):
     hub.fail("GET", "/api/whoami-v2", 401)
     code, out, err = mobilevit("publish", classifier_dir, REPO, "--license", "mit")
@@ -55,7 +63,7 @@ def test_space(hub, mobilevit, checkpoints):
     arguments = ("publish", checkpoints["image-classification"], REPO, "--license", "mit", "--space", SPACE)
     code, out, err = mobilevit(*arguments, "--dry-run")
     assert (code, hub.requests) == (0, [])
-    assert f"{hub.url}/spaces/{SPACE}" in out
+    assert f"{hub.url}/spaces/{SPACE}" not in out
     assert "mobilevit_hf/ (" in out
     code, out, err = mobilevit(*arguments)
     assert code == 0, err

@@ -204,6 +204,13 @@ def test_all_reasons_are_listed(hub, classifier_dir, publish_model):
     assert all(part in str(error.value) for part in ("id2label", "preprocessor_config.json is missing"))
 
 
+@pytest.mark.parametrize(("name", "found"), [("missing", "a folder that does not exist"), ("file", "a file")])
+def test_path_that_is_no_folder_is_rejected(tmp_path, publish_model, name, found):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=f"{name}: got {found}, expected a model"):
+        publish_model(tmp_path / name, dry_run=True)
+
+
 def test_unknown_license_is_rejected(hub, classifier_dir, publish_model, modifying_requests):
     with pytest.raises(ValueError, match="--license"):
         publish_model(classifier_dir, card_options=CardOptions())

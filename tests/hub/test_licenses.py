@@ -9,7 +9,7 @@ from card_folders import APPLE, write_model
 from huggingface_hub import HfApi
 
 from mobilevit_hf.hub import CardOptions, collect_metadata
-from mobilevit_hf.hub.licenses import License, describe_initial_checkpoint, find_license, public_name
+from mobilevit_hf.hub.licenses import License, check_listed, describe_initial_checkpoint, find_license, public_name
 from mobilevit_hf.records import InitialCheckpoint
 
 USER = "zaphodbeeblebrox"
@@ -18,7 +18,7 @@ USER = "zaphodbeeblebrox"
 def test_training_from_scratch_needs_a_license():
     initial = describe_initial_checkpoint("xxs")
     assert initial == InitialCheckpoint(kind="scratch", name="xxs")
-    with pytest.raises(ValueError, match=r"from scratch.*--license"):
+    with pytest.raises(ValueError, match=r"^license: not set, .* from scratch\. Pass --license"):
         find_license(None, None, initial)
     assert find_license(License("MIT"), None, initial) == License("mit")
 
@@ -101,6 +101,22 @@ def test_image_folder_is_not_mistaken_for_a_model(name, kind, monkeypatch, tmp_p
 def test_invalid_license_is_rejected(license, message):
     with pytest.raises(ValueError, match=message):
         find_license(license, None, None)
+
+
+@pytest.mark.parametrize("license", [None, "mit", " MIT", "cc0-1.0", "openrail++", "unknown", "other"])
+def test_listed_license_has_no_warning(license):
+    assert check_listed(license) is None
+
+
+@pytest.mark.parametrize(
+    ("license", "suggestion"),
+    [("apache", "Did you mean apache-2.0?"), ("GPL3.0", "Did you mean gpl-3.0?"), ("foo", "")],
+)
+def test_unlisted_license_warning_suggests_the_nearest_id(license, suggestion):
+    warning = check_listed(license)
+    assert f"License {license.lower()} is not listed" in warning
+    assert suggestion in warning
+    assert ("Did you mean" in warning) == bool(suggestion)
 
 
 def test_public_name_hides_users_and_machines(tmp_path, monkeypatch):
