@@ -8,13 +8,16 @@ import atexit
 import gc
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 from wrapt import register_post_import_hook
 
 from .. import __version__
@@ -37,12 +40,32 @@ COMMANDS = (
 )
 
 
+_DEFAULT = re.compile(r"  \[default: ([^;\]]+)(\]|; )")
+
+
+def _format_default(match: re.Match[str]) -> str:
+    """Return Typer's `[default: 8; x>=1]` in the style of the help texts: `Default: 8.  [x>=1]`."""
+    return f" Default: {match[1]}." + ("" if match[2] == "]" else "  [")
+
+
 class Command(TyperCommand):
     """A command whose help groups options by section; Typer's tables cut long names in a terminal of 80 columns."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the usage line; newer versions of Typer put required arguments in braces, which are removed."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        """Return the usage line, without hidden arguments and the braces of newer versions of Typer."""
+        hidden = [param.get_usage_pieces(ctx) for param in self.get_params(ctx) if getattr(param, "hidden", False)]
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx) if [piece] not in hidden]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error that starts with the name of a parameter names its option instead."""
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            name, colon, reason = str(error).partition(": ")
+            for param in self.params:
+                if colon and param.name == name and param.param_type_name == "option":
+                    raise ValueError(f"{max(param.opts, key=len)}: {reason}") from error
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options."""
@@ -51,7 +74,7 @@ class Command(TyperCommand):
             is_argument = param.param_type_name == "argument"
             section = "Arguments" if is_argument else getattr(param, "rich_help_panel", None) or "Options"
             if record := param.get_help_record(ctx):
-                sections.setdefault(section, []).append(record)
+                sections.setdefault(section, []).append((record[0], _DEFAULT.sub(_format_default, record[1])))
         for section, records in sections.items():
             with formatter.section(section):
                 formatter.write_dl(records)
@@ -91,7 +114,7 @@ app = _make_typer(cls=Commands, no_args_is_help=True, add_completion=True)
 
 def main() -> None:
     """Run the command line."""
-    _run(app)
+    _run(partial(app, standalone_mode=False))
 
 
 def run(command: Callable[..., None]) -> None:
@@ -99,25 +122,41 @@ def run(command: Callable[..., None]) -> None:
     script = _make_typer()
     script.command(cls=Command)(command)
 
-    def start() -> None:
+    def start() -> int | None:
         check_launcher()
-        script()
+        return script(standalone_mode=False)
 
     _run(start)
 
 
-def _run(program: Callable[[], None]) -> None:
-    """Run a program; an error of the user or the system ends in one line and exit code 2."""
+def _run(program: Callable[[], int | None]) -> None:
+    """Run a program and exit; an error of the user or the system ends in one line and exit code 2."""
     register_post_import_hook(_silence, "transformers.utils.logging")
     atexit.register(gc.freeze)  # otherwise Python looks for cycles among all objects of torch at exit, for a second
     try:
-        program()
+        sys.exit(program() or 0)
+    except typer.Abort:  # end of the standard input
+        console.log("error", "aborted: the standard input ended.", color="red")
+        sys.exit(1)
+    except TyperException as error:
+        _print_usage_error(error)
+        sys.exit(console.EXIT_ERROR)
     except (ValueError, OSError) as error:
         if os.environ.get("MOBILEVIT_DEBUG"):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         console.log("error", reason, color="red")
         sys.exit(console.EXIT_ERROR)
+
+
+def _print_usage_error(error: TyperException) -> None:
+    message, ctx = error.format_message().replace("Value error, ", ""), getattr(error, "ctx", None)
+    if ctx and message == ctx.get_help():  # no arguments
+        print(message, file=sys.stderr)
+        return
+    message = " ".join(message.split())
+    hint = f" See {ctx.command_path} -h." if ctx else ""
+    console.log("error", f"{message}{'' if message.endswith(('.', '?')) else '.'}{hint}", color="red")
 
 
 def _silence(logging: ModuleType) -> None:

@@ -37,7 +37,7 @@ def benchmark(
             metavar="LIST", help="Image heights and widths in pixels, comma-separated. Default: the model's size."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of half a second per backend.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of half a second per backend.")] = 10,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads per backend. Default: torch's number of threads.")
     ] = None,
@@ -46,7 +46,7 @@ def benchmark(
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write a chart of the throughput as PNG.")
     ] = None,
 ) -> None:
-    """Measure latency, throughput, memory and file size of a model on each backend.
+    """Measure the speed, memory and file size of a model.
 
     The network runs on random images, without image processing. Each backend runs in a process of its own; the
     processes take turns.
@@ -57,8 +57,8 @@ def benchmark(
     from ..backends.pytorch import load_model
     from ..backends.verify import preprocess, sample_images
 
-    if plot and not plot.parent.is_dir():
-        raise ValueError(f"--plot: folder {plot.parent} does not exist. Create it, or pass another file.")
+    if plot:
+        console.check_parent("--plot", plot)
     folder = resolve_model(model)
     task = read_task(model, folder, EXPORTABLE_TASKS).name
     settings = [parse_setting(name) for name in backends.split(",")] if backends else available_settings(task)

@@ -43,6 +43,8 @@ def check_data(
     from ..data.checks import check_dataset, valid_splits
     from ..data.reading import load_dataset
 
+    if image_grid:
+        console.check_parent("--image-grid", image_grid)
     dataset = load_dataset(data, data_format=data_format)
     with console.show_progress() as progress:
         bar = progress.add_task("Checking images")
@@ -91,7 +93,7 @@ def _print_report(data: str, report: "DatasetReport") -> None:
     for name in report.classes:
         counts = (str(report.counts[split][name]) for split in report.num_samples)
         table.add_row(console.make_cell(name), *counts)
-    table.add_row("images", *map(str, report.num_samples.values()), style="bold")
+    table.add_row("total images", *map(str, report.num_samples.values()), style="bold")
     console.output.print(table)
     if report.imbalance:
         line(f"largest class / smallest class: {report.imbalance:.1f}")
@@ -100,7 +102,7 @@ def _print_report(data: str, report: "DatasetReport") -> None:
     if report.boxes_per_image:
         line(f"boxes per image: {_format_range(report.boxes_per_image)}")
     if report.box_sides:
-        line(f"√(box area / image area): {_format_range([100 * side for side in report.box_sides], ' %')}")
+        line(f"relative box size (√(box area / image area)): {_format_range(report.box_sides, number_format='.1%')}")
     for note in report.notes:
         line(f"note: {note}")
     for kind, number in report.problem_counts.items():
@@ -112,9 +114,9 @@ def _print_report(data: str, report: "DatasetReport") -> None:
         line(f"{report.invalid_fraction:.1%} of the samples are invalid.", "yellow")
 
 
-def _format_range(values: Sequence[float], unit: str = "") -> str:
-    smallest, median, largest = values
-    return f"{smallest:.4g} to {largest:.4g}{unit} (median {median:.4g})"
+def _format_range(values: Sequence[float], unit: str = "", number_format: str = ".4g") -> str:
+    smallest, median, largest = (format(value, number_format) for value in values)
+    return f"{smallest} to {largest}{unit} (median {median})"
 
 
 def _save_grid(samples: "Iterable[Sample]", classes: Sequence[str], file: Path) -> Path | None:
@@ -125,7 +127,6 @@ def _save_grid(samples: "Iterable[Sample]", classes: Sequence[str], file: Path) 
         console.log("note", "No valid image for the image grid.")
         return None
     grid = draw_image_grid((_to_tile(sample, classes) for sample in chosen), classes)
-    file.parent.mkdir(parents=True, exist_ok=True)
     return save_image(grid, file.parent, file.name)
 
 

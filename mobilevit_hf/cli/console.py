@@ -1,5 +1,7 @@
 """Output streams, exit codes, messages and progress bars of the commands."""
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -69,6 +71,16 @@ def pick_device(device: Device) -> str:
     if device not in available:
         raise ValueError(f"--device {device}: torch finds no such device. Use --device cpu or auto.")
     return device
+
+
+def check_parent(option: str, file: Path) -> None:
+    """Check that the folder of an output file exists, before the work that fills the file.
+
+    Raises:
+        ValueError: If it does not exist.
+    """
+    if not file.parent.is_dir():
+        raise ValueError(f"{option}: folder {file.parent} does not exist. Create it, or pass another file.")
 
 
 def show_progress(*, disable: bool = False) -> Progress:

@@ -20,10 +20,12 @@ def convert(
         str | None, typer.Option(help="Class names: a text file with one name per line, imagenet-1k or coco.")
     ] = None,
     channel_order: Annotated[
-        Literal["bgr", "rgb"] | None, typer.Option(help="Channel order of the input. Default: that of the source.")
+        Literal["bgr", "rgb"] | None,
+        typer.Option(help="Channel order of the input. Default: the source's."),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=32, help="Side of the training images in pixels. Default: that of the source.")
+        int | None,
+        typer.Option(min=32, help="Side of the training images in pixels. Default: the source's."),
     ] = None,
 ) -> None:
     """Convert an official, timm or stock checkpoint.

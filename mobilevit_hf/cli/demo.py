@@ -32,7 +32,7 @@ def demo(
 ) -> None:
     """Start a web page to try models on images.
 
-    The page classifies images or detects objects on them, and compares the installed backends. If it accepts
+    The page classifies images or detects objects in them, and compares the installed backends. If it accepts
     connections from other machines, only the given models can be selected. Press Ctrl-C to stop.
     """
     if importlib.util.find_spec("gradio") is None:

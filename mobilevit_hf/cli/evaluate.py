@@ -34,18 +34,19 @@ def evaluate(
         float, typer.Option(min=0, max=1, help="Abort if more than this fraction of the images is invalid.")
     ] = 0.05,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of images, evenly spaced; of a stream, the first.")
+        int | None,
+        typer.Option(min=1, help="Maximum number of images: evenly spaced, or the first of a stream."),
     ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Download a Hub dataset and cache it, instead of streaming it.")
     ] = False,
 ) -> None:
-    """Evaluate the accuracy of a classifier or the mAP of a detector.
+    """Measure the accuracy or mAP of a model on labeled data.
 
     The predictions are those of transformers' pipeline. An image that can't be read is reported and skipped; the exit
     code is then 1.
 
-    To reproduce the paper: mobilevit evaluate apple/mobilevit-small imagenet-1k (78.4 %), or mobilevit convert FILE
+    To reproduce the paper: mobilevit evaluate apple/mobilevit-small imagenet-1k (78.4%), or mobilevit convert FILE
     OUT --labels coco and mobilevit evaluate OUT COCO, where COCO contains annotations/instances_val2017.json and
     val2017.
     """
@@ -89,9 +90,9 @@ def evaluate(
         _print_result(result, f"{model} on {data}, {name}: {result.num_images} images")
     if problems:
         total = result.num_images + len(result.problems)
-        unreadable = f"{len(result.problems)} of {total} could not be read"
+        unreadable = f"{len(result.problems)} of {total} images could not be read"
         invalid = f", {len(skipped)} skipped when the dataset was read" if skipped else ""
-        console.messages.print(f"[yellow]{unreadable}{invalid}.[/]", highlight=False)
+        console.log("warning", f"{unreadable}{invalid}.")
         raise typer.Exit(console.EXIT_UNREADABLE)
 
 
@@ -109,7 +110,7 @@ def _print_result(result: "EvaluationResult", heading: str) -> None:
     for name, metric in METRICS.items():
         if name in result.metrics:
             interval = result.intervals.get(name)
-            ends = f"95 %: {' to '.join(map(_format_percent, interval))}" if interval else ""
+            ends = f"95% CI: {' to '.join(map(_format_percent, interval))}" if interval else ""
             table.add_row(metric.title, _format_percent(result.metrics[name]), ends)
     console.output.print(table)
     best = result.best_threshold

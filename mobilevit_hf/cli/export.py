@@ -36,7 +36,7 @@ def export(
     ] = None,
     max_drop: Annotated[
         float,
-        typer.Option(min=0, metavar="POINTS", help="Largest accuracy drop by quantization, in percentage points."),
+        typer.Option(min=0, metavar="POINTS", help="Maximum accuracy drop by quantization, in percentage points."),
     ] = 1.0,
 ) -> None:
     """Export a model to ONNX, OpenVINO, ExecuTorch or Core ML.

@@ -24,12 +24,12 @@ class Model(NamedTuple):
 
 # Results from the paper: ImageNet-1k (section 4.1), PASCAL VOC 2012 (section 4.2.2).
 OFFICIAL = (
-    ("mobilevit-xx-small", "image-classification", 1_272_024, "top-1 69.0 % on ImageNet-1k"),
-    ("mobilevit-x-small", "image-classification", 2_317_848, "top-1 74.8 % on ImageNet-1k"),
-    ("mobilevit-small", "image-classification", 5_578_632, "top-1 78.4 % on ImageNet-1k"),
-    ("deeplabv3-mobilevit-xx-small", "image-segmentation", 1_854_853, "mIoU 73.6 % on PASCAL VOC"),
-    ("deeplabv3-mobilevit-x-small", "image-segmentation", 2_944_069, "mIoU 77.1 % on PASCAL VOC"),
-    ("deeplabv3-mobilevit-small", "image-segmentation", 6_357_941, "mIoU 79.1 % on PASCAL VOC"),
+    ("mobilevit-xx-small", "image-classification", 1_272_024, "top-1 69.0% on ImageNet-1k"),
+    ("mobilevit-x-small", "image-classification", 2_317_848, "top-1 74.8% on ImageNet-1k"),
+    ("mobilevit-small", "image-classification", 5_578_632, "top-1 78.4% on ImageNet-1k"),
+    ("deeplabv3-mobilevit-xx-small", "image-segmentation", 1_854_853, "mIoU 73.6% on PASCAL VOC"),
+    ("deeplabv3-mobilevit-x-small", "image-segmentation", 2_944_069, "mIoU 77.1% on PASCAL VOC"),
+    ("deeplabv3-mobilevit-small", "image-segmentation", 6_357_941, "mIoU 79.1% on PASCAL VOC"),
 )
 
 

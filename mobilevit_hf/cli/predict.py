@@ -1,4 +1,4 @@
-"""`mobilevit predict`: classify images or detect objects on them."""
+"""`mobilevit predict`: classify images or detect objects in them."""
 
 import json
 from collections import Counter
@@ -82,7 +82,7 @@ def predict(
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, help="Detection: save copies of the images with boxes to DIR."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
     device: DeviceOption = Device.auto,
     backend: Annotated[Backend, runtime_option(help="Runtime; all but torch run on the CPU.")] = Backend.torch,
     dtype: Annotated[Dtype | None, runtime_option(help="Precision. Default: float32.")] = None,
@@ -94,7 +94,7 @@ def predict(
         bool, runtime_option("--compile", help="Compile the model, for many images; torch only.")
     ] = False,
 ) -> None:
-    """Classify images, or detect objects on them.
+    """Classify images, or detect objects in them.
 
     An image that can't be read is reported and skipped; the exit code is then 1.
     """
@@ -112,7 +112,7 @@ def predict(
     model = model or DEFAULT_MODEL
     failures, total = _predict_and_print(images or [_sample_image(model)], model, options)
     if failures:
-        console.messages.print(f"[yellow]{failures} of {total} could not be read.[/]", highlight=False)
+        console.log("warning", f"{failures} of {total} images could not be read.")
         raise typer.Exit(console.EXIT_UNREADABLE)
 
 

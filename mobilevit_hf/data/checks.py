@@ -140,8 +140,8 @@ def drop_invalid(dataset: Dataset, report: DatasetReport, max_bad: float = 0.05)
         if len(report.problems) > len(problems):
             problems.append(f"and {len(report.problems) - len(problems)} more")
         raise ValueError(
-            f"got {report.invalid_fraction:.1%} invalid samples, expected at most {max_bad:.1%}: "
-            f"{'; '.join(problems)}. Fix them (`mobilevit check-data` lists all) or raise max_bad to skip them."
+            f"max_bad: got {report.invalid_fraction:.1%} invalid samples, expected at most {max_bad:.1%}: "
+            f"{'; '.join(problems)}. Fix them (`mobilevit check-data` lists all), or raise the limit to skip them."
         )
     if empty := [name for name, count in report.num_samples.items() if not count]:
         raise ValueError(f"split {', '.join(empty)}: got no valid sample, expected at least one. Fix or remove it.")

@@ -50,8 +50,8 @@ def check_problems(problems: Sequence[Problem], samples: Split, max_bad: float) 
     if len(invalid) > max_bad * total:
         name, first = next(iter(invalid.items()))
         raise ValueError(
-            f"{len(invalid)} of {total} samples are invalid, expected at most {max_bad:.0%}, such as {name}: "
-            f"{first.kind}, {first.reason}. Fix them (mobilevit check-data lists all), or raise max_bad."
+            f"max_bad: got {len(invalid)} of {total} samples invalid, expected at most {max_bad:.0%}, such as {name}: "
+            f"{first.kind}, {first.reason}. Fix them (mobilevit check-data lists all), or raise the limit."
         )
 
 

@@ -1,6 +1,7 @@
 """`mobilevit check-data`: tables, JSON, image grid and exit codes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_tables_show_counts_and_problems(mobilevit, class_folders):
     assert code == 1
     assert ["class", "train", "validation", "test"] in rows
     assert ["cat", "6", "2", "2"] in rows
-    assert ["images", "9", "4", "4"] in rows
+    assert ["total", "images", "9", "4", "4"] in rows
     assert "largest class / smallest class: 2.0" in out
     assert "width: 20 to 36 px (median 28), height: 48 to 64 px (median 56)" in out
     assert "unreadable image: 1" in out
@@ -95,11 +96,24 @@ def test_errors_are_one_line(mobilevit, class_folders, tmp_path, arguments):
     assert err.startswith("error: ")
 
 
+def test_image_grid_in_a_missing_folder_is_an_error(mobilevit, class_folders):
+    code, out, err = mobilevit("check-data", class_folders, "--image-grid", class_folders / "missing/grid.png")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --image-grid: folder ")
+
+
+def test_relative_box_size_is_in_percent(mobilevit, tmp_path):
+    write_voc_dataset(tmp_path / "voc", {f"{i}": voc_xml(("cat", 1, 1, 20, 20)) for i in range(4)})
+    assert re.search(
+        r"relative box size .*: \d+\.\d% to \d+\.\d% \(median", mobilevit("check-data", tmp_path / "voc")[1]
+    )
+
+
 def test_image_grid_shows_all_classes(mobilevit, tmp_path):
     names = [f"class {i}" for i in range(5)]
     save_noise_images(tmp_path / "photos", [f"{name}/{i}.png" for name in names for i in range(4)])
     (tmp_path / "photos/class 0/0.png").write_text("no image")
-    file = tmp_path / "new folder/grid.png"
+    file = tmp_path / "grid.png"
     code, out, _ = mobilevit("check-data", tmp_path / "photos", "--image-grid", file)
     assert code == 1
     assert str(file) in out

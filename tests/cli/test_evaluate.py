@@ -102,7 +102,7 @@ def test_table_of_a_classifier(mobilevit, classifier, labeled_images):
     code, out, err = mobilevit("evaluate", classifier, labeled_images, "--split", "all")
     assert code == 0
     assert "No validation split" in err
-    assert re.search(r"(?i)accuracy +\d+\.\d% +95 %: \d", out)
+    assert re.search(r"(?i)accuracy +\d+\.\d% +95% CI: \d", out)
     for name in NAMES:
         assert name in out
 
@@ -268,7 +268,7 @@ def test_official_detector_on_coco(mobilevit, tmp_path):
 
 def test_table_of_a_detector(mobilevit, detector_dir, detection_dataset):
     _, out, _ = mobilevit("evaluate", detector_dir, detection_dataset[0])
-    assert re.search(r"mAP.* +\d+\.\d% +95 %: \d", out)
+    assert re.search(r"mAP.* +\d+\.\d% +95% CI: \d", out)
     assert re.search(r"best threshold 0\.\d+: F1 \d", out)
 
 
@@ -305,7 +305,7 @@ def test_unreadable_images_are_skipped_listed_and_counted(mobilevit, classifier,
     code, out, err = mobilevit("evaluate", classifier, damaged_images, "--split", "all")
     assert code == 1
     assert "dog/[red]bad.jpg: not an image" in err
-    assert "1 of 31 could not be read" in err
+    assert "1 of 31 images could not be read" in err
     assert "30 images" in out
     code, out, _ = mobilevit("evaluate", classifier, damaged_images, "--split", "all", "--json")
     assert code == 1

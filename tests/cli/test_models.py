@@ -14,4 +14,4 @@ def test_builtin_and_official_models_are_listed(mobilevit):
     code, out, _ = mobilevit("models")
     assert code == 0
     assert "garments" in out
-    assert "78.4 %" in out
+    assert "78.4%" in out

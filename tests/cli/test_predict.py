@@ -90,7 +90,7 @@ def test_progress_bar_leaves_a_redirected_stream_alone(mobilevit, classifier, ph
     if terminal == "messages":
         assert [json.loads(line)["image"] for line in other.splitlines()] == sorted(map(str, photos.rglob("*.*")))
     else:
-        assert "1 of 4 could not be read" in other
+        assert "1 of 4 images could not be read" in other
 
 
 def test_table_of_labels(mobilevit, classifier, photos):
@@ -429,7 +429,7 @@ def test_every_file_is_predicted_or_reported(mobilevit, checkpoints, detector_di
     assert sorted(line["image"] for line in lines) == sorted(str(tmp_path / "files" / name) for name in names)
     failed = [line for line in lines if "error" in line]
     assert all("predictions" in line for line in lines if "error" not in line)
-    assert err == f"{len(failed)} of {count} could not be read.\n"
+    assert err == f"warning: {len(failed)} of {count} images could not be read.\n"
 
     save = ["--save", tmp_path / "out"] if task == "object-detection" else []
     code, out, err = mobilevit(*arguments, *save)

@@ -1,5 +1,7 @@
 """Help, completion and usage errors: complete, helpful, and without importing slow libraries."""
 
+import re
+
 import pytest
 
 from mobilevit_hf import cli
@@ -112,6 +114,49 @@ def test_error_prints_one_line_and_exit_code_2(mobilevit, tmp_path):
     assert (code, output) == (2, "")
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_error_names_the_option_instead_of_the_parameter(mobilevit, tmp_path):
+    _, _, error = mobilevit("check-data", tmp_path, "--data-format", "abacus")
+    assert error.startswith("error: --data-format: got 'abacus'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pedict"], r"No such command 'pedict'\. Did you mean 'predict'\? See .*mobilevit -h\."),
+        (["convert"], r"Missing argument 'SOURCE'\. See .*mobilevit convert -h\."),
+        (
+            ["predict", "--device", "tpu"],
+            r"Invalid value for '--device': 'tpu' is not .*mobilevit predict -h\.",
+        ),
+    ],
+)
+def test_usage_error_prints_one_line_and_exit_code_2(mobilevit, arguments, message):
+    code, output, error = mobilevit(*arguments)
+    assert (code, output) == (2, "")
+    assert re.fullmatch(f"error: {message}\n", error)
+
+
+def test_no_arguments_print_the_help(mobilevit):
+    code, output, error = mobilevit()
+    assert (code, output) == (2, "")
+    assert error.startswith("Usage: ")
+
+
+def test_root_help_shows_whole_summaries(mobilevit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, output, _ = mobilevit("-h")
+    assert code == 0
+    assert "...\n" not in output.partition("Commands:")[2]
+
+
+def test_help_hides_hidden_arguments_and_has_one_style_of_defaults(mobilevit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "mobilevit export [OPTIONS] MODEL OUT\n" in mobilevit("export", "-h")[1]
+    output = mobilevit("evaluate", "-h")[1]
+    assert "Images per batch. Default: 8.  [x>=1]\n" in output
+    assert "Device to run on. Default: auto.\n" in output
 
 
 def test_debug_variable_shows_the_traceback(mobilevit, monkeypatch, tmp_path):

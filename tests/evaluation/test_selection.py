@@ -66,7 +66,7 @@ def test_too_many_invalid_samples_are_an_error():
     problems = [Problem("x", "unreadable image", "not an image"), Problem("y", "empty label file", "no boxes")]
     check_problems(problems, make_samples("abc"), max_bad=0.25)
     check_problems(problems, iter(make_samples("abc")), max_bad=0)
-    with pytest.raises(ValueError, match=r"1 of 4 samples .* x: unreadable image, not an image"):
+    with pytest.raises(ValueError, match=r"max_bad: got 1 of 4 samples .* x: unreadable image, not an image"):
         check_problems(problems, make_samples("abc"), max_bad=0.24)
 
 
