@@ -1,7 +1,8 @@
 """Resolve a model name to a local directory: a directory, a built-in model or a Hub repository."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 ASSETS = Path(__file__).parent / "assets"
+IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
 DEFAULT_MODEL = "apple/mobilevit-xx-small"
 DEFAULT_THRESHOLD = 0.5  # score threshold of transformers' object-detection pipeline
 HUB_TIMEOUT_SECONDS = 10
@@ -52,7 +54,9 @@ def resolve_model(name: str, *, folder: str | None = None) -> Path:
     if name in builtin_models():  # even next to a folder of images of this name
         return ASSETS / name
     if path.is_dir():
-        raise ValueError(f"{name} holds no config.json. Pass a directory written by save_pretrained.")
+        raise ValueError(
+            f"{name}: got no config.json, expected a directory written by save_pretrained. Pass another directory."
+        )
     return _from_hub(name, folder)
 
 
@@ -75,6 +79,41 @@ def read_task(name: str, folder: Path, allowed: Iterable[TaskName] = TRAINABLE_T
 def recommended_threshold(config: "PreTrainedConfig") -> float:
     """Return the recommended score threshold of a detector, `DEFAULT_THRESHOLD` if its configuration has none."""
     return getattr(config, "recommended_threshold", None) or DEFAULT_THRESHOLD
+
+
+@contextmanager
+def checkpoint_errors(source: str | Path) -> Generator[None, None, None]:
+    """Raise errors of loading weights or an image processor from `source` as a one-line `ValueError`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(
+            f"{source}: model.safetensors can't be read ({error}). Download or save the model again."
+        ) from error
+    except OSError as error:
+        if not Path(source, "config.json").is_file() or Path(source, IMAGE_PROCESSOR_FILE).is_file():
+            raise
+        raise ValueError(
+            f"{source}: got no {IMAGE_PROCESSOR_FILE}, expected an image processor. Save one there."
+        ) from error
+
+
+def check_weights(folder: Path) -> None:
+    """Check that a directory has weights and that the headers of its safetensors files match their lengths.
+
+    Raises:
+        ValueError: If it has none, or a file is damaged.
+    """
+    from safetensors import safe_open
+
+    if not has_weights(folder):
+        raise ValueError(f"{folder}: got no model.safetensors, expected weights. Download or save the model again.")
+    with checkpoint_errors(folder):
+        for path in folder.glob("model*.safetensors"):
+            with safe_open(path, framework="pt"):
+                pass
 
 
 def has_weights(folder: Path) -> bool:
@@ -132,5 +171,5 @@ def _download(name: str, subfolder: str | None, *, local_files_only: bool) -> Pa
     if not list(folder.glob("*.safetensors")):  # older repositories; loaded with weights_only=True
         fetch(allow_patterns=["pytorch_model.bin"])
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{name} holds no config.json, expected a transformers model. Use another repository.")
+        raise ValueError(f"{name}: got no config.json, expected a transformers model. Use another repository.")
     return folder

@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, Pipeline, PreTrainedModel
 
 from .backends.formats import BACKENDS, check_backend, dtype_name
 from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
-from .model_sources import has_weights
+from .model_sources import checkpoint_errors, has_weights
 from .modeling.fused_mobilevit import fold_batch_norm
 from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from .records import EXPORT_FILE
@@ -62,16 +62,18 @@ def pipeline(
             raise ValueError(f"compile: got True for {backend}, expected False. It applies to the torch backend only.")
         return _backend_pipeline(task, model, backend, quantization, threads, kwargs)
     if quantization is not None:
-        raise ValueError(f"quantization: got {quantization!r} for torch, expected None. Use backend='openvino'.")
+        raise ValueError(f"quantization: got {quantization!r} for torch, expected None. Use the openvino backend.")
     if threads is not None:
         torch.set_num_threads(threads)
+    source = type(model).__name__
     if isinstance(model, str | os.PathLike):
-        model = os.fspath(model)
+        source = model = os.fspath(model)
         if task in TASKS:
-            mobilevit, kwargs = load_if_mobilevit(task, model, kwargs)
-            model = mobilevit or model
+            mobilevit, kwargs = load_if_mobilevit(task, source, kwargs)
+            model = mobilevit or source
     fused = fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else model
-    pipe = stock_pipeline(task, model=fused, **kwargs)
+    with checkpoint_errors(source):
+        pipe = stock_pipeline(task, model=fused, **kwargs)
     if compile:
         pipe.model.compile()
     return pipe
@@ -103,11 +105,12 @@ def _backend_pipeline(
         model, kwargs = load_model(task, source, kwargs)
     elif not isinstance(model, TASKS[task].model_class):
         expected = TASKS[task].architecture
-        raise ValueError(f"model: got {type(model).__name__}, expected {expected} for {task}. Use backend='torch'.")
+        raise ValueError(f"model: got {type(model).__name__}, expected {expected} for {task}. Use the torch backend.")
     processor = kwargs.pop("image_processor", None)
     if processor is None:
         raise ValueError("image_processor: got None, expected it or its directory. Pass it along with a model object.")
     if isinstance(processor, str | os.PathLike):
-        processor = AutoImageProcessor.from_pretrained(processor, **hub_kwargs)
+        with checkpoint_errors(processor):
+            processor = AutoImageProcessor.from_pretrained(processor, **hub_kwargs)
     exported = load_backend_model(model, task, processor, source=source, hub_kwargs=hub_kwargs, **options)
     return stock_pipeline(task, model=exported, image_processor=processor, **kwargs)

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 import mobilevit_hf
 from mobilevit_hf import model_sources, samples
-from mobilevit_hf.model_sources import builtin, builtin_models, has_weights, read_task, resolve_model
+from mobilevit_hf.model_sources import builtin, builtin_models, check_weights, has_weights, read_task, resolve_model
 from mobilevit_hf.tasks import EXPORTABLE_TASKS
 
 TASKS = {"blood-cells": "object-detection", "garments": "image-classification"}
@@ -101,7 +101,7 @@ def test_file_and_directory_without_a_model_are_rejected(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"is a file, expected a directory.*mobilevit convert"):
         resolve_model(str(tmp_path / "model.pt"))
-    with pytest.raises(ValueError, match=r"holds no config\.json"):
+    with pytest.raises(ValueError, match=r"got no config\.json, expected a directory"):
         resolve_model(str(tmp_path))
 
 
@@ -144,7 +144,7 @@ def test_missing_and_empty_repositories_are_rejected(published_model, hub):
     with pytest.raises(ValueError, match=r"There is no directory user/missing, .*hf auth login"):
         resolve_model("user/missing")
     HfApi(endpoint=hub.url, token=hub.token).create_repo("user/empty")
-    with pytest.raises(ValueError, match=r"user/empty holds no config\.json"):
+    with pytest.raises(ValueError, match=r"user/empty: got no config\.json"):
         resolve_model("user/empty")
 
 
@@ -182,3 +182,16 @@ def test_recommended_threshold_defaults_to_that_of_the_pipeline(detector_dir):
 def test_exported_models_are_not_weights(tmp_path, file, expected):
     (tmp_path / file).touch()
     assert has_weights(tmp_path) is expected
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00damaged!", None])
+def test_damaged_or_missing_weights_are_rejected(content, classifier_dir):
+    check_weights(classifier_dir)
+    weights = classifier_dir / "model.safetensors"
+    if content is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(content)
+    message = "got no model.safetensors" if content is None else r"model\.safetensors can't be read \("
+    with pytest.raises(ValueError, match=rf"^{classifier_dir}: {message}.*\. Download or save the model again\.$"):
+        check_weights(classifier_dir)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import MobileViTImageProcessor, ResNetConfig, ResNetForImageClassification
 
 import mobilevit_hf
+from mobilevit_hf import pipelines
 
 TASKS = ["image-classification", "image-segmentation", "image-feature-extraction"]
 tasks = pytest.mark.parametrize("task", TASKS)
@@ -258,3 +259,29 @@ def test_runs_from_the_hub(published, checkpoints, image, run_python, tmp_path, 
 def test_threads_below_one_are_an_error():
     with pytest.raises(ValueError, match="threads: got 0, expected at least 1"):
         mobilevit_hf.pipeline("image-classification", "x", threads=0)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_model_of_another_task_is_an_error(backend, checkpoints, detector_dir, monkeypatch):
+    monkeypatch.setattr(pipelines, "check_backend", lambda *args: None)  # the packages need not be installed
+    classifier = checkpoints["image-classification"]
+    with pytest.raises(ValueError, match=rf"^{classifier}: got MobileViTForImageClassification, expected an object"):
+        mobilevit_hf.pipeline("object-detection", classifier, backend=backend)
+    with pytest.raises(ValueError, match=rf"^{detector_dir}: got MobileViTSSDLite.*, expected an image classifier"):
+        mobilevit_hf.pipeline("image-classification", detector_dir, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "architecture"), [("torch", "mobilevit"), ("onnx", "mobilevit"), ("torch", "resnet")]
+)
+def test_damaged_weights_and_missing_image_processor_are_errors(backend, architecture, classifier_dir, monkeypatch):
+    if architecture == "resnet":
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+        ResNetForImageClassification(config).save_pretrained(classifier_dir)
+    monkeypatch.setattr(pipelines, "check_backend", lambda *args: None)
+    (classifier_dir / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match=rf"^{classifier_dir}: got no preprocessor_config\.json, expected [^\n]*$"):
+        mobilevit_hf.pipeline("image-classification", classifier_dir, backend=backend)
+    (classifier_dir / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=rf"^{classifier_dir}: model\.safetensors can't be read \([^\n]*$"):
+        mobilevit_hf.pipeline("image-classification", classifier_dir, backend=backend)

@@ -20,6 +20,7 @@ from transformers import AutoImageProcessor
 
 from ..allocator import tune_allocator
 from ..environment import peak_memory
+from ..model_sources import checkpoint_errors
 from ..modeling.fused_mobilevit import fold_batch_norm
 from ..tasks import TaskName
 from .formats import BACKENDS, QUANTIZATIONS, check_backend, dtype_name
@@ -131,11 +132,14 @@ def _load(
     tune_allocator()
     model, _ = load_model(task, folder, {"trust_remote_code": False})
     if setting.backend != "torch":
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        with checkpoint_errors(folder):
+            processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         exported = load_backend_model(model, task, processor, **setting._asdict(), threads=threads, source=folder)
         return lambda pixels: exported(pixel_values=pixels), exported.file_bytes
     if setting.quantization:
-        raise ValueError(f"quantization: got {setting.quantization!r} for torch, expected None. Use openvino.")
+        raise ValueError(
+            f"quantization: got {setting.quantization!r} for torch, expected None. Use the openvino backend."
+        )
     if threads:
         torch.set_num_threads(threads)
     dtype = getattr(torch, setting.dtype)

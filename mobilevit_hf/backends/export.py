@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from ..environment import describe_hardware
 from ..io import atomic_folder
-from ..model_sources import has_weights, read_task, resolve_model
+from ..model_sources import checkpoint_errors, has_weights, read_task, resolve_model
 from ..records import EXPORT_FILE, ExportRecord, read_export_records, write_export_records
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import cache
@@ -30,7 +30,7 @@ CONFIG_FILES = ("config.json", "preprocessor_config.json")
 def export_model(
     model: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
-    backends: Iterable[str],
+    backends: str | Iterable[str],
     *,
     dtype: str = "float32",
     quantization: str | None = None,
@@ -47,7 +47,7 @@ def export_model(
     Args:
         model: Directory, built-in name or Hub id.
         output_dir: Directory to write; may be the model's own.
-        backends: Keys of `FORMATS`: "onnx", "openvino", "executorch", "coreml".
+        backends: One or more keys of `FORMATS`: "onnx", "openvino", "executorch", "coreml".
         dtype: Compute dtype: "float32", "float16" or "bfloat16", as the backend supports.
         quantization: "int8" for a quantized file; requires `calibration`.
         calibration: Dataset or folder of images like those the model will see, for verification and quantization.
@@ -61,13 +61,17 @@ def export_model(
         OSError: If a file can't be written.
     """
     if quantization and not calibration:
-        raise ValueError(f"quantization: got {quantization} without images. Set calibration (--calibration DATA).")
-    folder, output_dir, backends = resolve_model(os.fspath(model)), Path(output_dir), list(dict.fromkeys(backends))
+        raise ValueError(
+            f"quantization: got {quantization!r} without images, expected some for calibration. Set calibration."
+        )
+    backends = [backends] if isinstance(backends, str) else list(dict.fromkeys(backends))
+    folder, output_dir = resolve_model(os.fspath(model)), Path(output_dir)
     task = read_task(os.fspath(model), folder, EXPORTABLE_TASKS).name
     for backend in backends:
         check_backend(backend, task, dtype, quantization)
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
-    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    with checkpoint_errors(folder):
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     pixels, images = verification_pixels(task, processor), None
     if calibration:
         from .quantization import export_int8, load_calibration_images  # imports datasets

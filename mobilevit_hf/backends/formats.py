@@ -114,10 +114,9 @@ def check_backend(backend: str, task: str, dtype: str, quantization: str | None)
         raise ValueError(f"quantization: got {quantization!r} for {backend}, expected {expected}. Leave it out.")
     missing = [package for package in format.packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise ValueError(
-            f"backend: {backend} needs {', '.join(missing)}, which is not installed. "
-            f"Install it: pip install {' '.join(missing)}"
-        )
+        *others, last = missing
+        names = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
+        raise ValueError(f"backend: {backend!r} requires {names} not installed. Run: pip install {' '.join(missing)}")
 
 
 def dtype_name(dtype: "str | torch.dtype | None") -> str:

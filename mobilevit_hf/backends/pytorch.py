@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from ..model_sources import checkpoint_errors
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
-from ..tasks import TASKS, TaskName
+from ..tasks import TASKS, TaskName, find_task
 
 # Arguments of every load from the Hub.
 HUB_ARGUMENTS = ("revision", "token", "trust_remote_code")
@@ -26,7 +27,7 @@ def load_model(
     """
     model, kwargs = load_if_mobilevit(task, name, {**(kwargs or {}), "dtype": torch.float32})
     if model is None:
-        raise ValueError(f"{name}: got another architecture, expected a MobileViT for {task}. Use backend='torch'.")
+        raise ValueError(f"{name}: got another architecture, expected a MobileViT for {task}. Use the torch backend.")
     return model.eval(), kwargs
 
 
@@ -41,12 +42,15 @@ def load_if_mobilevit(
     hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
     config = AutoConfig.from_pretrained(name, **hub_kwargs)
     if config.model_type != model_class.config_class.model_type:
+        if config.model_type in {row.model_class.config_class.model_type for row in TASKS.values()}:
+            find_task(config, name, [task])  # raises for another task
         return None, kwargs
     kwargs = dict(kwargs)
     load_kwargs = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     load_kwargs |= kwargs.pop("model_kwargs", None) or {}
     try:
-        model, report = model_class.from_pretrained(name, output_loading_info=True, **hub_kwargs, **load_kwargs)
+        with checkpoint_errors(name):
+            model, report = model_class.from_pretrained(name, output_loading_info=True, **hub_kwargs, **load_kwargs)
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise

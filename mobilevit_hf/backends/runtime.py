@@ -46,7 +46,7 @@ class ExportedModel:
         if unsupported := [name for name, value in kwargs.items() if value not in (None, False)]:
             raise ValueError(
                 f"{unsupported[0]}: not supported by an exported model, which returns {', '.join(self.outputs)}. "
-                "Use backend='torch'."
+                "Use the torch backend."
             )
         pixels = check_pixel_values(pixel_values, getattr(self.config, "backbone_config", self.config))
         arrays = self.runtime(pixels.detach().to("cpu", torch.float32).contiguous().numpy())
@@ -81,7 +81,7 @@ class ExportedModel:
 def check_device(device: Any) -> None:
     """Raise a ValueError for any device but the CPU, which transformers also encodes as -1."""
     if device not in (None, -1) and torch.device(device).type != "cpu":
-        raise ValueError(f"device: got {device}, expected cpu for an exported model. Use backend='torch'.")
+        raise ValueError(f"device: got {device}, expected cpu for an exported model. Use the torch backend.")
 
 
 def load_exported_model(

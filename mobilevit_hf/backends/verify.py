@@ -167,13 +167,13 @@ def check_comparison(comparison: Comparison, name: str, *, float32: bool) -> Non
     if float32 and not max_error <= MAX_ERROR:  # also true for NaN
         raise ValueError(
             f"{name}: outputs differ from the torch model by up to {max_error:.2g}, expected at most {MAX_ERROR:g}. "
-            "The file was not kept. Use backend='torch'."
+            "The file was not kept. Use the torch backend."
         )
     min_agreement = MIN_AGREEMENT_FLOAT32 if float32 else MIN_AGREEMENT
     if not agreement >= min_agreement:
         raise ValueError(
             f"{name}: {agreement:.1%} of the predictions equal the torch model's, expected {min_agreement:.1%}. "
-            "The file was not kept. Use float32 without quantization, or backend='torch'."
+            "The file was not kept. Use float32 without quantization, or the torch backend."
         )
 
 

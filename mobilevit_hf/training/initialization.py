@@ -19,7 +19,7 @@ from transformers.image_utils import PILImageResampling
 
 from ..data.images import LazyImage
 from ..data.types import Sample
-from ..model_sources import DEFAULT_MODEL, resolve_model
+from ..model_sources import DEFAULT_MODEL, check_weights, checkpoint_errors, resolve_model
 from ..modeling.anchors_ssdlite import anchor_recall, fit_anchors
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
@@ -66,9 +66,11 @@ def choose_initial_checkpoint() -> tuple[str, list[str]]:
 
 
 def check_initial_checkpoint(name: str, model_types: Collection[str]) -> None:
-    """Check that a variant or checkpoint exists and has one of the model types."""
+    """Check that a variant or checkpoint exists, has one of the model types and, of a checkpoint, readable weights."""
     if name not in VARIANTS:
-        _read_config(resolve_model(name), model_types)
+        source = resolve_model(name)
+        _read_config(source, model_types)
+        check_weights(source)
 
 
 def create_classifier(arguments: TrainArguments, classes: Sequence[str], image_side: float | None) -> InitialModel:
@@ -93,7 +95,8 @@ def create_classifier(arguments: TrainArguments, classes: Sequence[str], image_s
         if _class_names(config) != list(classes):  # a head with as many outputs was loaded, for other classes
             nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
             nn.init.zeros_(model.classifier.bias)
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        with checkpoint_errors(source):
+            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
         if not getattr(processor, "crop_size", None):
             raise ValueError(
                 f"{source}: got {type(processor).__name__} without a crop_size, expected MobileViTImageProcessor with "
@@ -133,7 +136,8 @@ def create_detector(
         fields |= anchors
         notes.append(note)
     if source:
-        model = MobileViTSSDLiteForObjectDetection.from_backbone(source, **fields)
+        with checkpoint_errors(source):
+            model = MobileViTSSDLiteForObjectDetection.from_backbone(source, **fields)
         processor = MobileViTSSDLiteImageProcessor.from_backbone(source)
     else:
         model = MobileViTSSDLiteForObjectDetection(MobileViTSSDLiteConfig.from_variant(name, **fields))
@@ -146,7 +150,8 @@ def _continue_detector(
     arguments: TrainArguments, classes: Sequence[str], source: Path, config: PreTrainedConfig
 ) -> InitialModel:
     """Load a detector; its anchors are kept, its classification head only for the same classes."""
-    processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+    with checkpoint_errors(source):
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     size = arguments.image_size or processor.size["height"]
     model = _load(MobileViTSSDLiteForObjectDetection, source, _label_fields(classes) | {"image_size": size})
     if _class_names(config) != list(classes):
@@ -190,9 +195,10 @@ def _read_config(source: Path, model_types: Collection[str]) -> PreTrainedConfig
 
 def _load(model_class: type[PreTrainedModel], source: Path, fields: dict[str, Any]) -> Any:
     """Load a checkpoint in float32, with a new head if its outputs differ."""
-    model, report = model_class.from_pretrained(  # ty: ignore[not-iterable]  # a tuple with output_loading_info
-        source, **fields, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    with checkpoint_errors(source):
+        model, report = model_class.from_pretrained(  # ty: ignore[not-iterable]  # a tuple with output_loading_info
+            source, **fields, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     missing = {name for name in report["missing_keys"] if not name.startswith("classifier.")}
     missing |= {name for name, *_ in report["mismatched_keys"] if not name.startswith(("classifier.", "head."))}
     if missing:

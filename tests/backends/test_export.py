@@ -30,6 +30,11 @@ def test_export_model_returns_the_written_records(model_dirs, tmp_path, fake_exp
     assert written == records == read_export_records(tmp_path / "export.json")
 
 
+def test_one_backend_may_be_a_string(model_dirs, tmp_path):
+    with pytest.raises(ValueError, match=r"^backend: got 'tensorrt', expected one of onnx"):
+        mobilevit_hf.export_model(model_dirs[TASK], tmp_path, "tensorrt")
+
+
 def test_unsupported_request_writes_nothing(model_dirs, tmp_path, mobilevit):
     source, export_dir = model_dirs["image-segmentation"], tmp_path / "export"
     code, _, stderr = mobilevit("export", source, export_dir, "--to", "executorch")
@@ -37,7 +42,7 @@ def test_unsupported_request_writes_nothing(model_dirs, tmp_path, mobilevit):
     assert "can't be exported to executorch" in stderr
     code, _, stderr = mobilevit("export", source, export_dir, "--to", "openvino", "--quantization", "int8")
     assert code == 2
-    assert "--calibration" in stderr
+    assert "Set calibration." in stderr
     assert not export_dir.exists()
 
 

@@ -23,7 +23,7 @@ from mobilevit_hf.backends import formats
         ),
         ("image-classification", {"backend": "onnx", "quantization": "int8"}, "only openvino supports it"),
         ("image-classification", {"backend": "openvino", "quantization": "int8"}, "mobilevit export MODEL OUT --to"),
-        ("image-classification", {"quantization": "int8"}, "Use backend='openvino'"),
+        ("image-classification", {"quantization": "int8"}, "Use the openvino backend."),
         ("image-classification", {"backend": "openvino", "device": "cuda"}, "device: got cuda, expected cpu"),
     ],
 )
@@ -35,13 +35,21 @@ def test_unsupported_request_is_a_one_line_error(task, options, message, model_d
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_missing_package_error_names_the_pip_command(backend, model_dirs, monkeypatch):
-    find_spec = formats.importlib.util.find_spec
-    missing = formats.FORMATS[backend].packages[-1]
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
-    with pytest.raises(ValueError, match=rf"needs .*{missing}.*pip install .*{missing}"):
-        mobilevit_hf.pipeline("image-classification", str(model_dirs["image-classification"]), backend=backend)
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (["onnx"], "onnx, which is not installed. Run: pip install onnx"),
+        (["onnx", "onnxruntime"], "onnx and onnxruntime, which are not installed. Run: pip install onnx onnxruntime"),
+        (
+            ["onnx", "onnxscript", "onnxruntime"],
+            "onnx, onnxscript and onnxruntime, which are not installed. Run: pip install onnx onnxscript onnxruntime",
+        ),
+    ],
+)
+def test_missing_package_error_names_the_pip_command(missing, message, monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name in missing else object())
+    with pytest.raises(ValueError, match="^" + re.escape(f"backend: 'onnx' requires {message}") + "$"):
+        formats.check_backend("onnx", "image-classification", "float32", None)
 
 
 def test_dtype_names():

@@ -15,7 +15,7 @@ from PIL import Image
 import mobilevit_hf
 from mobilevit_hf.data.types import Objects, Sample
 from mobilevit_hf.training.arguments import TrainArguments
-from mobilevit_hf.training.initialization import create_classifier, create_detector
+from mobilevit_hf.training.initialization import check_initial_checkpoint, create_classifier, create_detector
 
 CLASSES = ["cat", "dog", "fish", "owl"]
 
@@ -109,6 +109,19 @@ def test_dropout_probability_is_set(checkpoints, detector_dir):
             if "transformer" in name and hasattr(module, "p")
         ]
         assert 0.35 in layers
+
+
+def test_damaged_checkpoint_raises(classifier_dir):
+    arguments = TrainArguments(model=str(classifier_dir))
+    weights = classifier_dir / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    for load in (
+        lambda: check_initial_checkpoint(str(classifier_dir), {"mobilevit"}),
+        lambda: create_classifier(arguments, CLASSES, None),
+        lambda: create_detector(arguments, CLASSES, None),
+    ):
+        with pytest.raises(ValueError, match=rf"^{classifier_dir}: model\.safetensors can't be read \("):
+            load()
 
 
 @pytest.mark.parametrize(
