@@ -41,8 +41,9 @@ def make_command(task: TaskName | None = None) -> Callable[..., None]:
         """Train a classifier or a detector on your images.
 
         The task follows from the data: one folder per class trains a classifier; boxes in COCO, Pascal VOC or YOLO
-        format train a detector. The defaults fine-tune a pretrained model. --max-minutes fits the training into a
-        time limit, --resume auto continues an interrupted one. Every other command accepts the output directory.
+        format train a detector. The defaults fine-tune a pretrained model. Use --max-minutes to limit the training
+        time, and --resume auto to continue an interrupted run. The other commands accept the output directory as a
+        model.
         """
         options = {name: value for name, value in values.items() if value is not None}
         _train(recipe, {"data": data, "task": task, **options})
@@ -83,17 +84,19 @@ def _make_option(field: dataclasses.Field[Any]) -> Any:
 
 
 def _train(recipe: Path | None, options: dict[str, Any]) -> None:
-    from ..training.trainer import train
-
     values = {**(read_recipe(recipe) if recipe else {}), **options}
     if not values.get("output_dir"):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("output_dir: got none, expected one for all processes. Add --output-dir.")
         values["output_dir"] = str(_default_folder(values["data"], resume=bool(values.get("resume"))))
+    arguments = TrainArguments.from_dict(values, str(recipe or "arguments"))
+
+    from ..training.trainer import train  # takes seconds: after the options are validated
+
     tune_allocator()
     with ProgressBar() as bar:
         try:
-            result = train(TrainArguments.from_dict(values, str(recipe or "arguments")), bar)
+            result = train(arguments, bar)
         except StoppedError as stop:
             console.log("stopped", str(stop))
             raise typer.Exit(EXIT_SIGNAL + stop.signal) from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ POSITIVE = Bound(lambda value: value > 0, "more than 0")
 NOT_NEGATIVE = Bound(lambda value: value >= 0, "0 or more")
 COUNT = Bound(lambda value: value >= 1, "1 or more")
 FRACTION = Bound(lambda value: 0 <= value <= 1, "a fraction in 0..1")
+PROBABILITY = Bound(FRACTION.contains, "a probability in 0..1")
 BELOW_ONE = Bound(lambda value: 0 <= value < 1, "at least 0 and below 1")
 
 
@@ -119,7 +121,7 @@ class TrainArguments:
         None,
         "Input size in pixels. Default: the checkpoint's (96 from scratch), or less for smaller images.",
         MODEL,
-        Bound(lambda value: value >= 32, "32 pixels or more"),
+        Bound(lambda value: 32 <= value <= 4096, "32..4096 pixels"),
     )
     anchors: str = option(
         "auto",
@@ -131,7 +133,9 @@ class TrainArguments:
     hidden_dropout_prob: float | None = option(None, "Dropout in the transformer layers.", MODEL, BELOW_ONE)
     freeze_backbone: bool = option(False, "Train only the head.", MODEL)
 
-    num_train_epochs: float | None = option(None, "Number of epochs. Default: by dataset size.", DURATION, POSITIVE)
+    num_train_epochs: float | None = option(
+        None, "Number of epochs. Default: depends on the dataset size.", DURATION, POSITIVE
+    )
     max_steps: int | None = option(None, "Number of optimizer steps, instead of epochs.", DURATION, COUNT)
     max_minutes: float | None = option(
         None, "Time limit in minutes; the learning rate schedule is fitted to it.", DURATION, POSITIVE
@@ -173,8 +177,8 @@ class TrainArguments:
         AUGMENT,
         choices=("off", "progressive", "on"),
     )
-    horizontal_flip: float = option(0.5, "Probability of a horizontal flip.", AUGMENT)
-    vertical_flip: float = option(0.0, "Probability of a vertical flip.", AUGMENT)
+    horizontal_flip: float = option(0.5, "Probability of a horizontal flip.", AUGMENT, PROBABILITY)
+    vertical_flip: float = option(0.0, "Probability of a vertical flip.", AUGMENT, PROBABILITY)
     crop_scale: float = option(
         0.35,
         "Classification: smallest area of a random resized crop, as a fraction of the image.",
@@ -183,16 +187,26 @@ class TrainArguments:
         task=CLASSIFICATION,
     )
     rand_augment: int | None = option(
-        None, "Classification: magnitude of RandAugment, 0..30. Default: off.", AUGMENT, task=CLASSIFICATION
+        None,
+        "Classification: magnitude of RandAugment, 0..30. Default: off.",
+        AUGMENT,
+        Bound(lambda value: 0 <= value <= 30, "a magnitude in 0..30"),
+        task=CLASSIFICATION,
     )
-    random_erasing: float = option(0.0, "Classification: probability of random erasing.", AUGMENT, task=CLASSIFICATION)
-    mixup: float = option(0.0, "Classification: alpha of MixUp; 0 disables it.", AUGMENT, task=CLASSIFICATION)
-    cutmix: float = option(0.0, "Classification: alpha of CutMix; 0 disables it.", AUGMENT, task=CLASSIFICATION)
-    color_jitter: float | None = option(None, "Probability of color jitter.", AUGMENT)
+    random_erasing: float = option(
+        0.0, "Classification: probability of random erasing.", AUGMENT, PROBABILITY, task=CLASSIFICATION
+    )
+    mixup: float = option(
+        0.0, "Classification: alpha of MixUp; 0 disables it.", AUGMENT, NOT_NEGATIVE, task=CLASSIFICATION
+    )
+    cutmix: float = option(
+        0.0, "Classification: alpha of CutMix; 0 disables it.", AUGMENT, NOT_NEGATIVE, task=CLASSIFICATION
+    )
+    color_jitter: float | None = option(None, "Probability of color jitter.", AUGMENT, PROBABILITY)
     zoom_out: float = option(
-        0.0, "Detection: probability of placing the image on a larger canvas.", AUGMENT, task=DETECTION
+        0.0, "Detection: probability of placing the image on a larger canvas.", AUGMENT, PROBABILITY, task=DETECTION
     )
-    crop: float = option(0.5, "Detection: probability of a random crop.", AUGMENT, task=DETECTION)
+    crop: float = option(0.5, "Detection: probability of a random crop.", AUGMENT, PROBABILITY, task=DETECTION)
 
     eval_steps: float = option(0.1, "Steps between evaluations; below 1, a fraction of the training.", EVAL, POSITIVE)
     save_steps: float = option(0.1, "Steps between checkpoints; below 1, a fraction of the training.", EVAL, POSITIVE)
@@ -201,18 +215,18 @@ class TrainArguments:
     per_device_eval_batch_size: int = option(16, "Evaluation batch size per process.", EVAL, POSITIVE)
     metric_for_best_model: str | None = option(None, "Validation metric that selects the saved weights.", EVAL)
     resume: str | None = option(
-        None, "Resume from the latest checkpoint in --output-dir, if any: auto.", EVAL, choices=("auto",)
+        None, "auto: resume from the latest checkpoint in --output-dir, if there is one.", EVAL, choices=("auto",)
     )
     report_to: str = option("none", f"Experiment tracker: {', '.join(TRACKERS)}.", EVAL, choices=TRACKERS)
 
     push_to_hub: bool = option(False, "Publish the model when training ends, as `mobilevit publish` does.", HUB)
-    hub_model_id: str | None = option(None, "Hub repository id. Default: name of the output directory.", HUB)
+    hub_model_id: str | None = option(None, "Hub repository id. Default: the name of the output directory.", HUB)
     hub_private_repo: bool = option(False, "Create the repository as private.", HUB)
     hub_revision: str | None = option(None, "Branch of the repository. Default: main.", HUB)
     hub_images: bool = option(True, "Show sample images of the dataset in the model card.", HUB)
-    license: str | None = option(None, "License id of the model. Default: license of the initial checkpoint.", HUB)
-    license_name: str | None = option(None, "License name, with --license other.", HUB)
-    license_link: str | None = option(None, "URL of the license text, with --license other.", HUB)
+    license: str | None = option(None, "License id of the model. Default: the initial checkpoint's license.", HUB)
+    license_name: str | None = option(None, "Name of the license; requires --license other.", HUB)
+    license_link: str | None = option(None, "URL of the license text; requires --license other.", HUB)
 
     bf16: bool = option(False, "Train in bfloat16 mixed precision.", HARDWARE)
     fp16: bool = option(False, "Train in float16 mixed precision; GPU only.", HARDWARE)
@@ -221,7 +235,7 @@ class TrainArguments:
     )
     compile: bool = option(False, "Compile the model with torch.compile.", HARDWARE)
     dataloader_num_workers: int | None = option(
-        None, "Data loading processes. Default: by CPU cores and device.", HARDWARE, NOT_NEGATIVE
+        None, "Number of data loading processes. Default: depends on CPU cores and device.", HARDWARE, NOT_NEGATIVE
     )
     use_cpu: bool = option(False, "Train on the CPU even if a GPU is available.", HARDWARE)
 
@@ -234,11 +248,16 @@ class TrainArguments:
             object.__setattr__(self, field.name, value)
         for first, second in (("bf16", "fp16"), ("num_train_epochs", "max_steps")):
             if getattr(self, first) and getattr(self, second):
-                raise ValueError(f"{first}, {second}: got both, expected one of them. Remove one.")
+                value = getattr(self, second)
+                raise ValueError(f"{second}: got {value} together with {first}, expected one of them. Remove one.")
         if self.streaming and self.max_steps is None and self.max_minutes is None:
             raise ValueError(
-                "streaming: got neither max_steps nor max_minutes. Set one: a streamed dataset has no length."
+                "streaming: got neither max_steps nor max_minutes, expected one of them, as a streamed dataset has no "
+                "length. Set one."
             )
+        for name in ("license_name", "license_link"):
+            if getattr(self, name) and (self.license or "").strip().lower() != "other":
+                raise ValueError(f"{name}: got license {self.license}, expected other. Set it, or remove {name}.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "arguments") -> "TrainArguments":
@@ -249,7 +268,9 @@ class TrainArguments:
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if unknown := [str(name) for name in values if name not in names]:
-            raise ValueError(f"{source}: got unknown {', '.join(unknown)}, expected names among {', '.join(names)}.")
+            similar = [match for name in unknown for match in difflib.get_close_matches(name, names, 1)]
+            action = f"Did you mean {', '.join(similar[:3])}?" if similar else "`mobilevit train --help` lists them."
+            raise ValueError(f"{source}: got unknown {', '.join(unknown)}, expected options of training. {action}")
         return cls(**values)
 
     def for_task(self, task: TaskName) -> "TaskArguments":
@@ -271,7 +292,7 @@ class TrainArguments:
         if arguments.metric_for_best_model not in TASKS[task].metrics:
             raise ValueError(
                 f"metric_for_best_model: got {arguments.metric_for_best_model!r}, expected one of "
-                f"{', '.join(TASKS[task].metrics)}."
+                f"{', '.join(TASKS[task].metrics)}. Change it."
             )
         return arguments
 
@@ -302,14 +323,14 @@ def _check_value(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
             value = float(value)
     if type(value) not in allowed:
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ValueError(f"{name}: got {value!r}, expected {expected}.")
+        raise ValueError(f"{name}: got {value!r}, expected {expected}. Change it.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name}: got {value}, expected a finite number.")
+        raise ValueError(f"{name}: got {value}, expected a finite number. Change it.")
     if value is not None and choices and value not in choices:
         expected = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
-        raise ValueError(f"{name}: got {value!r}, expected {expected}.")
+        raise ValueError(f"{name}: got {value!r}, expected {expected}. Change it.")
     if value is not None and bound and not bound.contains(value):
-        raise ValueError(f"{name}: got {value}, expected {bound.text}.")
+        raise ValueError(f"{name}: got {value}, expected {bound.text}. Change it.")
     return value
 
 
@@ -320,13 +341,18 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         ValueError: If the file can't be read or holds something else.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}. Pass the path of a recipe.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise ValueError(
+            f"{path}: got invalid YAML{line} ({reason}), expected lines of `name: value`. Correct it."
+        ) from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {type(values).__name__}, expected lines of `name: value`.")
+        raise ValueError(f"{path}: got {type(values).__name__}, expected lines of `name: value`. Pass a recipe.")
     if isinstance(values.get("multi_scale"), bool):  # YAML reads on and off as booleans
         values["multi_scale"] = "on" if values["multi_scale"] else "off"
     return values

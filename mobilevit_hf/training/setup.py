@@ -86,9 +86,8 @@ def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: T
     dataset = load_training_dataset(requested)
     complete = requested.for_task(dataset.task)
     check_initial_checkpoint(model, TRAINING_TASKS[dataset.task].model_types)
-    if checkpoint and resumed:
+    if resumed:
         check_resumed_arguments(complete, resumed["arguments"])
-        notes.append(f"Resuming from step {resumed['state']['step']} ({checkpoint.name}).")
 
     dataset, report = scan_dataset(dataset, accelerator, arguments.max_bad)
     for note in report.notes:
@@ -115,7 +114,9 @@ def create_accelerator(arguments: TrainArguments) -> Accelerator:
     if AcceleratorState._shared_state:  # left by an earlier run in this process
         AcceleratorState._reset_state()
     if arguments.report_to not in ("none", *(tracker.value for tracker in get_available_trackers())):
-        raise ValueError(f"report_to: {arguments.report_to} is not installed. Run: pip install {arguments.report_to}")
+        raise ValueError(
+            f"report_to: got {arguments.report_to}, which is not installed. Run: pip install {arguments.report_to}"
+        )
     try:
         accelerator = Accelerator(
             mixed_precision="bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",

@@ -77,6 +77,8 @@ class Trainer:
             self.run.resumed = None
         self._update_progress()
         self._check_remaining()
+        if self.state.step:
+            self.callback.on_message(f"Resuming from step {self.state.step}.")
         self._open_output()
         self.meter, self.saved = ThroughputMeter(), time.monotonic()
         with catch_signals() as signals, closing(self.run.loader):

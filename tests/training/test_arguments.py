@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from typing import get_args
 
 import pytest
 import transformers
@@ -52,6 +53,7 @@ def test_fields_have_help_panel_and_valid_default(name):
     assert field.metadata["panel"]
     if field.metadata["choices"]:
         assert field.default is None or field.default in field.metadata["choices"]
+    assert bool(field.metadata["bound"]) == bool({int, float} & {field.type, *get_args(field.type)})
 
 
 def test_names_and_defaults_match_transformers():
@@ -76,7 +78,7 @@ INVALID = {
     "num_train_epochs": (0, -2),
     "max_steps": (0, -1, 1.5, "ten"),
     "max_minutes": (0, "soon"),
-    "image_size": (31, 0, 96.5),
+    "image_size": (31, 0, 96.5, 4097),
     "per_device_train_batch_size": (0, 2.0, True),
     "per_device_eval_batch_size": (0,),
     "gradient_accumulation_steps": (0, None),
@@ -102,6 +104,15 @@ INVALID = {
     "freeze_backbone": ("yes", 1, None),
     "multi_scale": ("yes", True),
     "crop_scale": (0, 1.1),
+    "horizontal_flip": (-0.1, 1.1),
+    "vertical_flip": (-0.1, 1.1),
+    "color_jitter": (-0.1, 1.1),
+    "random_erasing": (-0.1, 1.1),
+    "zoom_out": (-0.1, 1.1),
+    "crop": (-0.1, 1.1),
+    "rand_augment": (-1, 31, 9.5),
+    "mixup": (-1,),
+    "cutmix": (-1,),
     "class_weights": ("equal",),
     "anchors": ("own",),
     "report_to": ("paper",),
@@ -128,9 +139,14 @@ def test_infinite_values_raise(name, value):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"bf16": True, "fp16": True}, "bf16, fp16: got both"),
-        ({"num_train_epochs": 3, "max_steps": 100}, "num_train_epochs, max_steps: got both"),
+        ({"bf16": True, "fp16": True}, "^fp16: got True together with bf16"),
+        ({"num_train_epochs": 3, "max_steps": 100}, "^max_steps: got 100 together with num_train_epochs"),
         ({"streaming": True}, "streaming: .* max_steps nor max_minutes"),
+        ({"license_name": "mine"}, r"^license_name: got license None, expected other\. Set it"),
+        (
+            {"license_link": "https://a.b", "license": "mit"},
+            r"^license_link: got license mit, expected other\. Set it",
+        ),
     ],
 )
 def test_conflicting_values_raise(values, expected):
@@ -174,8 +190,13 @@ def test_task_defaults_replace_none(task):
 
 
 def test_unknown_names_raise():
-    with pytest.raises(ValueError, match=r"^recipe\.yaml: got unknown learnin_rate, 7, expected .*learning_rate"):
+    with pytest.raises(ValueError, match=r"^recipe\.yaml: got unknown learnin_rate, 7, .* mean learning_rate\?$"):
         TrainArguments.from_dict({"learnin_rate": 1, "data": "x", 7: 2}, "recipe.yaml")
+    with pytest.raises(ValueError, match=r"^arguments: got unknown 7, .* --help` lists them\.$"):
+        TrainArguments.from_dict({7: 2})
+    misspelled = {f"{name}s": 1 for name in ("crop", "seed", "mixup", "cutmix")}
+    with pytest.raises(ValueError, match=r"Did you mean crop, seed, mixup\?$"):
+        TrainArguments.from_dict(misspelled)
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
@@ -207,8 +228,11 @@ def test_recipe_on_and_off_are_not_booleans(value, tmp_path):
     ("content", "expected"),
     [
         (None, "No such file.*Pass the path of a recipe"),
-        (b"a: [1", "is not YAML"),
-        (b"a: \xff", "is not YAML"),
+        (b"a: [1", r": got invalid YAML in line 1 \(expected ',' or '\]', but got .*\), expected .*\. Correct it"),
+        (b"seed: 1\na: b: c", r"in line 2 \(mapping values are not allowed here\)"),
+        (b"a: \xff", r"got invalid YAML \(invalid start byte\)"),
+        (b"a: \0", r"got invalid YAML \(special characters are not allowed\)"),
+        (b"seed: 2024-13-01", r"got invalid YAML \(month must be in"),
         (b"- a\n- b\n", "got list, expected lines of `name: value`"),
         (b"", "got NoneType, expected lines"),
     ],

@@ -272,7 +272,7 @@ def test_signal_saves_a_checkpoint_to_resume_from(number, make_arguments, uninte
 
     callback = StepCallback()
     train(make_arguments(tmp_path / "run", resume="auto"), callback)
-    assert "Resuming from step 4 (step-00000004.pt)." in callback.messages
+    assert "Resuming from step 4." in callback.messages
     assert_same_run(tmp_path / "run", uninterrupted_run)
 
 
@@ -319,7 +319,8 @@ def test_output_dir_that_is_not_empty_raises(make_arguments, uninterrupted_run, 
 
 def test_complete_run_raises_unless_extended(make_arguments, uninterrupted_run, tmp_path):
     with pytest.raises(ValueError, match=r"is complete \(12 steps\).*--max-steps"):
-        train(make_arguments(uninterrupted_run, resume="auto"))
+        train(make_arguments(uninterrupted_run, resume="auto"), callback := StepCallback())
+    assert not any("Resuming" in message for message in callback.messages)
     shutil.copytree(uninterrupted_run, tmp_path / "run")
     result = train(make_arguments(tmp_path / "run", resume="auto", max_steps=14))
     assert result.steps == 14

@@ -49,7 +49,8 @@ def test_each_field_has_a_flag(mobilevit, monkeypatch):
 
 def test_each_flag_sets_its_field(mobilevit, training_calls):
     """All flags at once, each with a value other than its default."""
-    special = {"resume": "auto", "data_format": "folders", "metric_for_best_model": "macro_f1"}
+    special = {"resume": "auto", "data_format": "folders", "metric_for_best_model": "macro_f1", "license": "other"}
+    special["rand_augment"] = 9
     omitted = {"data", "task", "fp16", "num_train_epochs"}  # the last two exclude others
     words, expected = [], {}
     for field in dataclasses.fields(TrainArguments):
@@ -64,7 +65,7 @@ def test_each_flag_sets_its_field(mobilevit, training_calls):
         elif "str" in str(field.type):
             value = special.get(field.name, "some-text")
         else:
-            value = 40 if "int" in str(field.type) else 0.125
+            value = special.get(field.name, 40 if "int" in str(field.type) else 0.125)
         expected[field.name] = value
         words += [flag_of(field.name), value]
     code, _, err = mobilevit("train", "images", *words)
@@ -160,29 +161,32 @@ def working_dir(small_datasets, tmp_path, monkeypatch):
     ("words", "expected"),
     [
         (("shapes", "--recipe", "unknown.yaml"), ("unknown.yaml", "learning_speed", "learning_rate")),
-        (("shapes", "--recipe", "broken.yaml"), ("broken.yaml is not YAML",)),
-        (("shapes", "--recipe", "bytes.yaml"), ("bytes.yaml is not YAML",)),
+        (("shapes", "--recipe", "broken.yaml"), ("broken.yaml: got invalid YAML in line 2",)),
+        (("shapes", "--recipe", "bytes.yaml"), ("bytes.yaml: got invalid YAML",)),
         (("shapes", "--recipe", "list.yaml"), ("list.yaml", "list", "name: value")),
         (("shapes", "--recipe", "wrong.yaml"), ("seed", "'many'", "int")),
         (("shapes", "--recipe", "missing.yaml"), ("missing.yaml", "No such file")),
         (("shapes", "--recipe", "empty"), ("empty", "Is a directory")),
-        (("shapes", "--learning-rate", "-1"), ("learning_rate", "-1", "more than 0")),
-        (("shapes", "--multi-scale", "maybe"), ("multi_scale", "'maybe'", "off, progressive, on")),
-        (("shapes", "--label-smoothing-factor", "1"), ("label_smoothing_factor", "below 1")),
-        (("shapes", "--max-steps", "2", "--num-train-epochs", "1"), ("num_train_epochs, max_steps",)),
-        (("shapes", "--bf16", "--fp16"), ("bf16, fp16",)),
+        (("shapes", "--learning-rate", "-1"), ("--learning-rate: ", "-1", "more than 0")),
+        (("shapes", "--multi-scale", "maybe"), ("--multi-scale: ", "'maybe'", "off, progressive, on")),
+        (("shapes", "--label-smoothing-factor", "1"), ("--label-smoothing-factor: ", "below 1")),
+        (
+            ("shapes", "--max-steps", "2", "--num-train-epochs", "1"),
+            ("--max-steps: ", "together with num_train_epochs"),
+        ),
+        (("shapes", "--bf16", "--fp16"), ("--fp16: ", "together with bf16")),
         (("shapes", "--fp16"), ("fp16", "GPU")),
         (("shapes", "--metric-for-best-model", "map"), ("'map'", "accuracy")),
-        (("shapes", "--zoom-out", "0.5"), ("zoom_out", "object-detection")),
-        (("boxes", "--mixup", "0.2"), ("mixup", "image-classification")),
+        (("shapes", "--zoom-out", "0.5"), ("--zoom-out: ", "object-detection")),
+        (("boxes", "--mixup", "0.2"), ("--mixup: ", "image-classification")),
         (("nowhere",), ("nowhere",)),
         (("empty",), ("empty",)),
         (("shapes", "--data-format", "coco"), ("shapes",)),
         (("shapes", "--data-format", "crayon"), ("crayon", "coco")),
         (("shapes", "--report-to", "wandb"), ("wandb", "pip install wandb")),
         (("shapes", "--report-to", "trackio"), ("trackio", "pip install trackio")),
-        (("shapes", "--report-to", "paper"), ("report_to", "tensorboard")),
-        (("shapes", "--resume", "always"), ("resume", "'always'", "auto")),
+        (("shapes", "--report-to", "paper"), ("--report-to: ", "tensorboard")),
+        (("shapes", "--resume", "always"), ("--resume: ", "'always'", "auto")),
         (("shapes", "--model", "user/nothing"), ("user/nothing",)),
         (("shapes", "--model", "boxes"), ("boxes", "config.json")),
     ],
@@ -196,6 +200,20 @@ def test_error_is_one_line_and_nothing_is_written(words, expected, mobilevit, wo
     for part in expected:
         assert part in line
     assert list_files(working_dir) == before
+
+
+def test_invalid_value_raises_before_torch_is_imported(run_python):
+    code = """
+        import sys
+        from mobilevit_hf import cli
+
+        sys.argv = ["mobilevit", "train", "shapes", "--rand-augment", "99"]
+        try:
+            cli.main()
+        except SystemExit as end:
+            print(end.code, "torch" in sys.modules)
+        """
+    assert run_python(code).split() == ["2", "False"]
 
 
 @pytest.mark.parametrize(
