@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ..environment import describe_hardware
-from ..model_sources import read_task, resolve_model
+from ..model_sources import checkpoint_errors, read_task, resolve_model
 from ..tasks import EXPORTABLE_TASKS
 from . import console
 from .console import MEGABYTE
@@ -65,7 +65,8 @@ def benchmark(
     _check_settings(settings, task, model)
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
     if size is None:
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        with checkpoint_errors(folder):
+            processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         height, width = preprocess(sample_images(1), processor).shape[2:]
         sizes = [(height, width)]
     else:

@@ -127,7 +127,7 @@ class ProgressBar(TrainerCallback):
     def __init__(self) -> None:
         self._bar = Progress(
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} % {task.description}"),
+            TextColumn("{task.percentage:>3.0f}% {task.description}"),
             console=console.messages,
             transient=True,
             disable=not console.messages.is_terminal,

@@ -203,5 +203,5 @@ def _check_unreadable(problems: Sequence[Problem], count: int, max_bad: float) -
         first = problems[0]
         raise ValueError(
             f"max_bad: got {len(problems)} unreadable images of {total}, expected at most {max_bad:.0%}, such as "
-            f"{first.name}: {first.reason}. Fix them, or raise max_bad."
+            f"{first.name}: {first.reason}. Fix them, or allow more."
         )

@@ -47,7 +47,7 @@ class EvaluationResult:
 
     Attributes:
         metrics: Metrics, as returned by `TopKAccuracy` or `CocoMap`, with the model's class names in `per_class`.
-        intervals: Ends of the 95 % bootstrap confidence interval over the images, by metric.
+        intervals: Ends of the 95% bootstrap confidence interval over the images, by metric.
         best_threshold: Best score threshold of a detector; None for a classifier or without detections.
         images_per_second: Throughput from file to prediction: decoding, preprocessing, network and post-processing,
             without the metrics. For several processes, all images by the time of the slowest process.
