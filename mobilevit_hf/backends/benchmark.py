@@ -89,11 +89,6 @@ class Timing:
     file_bytes: int
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def count_macs(model: nn.Module, height: int, width: int) -> int:
     """Return the multiply-accumulates for one image in convolutions and linear layers, without attention products.
 

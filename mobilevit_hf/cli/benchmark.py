@@ -53,7 +53,7 @@ def benchmark(
     """
     from transformers import AutoImageProcessor
 
-    from ..backends.benchmark import available_settings, count_macs, count_parameters, measure, parse_setting
+    from ..backends.benchmark import available_settings, count_macs, measure, parse_setting
     from ..backends.pytorch import load_model
     from ..backends.verify import preprocess, sample_images
 
@@ -74,7 +74,7 @@ def benchmark(
     shapes = [(count, *sides) for sides in sizes for count in _parse_numbers("--batch", batch)]
     metadata = {
         "model": model,
-        "parameters": count_parameters(torch_model),
+        "parameters": torch_model.num_parameters(),
         "macs": {f"{height}x{width}": count_macs(torch_model, height, width) for height, width in sizes},
         "machine": describe_hardware(),
     }

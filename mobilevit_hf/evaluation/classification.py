@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from ..data.types import Sample
-from ..metrics.class_names import class_names
+from ..metrics.class_names import per_class_table
 from .confidence_intervals import chunk_sizes, percentile_interval
 from .inference import Prepared
 from .results import Mistake, select_worst
@@ -97,15 +97,13 @@ class ClassificationMetrics(TaskMetrics):
             "support": support,
         }
         columns = {name: column[classes] for name, column in columns.items()}
-        names = class_names(classes.tolist(), self.id2label)
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         # With at most five classes, the target is always among the top five.
         top = {f"top_{TOP}_accuracy": self.state.in_top / count} if len(confusion) > TOP else {}
         return {
             "accuracy": float(correct.sum() / count),
             **top,
             "macro_f1": float(columns["f1"].mean()),
-            "per_class": {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)},
+            "per_class": per_class_table(columns, classes.tolist(), self.id2label),
         }
 
     def confidence_intervals(self, metrics: Mapping[str, Any], resamples: int, generator: Generator) -> Intervals:

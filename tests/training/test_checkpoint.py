@@ -8,7 +8,6 @@ import torch
 import transformers
 
 import mobilevit_hf
-from mobilevit_hf.io import write_atomically, write_text
 from mobilevit_hf.training.checkpoint import (
     History,
     find_checkpoints,
@@ -57,21 +56,6 @@ def test_invalid_checkpoint_raises_and_executes_no_code(tmp_path):
         write()
         with pytest.raises(ValueError, match=r"step-00000001\.pt is not a training checkpoint.*Remove it"):
             load_checkpoint(path)
-
-
-def test_interrupted_write_keeps_previous_file(tmp_path):
-    path = tmp_path / "file.txt"
-    write_text(path, "before, ä")
-    assert path.read_text(encoding="utf-8") == "before, ä"
-
-    def fail(file):
-        file.write(b"half of")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, fail)
-    assert path.read_text(encoding="utf-8") == "before, ä"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_failed_save_keeps_previous_model(tiny_model, checkpoints, tmp_path, monkeypatch):
