@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from transformers import AutoImageProcessor, Pipeline, PreTrainedModel
 from .backends.formats import BACKENDS, check_backend, dtype_name
 from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
 from .model_sources import checkpoint_errors, has_weights
+from .modeling.finite import check_finite_outputs, check_finite_weights
 from .modeling.fused_mobilevit import fold_batch_norm
 from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from .records import EXPORT_FILE
@@ -51,12 +53,15 @@ def pipeline(
 
     Raises:
         KeyError, ValueError, OSError: As `transformers.pipeline`, for an unknown task or a missing model; if the
-            backend is not installed or does not support the model, or the exported model differs from it.
+            backend is not installed or does not support the model, or the exported model differs from it; if
+            weights or, when called, outputs are not finite.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: got {threads}, expected at least 1. Leave it out for torch's number of threads.")
+    if isinstance(model, PreTrainedModel):
+        check_finite_weights(model, type(model).__name__)
     if backend != "torch":
         if compile:
             raise ValueError(f"compile: got True for {backend}, expected False. It applies to the torch backend only.")
@@ -74,9 +79,20 @@ def pipeline(
     fused = fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else model
     with checkpoint_errors(source):
         pipe = stock_pipeline(task, model=fused, **kwargs)
+    if fused == source:  # another architecture
+        check_finite_weights(pipe.model, source)
+    if pipe.task in TASKS:
+        pipe._forward = partial(_checked_forward, pipe._forward, TASKS[pipe.task].outputs)
     if compile:
         pipe.model.compile()
     return pipe
+
+
+def _checked_forward(forward: Callable[..., Any], names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
+    """Run a pipeline's model and check that its outputs of these names are finite."""
+    outputs = forward(*args, **kwargs)
+    check_finite_outputs(outputs, names)
+    return outputs
 
 
 def _backend_pipeline(

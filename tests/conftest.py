@@ -216,6 +216,17 @@ def classifier_dir(checkpoints, tmp_path):
 
 
 @pytest.fixture
+def overflowing_dir(classifier_dir):
+    """Folder with a classifier with finite weights whose first convolution overflows unless an image is black."""
+    model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(classifier_dir)
+    stem = model.mobilevit.conv_stem
+    stem.normalization.reset_parameters()
+    torch.nn.init.constant_(stem.convolution.weight, torch.finfo(torch.float32).max / 10)
+    model.save_pretrained(classifier_dir)
+    return classifier_dir
+
+
+@pytest.fixture
 def hub(monkeypatch):
     """Hub on the loopback interface that `huggingface_hub` in this process uses, with `TOKEN`."""
     with HubServer(token=TOKEN) as server:

@@ -2,11 +2,14 @@
 
 import copy
 import json
+import pickle
+import re
 
 import pytest
 import torch
 import transformers
 from hub_server import HubServer
+from PIL import Image
 from torch import nn
 from transformers import MobileViTImageProcessor, ResNetConfig, ResNetForImageClassification
 
@@ -130,6 +133,30 @@ def test_model_has_folded_batch_norm_and_channels_last(task, checkpoints):
     assert is_channels_last(model)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("as_object", [True, False])
+@pytest.mark.parametrize("model_class", ["MobileViTForImageClassification", "ResNetForImageClassification"])
+def test_weights_that_are_not_finite_are_rejected(model_class, as_object, tiny_model, checkpoints, tmp_path):
+    processor = str(checkpoints["image-classification"])
+    if model_class == "MobileViTForImageClassification":
+        model, name = tiny_model(mobilevit_hf.MobileViTForImageClassification), "classifier.bias"
+    else:
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
+        model, name = ResNetForImageClassification(config), "classifier.1.bias"
+    torch.nn.init.constant_(model.get_parameter(name), float("inf"))
+    model.save_pretrained(tmp_path)
+    source, title = (model, model_class) if as_object else (str(tmp_path), str(tmp_path))
+    with pytest.raises(ValueError, match=f"^{re.escape(title)}: got infinity in {re.escape(name)}, expected finite"):
+        mobilevit_hf.pipeline("image-classification", source, image_processor=processor)
+
+
+def test_image_of_a_non_finite_output_is_indexed(overflowing_dir):
+    pipeline = mobilevit_hf.pipeline("image-classification", str(overflowing_dir))
+    black, white = (Image.new("RGB", (64, 64), color) for color in ("black", "white"))
+    assert len(pipeline([black, black], batch_size=2)) == 2
+    with pytest.raises(ValueError, match="image 1 of the batch: got NaN in logits"):
+        pickle.loads(pickle.dumps(pipeline))([black, white, black], batch_size=3)
 
 
 @pytest.mark.parametrize("training", [True, False])

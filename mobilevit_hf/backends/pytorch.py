@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig
 
 from ..model_sources import checkpoint_errors
+from ..modeling.finite import check_finite_weights
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..tasks import TASKS, TaskName, find_task
 
@@ -23,7 +24,7 @@ def load_model(
         kwargs: Arguments of `pipeline`.
 
     Raises:
-        ValueError: If the checkpoint is not a MobileViT for the task, or its weights are incomplete.
+        ValueError: If the checkpoint is not a MobileViT for the task, or its weights are incomplete or not finite.
     """
     model, kwargs = load_if_mobilevit(task, name, {**(kwargs or {}), "dtype": torch.float32})
     if model is None:
@@ -63,5 +64,6 @@ def load_if_mobilevit(
             f"{name}: {len(missing)} parameters are missing from the checkpoint, such as {missing[0]}. "
             "Pass a checkpoint that was saved for this task."
         )
+    check_finite_weights(model, name)
     kwargs.setdefault("image_processor", name)
     return model, kwargs

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from ..modeling.finite import check_finite_outputs
 from ..modeling.modeling_mobilevit import check_pixel_values
 from ..tasks import TASKS, TaskName
 from .files import exported_bytes
@@ -41,7 +42,8 @@ class ExportedModel:
         """Return the task's output for (B, 3, H, W) pixels.
 
         Raises:
-            ValueError: If the pixels don't fit the model, or an output is requested that was not exported.
+            ValueError: If the pixels don't fit the model, an output is requested that was not exported, or an output
+                is not finite.
         """
         if unsupported := [name for name, value in kwargs.items() if value not in (None, False)]:
             raise ValueError(
@@ -50,7 +52,9 @@ class ExportedModel:
             )
         pixels = check_pixel_values(pixel_values, getattr(self.config, "backbone_config", self.config))
         arrays = self.runtime(pixels.detach().to("cpu", torch.float32).contiguous().numpy())
-        return self.output_class(**dict(zip(self.outputs, map(torch.from_numpy, arrays), strict=True)))
+        outputs = dict(zip(self.outputs, map(torch.from_numpy, arrays), strict=True))
+        check_finite_outputs(outputs, self.outputs)
+        return self.output_class(**outputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ExportedModel":
         """Return the model itself: it is immutable, and evaluation copies models."""

@@ -200,6 +200,7 @@ def _predict_batches(
     from torch import nn
 
     from ..data.images import UnreadableImageError, load_image
+    from ..modeling.finite import NonFiniteOutputError
     from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 
     def load_or_error(source: str) -> "Image.Image | UnreadableImageError":
@@ -211,13 +212,16 @@ def _predict_batches(
     # Other detectors may resize each image to another size, which can't be batched. An exported model is no module.
     is_other = isinstance(predictor.model, nn.Module) and not isinstance(predictor.model, MobileViTPreTrainedModel)
     batch_size = 1 if is_other else BATCH_SIZE
-    starts = range(0, len(sources), BATCH_SIZE)
+    starts = range(0, len(sources), batch_size)
     with console.show_progress(disable=len(starts) == 1) as progress:
         for start in progress.track(starts, description="Predicting"):
-            batch = sources[start : start + BATCH_SIZE]
+            batch = sources[start : start + batch_size]
             images = [load_or_error(source) for source in batch]
-            readable = [image for image in images if not isinstance(image, UnreadableImageError)]
-            outputs = iter(predictor(readable, batch_size=batch_size, **arguments) if readable else [])
+            readable = {s: i for s, i in zip(batch, images, strict=True) if not isinstance(i, UnreadableImageError)}
+            try:
+                outputs = iter(predictor([*readable.values()], batch_size=batch_size, **arguments) if readable else [])
+            except NonFiniteOutputError as error:
+                raise ValueError(f"{[*readable][error.index]}: {error.reason}") from error
             for source, image in zip(batch, images, strict=True):
                 predictions = [] if isinstance(image, UnreadableImageError) else next(outputs)
                 yield source, image, sorted(predictions, key=lambda prediction: -prediction["score"])

@@ -11,9 +11,11 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.types import Problem, Sample
+from ..modeling.finite import check_finite_weights
 from ..modeling.fused_mobilevit import fold_batch_norm
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..tasks import TaskName, find_task
@@ -82,7 +84,8 @@ def evaluate_model(
 
     Raises:
         ValueError: If the classes don't match, model or samples are of another task, there are too many unreadable
-            images or no images, or `rank`, `num_replicas` and `gather` are inconsistent.
+            images or no images, weights or outputs are not finite, or `rank`, `num_replicas` and `gather` are
+            inconsistent.
         RuntimeError: If another process failed with an error other than a ValueError.
     """
     if not 0 <= rank < num_replicas or (num_replicas > 1 and gather is None):
@@ -158,6 +161,8 @@ def _evaluate_shard(
     progress: Progress | None,
 ) -> _ShardResult:
     """Evaluate the samples of one process. Stop once its unreadable images exceed `max_bad` of all samples."""
+    if isinstance(model, nn.Module):  # an exported model is none
+        check_finite_weights(model, type(model).__name__)
     is_mobilevit = isinstance(model, MobileViTPreTrainedModel)
     folded: Any = fold_batch_norm(model) if is_mobilevit else copy.deepcopy(model).eval()
     if isinstance(samples, Sequence):

@@ -13,9 +13,13 @@ from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
 from ..data.images import UnreadableImageError, load_image
 from ..data.types import Problem, Sample
+from ..modeling.finite import NonFiniteOutputError, check_finite_outputs
 
 # Decoding and resizing are fast compared with the network on a CPU; a GPU waits for as many threads as there are.
 MAX_THREADS = 8
+
+# Outputs that metrics are computed from.
+OUTPUTS = ("logits", "pred_boxes")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,15 @@ def group_by_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
 
 @torch.inference_mode()
 def forward(model: PreTrainedModel, group: Sequence[Prepared]) -> Any:
-    """Return the model's outputs for images with inputs of equal shapes."""
+    """Return the model's outputs for images with inputs of equal shapes.
+
+    Raises:
+        ValueError: If the outputs for an image are not finite.
+    """
     inputs = {name: torch.cat([prepared.inputs[name] for prepared in group]) for name in group[0].inputs}
-    return model(**BatchFeature(inputs).to(model.device, model.dtype))
+    try:
+        outputs = model(**BatchFeature(inputs).to(model.device, model.dtype))
+        check_finite_outputs(outputs, OUTPUTS)
+    except NonFiniteOutputError as error:
+        raise ValueError(f"{group[error.index].sample.name}: {error.reason}") from error
+    return outputs

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput, TensorType
 
 from .boxes_ssdlite import select_detections
 from .configuration_mobilevit import HUB_KWARGS
+from .finite import check_finite_outputs
 
 
 class MobileViTSSDLiteImageProcessorKwargs(ImagesKwargs, total=False):
@@ -200,8 +201,9 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
             (x1, y1, x2, y2), clipped to the image; in pixels, or in 0..1 without `target_sizes`.
 
         Raises:
-            ValueError: If the numbers of sizes and images differ.
+            ValueError: If the numbers of sizes and images differ, or outputs are not finite.
         """
+        check_finite_outputs(outputs, ("logits", "pred_boxes"))  # else NaN would be no detections
         logits, boxes = outputs["logits"].float(), outputs["pred_boxes"].float()
         if target_sizes is not None and len(target_sizes) != len(logits):
             raise ValueError(f"target_sizes: got {len(target_sizes)} for {len(logits)} images. Pass one per image.")

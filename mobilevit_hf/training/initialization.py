@@ -23,6 +23,7 @@ from ..model_sources import DEFAULT_MODEL, check_weights, checkpoint_errors, res
 from ..modeling.anchors_ssdlite import anchor_recall, fit_anchors
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
+from ..modeling.finite import check_finite_weights
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from ..modeling.layers_mobilevit import FastDropout
 from ..modeling.modeling_mobilevit import MobileViTForImageClassification
@@ -166,7 +167,8 @@ def _continue_detector(
 def _finish(
     arguments: TrainArguments, model: PreTrainedModel, processor: BaseImageProcessor, size: int, *notes: str
 ) -> InitialModel:
-    """Set the dropout probability of the transformer layers."""
+    """Check the weights and set the dropout probability of the transformer layers."""
+    check_finite_weights(model, str(arguments.model))
     if arguments.hidden_dropout_prob is not None:
         for module in model.modules():
             if isinstance(module, FastDropout):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -47,6 +48,20 @@ def test_inputs_are_validated_and_converted_to_float32(tiny_model):
         exported(pixels[..., :16])
     with pytest.raises(ValueError, match="output_attentions: not supported by an exported model"):
         exported(pixels, output_attentions=True)
+
+
+def test_outputs_that_are_not_finite_are_rejected(tiny_model):
+    def runtime(pixels):
+        means = pixels.mean((2, 3))
+        return [np.where(means == 0, np.inf, means)]
+
+    config = tiny_model(mobilevit_hf.MobileViTForImageClassification).config
+    exported = ExportedModel(config, "image-classification", runtime, 0)
+    pixels = torch.ones(3, 3, 64, 64)
+    assert exported(pixels).logits.shape == (3, 3)
+    pixels[1, 2] = 0
+    with pytest.raises(ValueError, match="image 1 of the batch: got infinity in logits, expected finite"):
+        exported(pixels)
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino", pytest.param("executorch", marks=pytest.mark.slow)])

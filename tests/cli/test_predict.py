@@ -407,6 +407,17 @@ def test_unreadable_images_are_reported_and_skipped(mobilevit, classifier, photo
     assert "c.jpg" in out
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_image_of_a_non_finite_output_is_named(mobilevit, overflowing_dir, tmp_path, options):
+    for i, color in enumerate(["black", "white", "black"]):
+        Image.new("RGB", (64, 64), color).save(tmp_path / f"{i}.png")
+    (tmp_path / "0.jpg").write_text("no image")
+    code, out, err = mobilevit("predict", tmp_path, "--model", overflowing_dir, *options)
+    assert code == 2
+    assert f"error: {tmp_path / '1.png'}: got NaN in logits, expected finite outputs" in err
+    assert "NaN" not in out
+
+
 def test_control_characters_and_markup_in_names_are_escaped(mobilevit, classifier, image, tmp_path):
     name = "a[red]\x1b[31m\n.png"
     image.save(tmp_path / name)

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import math
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ import transformers
 from dataset_files import make_images, png_bytes
 from evaluation_cases import save_balanced_classifier
 from metric_cases import compute_pycocotools
+from PIL import Image
 from transformers import AutoImageProcessor, YolosConfig, YolosForObjectDetection, YolosImageProcessor
 
 import mobilevit_hf
@@ -141,6 +143,23 @@ def test_note_without_mistakes_states_the_possible_error_rate(classifier):
     assert (result.metrics["accuracy"], result.intervals["accuracy"]) == (1, (1, 1))
     assert re.search(r"All 10 .* 25\.9%", result.notes[0])
     assert round((1 - 0.259) ** 10, 3) == 0.05
+
+
+def test_weights_that_are_not_finite_are_rejected(classifier):
+    model = copy.deepcopy(classifier[0])
+    torch.nn.init.constant_(model.classifier.bias, math.nan)
+    with pytest.raises(ValueError, match=r"got NaN in classifier\.bias, expected finite weights"):
+        evaluate_model(model, classifier[1], label_all(1, label=0), NAMES)
+
+
+def test_image_of_a_non_finite_output_is_named(overflowing_dir):
+    model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(overflowing_dir)
+    processor = AutoImageProcessor.from_pretrained(overflowing_dir)
+    colors = ["black", "black", "white", "black"]
+    samples = [Sample(color, png_bytes(Image.new("RGB", (64, 64), color)), label=0) for color in colors]
+    with pytest.raises(ValueError, match=r"^white: got NaN in logits, expected finite outputs"):
+        evaluate_model(model, processor, samples, NAMES)
+    assert evaluate_model(model, processor, samples[:2], NAMES).num_images == 2
 
 
 def test_empty_split_is_rejected(classifier):
