@@ -1,15 +1,21 @@
 """User paths, JSON files and atomic writes: a file is complete or unchanged, even if the process is killed."""
 
+import contextlib
 import json
+import math
 import os
-import tempfile
+import shutil
+import stat
+import uuid
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Prefix of temporary folders; a killed process leaves them behind, and training and caches remove them later.
-TEMP_PREFIX = ".scratch-"
+# Names of temporary folders: a killed process leaves them behind, and only folders of this name are removed later.
+TEMP_PREFIX = ".mobilevit-tmp-"
+# Far more than a configuration or a record needs; a larger file would fill the memory.
+MAX_JSON_BYTES = 64 * 2**20
 
 
 def user_path(path: str | Path) -> Path:
@@ -17,19 +23,56 @@ def user_path(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111, Path.expanduser raises for an unknown user
 
 
-@contextmanager
+def home_folder() -> Path | None:
+    """Return the home folder, None without `HOME` and an entry in the user database, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Generator[Path, None, None]:
+    """Create a folder in `parent` that is removed at the end.
+
+    Its mode follows the umask, unlike that of Python's `tempfile`: `move_into_place` reads it.
+    """
+    folder = parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_folders(parent: Path) -> list[Path]:
+    """Return the temporary folders in `parent`, those of running processes included."""
+    return [path for path in parent.glob(f"{TEMP_PREFIX}*") if path.is_dir() and not path.is_symlink()]
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Move a file or folder of a `temporary_folder` to `target`, flushed to the disk and with modes by the umask.
+
+    A file is replaced atomically. An existing folder is first moved into the temporary folder.
+    """
+    _finish(source)
+    _replace(source, target)
+    _sync(target.parent)
+
+
+@contextlib.contextmanager
 def atomic_folder(folder: Path) -> Generator[Path, None, None]:
-    """Create a temporary folder whose files are moved into `folder`, each atomically, once all are on the disk.
+    """Create a temporary folder whose entries are moved into `folder`, each atomically, once all are on the disk.
 
     After an error, nothing is moved.
     """
-    with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder) as name:
-        temporary = Path(name)
+    with temporary_folder(folder) as temporary:
         yield temporary
-        for file in sorted(temporary.iterdir()):
-            if file.is_file():
-                _sync(file)
-                file.replace(folder / file.name)
+        entries = sorted(temporary.iterdir())
+        for entry in entries:
+            _finish(entry)
+        for entry in entries:
+            _replace(entry, folder / entry.name)
     _sync(folder)
 
 
@@ -44,21 +87,65 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the JSON object in a file; empty if the file does not exist.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON file that contains an object (`dict`) or an array (`list`); empty if the file does not exist.
 
     Raises:
-        ValueError: If the file can't be read or contains another type.
+        ValueError: If it is not a file, can't be read, is too large or contains another type. The message is one line.
     """
-    if not path.is_file():
-        return {}
+    if not path.exists():
+        return kind()
+    if not path.is_file():  # reading a pipe or a device may never end
+        raise ValueError(f"{path}: got {'a folder' if path.is_dir() else 'no file'}, expected a JSON file. Remove it.")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        limit = MAX_JSON_BYTES // 2**20
+        raise ValueError(f"{path}: got {size // 2**20} MiB, expected at most {limit}. Remove or fix it.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: can't be read ({error}). Remove or fix it.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object. Remove or fix it.")
+    if not isinstance(values, kind):
+        expected = "a JSON array" if kind is list else "a JSON object"
+        raise ValueError(f"{path}: got {type(values).__name__}, expected {expected}. Remove or fix it.")
     return values
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that may come from elsewhere; bytes are UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        ValueError: If it is invalid, too deeply nested, or contains a number that is not finite as a float.
+    """
+    reject = partial(_parse_number, float)
+    try:
+        return json.loads(text, parse_constant=reject, parse_float=reject, parse_int=partial(_parse_number, int))
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+def _parse_number(kind: type[int] | type[float], text: str) -> int | float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"got {text[:20]}, expected a finite number")
+    return value if kind is float else int(text)
+
+
+def _finish(path: Path) -> None:
+    """Flush a file or folder of a temporary folder to the disk, and set the modes that the umask gives."""
+    by_umask = path.parent.stat().st_mode & 0o777
+    for part in (path, *path.rglob("*")):
+        mode = stat.S_IMODE(part.stat().st_mode)
+        expected = mode & ~0o777 | (by_umask if part.is_dir() else by_umask & 0o666)
+        if mode != expected:
+            with contextlib.suppress(OSError):  # a file system without modes
+                part.chmod(expected)
+        _sync(part)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename a file or folder of a temporary folder; a target that is in the way is moved into that folder."""
+    if target.is_dir() and not target.is_symlink():
+        target.rename(source.with_name(f"{source.name}.replaced"))
+    source.replace(target)
 
 
 def _sync(path: Path) -> None:

@@ -21,7 +21,7 @@ from mobilevit_hf.cli import console
 from mobilevit_hf.hub import CardOptions
 from mobilevit_hf.hub.contents import CARD, CONFIG, EVAL_RESULTS, PROCESSOR, WEIGHTS, gather
 from mobilevit_hf.hub.metadata import EVALUATIONS, PUBLISHED_FILES
-from mobilevit_hf.io import TEMP_PREFIX
+from mobilevit_hf.io import move_into_place, temporary_folder
 from mobilevit_hf.model_sources import ASSETS
 
 MAX_BYTES = 4_000_000  # size limit of a built-in model, all files together
@@ -67,14 +67,12 @@ def adapt_card(card: str) -> str:
 
 def replace_folder(folder: Path, files: dict[str, bytes]) -> None:
     """Write files by name to a folder atomically, replacing an existing folder."""
-    with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder.parent) as scratch:
-        new = Path(scratch) / "new"
+    with temporary_folder(folder.parent) as scratch:
+        new = scratch / "new"
         new.mkdir()
         for name, data in files.items():
             (new / name).write_bytes(data)
-        if folder.exists():
-            folder.rename(new.with_name("old"))
-        new.rename(folder)
+        move_into_place(new, folder)
 
 
 def make_builtin(run: Path, folder: Path, card_options: CardOptions) -> None:

@@ -12,7 +12,6 @@ the originals only.
 import argparse
 import gzip
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from mobilevit_hf.cli import console
-from mobilevit_hf.io import TEMP_PREFIX
+from mobilevit_hf.io import temporary_folder
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 NUM_VALIDATION = 5000
@@ -108,8 +107,8 @@ def write_folders(folder: Path, images: Iterable[tuple[str, int, str, np.ndarray
     if folder.exists():
         raise ValueError(f"{folder}: got an existing folder, expected a new one. Pass another path.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=folder.parent) as scratch:
-        new = Path(scratch) / "new"
+    with temporary_folder(folder.parent) as scratch:
+        new = scratch / "new"
         for split, name in product(("train", "validation", "test"), CLASSES):
             (new / split / name).mkdir(parents=True)
         for split, label, name, pixels in images:

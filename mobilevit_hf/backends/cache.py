@@ -7,13 +7,12 @@ import importlib.metadata
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..io import TEMP_PREFIX, read_json, user_path
+from ..io import TEMP_PREFIX, read_json, temporary_folder, temporary_folders, user_path
 from ..records import EXPORT_FILE, ExportRecord, write_record
 from .files import exported_bytes
 from .formats import FORMATS, Format
@@ -117,8 +116,8 @@ def get_or_create(
     folder = root / name
     if not (folder / EXPORT_FILE).is_file():
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=root, ignore_cleanup_errors=True) as scratch:
-            created = Path(scratch) / name
+        with temporary_folder(root) as scratch:
+            created = scratch / name
             (created / file).parent.mkdir(parents=True)
             measured = write(created / file)
             record = ExportRecord(file=file, bytes=exported_bytes(created / file), **key, **measured)
@@ -171,7 +170,7 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
         if total > max_bytes and entry.folder != keep and _remove(entry.folder):
             total -= entry.bytes
             removed += entry.bytes
-    for scratch in cache_folder().glob(f"{TEMP_PREFIX}*"):
+    for scratch in temporary_folders(cache_folder()):
         with contextlib.suppress(OSError):
             if time.time() - scratch.stat().st_mtime > MAX_SCRATCH_SECONDS:
                 shutil.rmtree(scratch, ignore_errors=True)

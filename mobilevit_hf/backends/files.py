@@ -1,12 +1,10 @@
 """Files of an exported model. Importing this module does not import torch."""
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
-from ..io import TEMP_PREFIX
+from ..io import move_into_place, temporary_folder
 
 
 def exported_files(path: Path) -> list[Path]:
@@ -24,11 +22,8 @@ def exported_bytes(path: Path) -> int:
 def replace_exported(path: Path) -> Generator[Path, None, None]:
     """Yield a scratch path; on success its files replace those at `path`, on failure nothing is left behind."""
     existing = next(folder for folder in path.parents if folder.exists())
-    with tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=existing) as folder:
-        scratch = Path(folder) / path.name
-        yield scratch
+    with temporary_folder(existing) as folder:
+        yield folder / path.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        for part in exported_files(path):
-            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
-        for part in exported_files(scratch):
-            part.rename(path.parent / part.name)
+        for part in exported_files(folder / path.name):
+            move_into_place(part, path.parent / part.name)

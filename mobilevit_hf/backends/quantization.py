@@ -147,7 +147,7 @@ def load_calibration_images(source: str, task: TaskName, processor: BaseImagePro
     try:
         dataset = load_dataset(source)
     except ValueError as error:
-        names, _ = find_images([source])
+        names, _, _ = find_images([source])
         if len(names) < 2:
             raise ValueError(f"calibration: {error}") from error
         samples = Random(0).sample([Sample(name, name) for name in names], len(names))

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import BaseImageProcessor
 
-from ..io import user_path
+from ..io import move_into_place, temporary_folder, user_path
 from ..modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
@@ -232,10 +232,8 @@ def _check_output(output_dir: str | Path) -> Path:
 def _save(model: MobileViTPreTrainedModel, processor: BaseImageProcessor, output: Path) -> None:
     """Save model and image processor to a temporary directory, then rename it."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        finished = Path(scratch) / output.name
+    with temporary_folder(output.parent) as scratch:
+        finished = scratch / output.name
         model.save_pretrained(finished)
         processor.save_pretrained(finished)
-        if output.exists():
-            output.rmdir()  # empty, see _check_output
-        finished.rename(output)
+        move_into_place(finished, output)  # an existing folder is empty, see _check_output

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..io import TEMP_PREFIX, atomic_folder, write_atomically, write_text
+from ..io import atomic_folder, temporary_folders, write_atomically, write_text
 
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"step-\d+\.pt")
@@ -68,8 +68,9 @@ def save_model(output_dir: Path, model: PreTrainedModel, processor: BaseImagePro
 def remove_leftovers(output_dir: Path, keep: int) -> None:
     """Delete temporary files and surplus checkpoints of a killed process."""
     _remove_old(output_dir, keep)
-    for path in output_dir.rglob(f"{TEMP_PREFIX}*"):
-        shutil.rmtree(path)
+    for parent in (output_dir, output_dir / CHECKPOINT_FOLDER):
+        for path in temporary_folders(parent):
+            shutil.rmtree(path)
 
 
 def _remove_old(output_dir: Path, keep: int) -> None:

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 import mobilevit_hf
+from mobilevit_hf.io import TEMP_PREFIX
 from mobilevit_hf.training.checkpoint import (
     History,
     find_checkpoints,
@@ -72,15 +73,15 @@ def test_failed_save_keeps_previous_model(tiny_model, checkpoints, tmp_path, mon
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     save_steps(tmp_path, [1, 2, 3], keep=9)
-    kept = [".gitignore", "notes.txt", ".settings/a.txt", "checkpoints/.hidden"]
-    leftovers = [".scratch-abc/model.safetensors", "checkpoints/.scratch-12/step-00000004.pt"]
+    kept = [".gitignore", "notes.txt", ".settings/a.txt", "checkpoints/.hidden", ".scratch-mine/a.txt"]
+    leftovers = [f"{TEMP_PREFIX}abc/model.safetensors", f"checkpoints/{TEMP_PREFIX}12/step-00000004.pt"]
     for name in kept + leftovers:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     remove_leftovers(tmp_path, 2)
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {*kept, "checkpoints/step-00000002.pt", "checkpoints/step-00000003.pt"}
-    assert not list(tmp_path.rglob(".scratch-*"))
+    assert not list(tmp_path.rglob(f"{TEMP_PREFIX}*"))
 
 
 def test_history_continues_from_a_step(tmp_path):
