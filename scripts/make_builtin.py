@@ -7,17 +7,19 @@ RUN DATA --split test --json > RUN/evaluation-test.json`. The package contains t
 float32), and neither images of the dataset nor code.
 """
 
+from mobilevit_hf.cli.process import run_and_exit
+
+# isort: split
+
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
 
-from mobilevit_hf.cli import console
 from mobilevit_hf.hub import CardOptions
 from mobilevit_hf.hub.contents import CARD, CONFIG, EVAL_RESULTS, PROCESSOR, WEIGHTS, gather
 from mobilevit_hf.hub.metadata import EVALUATIONS, PUBLISHED_FILES
@@ -125,12 +127,8 @@ def main() -> None:
         description=args.description,
         images=False,
     )
-    try:
-        make_builtin(args.run, ASSETS / args.name, card_options)
-    except (ValueError, OSError) as error:
-        console.log("error", str(error), color="red")
-        sys.exit(console.EXIT_ERROR)
+    make_builtin(args.run, ASSETS / args.name, card_options)
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

@@ -9,9 +9,12 @@ in half of the copies as in product photos. Validation (the last 5,000 of the 60
 the originals only.
 """
 
+from mobilevit_hf.cli.process import run_and_exit
+
+# isort: split
+
 import argparse
 import gzip
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
@@ -19,7 +22,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mobilevit_hf.cli import console
 from mobilevit_hf.io import temporary_folder
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -125,12 +127,8 @@ def main() -> None:
         "--copies", type=float, default=1, help="recolored copies per training image; 0.25: of every fourth image"
     )
     args = parser.parse_args()
-    try:
-        write_folders(args.output_dir, read_images(args.source, args.copies))
-    except (ValueError, OSError) as error:
-        console.log("error", str(error), color="red")
-        sys.exit(console.EXIT_ERROR)
+    write_folders(args.output_dir, read_images(args.source, args.copies))
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

@@ -4,25 +4,23 @@ Modules of this folder import torch, transformers and other slow libraries insid
 and usage errors take a fraction of a second.
 """
 
-import atexit
-import gc
+from . import interrupts  # noqa: F401, handles Ctrl-C during the imports below
+
+# isort: split
+
 import importlib
-import os
 import re
-import sys
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.exceptions import TyperException
-from wrapt import register_post_import_hook
 
 from .. import __version__
 from . import console
 from .launch import check_launcher
+from .process import run_and_exit
 
 # Each is a function of that name in a module of that name.
 COMMANDS = (
@@ -114,7 +112,7 @@ app = _make_typer(cls=Commands, no_args_is_help=True, add_completion=True)
 
 def main() -> None:
     """Run the command line."""
-    _run(partial(app, standalone_mode=False))
+    run_and_exit(partial(app, standalone_mode=False))
 
 
 def run(command: Callable[..., None]) -> None:
@@ -126,42 +124,7 @@ def run(command: Callable[..., None]) -> None:
         check_launcher()
         return script(standalone_mode=False)
 
-    _run(start)
-
-
-def _run(program: Callable[[], int | None]) -> None:
-    """Run a program and exit; an error of the user or the system ends in one line and exit code 2."""
-    register_post_import_hook(_silence, "transformers.utils.logging")
-    atexit.register(gc.freeze)  # otherwise Python looks for cycles among all objects of torch at exit, for a second
-    try:
-        sys.exit(program() or 0)
-    except typer.Abort:  # end of the standard input
-        console.log("error", "aborted: the standard input ended.", color="red")
-        sys.exit(1)
-    except TyperException as error:
-        _print_usage_error(error)
-        sys.exit(console.EXIT_ERROR)
-    except (ValueError, OSError) as error:
-        if os.environ.get("MOBILEVIT_DEBUG"):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        console.log("error", reason, color="red")
-        sys.exit(console.EXIT_ERROR)
-
-
-def _print_usage_error(error: TyperException) -> None:
-    message, ctx = error.format_message().replace("Value error, ", ""), getattr(error, "ctx", None)
-    if ctx and message == ctx.get_help():  # no arguments
-        print(message, file=sys.stderr)
-        return
-    message = " ".join(message.split())
-    hint = f" See {ctx.command_path} -h." if ctx else ""
-    console.log("error", f"{message}{'' if message.endswith(('.', '?')) else '.'}{hint}", color="red")
-
-
-def _silence(logging: ModuleType) -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    run_and_exit(start)
 
 
 def _print_version(value: bool) -> None:

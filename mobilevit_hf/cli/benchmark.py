@@ -1,7 +1,6 @@
 """`mobilevit benchmark`: measure the speed and size of a model on each backend."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,7 +81,7 @@ def benchmark(
         timings = list(measure(task, folder, settings, shapes, rounds, threads))
     if as_json:
         rows = [dataclasses.asdict(timing) | {"setting": str(timing.setting)} for timing in timings]
-        typer.echo(json.dumps(metadata | {"timings": rows}, indent=2))
+        console.print_json(metadata | {"timings": rows}, indent=2)
     else:
         _print_results(metadata, timings)
     if plot:

@@ -1,6 +1,5 @@
 """`mobilevit check-data`: count what is in a dataset and report invalid samples."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice, zip_longest
@@ -53,7 +52,7 @@ def check_data(
     if image_grid:
         saved = _save_grid(next(iter(valid_splits(dataset, report).values()), []), report.classes, image_grid)
     if as_json:
-        print(json.dumps({"path": data} | _to_json(report) | ({"image_grid": str(saved)} if saved else {})))
+        console.print_json({"path": data} | _to_json(report) | ({"image_grid": str(saved)} if saved else {}))
     else:
         _print_report(data, report)
         if saved:

@@ -1,6 +1,11 @@
 """Output streams, exit codes, messages and progress bars of the commands."""
 
+import codecs
+import io
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -8,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from ..redaction import redact, redact_message
 from .options import Device
 
 output, messages = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -17,6 +23,24 @@ EXIT_UNREADABLE = 1
 EXIT_ERROR = 2
 
 MEGABYTE = 10**6
+
+# What stands for drawings and symbols of the commands where the output's encoding lacks them, as on Windows.
+ASCII = {"█": "#", "→": "->", "…": "...", "√": "sqrt", "²": "^2"}
+
+
+def replace_unencodable() -> None:
+    """Make standard output and error print what their encoding lacks as ASCII, or as an escape sequence."""
+    codecs.register_error("ascii_or_escape", _encode_as_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ascii_or_escape")
+
+
+def _encode_as_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    return "".join(ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in characters), error.end
 
 
 def printable(text: str) -> str:
@@ -31,12 +55,27 @@ def _escape_character(character: str) -> str:
 
 def log(kind: str, text: str, color: str = "yellow") -> None:
     """Print a line `kind: text` to standard error."""
-    messages.print(f"[{color}]{kind}:[/] {escape(printable(text))}", soft_wrap=True, highlight=False)
+    messages.print(f"[{color}]{kind}:[/] {escape(printable(redact_message(text)))}", soft_wrap=True, highlight=False)
 
 
 def print_line(text: str, style: str = "") -> None:
     """Print a line to standard output: no markup, no wrapping, no highlighting."""
-    output.print(printable(text), style=style or None, soft_wrap=True, highlight=False, markup=False)
+    output.print(printable(redact(text)), style=style or None, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print a value to standard output as ASCII JSON: one line, or indented.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(
+            "--json: got NaN or infinity in the result, expected finite numbers. Leave out --json to see it."
+        ) from error
+    print(text, flush=True)
 
 
 def make_table(label: str, *numbers: str, show_header: bool = True) -> Table:

@@ -1,7 +1,6 @@
 """`mobilevit evaluate`: measure accuracy or mean average precision on a labeled dataset."""
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,7 +82,7 @@ def evaluate(
         console.log("note", note)
     if as_json:
         heading = {"model": model, "data": data, "split": name}
-        print(json.dumps(heading | _to_json(dataclasses.replace(result, problems=problems))))
+        console.print_json(heading | _to_json(dataclasses.replace(result, problems=problems)))
     else:
         for problem in problems:
             console.log(problem.kind, f"{problem.name}: {problem.reason}", color="red")

@@ -1,6 +1,5 @@
 """`mobilevit models`: list pretrained models."""
 
-import json
 from typing import NamedTuple
 
 from rich.table import Table
@@ -37,7 +36,7 @@ def models(as_json: JsonOption = False) -> None:
     """List the built-in models, and Apple's on the Hub."""
     pretrained = [*map(_describe_builtin, builtin_models()), *_describe_official()]
     if as_json:
-        print(json.dumps([model._asdict() for model in pretrained], indent=2))
+        console.print_json([model._asdict() for model in pretrained], indent=2)
         return
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(no_wrap=True)

@@ -1,6 +1,5 @@
 """`mobilevit predict`: classify images or detect objects in them."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -142,7 +141,9 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
     """Print the predictions for images; return how many could not be read, and how many there were."""
     from ..data.images import UnreadableImageError, find_images
 
-    sources, missing = find_images(images)
+    sources, missing, notes = find_images(images)
+    for note in notes:
+        console.log("note", note)
     for source, reason in missing.items():
         _report_unreadable(source, reason, options.as_json)
     failures, total = len(missing), len(sources) + len(missing)
@@ -162,7 +163,7 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
         saved = _save_detections(predictor, source, image, predictions, options.save) if options.save else None
         if options.as_json:
             record = {"image": source, "predictions": predictions} | ({"saved": str(saved)} if saved else {})
-            print(json.dumps(record), flush=True)
+            console.print_json(record)
         elif is_detector:
             _print_detections(source, predictions, threshold, saved)
         else:
@@ -229,7 +230,7 @@ def _predict_batches(
 
 def _report_unreadable(source: str, reason: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"image": source, "error": reason}), flush=True)
+        console.print_json({"image": source, "error": reason})
     else:
         console.log("unreadable", f"{source}: {reason}", color="red")
 
