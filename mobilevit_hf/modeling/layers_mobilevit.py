@@ -1,15 +1,12 @@
 """Layers of MobileViT (Mehta & Rastegari, ICLR 2022, arXiv 2110.02178), including encoder and DeepLabv3 head.
 
-Parameter names match stock transformers, so checkpoints are interchangeable. Differences in execution: feature maps
-stay in channels_last, so that unfolding into patches is one copy; activations run in place if no gradient needs their
-input; attention uses `scaled_dot_product_attention`; matrix products use the fastest available kernel.
+Module names match stock transformers, so checkpoints are interchangeable, and each module returns what stock's
+returns, so tools that use hooks, trace or quantize work alike. Differences in execution: feature maps stay in
+channels_last, so that unfolding into patches is one copy; attention uses `scaled_dot_product_attention`.
 
 Shapes in comments: B batch, C channels, H and W height and width, P pixels per patch (patch_size²), N patches,
 D width of the transformer.
 """
-
-import platform
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,67 +16,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_mobilevit import MobileViTConfig
-
-INPLACE_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"silu": F.silu, "swish": F.silu, "relu": F.relu}
-
-
-class FreshInputActivation(nn.Module):
-    """SiLU or ReLU for inputs without other references, in place unless a gradient needs the input.
-
-    In-place operation saves one pass over memory, the bottleneck of a light network on a CPU. With gradients, autograd
-    would clone the input first, which costs more than it saves.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.function = INPLACE_FUNCTIONS[name]
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.function(features, inplace=not features.requires_grad)
-
-
-# On x86, oneDNN's pointwise convolution computes this network's narrow matrix products about twice as fast as the BLAS
-# behind `F.linear`. Below this number of multiplications, the two or three additional calls cost more than that saves.
-POINTWISE_CONVOLUTION = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
-POINTWISE_CONVOLUTION_MIN_MACS = 2**23
-
-
-class TokenLinear(nn.Linear):
-    """`nn.Linear` on (B, N, D) tokens, computed on the CPU as an equivalent 1x1 convolution of one image."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if (
-            not POINTWISE_CONVOLUTION
-            or torch.compiler.is_compiling()
-            or input.device.type != "cpu"
-            or input.dtype != torch.float32
-            or input.numel() * self.out_features < POINTWISE_CONVOLUTION_MIN_MACS
-        ):
-            return super().forward(input)
-        # (B, N, D) → (1, D, B, N) in channels_last → (1, D', B, N) → (B, N, D'), all without a copy
-        image = input.unsqueeze(0).permute(0, 3, 1, 2)
-        return F.conv2d(image, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).squeeze(0)
-
-
-class FastDropout(nn.Dropout):
-    """`nn.Dropout` that is four times as fast on the CPU, where one random number per element takes 10% of a step.
-
-    On the CPU, 64 random bits serve four elements: each is dropped with a probability within 2^-17 of `p`.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(input)
-        size = input.numel()
-        bits = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
-        uniform = bits.view(torch.int16)[:size].view(input.shape)  # uniform over -2^15 .. 2^15 - 1
-        mask = uniform >= round(self.p * 2**16) - 2**15
-        return input * mask.to(input.dtype).div_(1 - self.p)
-
-
-def make_activation(name: str) -> nn.Module:
-    """Create the activation with the given name in transformers, in place if that is safe."""
-    return FreshInputActivation(name) if name in INPLACE_FUNCTIONS else ACT2FN[name]
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -110,7 +46,7 @@ class MobileViTConvLayer(nn.Module):
             in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=bias
         )
         self.normalization = nn.BatchNorm2d(out_channels) if normalization else None
-        self.activation = make_activation(activation) if activation else None
+        self.activation = ACT2FN[activation] if activation else None
 
     def forward(self, features: Tensor) -> Tensor:
         for layer in (self.convolution, self.normalization, self.activation):
@@ -156,48 +92,51 @@ class MobileViTMobileNetLayer(nn.Module):
         return features
 
 
-def eager_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
-    """Compute attention explicitly: (B, heads, N, D / heads) each → context of the same shape, (B, heads, N, N)."""
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    weights = F.dropout(scores.softmax(dim=-1), dropout)
-    return weights @ value, weights
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether forward or backward hooks are registered on a module."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
 
 
 class MobileViTSelfAttention(nn.Module):
-    """Multi-head self-attention. (B, N, D) → context (B, N, D) and, if requested, weights (B, heads, N, N)."""
+    """Multi-head self-attention, (B, N, D) → (B, N, D); the weights (B, heads, N, N) are appended to `attentions`."""
 
     def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
         self.num_attention_heads = config.num_attention_heads
-        self.attention_probs_dropout_prob = config.attention_probs_dropout_prob
-        self.query = TokenLinear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.key = TokenLinear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.value = TokenLinear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.value = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, tokens: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
         # (B, N, D) → (B, heads, N, D / heads)
         query, key, value = (
             project(tokens).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        dropout = self.attention_probs_dropout_prob if self.training else 0.0
-        # The fused kernels do not return the weights.
-        if output_attentions or self.config._attn_implementation == "eager":
-            context, weights = eager_attention(query, key, value, dropout)
+        # The fused kernels do not return the weights, which hooks of the dropout see as well.
+        if attentions is not None or self.config._attn_implementation == "eager" or has_hooks(self.dropout):
+            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+            weights = self.dropout(scores.softmax(dim=-1))
+            if attentions is not None:
+                attentions.append(weights)
+            context = weights @ value
         else:
-            context, weights = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout), None
+            dropout = self.dropout.p if self.dropout.training else 0.0
+            context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         # (B, heads, N, D / heads) → (B, N, D)
-        return context.transpose(1, 2).flatten(2), weights if output_attentions else None
+        return context.transpose(1, 2).flatten(2)
 
 
-class MobileViTOutput(nn.Module):
-    """Linear layer and dropout: output projection of the attention, or second half of the feed-forward network."""
+class MobileViTSelfOutput(nn.Module):
+    """Output projection of the attention."""
 
-    def __init__(self, config: MobileViTConfig, in_features: int, out_features: int) -> None:
+    def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
         super().__init__()
-        self.dense = TokenLinear(in_features, out_features)
-        self.dropout = FastDropout(config.hidden_dropout_prob)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.dropout(self.dense(tokens))
@@ -209,11 +148,10 @@ class MobileViTAttention(nn.Module):
     def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
         super().__init__()
         self.attention = MobileViTSelfAttention(config, hidden_size)
-        self.output = MobileViTOutput(config, hidden_size, hidden_size)
+        self.output = MobileViTSelfOutput(config, hidden_size)
 
-    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
-        context, weights = self.attention(tokens, output_attentions)
-        return self.output(context), weights
+    def forward(self, tokens: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
+        return self.output(self.attention(tokens, attentions=attentions))
 
 
 class MobileViTIntermediate(nn.Module):
@@ -221,46 +159,53 @@ class MobileViTIntermediate(nn.Module):
 
     def __init__(self, config: MobileViTConfig, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.dense = TokenLinear(hidden_size, intermediate_size)
-        self.intermediate_act_fn = make_activation(config.hidden_act)
+        self.dense = nn.Linear(hidden_size, intermediate_size)
+        self.intermediate_act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.intermediate_act_fn(self.dense(tokens))
 
 
+class MobileViTOutput(nn.Module):
+    """Second half of the feed-forward network, added to the input of the first."""
+
+    def __init__(self, config: MobileViTConfig, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(intermediate_size, hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, expanded: Tensor, tokens: Tensor) -> Tensor:
+        return tokens + self.dropout(self.dense(expanded))
+
+
 class MobileViTTransformerLayer(nn.Module):
-    """Pre-norm transformer layer. (B, N, D) → (B, N, D) and, if requested, the attention weights."""
+    """Pre-norm transformer layer, (B, N, D) → (B, N, D)."""
 
     def __init__(self, config: MobileViTConfig, hidden_size: int) -> None:
         super().__init__()
         intermediate_size = int(hidden_size * config.mlp_ratio)
         self.attention = MobileViTAttention(config, hidden_size)
         self.intermediate = MobileViTIntermediate(config, hidden_size, intermediate_size)
-        self.output = MobileViTOutput(config, intermediate_size, hidden_size)
+        self.output = MobileViTOutput(config, hidden_size, intermediate_size)
         self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, Tensor | None]:
-        attended, weights = self.attention(self.layernorm_before(tokens), output_attentions)
-        tokens = tokens + attended
-        tokens = tokens + self.output(self.intermediate(self.layernorm_after(tokens)))
-        return tokens, weights
+    def forward(self, tokens: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
+        tokens = tokens + self.attention(self.layernorm_before(tokens), attentions=attentions)
+        return self.output(self.intermediate(self.layernorm_after(tokens)), tokens)
 
 
 class MobileViTTransformer(nn.Module):
-    """Stack of transformer layers. Returns the tokens and a tuple of each layer's weights, empty unless requested."""
+    """Stack of transformer layers, (B, N, D) → (B, N, D)."""
 
     def __init__(self, config: MobileViTConfig, hidden_size: int, num_layers: int) -> None:
         super().__init__()
         self.layer = nn.ModuleList(MobileViTTransformerLayer(config, hidden_size) for _ in range(num_layers))
 
-    def forward(self, tokens: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
-        attentions = ()
+    def forward(self, tokens: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
         for layer in self.layer:
-            tokens, weights = layer(tokens, output_attentions)
-            if weights is not None:
-                attentions += (weights,)
-        return tokens, attentions
+            tokens = layer(tokens, attentions=attentions)
+        return tokens
 
 
 def resize_features(features: Tensor, height: int, width: int) -> Tensor:
@@ -274,8 +219,8 @@ def resize_features(features: Tensor, height: int, width: int) -> Tensor:
 class MobileViTLayer(GradientCheckpointingLayer):
     """MobileViT block (paper, section 3.1): fusion of local (convolution) and global (transformer) features.
 
-    (B, C, H, W) → (B, C', H', W') and the attention weights of its transformer layers, each (B * P, heads, N, N): a
-    pixel attends to the pixels at the same index in all patches.
+    (B, C, H, W) → (B, C', H', W'). The attention weights of its transformer layers are appended to `attentions`, each
+    (B * P, heads, N, N): a pixel attends to the pixels at the same index in all patches.
     """
 
     def __init__(
@@ -319,16 +264,16 @@ class MobileViTLayer(GradientCheckpointingLayer):
         pixels = patches.reshape(batch, p, p, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
         return pixels.reshape(batch, rows * p, columns * p, channels).permute(0, 3, 1, 2)
 
-    def forward(self, features: Tensor, output_attentions: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, features: Tensor, attentions: list[Tensor] | None = None) -> Tensor:
         features = self.downsampling_layer(features)
         local = self.conv_1x1(self.conv_kxk(features))
         p, (height, width) = self.patch_size, local.shape[-2:]
         rows, columns = (height + p - 1) // p, (width + p - 1) // p
         patches = self.unfold(resize_features(local, rows * p, columns * p), rows, columns)
-        patches, attentions = self.transformer(patches, output_attentions)
+        patches = self.transformer(patches, attentions=attentions)
         folded = self.fold(self.layernorm(patches), rows, columns)
         folded = self.conv_projection(resize_features(folded, height, width))
-        return self.fusion(torch.cat((features, folded), dim=1)), attentions
+        return self.fusion(torch.cat((features, folded), dim=1))
 
 
 class MobileViTEncoder(nn.Module):
@@ -353,19 +298,18 @@ class MobileViTEncoder(nn.Module):
     def forward(
         self, features: Tensor, output_hidden_states: bool = False, output_attentions: bool = False
     ) -> BaseModelOutput:
-        hidden_states, attentions = (), ()
+        hidden_states = ()
+        attentions: list[Tensor] | None = [] if output_attentions else None
         for layer in self.layer:
-            if isinstance(layer, MobileViTLayer):
-                features, weights = layer(features, output_attentions)
-                attentions += weights
-            else:
-                features = layer(features)
+            # Passed by name: tools that replace the inputs of a layer expect tensors.
+            options = {"attentions": attentions} if isinstance(layer, MobileViTLayer) else {}
+            features = layer(features, **options)
             if output_hidden_states:
                 hidden_states += (features,)
         return BaseModelOutput(
             last_hidden_state=features,
             hidden_states=hidden_states if output_hidden_states else None,
-            attentions=attentions if output_attentions else None,
+            attentions=None if attentions is None else tuple(attentions),
         )
 
 
@@ -374,10 +318,11 @@ class MobileViTASPPPooling(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.conv_1x1 = MobileViTConvLayer(in_channels, out_channels, 1, activation="relu")
 
     def forward(self, features: Tensor) -> Tensor:
-        pooled = self.conv_1x1(features.mean(dim=(-2, -1), keepdim=True))
+        pooled = self.conv_1x1(self.global_pool(features))
         return pooled.expand(-1, -1, *features.shape[-2:])
 
 

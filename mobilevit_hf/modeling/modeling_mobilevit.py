@@ -178,7 +178,9 @@ class MobileViTModel(MobileViTPreTrainedModel):
         output_hidden_states = default_to(output_hidden_states, self.config.output_hidden_states)
         output_attentions = default_to(output_attentions, self.config.output_attentions)
         features = self.conv_stem(self._prepare_pixels(pixel_values))
-        encoded = self.encoder(features, output_hidden_states, output_attentions)
+        encoded = self.encoder(
+            features, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
         features = encoded.last_hidden_state
         if self.expand_output:
             features = self.conv_1x1_exp(features)
@@ -231,7 +233,9 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
         Raises:
             ValueError: If the images are invalid, see `MobileViTModel.forward`, or a label is out of range.
         """
-        outputs = self.mobilevit(pixel_values, output_hidden_states, output_attentions)
+        outputs = self.mobilevit(
+            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:
@@ -285,7 +289,9 @@ class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
         """
         if labels is not None and self.num_labels == 1:
             raise ValueError("num_labels: got 1, expected at least 2 to train. Add a background class.")
-        outputs = self.mobilevit(pixel_values, output_hidden_states, output_attentions)
+        outputs = self.mobilevit(
+            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
         logits = self.segmentation_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:

@@ -25,7 +25,6 @@ from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.finite import check_finite_weights
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
-from ..modeling.layers_mobilevit import FastDropout
 from ..modeling.modeling_mobilevit import MobileViTForImageClassification
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 from ..modeling.variants_mobilevit import VARIANTS
@@ -60,8 +59,8 @@ def choose_initial_checkpoint() -> tuple[str, list[str]]:
         resolve_model(DEFAULT_MODEL)
     except ValueError as error:
         return FALLBACK_VARIANT, [
-            f"{error} Training {FALLBACK_VARIANT} from scratch; from a pretrained model (--model), fewer images "
-            "are enough."
+            f"Training {FALLBACK_VARIANT} from scratch, with new weights instead of pretrained ones, which needs more "
+            f"images and time: {error}"
         ]
     return DEFAULT_MODEL, []
 
@@ -170,8 +169,8 @@ def _finish(
     """Check the weights and set the dropout probability of the transformer layers."""
     check_finite_weights(model, str(arguments.model))
     if arguments.hidden_dropout_prob is not None:
-        for module in model.modules():
-            if isinstance(module, FastDropout):
+        for name, module in model.named_modules():
+            if name.endswith(".output.dropout"):
                 module.p = arguments.hidden_dropout_prob
         getattr(model.config, "backbone_config", model.config).hidden_dropout_prob = arguments.hidden_dropout_prob
     return InitialModel(model, processor, size, notes)

@@ -1,4 +1,4 @@
-"""Layers with a CPU implementation of their own, compared with torch's."""
+"""Layers that are faster on the CPU, compared with torch's."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mobilevit_hf.modeling import layers_mobilevit
-from mobilevit_hf.modeling.layers_mobilevit import FastDropout, TokenLinear
+from mobilevit_hf.modeling import layers_cpu
+from mobilevit_hf.modeling.layers_cpu import FastDropout, TokenLinear
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def convolutions(monkeypatch):
     """Calls of `F.conv2d`, with the convolution of `TokenLinear` enabled on every machine."""
     calls = []
     convolve = F.conv2d
-    monkeypatch.setattr(layers_mobilevit, "POINTWISE_CONVOLUTION", True)
+    monkeypatch.setattr(layers_cpu, "POINTWISE_CONVOLUTION", True)
     monkeypatch.setattr(F, "conv2d", lambda *args: calls.append(args) or convolve(*args))
     return calls
 
@@ -23,7 +23,7 @@ def convolutions(monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 1, 8), (4, 16, 24), (5, 7, 33), (64, 1, 12)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 def test_token_linear_equals_linear(convolutions, monkeypatch, shape, bias):
-    monkeypatch.setattr(layers_mobilevit, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
+    monkeypatch.setattr(layers_cpu, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
     torch.manual_seed(0)
     layer = TokenLinear(shape[-1], 20, bias=bias)
     tokens = torch.randn(shape, requires_grad=True)
@@ -36,7 +36,7 @@ def test_token_linear_equals_linear(convolutions, monkeypatch, shape, bias):
 
 
 def test_token_linear_accepts_strided_tokens(convolutions, monkeypatch):
-    monkeypatch.setattr(layers_mobilevit, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
+    monkeypatch.setattr(layers_cpu, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
     layer, tokens = TokenLinear(24, 20), torch.randn(24, 6, 4).transpose(0, 2)
     torch.testing.assert_close(layer(tokens), F.linear(tokens, layer.weight, layer.bias), atol=1e-5, rtol=0)
 
