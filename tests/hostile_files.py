@@ -84,6 +84,7 @@ def unusual_images(rng):
         "progressive.jpeg": encode(image, "jpg", progressive=True),
         "16 bit.png": encode(deep, "png"),
         "16 bit.tiff": encode(deep, "tif"),
+        "float.tif": encode(Image.fromarray(rng.random((40, 48), dtype=np.float32)), "tif"),
         "rgba.png": encode(image.convert("RGBA"), "png"),
         "rgba.webp": encode(image.convert("RGBA"), "webp"),
         "la.png": encode(image.convert("LA"), "png"),
@@ -109,7 +110,6 @@ def non_images(rng):
         "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n{} loop\n",
         "zeros.png": bytes(1000),
         "noise.webp": rng.bytes(1000),
-        "float.tif": encode(Image.fromarray(rng.random((40, 48), dtype=np.float32)), "tif"),
     }
 
 

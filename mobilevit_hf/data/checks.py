@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..tasks import TaskName
-from .images import DECODER_ERRORS, LazyImage, UnreadableImageError, open_header
+from .duplicates import MAX_COMPARED, find_near_duplicates, make_thumbnail
+from .images import DECODER_ERRORS, LOSSES, UnreadableImageError, load_with_losses, open_header
 from .sequences import LazySequence
 from .types import Dataset, Problem, ProblemKind, Sample, Split
 
@@ -23,6 +24,7 @@ STREAM_SAMPLES = 1000  # of a stream, which may be endless, that are checked
 # Larger images are decoded one at a time in a separate thread: each takes up to 20 bytes per pixel on its way to RGB,
 # and the C library keeps for each thread what it once allocated.
 LARGE_PIXELS = 25_000_000
+MAX_EXAMPLES = 3  # names in a note
 EDGE_TOLERANCE = 1.0  # annotation tools differ by up to a pixel in the coordinate of an image's last pixel
 
 
@@ -49,7 +51,8 @@ class DatasetReport:
         heights: Heights of the upright images in pixels; None if no image was decoded.
         box_sides: √(box area / image area), 0..1; None without boxes or decoded images.
         boxes_per_image: Number of boxes per image; None in classification.
-        notes: `Dataset.notes`, and the streams that were checked in part.
+        notes: `Dataset.notes`, the streams that were checked in part, what decoding loses (`LOSSES`), and images of
+            different classes that look alike.
         problems: `Dataset.problems`, then those of the check in the order of the samples.
         invalid_fraction: Fraction of the samples with an error, 0..1.
         invalid_samples: Invalid samples by split and index: mask (N,) of the valid objects, or None if the whole
@@ -83,6 +86,8 @@ class _Inspection(NamedTuple):
     sample: Sample  # without its image
     size: tuple[int, int] | None = None  # (width, height), None if it was not decoded
     digest: bytes | None = None  # of the pixels
+    thumbnail: np.ndarray | None = None  # (16, 16, 3)
+    losses: Sequence[str] = ()  # keys of `LOSSES`
     error: str | None = None
 
 
@@ -92,8 +97,8 @@ def check_dataset(
     """Decode every image, on all cores, and find samples that would impair training or evaluation.
 
     These are images that can't be decoded completely, boxes without area or outside of their image, unknown labels,
-    and images with equal pixels in two splits, whatever their files. Of a stream, only the first `STREAM_SAMPLES`
-    are checked.
+    and images with equal pixels in two splits, or in a split with different classes, whatever their files. Of a
+    stream, only the first `STREAM_SAMPLES` are checked.
 
     Args:
         dataset: Dataset to check.
@@ -102,7 +107,6 @@ def check_dataset(
     """
     lengths = [len(split) if isinstance(split, Sequence) else None for split in dataset.splits.values()]
     total = None if None in lengths else sum(filter(None, lengths))
-    with_digest = len(dataset.splits) > 1
     inspections: dict[str, list[_Inspection]] = {name: [] for name in dataset.splits}
     notes: list[str] = []
     with (
@@ -111,13 +115,15 @@ def check_dataset(
         ThreadPoolExecutor(max_workers=1) as large_image_pool,
     ):
 
-        def submit(sample: Sample) -> Future[_Inspection]:
+        def submit(sample: Sample, with_thumbnail: bool) -> Future[_Inspection]:
             chosen_pool = large_image_pool if decode and _is_large(sample.image) else pool
-            return chosen_pool.submit(_inspect, sample, decode, with_digest)
+            return chosen_pool.submit(_inspect, sample, decode, with_thumbnail)
 
         for name, split in dataset.splits.items():
             is_stream = not isinstance(split, Sequence)
-            futures = map(submit, islice(split, STREAM_SAMPLES if is_stream else None))
+            step = 1 if is_stream else 1 + (len(split) - 1) // MAX_COMPARED
+            with_thumbnail = (index % step == 0 for index in count())
+            futures = map(submit, islice(split, STREAM_SAMPLES if is_stream else None), with_thumbnail)
             for inspection in _results_in_order(futures, ahead=4 * (os.cpu_count() or 1)):
                 inspections[name].append(inspection)
                 if progress:
@@ -177,16 +183,17 @@ class _ValidSamples(LazySequence):
         return replace(sample, objects=sample.objects.select(self.masks[index]))
 
 
-def _inspect(sample: Sample, decode: bool, with_digest: bool) -> _Inspection:
+def _inspect(sample: Sample, decode: bool, with_thumbnail: bool) -> _Inspection:
     annotation = replace(sample, image=None)
     if not decode:
         return _Inspection(annotation)
     try:
-        image = LazyImage(sample.image).load()
+        image, losses = load_with_losses(sample.image)
     except UnreadableImageError as error:
         return _Inspection(annotation, error=str(error))
-    digest = hashlib.sha256(image.tobytes()).digest() if with_digest else None
-    return _Inspection(annotation, image.size, digest)
+    digest = hashlib.sha256(image.tobytes()).digest()
+    thumbnail = make_thumbnail(image) if with_thumbnail and sample.label is not None else None
+    return _Inspection(annotation, image.size, digest, thumbnail, losses)
 
 
 def _results_in_order(futures: Iterable[Future[_Inspection]], ahead: int) -> Iterator[_Inspection]:
@@ -217,6 +224,8 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
     sizes, box_sides, box_counts = [], [], []
     duplicates = _find_duplicates(inspections)
     for split, inspected in inspections.items():
+        problems += _find_conflicts(inspected, classes)
+        notes += _describe_near_duplicates(split, inspected, classes)
         for index, inspection in enumerate(inspected):
             sample = inspection.sample
             names.add(sample.name)
@@ -252,7 +261,7 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
         heights=_range([height for _, height in sizes]),
         box_sides=_range(box_sides),
         boxes_per_image=_range(box_counts),
-        notes=(*dataset.notes, *notes),
+        notes=(*dataset.notes, *notes, *_describe_losses(inspections)),
         problems=(*dataset.problems, *problems),
         invalid_fraction=len(invalid_names) / max(1, len(names | invalid_names)),
         invalid_samples=invalid,
@@ -269,6 +278,51 @@ def _find_duplicates(inspections: dict[str, list[_Inspection]]) -> dict[tuple[st
         duplicates |= {(split, index): seen[key] for index, key in enumerate(pixels) if key in seen}
         seen |= {key: f"{split}: {i.sample.name}" for key, i in zip(pixels, inspected, strict=True) if i.digest}
     return duplicates
+
+
+def _find_conflicts(inspected: Sequence[_Inspection], classes: Sequence[str]) -> list[Problem]:
+    """Find images of a split that it also contains with other classes."""
+    problems, first_by_pixels = [], {}
+    for inspection in inspected:
+        sample, names = inspection.sample, _class_names(inspection.sample, classes)
+        if inspection.digest:
+            first, first_names = first_by_pixels.setdefault((inspection.size, inspection.digest), (sample, names))
+            if names != first_names:
+                reason = f"its class is {names}; equal to {first.name}, whose class is {first_names}"
+                problems.append(Problem(sample.name, "same image in two classes", reason))
+    return problems
+
+
+def _class_names(sample: Sample, classes: Sequence[str]) -> str:
+    labels = [sample.label] if sample.objects is None else sorted(set(sample.objects.labels.tolist()))
+    return ", ".join(classes[label] for label in labels if label in range(len(classes))) or "none"
+
+
+def _describe_near_duplicates(split: str, inspected: Sequence[_Inspection], classes: Sequence[str]) -> list[str]:
+    compared = [inspection for inspection in inspected if inspection.thumbnail is not None]
+    names = [_class_names(inspection.sample, classes) for inspection in compared]
+    pairs = [
+        [f"{compared[index].sample.name} ({names[index]})" for index in pair]
+        for pair in find_near_duplicates([inspection.thumbnail for inspection in compared], names)
+        if compared[pair[0]].digest != compared[pair[1]].digest
+    ]
+    if not pairs:
+        return []
+    among = "" if len(compared) == len(inspected) else f"of {len(compared)} compared images "
+    examples = "; ".join(" and ".join(pair) for pair in pairs[:MAX_EXAMPLES])
+    return [f"{split}: {len(pairs)} pairs {among}look alike but have different classes, such as {examples}."]
+
+
+def _describe_losses(inspections: dict[str, list[_Inspection]]) -> list[str]:
+    names = {loss: [] for loss in LOSSES}
+    for inspection in chain(*inspections.values()):
+        for loss in inspection.losses:
+            names[loss].append(inspection.sample.name)
+    return [
+        f"{len(names[loss])} images, such as {', '.join(names[loss][:MAX_EXAMPLES])}: {description}."
+        for loss, description in LOSSES.items()
+        if names[loss]
+    ]
 
 
 def _validate(inspection: _Inspection, duplicate: str | None, num_classes: int) -> tuple[Tensor | None, list[Problem]]:

@@ -8,24 +8,24 @@ import struct
 import time
 import warnings
 import zlib
-from collections.abc import Iterable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from huggingface_hub import get_session
 from huggingface_hub.errors import HTTPError
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
+from .image_formats import FORMATS, FORMATS_BY_SUFFIX, IMAGE_SUFFIXES, UNREAD_SUFFIXES, describe_unread
+from .image_repair import strip_metadata
 
-# Formats that Pillow may detect. Others are excluded: for PostScript it would start another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+Result = TypeVar("Result")
 
 # A file of a few kB can claim gigabytes of pixels. 100 megapixels need 300 MB as RGB.
 MAX_PIXELS = 100_000_000
@@ -37,8 +37,29 @@ MAX_DOWNLOAD_SECONDS = 600
 # Raised by Pillow's decoders on damaged files.
 DECODER_ERRORS = (
     *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+    *(AttributeError, RuntimeError, ZeroDivisionError, struct.error, zlib.error, Image.DecompressionBombError),
 )
+
+# How to turn the stored pixels upright, by EXIF orientation.
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What the conversion to 8-bit RGB loses, and how to avoid it.
+LOSSES = {
+    "transparency": "transparency is dropped, which shows the colors below it. To avoid it, composite them over a "
+    'background: `Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))`',
+    "depth": "pixels of more than 8 bits are clipped to 0..255. To avoid it, scale them to 8 bits, such as 16-bit "
+    "images by `Image.fromarray((numpy.asarray(image) / 257).astype(numpy.uint8))`",
+    "frames": "of several frames, only the first is used. To avoid it, save each frame as a file of its own",
+    "colors": "CMYK is converted to RGB without its color profile. To avoid it, save them as RGB with an image editor",
+}
 
 # Markers of a JPEG header: frames (baseline, extended, progressive), and segments without information about colors or
 # orientation: JFIF, ICC profile, comment, quantization and Huffman tables, restart interval.
@@ -56,7 +77,7 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str], list[str]]:
     """Resolve files, folders, glob patterns and URLs to images.
 
     Args:
@@ -64,32 +85,37 @@ def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str]]:
             of which all files below with a suffix in `IMAGE_SUFFIXES` are returned in alphabetical order.
 
     Returns:
-        The unique paths and URLs in the order of the sources, and the reason for each source without any image.
+        The unique paths and URLs in the order of the sources, the reason for each source without any image, and notes
+        on the files in folders that are not read.
     """
     images: dict[str, None] = {}
     missing: dict[str, str] = {}
+    notes: list[str] = []
     for source in sources:
         path = Path(source)
         if is_url(source) or path.is_file():
             images[source] = None
             continue
         if path.is_dir():
-            matches = [str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-            reason = f"no images in this folder (expected {', '.join(sorted(IMAGE_SUFFIXES))})"
+            files = [str(p) for p in sorted(path.rglob("*")) if p.is_file()]
+            matches = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]  # noqa: PTH122
+            unread = describe_unread(files)
+            reason = "no images in this folder" + (f". {unread.rstrip('.')}" if unread else "")
+            notes += [unread] if matches and unread else []
         else:
             matches = [match for match in sorted(glob.glob(source, recursive=True)) if os.path.isfile(match)]  # noqa: PTH207, PTH113
             reason = "no such file or folder"
         images.update(dict.fromkeys(matches))
         if not matches:
             missing[source] = reason
-    return list(images), missing
+    return list(images), missing, notes
 
 
 def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
-    """Decode an image to upright 8-bit RGB.
+    """Decode an image to upright 8-bit RGB, with the pixels that `transformers.image_utils.load_image` returns.
 
-    Applies the EXIF orientation, composites transparency over white, scales 16-bit gray to 8 bits, and converts CMYK
-    and palettes. Of an animation, the first frame is returned.
+    The EXIF orientation is applied. What RGB can't represent is dropped, see `LOSSES`. Damaged metadata is ignored,
+    while transformers raises an error.
 
     Args:
         source: A path, an http(s) URL, the content of an image file, or a decoded image.
@@ -97,30 +123,45 @@ def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     Raises:
         UnreadableImageError: If the image can't be fetched or decoded, or has more than `MAX_PIXELS` pixels.
     """
-    try:
-        source = _download(source) if isinstance(source, str) and is_url(source) else source
-        with (
-            warnings.catch_warnings(action="ignore"),  # Pillow warns of damage that it repairs
-            nullcontext(source) if isinstance(source, Image.Image) else open_header(source) as image,
-        ):
-            if math.prod(image.size) > MAX_PIXELS:
-                raise UnreadableImageError(f"{image.width}x{image.height} pixels, {TOO_LARGE}")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except UnreadableImageError:
-        raise
-    except DECODER_ERRORS as error:
-        raise UnreadableImageError(_describe_error(error)) from error
+    return _read(source, _to_rgb)
 
 
-def open_header(source: str | Path | bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+def load_with_losses(source: str | Path | bytes | Image.Image) -> tuple[Image.Image, list[str]]:
+    """Return an image as `load_image`, and the keys of `LOSSES` that apply to it."""
+    return _read(source, lambda image: (_to_rgb(image), _find_losses(image)))
+
+
+def open_header(source: str | Path | bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Open an image file and read only its header, without Pillow's warning about large images.
+
+    Args:
+        source: A path, or the content of an image file.
+        formats: Formats of Pillow to try. Default: `FORMATS`, and the format of the path's suffix.
 
     Raises:
         Exception: One of `DECODER_ERRORS` if the header can't be read.
     """
+    suffix = "" if isinstance(source, bytes) else Path(source).suffix.lower()
+    if suffix in UNREAD_SUFFIXES:  # Pillow would read the thumbnail of a camera raw
+        raise UnreadableImageError(f"{suffix} is not read: {UNREAD_SUFFIXES[suffix]}")
+    if formats is None:
+        own = FORMATS_BY_SUFFIX.get(suffix)
+        formats = FORMATS if own is None or own in FORMATS else (*FORMATS, own)
     with warnings.catch_warnings(action="ignore"):
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+        try:
+            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+        except DECODER_ERRORS:
+            return Image.open(io.BytesIO(strip_metadata(_read_bytes(source))), formats=formats)
+
+
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1..8; 1 (upright) if the EXIF data is missing or damaged."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except DECODER_ERRORS:
+        return 1
+    return orientation if orientation in TRANSPOSITIONS else 1
 
 
 class Region(NamedTuple):
@@ -206,16 +247,74 @@ def _download(url: str) -> bytes:
     return bytes(data)
 
 
+def _read(source: Any, convert: Callable[[Image.Image], Result]) -> Result:
+    """Open an image and convert it, without its metadata if it can't be decoded with it."""
+    try:
+        source = _download(source) if isinstance(source, str) and is_url(source) else source
+        with warnings.catch_warnings(action="ignore"):  # Pillow warns of damage that it repairs
+            if isinstance(source, Image.Image):
+                return _convert(source, convert)
+            try:
+                with open_header(source) as image:
+                    return _convert(image, convert)
+            except UnreadableImageError:
+                raise
+            except DECODER_ERRORS:
+                data = _read_bytes(source)
+                if (stripped := strip_metadata(data)) == data:
+                    raise
+                with open_header(stripped) as image:
+                    return _convert(image, convert)
+    except UnreadableImageError:
+        raise
+    except DECODER_ERRORS as error:
+        raise UnreadableImageError(_describe_error(error)) from error
+
+
+def _convert(image: Image.Image, convert: Callable[[Image.Image], Result]) -> Result:
+    if math.prod(image.size) > MAX_PIXELS:
+        raise UnreadableImageError(f"{image.width}x{image.height} pixels, {TOO_LARGE}")
+    image.load()
+    return convert(image)
+
+
+def _read_bytes(source: str | Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits per pixel, which convert("RGB") would clip to white
-        values = np.asarray(image, dtype=np.float64) / 257
-        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise UnreadableImageError("floating-point pixels of unknown range: convert it to 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    transposition = TRANSPOSITIONS.get(read_orientation(image))
+    rgb = (image if transposition is None else image.transpose(transposition)).convert("RGB")
+    rgb.info = {}  # a second EXIF rotation, by whoever gets the image, would be wrong
+    return rgb
+
+
+def _find_losses(image: Image.Image) -> list[str]:
+    """Return the keys of `LOSSES` that apply to a loaded image. Its frame may change."""
+    losses = {
+        "transparency": image.has_transparency_data and _is_transparent(image),
+        "depth": image.mode == "F" or (image.mode.startswith("I") and _exceeds_8_bits(image)),
+        "frames": image.format != "MPO" and _is_animated(image),  # a preview or depth map in a photo
+        "colors": image.mode == "CMYK",
+    }
+    return [loss for loss, applies in losses.items() if applies]
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    alpha = (image if "A" in image.getbands() else image.convert("RGBA")).getchannel("A")
+    return alpha.getextrema() != (255, 255)
+
+
+def _exceeds_8_bits(image: Image.Image) -> bool:
+    values = np.asarray(image.convert("I"))
+    return values.min() < 0 or values.max() > 255
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "is_animated", False)
+    except DECODER_ERRORS:  # of the second frame
+        return False
 
 
 def _describe_error(error: Exception) -> str:
@@ -234,11 +333,11 @@ def _read_plain_jpeg(source: Any) -> tuple[bytes, tuple[int, int]] | None:
     if isinstance(source, Image.Image) or (isinstance(source, str) and is_url(source)):
         return None
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = _read_bytes(source)
         size = _parse_jpeg_size(data)
         if size is None:
             image = open_header(data, ("JPEG",))
-            if image.mode in ("RGB", "L") and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            if image.mode in ("RGB", "L") and read_orientation(image) == 1:
                 size = image.size
     except DECODER_ERRORS:
         return None

@@ -20,7 +20,12 @@ ProblemKind = Literal[
     "box outside the image",
     "unknown class",
     "same image in two splits",
+    "same image in two classes",
 ]
+
+# Kinds whose samples are used: images with an empty label file are background, and which of two classes is right is
+# unknown.
+WARNINGS: tuple[ProblemKind, ...] = ("empty label file", "same image in two classes")
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,8 @@ class Problem:
 
     @property
     def is_error(self) -> bool:
-        """Whether the sample or some of its boxes are skipped. An image with an empty label file is background."""
-        return self.kind != "empty label file"
+        """Whether the sample or some of its boxes are skipped."""
+        return self.kind not in WARNINGS
 
 
 # A sequence, which may create samples on access, or an iterable without a length for a stream.

@@ -4,7 +4,6 @@ import hashlib
 import threading
 import warnings
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 from dataset_files import noise_image, orientation_exif, save_noise_images, voc_xml, write_voc_dataset
@@ -38,7 +37,7 @@ def make_detection_dataset(folder, *objects, size=(100, 80)):
 
 
 def patch_decoder(load, monkeypatch):
-    monkeypatch.setattr(checks, "LazyImage", lambda image: SimpleNamespace(load=lambda: load(image)))
+    monkeypatch.setattr(checks, "load_with_losses", lambda image: (load(image), []))
 
 
 def report_problems(report):
@@ -121,8 +120,9 @@ def test_equal_pixels_in_two_splits_are_reported(tmp_path):
         Image.new("RGB", size).save(tmp_path / split / "cat/black.png")  # equal bytes in another shape
     (tmp_path / "train/cat/duplicate.png").write_bytes((tmp_path / "train/cat/1.png").read_bytes())  # in one split
     report = check_dataset(load_dataset(tmp_path))
-    assert report.problem_counts == {"same image in two splits": 3}
-    assert {problem.name: problem.reason for problem in report.problems} == {
+    assert report.problem_counts == {"same image in two splits": 3, "same image in two classes": 1}
+    duplicates = [problem for problem in report.problems if problem.kind == "same image in two splits"]
+    assert {problem.name: problem.reason for problem in duplicates} == {
         "train/dog/copy.png": "equal to validation: validation/cat/rotated.png",
         "train/cat/other format.bmp": "equal to validation: validation/cat/rotated.png",
         "validation/cat/rotated.png": "equal to test: test/cat/0.png",

@@ -23,7 +23,7 @@ def no_decoding(monkeypatch):
     def load(image):
         raise RuntimeError(SCAN_STARTED)
 
-    monkeypatch.setattr(checks.LazyImage, "load", load)
+    monkeypatch.setattr(checks, "load_with_losses", load)
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""Suffixes of the image formats that are read, and the reasons for those that are not."""
+
+import contextlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+
+from PIL import Image
+
+with contextlib.suppress(ImportError):  # no wheel for this platform: HEIC files are counted as not read
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+# Formats that Pillow may detect from the content of any file.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000")
+
+# Formats of Pillow that are never read: for PostScript it would start another program, others hold no photos.
+_EXCLUDED_FORMATS = {
+    *("EPS", "WMF", "PSD", "PDF", "MPEG", "FLI", "FITS", "HDF5", "GRIB", "BUFR", "MCIDAS", "SPIDER", "IPTC", "PALM"),
+    *("GBR", "BLP", "FTEX", "XVTHUMB"),
+}
+
+# Format by suffix. Formats outside of `FORMATS`, whose content has a short signature or none, are tried only for files
+# of their own suffix: TGA would accept arbitrary bytes.
+FORMATS_BY_SUFFIX = {
+    suffix: image_format
+    for suffix, image_format in Image.registered_extensions().items()
+    if image_format not in _EXCLUDED_FORMATS
+}
+IMAGE_SUFFIXES = frozenset(FORMATS_BY_SUFFIX)
+
+_REASONS = {
+    "camera raw; develop it to JPEG": (
+        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
+        ".sr2 .srf .srw .x3f"
+    ),
+    "video or animation; extract its frames": (
+        ".3gp .avi .flc .fli .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .webm .wmv"
+    ),
+    "vector graphics; render it to PNG": ".ai .cdr .emf .eps .ps .svg .svgz .wmf",
+    "document; export its images": ".djvu .pdf",
+    "layers of an image editor; export it to PNG": ".afphoto .kra .ora .psb .psd .xcf",
+    "measurements of any range; convert it to 8-bit PNG": (
+        ".bufr .czi .dcm .dicom .exr .fit .fits .grib .h5 .hdf .hdr .mha .mhd .nd2 .nii .nrrd .svs"
+    ),
+    "HEIC; install pillow-heif to read it": ".heic .heics .heif .heifs .hif",  # not reached if it is installed
+    "Pillow can't read it; convert it to PNG or JPEG": ".blp .bpg .ftc .ftu .gbr .hdp .iim .jls .jxl .jxr .palm .wdp",
+}
+UNREAD_SUFFIXES = {
+    suffix: reason
+    for reason, suffixes in _REASONS.items()
+    for suffix in suffixes.split()
+    if suffix not in IMAGE_SUFFIXES
+}
+
+
+def describe_unread(names: Iterable[str]) -> str | None:
+    """Describe the files with suffixes of images that are not read, by suffix; None if there are none."""
+    by_suffix = defaultdict(list)
+    for name in names:
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122, many names
+        if suffix in UNREAD_SUFFIXES:
+            by_suffix[suffix].append(name)
+    if not by_suffix:
+        return None
+    counts = [
+        f"{len(names)} {suffix} ({UNREAD_SUFFIXES[suffix]}), such as {names[0]}"
+        for suffix, names in sorted(by_suffix.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    return f"Skipped files that are not read as images: {'; '.join(counts)}."
