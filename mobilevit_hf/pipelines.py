@@ -8,10 +8,12 @@ from typing import Any, cast
 
 import torch
 import transformers
+from PIL import Image
 from transformers import AutoImageProcessor, Pipeline, PreTrainedModel
 
 from .backends.formats import BACKENDS, check_backend, dtype_name
 from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
+from .data.images import UnreadableImageError, is_url, load_image
 from .model_sources import checkpoint_errors, has_weights
 from .modeling.finite import check_finite_outputs, check_finite_weights
 from .modeling.fused_mobilevit import fold_batch_norm
@@ -54,7 +56,7 @@ def pipeline(
     Raises:
         KeyError, ValueError, OSError: As `transformers.pipeline`, for an unknown task or a missing model; if the
             backend is not installed or does not support the model, or the exported model differs from it; if
-            weights or, when called, outputs are not finite.
+            weights or, when called, outputs are not finite, or an image can't be decoded.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
@@ -78,7 +80,7 @@ def pipeline(
             model = mobilevit or source
     fused = fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else model
     with checkpoint_errors(source):
-        pipe = stock_pipeline(task, model=fused, **kwargs)
+        pipe = _create_pipeline(task, model=fused, **kwargs)
     if fused == source:  # another architecture
         check_finite_weights(pipe.model, source)
     if pipe.task in TASKS:
@@ -93,6 +95,28 @@ def _checked_forward(forward: Callable[..., Any], names: tuple[str, ...], *args:
     outputs = forward(*args, **kwargs)
     check_finite_outputs(outputs, names)
     return outputs
+
+
+def _create_pipeline(task: str, **kwargs: Any) -> Pipeline:
+    """Create transformers' pipeline, with images decoded as everywhere in this package."""
+    pipe = stock_pipeline(task, **kwargs)
+    if pipe.task in TASKS:
+        pipe.preprocess = partial(_decode_and_preprocess, pipe.preprocess)  # ty: ignore[invalid-assignment]
+    return pipe
+
+
+def _decode_and_preprocess(preprocess: Callable[..., Any], image: Any, *args: Any, **kwargs: Any) -> Any:
+    """Decode an image, for whose damaged metadata transformers would fail, and run a pipeline's preprocessing."""
+    if isinstance(image, str):
+        is_source = os.path.isfile(image) or (is_url(image) and "timeout" not in kwargs)  # noqa: PTH113, else base64
+    else:
+        is_source = isinstance(image, Image.Image)
+    if is_source:
+        try:
+            image = load_image(image)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{image}: {error}" if isinstance(image, str) else str(error)) from error
+    return preprocess(image, *args, **kwargs)
 
 
 def _backend_pipeline(
@@ -117,7 +141,7 @@ def _backend_pipeline(
         source = os.fspath(model)
         if Path(source, EXPORT_FILE).is_file() and not has_weights(Path(source)):
             exported = load_exported_folder(Path(source), task, **options)
-            return stock_pipeline(task, model=exported, **{"image_processor": source, **kwargs})
+            return _create_pipeline(task, model=exported, **{"image_processor": source, **kwargs})
         model, kwargs = load_model(task, source, kwargs)
     elif not isinstance(model, TASKS[task].model_class):
         expected = TASKS[task].architecture
@@ -129,4 +153,4 @@ def _backend_pipeline(
         with checkpoint_errors(processor):
             processor = AutoImageProcessor.from_pretrained(processor, **hub_kwargs)
     exported = load_backend_model(model, task, processor, source=source, hub_kwargs=hub_kwargs, **options)
-    return stock_pipeline(task, model=exported, image_processor=processor, **kwargs)
+    return _create_pipeline(task, model=exported, image_processor=processor, **kwargs)

@@ -1,6 +1,7 @@
 """Check a dataset before training: decode all images, count classes and sizes, and find invalid samples."""
 
 import hashlib
+import math
 import os
 import warnings
 from collections import Counter, deque
@@ -121,7 +122,7 @@ def check_dataset(
 
         for name, split in dataset.splits.items():
             is_stream = not isinstance(split, Sequence)
-            step = 1 if is_stream else 1 + (len(split) - 1) // MAX_COMPARED
+            step = 1 if is_stream else math.ceil(len(split) / MAX_COMPARED) or 1
             with_thumbnail = (index % step == 0 for index in count())
             futures = map(submit, islice(split, STREAM_SAMPLES if is_stream else None), with_thumbnail)
             for inspection in _results_in_order(futures, ahead=4 * (os.cpu_count() or 1)):

@@ -15,10 +15,11 @@ with contextlib.suppress(ImportError):  # no wheel for this platform: HEIC files
 # Formats that Pillow may detect from the content of any file.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000")
 
-# Formats of Pillow that are never read: for PostScript it would start another program, others hold no photos.
+# Formats of Pillow that are never read: for PostScript it would start another program, others hold no photos or share
+# their suffix with other kinds of files.
 _EXCLUDED_FORMATS = {
     *("EPS", "WMF", "PSD", "PDF", "MPEG", "FLI", "FITS", "HDF5", "GRIB", "BUFR", "MCIDAS", "SPIDER", "IPTC", "PALM"),
-    *("GBR", "BLP", "FTEX", "XVTHUMB"),
+    *("GBR", "BLP", "FTEX", "XVTHUMB", "IM", "MSP", "PCD", "PIXAR"),
 }
 
 # Format by suffix. Formats outside of `FORMATS`, whose content has a short signature or none, are tried only for files
@@ -45,7 +46,9 @@ _REASONS = {
         ".bufr .czi .dcm .dicom .exr .fit .fits .grib .h5 .hdf .hdr .mha .mhd .nd2 .nii .nrrd .svs"
     ),
     "HEIC; install pillow-heif to read it": ".heic .heics .heif .heifs .hif",  # not reached if it is installed
-    "Pillow can't read it; convert it to PNG or JPEG": ".blp .bpg .ftc .ftu .gbr .hdp .iim .jls .jxl .jxr .palm .wdp",
+    "not supported; convert it to PNG or JPEG": (
+        ".blp .bpg .ftc .ftu .gbr .hdp .iim .im .jls .jxl .jxr .palm .pcd .pxr .wdp"
+    ),
 }
 UNREAD_SUFFIXES = {
     suffix: reason
