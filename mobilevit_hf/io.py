@@ -31,6 +31,13 @@ def home_folder() -> Path | None:
         return None
 
 
+def cache_folder() -> Path:
+    """Return the cache folder: `MOBILEVIT_CACHE`, or `mobilevit_hf` in the user's cache folder."""
+    if folder := os.environ.get("MOBILEVIT_CACHE"):
+        return user_path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilevit_hf"
+
+
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Generator[Path, None, None]:
     """Create a folder in `parent` that is removed at the end.

@@ -8,7 +8,7 @@ import typer
 from ..backends.formats import BACKENDS, DTYPES, FORMATS, QUANTIZATIONS
 
 # Names of `data.reading.DATA_FORMATS`, which imports torch; a test compares them.
-DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "imagefolder")
+DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder")
 
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})
 Backend = StrEnum("Backend", {name: name for name in BACKENDS})

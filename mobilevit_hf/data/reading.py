@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from ..io import user_path
-from .formats import coco, hf_datasets, imagefolder, voc, yolo
+from .archives import is_archive, unpack
+from .formats import coco, csv_files, hf_datasets, imagefolder, metadata, voc, yolo
 from .formats.folder import DataFolder
 from .formats.table import SampleStream
+from .formats.unread import EXPORT, identify_tool
+from .image_formats import describe_unread
+from .recognition import check_class_folders, recognize
 from .sequences import Samples
 from .splits import split_validation
 from .types import Dataset
 
 # Modules with `recognizes(folder)` and `read(folder)`.
-DATA_FORMATS: Any = {"datasets": hf_datasets, "coco": coco, "voc": voc, "yolo": yolo, "imagefolder": imagefolder}
-FORMATS_BY_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
+DATA_FORMATS: Any = {"datasets": hf_datasets, "coco": coco, "voc": voc, "yolo": yolo, "csv": csv_files}
+DATA_FORMATS["imagefolder"] = imagefolder
+FORMATS_BY_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"} | dict.fromkeys(csv_files.SUFFIXES, "csv")
 HUB_ALIASES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # names in papers
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 
@@ -33,9 +38,10 @@ def load_dataset(
     """Load a dataset, and split a validation set off the training split if there is none.
 
     Args:
-        source: A folder; a COCO .json or YOLO .yaml file next to the images; or a Hub id, `user/name` or
+        source: A folder, which may wrap the one of the dataset; a COCO .json, YOLO .yaml or .csv file next to the
+            images; an archive (.zip, .tar, .tar.gz) of a folder; or a Hub id, `user/name` or
             `user/name:configuration`.
-        data_format: Key of `DATA_FORMATS`. None: inferred from the files.
+        data_format: Key of `DATA_FORMATS`. None: inferred from the files; a classifier then needs two classes.
         validation_fraction: Fraction of the training split to split off, stratified by class; 0 to disable it. The
             test split is never used for it.
         seed: Seed of the split, which is the same on every machine.
@@ -57,7 +63,7 @@ def load_dataset(
     if path is not None:
         if revision is not None:
             raise ValueError(f"revision: got {revision!r} for the local {source}, expected a dataset on the Hub.")
-        dataset = _read_path(path, data_format, streaming)
+        dataset = _read_archive(path, data_format) if is_archive(path) else _read_path(path, data_format, streaming)
     elif data_format in (None, "datasets") and HUB_ID.fullmatch(str(source)):
         name = HUB_ALIASES.get(str(source), str(source))
         dataset = hf_datasets.read_hub(name, revision=revision, token=token, streaming=streaming)
@@ -66,6 +72,11 @@ def load_dataset(
     _drop_empty_splits(dataset, str(source))
     if not dataset.classes:
         raise ValueError(f"{source}: got no class in the training split, expected at least one annotated image.")
+    if data_format is None and dataset.task == "image-classification" and len(dataset.classes) == 1:
+        raise ValueError(
+            f"{source}: got one class, {dataset.classes[0]}, expected at least two. Add images of another class, or "
+            f'set data_format="{dataset.data_format}" to use this one.'
+        )
     if "train" in dataset.splits and "validation" not in dataset.splits:
         _add_validation(dataset, validation_fraction, seed)
     return dataset
@@ -77,37 +88,49 @@ def local_path(source: str | Path) -> Path | None:
     return path if os.path.exists(path) else None  # noqa: PTH110, Path's own fails for names that are too long
 
 
+def _read_archive(path: Path, data_format: str | None) -> Dataset:
+    folder = unpack(path)
+    try:
+        dataset = _read_path(folder, data_format, streaming=False)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(folder), str(path))) from error
+    dataset.notes.insert(0, f"Unpacked {path.name} to {folder}.")
+    return dataset
+
+
 def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
-    folder = DataFolder(path if path.is_dir() else path.parent)
     options: dict[str, Any] = {"streaming": True} if streaming else {}
+    is_inferred = data_format is None
     if path.is_file():
-        data_format = data_format or FORMATS_BY_SUFFIX.get(path.suffix.lower())
-        if data_format not in FORMATS_BY_SUFFIX.values():
-            raise ValueError(f"{path} is a file, expected a folder, a COCO .json file or a YOLO .yaml file.")
+        folder = DataFolder(path.parent)
+        data_format = _file_format(folder, path, data_format)
         options["file"] = path.name
-    data_format = data_format or _infer_format(folder)
+    else:
+        folder, data_format = recognize(DataFolder(path), DATA_FORMATS, data_format)
     if streaming and data_format != "datasets":
         raise ValueError(
             f"streaming: got {path} in the format {data_format}, expected a Hub id or Parquet files. Disable "
-            "streaming: images of local folders are always read on access."
+            "it: images of local folders are always read on access."
         )
     dataset = DATA_FORMATS[data_format].read(folder, **options)
+    if unread := describe_unread(name for name, kind in folder.walk() if kind == "file"):
+        folder.notes.append(unread)
+    if is_inferred and data_format == "imagefolder" and not metadata.has_annotations(folder):
+        check_class_folders(folder, dataset)
     dataset.root, dataset.notes, dataset.problems = folder.root, folder.notes, folder.problems
     return dataset
 
 
-def _infer_format(folder: DataFolder) -> str:
-    names = [name for name, module in DATA_FORMATS.items() if module.recognizes(folder)]
-    if len(names) > 1 and names[-1] == "imagefolder":  # which recognizes any folder
-        names.pop()
-    if not names:
+def _file_format(folder: DataFolder, path: Path, data_format: str | None) -> str:
+    """Return the format of a single file."""
+    if tool := identify_tool(folder, path.name):
+        raise ValueError(f"{path}: got annotations of {tool}, which are not read. {EXPORT}")
+    data_format = data_format or FORMATS_BY_SUFFIX.get(path.suffix.lower())
+    if data_format is None or data_format not in FORMATS_BY_SUFFIX.values():
         raise ValueError(
-            f"{folder.root}: got no dataset, expected a folder for each class, COCO's annotations/*.json, "
-            "Pascal VOC's Annotations/*.xml, YOLO's data.yaml or labels, or a dataset of the datasets library."
+            f"{path} is a file, expected a folder, a COCO .json, a YOLO .yaml, a .csv file or an archive (.zip, .tar)."
         )
-    if len(names) > 1:
-        raise ValueError(f"{folder.root}: could be {' or '.join(names)}. Set data_format, such as {names[0]}.")
-    return names[0]
+    return data_format
 
 
 def _drop_empty_splits(dataset: Dataset, source: str) -> None:

@@ -24,8 +24,10 @@ def test_empty_folder_raises(tmp_path):
     with pytest.raises(ValueError, match="got no dataset"):
         load_dataset(tmp_path)
     (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError, match="got no images in class folders"):
+    with pytest.raises(ValueError, match="got no dataset"):
         load_dataset(tmp_path)
+    with pytest.raises(ValueError, match="got no images in class folders"):
+        load_dataset(tmp_path, data_format="imagefolder")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 import os
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from PIL import ExifTags
-
-from ..images import IMAGE_SUFFIXES, open_header
+from ..image_formats import IMAGE_SUFFIXES
+from ..images import open_header, read_orientation
 from ..types import Problem, ProblemKind
 
 SPLIT_NAMES = {
@@ -15,6 +14,12 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# Files in the output of a training run, whose figures are never data: here, of transformers and of ultralytics.
+RUN_FILES = ("run.json", "model.safetensors", "args.yaml")
+RUNS = "runs"
+# Folders that macOS and Synology leave; hidden ones are skipped too.
+IGNORED_FOLDERS = ("__MACOSX", "@eaDir")
+MAX_DEPTH = 64  # of nested folders
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 # A file without any of these near its start is upright; searching takes a tenth of the time of Pillow's open.
 EXIF_MARKERS = (b"Exif", b"eXIf", b"ns.adobe.com/xap")
@@ -23,8 +28,10 @@ EXIF_MARKERS = (b"Exif", b"eXIf", b"ns.adobe.com/xap")
 class DataFolder:
     """A folder whose files are looked up by their relative path.
 
-    Directories are listed once. A link that leads out of the folder counts as missing: a dataset from an untrusted
-    source must not include other files of this machine. The links of the Hub's cache are followed.
+    Directories are listed once, without hidden files and the output of training runs. Links to images and folders
+    elsewhere are followed where images are listed, because a user made them on this machine. Paths written in
+    annotation files are followed within the folder only: a dataset from an untrusted source must not include other
+    files of this machine. The links of the Hub's cache are always followed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -34,6 +41,14 @@ class DataFolder:
         blobs = self.root.parents[1] / "blobs" if self.root.parent.name == "snapshots" else self.root
         self._allowed = tuple(f"{str(path).rstrip(os.sep)}{os.sep}" for path in (self.root, blobs))
         self._listings: dict[str, dict[str, str]] = {}
+        self._linked: set[str] = set()  # files and folders whose link leads out of the folder
+        self._reported: set[str] = set()  # entries of kind "outside"
+
+    def subfolder(self, name: str) -> "DataFolder":
+        """Return a folder in this one, with links to files of this one allowed."""
+        inner = DataFolder(self.root / name)
+        inner._allowed += self._allowed
+        return inner
 
     def report(self, name: str, kind: ProblemKind, reason: str) -> None:
         """Add a problem."""
@@ -44,7 +59,10 @@ class DataFolder:
         return f"{self.root}/{name}"
 
     def entries(self, directory: str) -> dict[str, str]:
-        """Return the sorted entries of a directory (`"."` for the folder): name → "file", "folder" or "outside"."""
+        """Return the sorted entries of a directory (`"."` for the folder): name → "file", "folder" or "outside".
+
+        "outside" is what must not be read: links in a cycle, to nothing, or to files elsewhere that are not images.
+        """
         if directory not in self._listings:
             self._listings[directory] = self._list(directory)
         return self._listings[directory]
@@ -65,6 +83,8 @@ class DataFolder:
             name = self.normalize(candidate)
             directory, base = posixpath.split(name or "")
             tried[candidate] = self.entries(directory or ".").get(base) if name else "outside"
+            if tried[candidate] == "file" and not self._linked.isdisjoint((name, directory)):
+                tried[candidate] = "outside"
             if tried[candidate] == "file":
                 return name, ""
         if "outside" in tried.values():
@@ -82,40 +102,107 @@ class DataFolder:
     def images(self, directory: str) -> list[str]:
         """Return the names of all images below a directory, in alphabetical order, without hidden files."""
         names = []
-        for base, kind in self.entries(directory).items():
-            name, is_image = join(directory, base), is_image_name(base)
-            if kind == "folder":
-                names += self.images(name)
-            elif kind == "file" and is_image:
+        for name, kind in self.walk(directory):
+            is_image = is_image_name(name)
+            if kind == "file" and is_image:
                 names.append(name)
-            elif kind == "outside" and (is_image or not posixpath.splitext(base)[1]):
+            elif kind == "outside" and (is_image or not posixpath.splitext(name)[1]):
                 self.report_outside(name)
         return names
 
+    def walk(self, directory: str = ".") -> Iterator[tuple[str, str]]:
+        """Yield the names and kinds of all entries below a directory, in alphabetical order, without its folders."""
+        pending = [iter(self.entries(directory).items())]
+        parents = [directory]
+        while pending:
+            base, kind = next(pending[-1], ("", ""))
+            if not base:
+                pending.pop(), parents.pop()
+            elif kind == "folder":
+                parents.append(join(parents[-1], base))
+                pending.append(iter(self.entries(parents[-1]).items()))
+            else:
+                yield join(parents[-1], base), kind
+
+    def has_images(self, directory: str) -> bool:
+        """Return whether there is any image below a directory."""
+        return any(kind == "file" and is_image_name(name) for name, kind in self.walk(directory))
+
     def report_outside(self, name: str) -> None:
-        """Add the problem of an entry of kind "outside"."""
-        self.report(name, "missing image", "not a regular file, or a link out of the dataset's folder")
+        """Add the problem of an entry of kind "outside", once."""
+        if name in self._reported:
+            return
+        self._reported.add(name)
+        path = self.path(name)
+        if os.path.islink(path):  # noqa: PTH114
+            reason = "a link in a cycle, to nothing, or to a file outside of the dataset's folder"
+        elif name.count("/") >= MAX_DEPTH:
+            reason = f"a folder within more than {MAX_DEPTH} others"
+        else:
+            reason = "not a regular file"
+        self.report(name, "missing image", reason)
 
     def _list(self, directory: str) -> dict[str, str]:
+        parent, base = posixpath.split(directory)
+        if directory != "." and (
+            directory.count("/") >= MAX_DEPTH or self.entries(parent or ".").get(base) != "folder"
+        ):
+            return {}
         path = os.path.join(self.root, directory)  # noqa: PTH118
-        if not os.path.isdir(path) or not self._is_inside(path):  # noqa: PTH112
+        if not os.path.isdir(path):  # noqa: PTH112
             return {}
         with os.scandir(path) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
-        return {entry.name: self._kind(entry) for entry in sorted(visible, key=lambda entry: entry.name)}
+            visible = [entry for entry in entries if not entry.name.startswith((".", *IGNORED_FOLDERS))]
+        if not self._is_inside(path):
+            self._linked.add(directory)
+        kinds = {}
+        for entry in sorted(visible, key=lambda entry: entry.name):
+            name = join(directory, entry.name)
+            kind = self._kind(entry, name)
+            if kind == "folder" and is_run(entry.path):
+                self.notes.append(f"Skipped {name}, the output of a training run.")
+            else:
+                kinds[entry.name] = kind
+        return kinds
 
-    def _kind(self, entry: os.DirEntry) -> str:
-        if entry.is_symlink() and (not self._is_inside(entry.path) or self._is_ancestor(entry.path)):
+    def _kind(self, entry: os.DirEntry, name: str) -> str:
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
             return "outside"
-        return "folder" if entry.is_dir() else "file" if entry.is_file() else "outside"
+        if is_folder and name.count("/") >= MAX_DEPTH:
+            return "outside"
+        if entry.is_symlink():
+            if is_folder and os.path.realpath(entry.path) in self._chain(posixpath.dirname(name) or "."):
+                return "outside"
+            if not self._is_inside(entry.path):
+                if is_file and not is_image_name(entry.name):
+                    return "outside"
+                self._linked.add(name)
+        return "folder" if is_folder else "file" if is_file else "outside"
+
+    def _chain(self, directory: str) -> set[str]:
+        """Return the resolved paths of a directory, of the directories on the way to it, and of their parents."""
+        chain: set[str] = set()
+        while True:
+            resolved = os.path.realpath(self.path(directory))
+            chain |= {resolved, *map(str, Path(resolved).parents)}
+            if directory == ".":
+                return chain
+            directory = posixpath.dirname(directory) or "."
 
     def _is_inside(self, path: str) -> bool:
         return f"{os.path.realpath(path)}{os.sep}".startswith(self._allowed)
 
-    @staticmethod
-    def _is_ancestor(path: str) -> bool:
-        """Return whether a link leads to a folder that contains it."""
-        return f"{os.path.dirname(path)}{os.sep}".startswith(f"{os.path.realpath(path)}{os.sep}")  # noqa: PTH120
+
+def is_run(path: str) -> bool:
+    """Return whether a folder is the output of a training run, or the folder `runs` of several."""
+    if any(os.path.isfile(os.path.join(path, name)) for name in RUN_FILES):  # noqa: PTH113, PTH118
+        return True
+    if os.path.basename(path) != RUNS:  # noqa: PTH119
+        return False
+    with os.scandir(path) as entries:
+        return any(entry.is_dir() and is_run(entry.path) for entry in entries)
 
 
 def join(directory: str, base: str) -> str:
@@ -146,7 +233,7 @@ def split_folders(folder: DataFolder, directory: str = ".") -> dict[str, str]:
 def read_size(source: str | bytes) -> tuple[tuple[int, int], bool]:
     """Return the upright (width, height) of an image, and whether EXIF data rotates it by 90 degrees."""
     with open_header(source) as image:
-        is_rotated = image.getexif().get(ExifTags.Base.Orientation) in ROTATED_ORIENTATIONS
+        is_rotated = read_orientation(image) in ROTATED_ORIENTATIONS
         return image.size[::-1] if is_rotated else image.size, is_rotated
 
 

@@ -8,17 +8,16 @@ from typing import Any
 
 from ..types import Dataset, Split
 from .annotations import AnnotatedImage, Annotation, find_classes, make_labeled_samples, make_samples, parse_objects
-from .folder import SPLIT_NAMES, DataFolder, split_folders
+from .folder import DataFolder
+from .lookup import split_of
 
 FILE_NAMES = ("metadata.jsonl", "metadata.csv")
 LABEL_COLUMNS = ("label", "labels")
 
 
 def find_files(folder: DataFolder) -> list[str]:
-    """Return the metadata files in the folder and in its splits."""
-    directories = [".", *split_folders(folder).values()]
-    names = [folder.locate([f"{directory}/{base}"])[0] for directory in directories for base in FILE_NAMES]
-    return [name for name in names if name]
+    """Return the metadata files at any level of the folder."""
+    return [name for name, kind in folder.walk() if kind == "file" and posixpath.basename(name) in FILE_NAMES]
 
 
 def has_annotations(folder: DataFolder) -> bool:
@@ -49,8 +48,7 @@ def read(folder: DataFolder) -> Dataset:
             continue
         image = _read_objects(folder, name, row) if is_detection else _read_label(folder, name, row)
         if image:
-            split = SPLIT_NAMES.get(name.split("/")[0].lower(), "train")
-            images.setdefault(split, []).append(image)
+            images.setdefault(split_of(posixpath.dirname(name)) or "train", []).append(image)
     classes, labels = find_classes(images)
     if not classes:
         raise ValueError(

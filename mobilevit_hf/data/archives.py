@@ -1,0 +1,133 @@
+"""Unpack archives of datasets (.zip, .tar, .tar.gz, ...) into the package's cache: safely, and whole or not at all."""
+
+import contextlib
+import gzip
+import hashlib
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from lzma import LZMAError
+from pathlib import Path
+from typing import IO, Any
+
+from ..io import TEMP_PREFIX, cache_folder, temporary_folder, temporary_folders
+from .formats.folder import MAX_DEPTH
+
+FOLDER = "datasets"  # in the cache
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+SUFFIXES = (".zip", *TAR_SUFFIXES)
+OTHER_SUFFIXES = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst")
+MAX_FILES = 2_000_000
+# An archive that grows more when it is unpacked is a decompression bomb: images are compressed already.
+MIN_BYTES, MAX_RATIO = 2**30, 20
+BLOCK = 2**20
+ARCHIVE_ERRORS = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, LZMAError, EOFError, NotImplementedError),
+)
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a file has the suffix of an archive."""
+    return path.name.lower().endswith((*SUFFIXES, *OTHER_SUFFIXES))
+
+
+def unpack(path: Path) -> Path:
+    """Return the folder in the cache with the content of an archive, which is unpacked on the first use.
+
+    The same content is unpacked once, whatever the name of the file.
+
+    Raises:
+        ValueError: If it is no archive, is damaged or encrypted, contains links or paths that lead out of the folder,
+            or is too large when unpacked. Nothing is left then.
+    """
+    if not path.name.lower().endswith(SUFFIXES):
+        raise ValueError(f"{path}: got an archive that is not read, expected one of {', '.join(SUFFIXES)}. Unpack it.")
+    root = cache_folder() / FOLDER
+    with path.open("rb") as file:
+        folder = root / hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    if not folder.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(root) as scratch:
+            content = scratch / "content"
+            content.mkdir()
+            try:
+                _extract(path, content)
+            except ARCHIVE_ERRORS as error:
+                raise ValueError(f"{path} can't be unpacked: {error}. Download it again, or unpack it.") from error
+            try:
+                content.rename(folder)
+            except OSError:  # not empty: another process was faster
+                if not folder.is_dir():
+                    raise
+    with contextlib.suppress(OSError):  # the cache may be read-only
+        os.utime(folder)  # time of the last use
+    return folder
+
+
+def unpacked_archives() -> list[Path]:
+    """Return the folders of unpacked archives, and those that killed processes left."""
+    root = cache_folder() / FOLDER
+    folders = [path for path in root.glob("*") if path.is_dir() and not path.name.startswith(TEMP_PREFIX)]
+    return [*folders, *temporary_folders(root)]
+
+
+def _extract(path: Path, folder: Path) -> None:
+    limit = min(max(MIN_BYTES, MAX_RATIO * path.stat().st_size), shutil.disk_usage(folder).free)
+    total = 0
+    members = _zip_members(path) if path.name.lower().endswith(".zip") else _tar_members(path)
+    for number, (name, file) in enumerate(members, start=1):
+        target = folder / _checked_name(path, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with file, target.open("wb") as copy:
+            while block := file.read(BLOCK):
+                total += len(block)
+                if total > limit or number > MAX_FILES:
+                    raise ValueError(
+                        f"{path}: got more than {min(number, MAX_FILES)} files of {limit // 2**20} MiB, expected less "
+                        f"than {MAX_FILES} files, {MAX_RATIO} times the archive's size and the free space. Unpack it."
+                    )
+                copy.write(block)
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.flag_bits & 1:
+                raise ValueError(f"{path}: {entry.filename} is encrypted. Unpack the archive with its password.")
+            kind = stat.S_IFMT(entry.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError(f"{path}: {entry.filename} is a link or device, expected files. Unpack the archive.")
+            if not entry.is_dir():
+                yield entry.filename, archive.open(entry)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(path) as archive:
+        for entry in archive:
+            if entry.isdir():
+                continue
+            file = archive.extractfile(entry) if entry.isreg() else None
+            if file is None:
+                raise ValueError(f"{path}: {entry.name} is a link or device, expected files. Unpack the archive.")
+            yield entry.name, file
+        # tarfile takes a damaged header for the end, and the checksum of a compressed file is at its very end.
+        stream: Any = archive.fileobj
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError("damaged header")
+        while stream.read(BLOCK):
+            pass
+
+
+def _checked_name(path: Path, name: str) -> str:
+    """Return the relative path of a member."""
+    cleaned = posixpath.normpath(name.replace("\\", "/"))
+    parts = cleaned.split("/")
+    if cleaned.startswith("/") or ".." in parts or ":" in parts[0] or len(parts) > MAX_DEPTH:
+        raise ValueError(f"{path}: got the path {name[:200]!r}, expected paths within the folder. Check the archive.")
+    return cleaned

@@ -1,0 +1,305 @@
+"""CSV and text files with one row per image or box, at any level of the folder, such as `labels.csv`."""
+
+import csv
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from ..types import Dataset, Split
+from . import metadata
+from .annotations import INVALID_BOX, AnnotatedImage, Annotation, make_labeled_samples, make_samples
+from .folder import SPLIT_NAMES, DataFolder
+from .lookup import FileIndex, Reference, match_files, split_of, split_of_file
+
+SUFFIXES = (".csv", ".tsv", ".txt")
+MAX_GROUP = 20  # files of the same suffix in a directory; more belong to one image each
+SAMPLE_ROWS = 50  # from which the columns are inferred
+MAX_LABEL = 100  # characters; a longer text is a description
+
+# Normalized names of columns, names of classes before their numbers.
+LABEL_COLUMNS = (
+    *("labelname", "classname", "categoryname", "class", "label", "category", "labels", "classes", "categories"),
+    *("breed", "species", "variety", "diagnosis", "disease", "choice", "target", "classid", "labelid", "categoryid"),
+)
+SPLIT_COLUMNS = ("split", "set", "subset", "dataset", "datasplit", "partition", "usage")
+BOX_COLUMNS = (
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+    ("left", "top", "right", "bottom"),
+    ("xtl", "ytl", "xbr", "ybr"),
+)
+SIZE_COLUMNS = ("width", "height")
+HEADLESS_BOX = ("image", "x1", "y1", "x2", "y2", "class")  # keras-retinanet's format
+
+
+@dataclass
+class Table:
+    """A file whose rows name images, and the indices of its columns; `targets` are several for one-hot labels."""
+
+    name: str
+    columns: Sequence[str]
+    has_header: bool
+    image: int
+    targets: list[int] = field(default_factory=list)
+    box: list[int] = field(default_factory=list)  # x1, y1, x2, y2
+    size: list[int] = field(default_factory=list)
+    split: int | None = None
+
+    def rows(self, folder: DataFolder) -> Iterator[tuple[int, list[str]]]:
+        """Yield the line number and the cells of each row."""
+        for number, row in enumerate(read_rows(folder, self.name), start=1):
+            if number > self.has_header and any(row):
+                yield number, row + [""] * (len(self.columns) - len(row))
+
+    def match_images(self, index: FileIndex) -> dict[str, tuple[str | None, str]]:
+        """Return the image of each value in the column of images, or None and the reason."""
+        return _match(index, self.name, [row[self.image] for _, row in self.rows(index.folder)])
+
+    def label(self, row: list[str]) -> str:
+        """Return the label of a row, empty if it has none."""
+        if len(self.targets) == 1:
+            return row[self.targets[0]]
+        chosen = [self.columns[index] for index in self.targets if _is_one(row[index])]
+        return chosen[0] if len(chosen) == 1 else ""
+
+
+def recognizes(folder: DataFolder) -> bool:
+    """Return whether there is a file with a column of images and a column of labels."""
+    return bool(find_tables(folder)[0])
+
+
+def find_tables(folder: DataFolder) -> tuple[list[Table], list[Table]]:
+    """Return the files that name images of the folder: those with labels, and those without."""
+    candidates = _candidates(folder)
+    if not candidates or metadata.has_annotations(folder):
+        return [], []
+    index = FileIndex.of_images(folder)
+    tables = [table for name in candidates if (table := _infer_table(folder, name, index))]
+    return [table for table in tables if table.targets], [table for table in tables if not table.targets]
+
+
+def agree_with_folders(folder: DataFolder, tables: Sequence[Table]) -> bool:
+    """Return whether the labels of all rows are one to one with the folders of their images."""
+    index = FileIndex.of_images(DataFolder(folder.root))  # whose notes and problems are not reported
+    labels, folders = defaultdict(set), defaultdict(set)
+    for table in tables:
+        if table.box:
+            return False
+        images = table.match_images(index)
+        for _, row in table.rows(folder):
+            if name := images[row[table.image]][0]:
+                class_folder = posixpath.basename(posixpath.dirname(name))
+                labels[class_folder].add(table.label(row))
+                folders[table.label(row)].add(class_folder)
+    return all(len(values) == 1 for values in (*labels.values(), *folders.values()))
+
+
+def read(folder: DataFolder, file: str | None = None) -> Dataset:
+    """Read CSV files, or text files with an image and a label per line.
+
+    The column of images is the one whose values are paths or names of images in the folder, with or without suffix.
+    Labels are in a column named `label`, `class` or the like, in the only other column, or in a column per class with
+    a single 1 per row. Columns such as `xmin`, `ymin`, `xmax` and `ymax` are boxes, in pixels or, if none is above 1,
+    relative to the image size. The split of a row is that of a column `split`, of the file's name or of the image's
+    folder. Classes are those of the training split, in alphabetical or numerical order.
+
+    Args:
+        folder: Folder of the dataset.
+        file: A single file, instead of all.
+
+    Raises:
+        ValueError: If no file has a column of images and one of labels.
+    """
+    tables, unclear = find_tables(folder)
+    if file:
+        tables, unclear = ([table for table in part if table.name == file] for part in (tables, unclear))
+    if not tables:
+        columns = "".join(f" {table.name} has the columns {', '.join(table.columns)}." for table in unclear[:1])
+        raise ValueError(
+            f"{folder.root}{f'/{file}' if file else ''}: got no table of labels, expected a column with the file "
+            f"names of images and a column `label`.{columns} Name the columns file_name and label."
+        )
+    tables = _drop_repeated(folder, tables)
+    is_detection = any(table.box for table in tables)
+    if is_detection and not all(table.box for table in tables):
+        names = ", ".join(table.name for table in tables)
+        raise ValueError(f"{folder.root}: got tables with and without boxes: {names}. Pass one file instead.")
+    images = _read_images(folder, tables)
+    chosen = images.get("train") or {name: image for part in images.values() for name, image in part.items()}
+    keys = {annotation.key for image in chosen.values() for annotation in image.annotations} - {None}
+    classes = tuple(sorted(map(str, keys), key=lambda key: (0, int(key), "") if key.isdecimal() else (1, 0, key)))
+    labels = {name: number for number, name in enumerate(classes)}
+    splits: dict[str, Split] = {}
+    for split in sorted(images, key=["train", "validation", "test"].index):
+        part = images[split].values()
+        if is_detection:
+            splits[split] = make_samples(folder, part, labels, is_relative=_are_relative(images))
+        else:
+            splits[split] = make_labeled_samples(folder, ((i.name, i.annotations[0].key) for i in part), labels)
+    return Dataset("object-detection" if is_detection else "image-classification", classes, splits, "csv")
+
+
+def read_rows(folder: DataFolder, name: str) -> Iterator[list[str]]:
+    """Yield the stripped cells of each line; a line of a text file ends with its label."""
+    try:
+        with open(folder.path(name), encoding="utf-8-sig", errors="replace", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t|", key=first.count)
+            if first.count(delimiter):
+                for row in csv.reader(file, delimiter=delimiter, skipinitialspace=True):
+                    yield [cell.strip() for cell in row]
+            else:
+                for line in file:
+                    yield line.strip().rsplit(maxsplit=1)
+    except (OSError, csv.Error) as error:
+        raise ValueError(f"{folder.root / name} can't be read: {error}") from error
+
+
+def _candidates(folder: DataFolder) -> list[str]:
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, kind in folder.walk():
+        suffix = posixpath.splitext(name)[1].lower()
+        if kind == "file" and suffix in SUFFIXES and "submission" not in name.lower():
+            groups[posixpath.dirname(name), suffix].append(name)
+    return [name for names in groups.values() if len(names) <= MAX_GROUP for name in names]
+
+
+def _infer_table(folder: DataFolder, name: str, index: FileIndex) -> Table | None:
+    """Return the table in a file, None if no column names at least half of its images."""
+    rows = [row for row in islice(read_rows(folder, name), SAMPLE_ROWS) if any(row)]
+    width = max(map(len, rows), default=0)
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    matches = [_match(index, name, [row[column] for row in rows]) for column in range(width)]
+    counts = [sum(matches[column][row[column]][0] is not None for row in rows) for column in range(width)]
+    image = counts.index(max(counts)) if any(counts) else None
+    if image is None or 2 * counts[image] < len(rows) - 1:
+        return None
+    has_header = matches[image][rows[0][image]][0] is None
+    if has_header:
+        columns, rows = rows[0], rows[1:]
+    else:
+        columns = HEADLESS_BOX if width == len(HEADLESS_BOX) else [f"column {n + 1}" for n in range(width)]
+    table = Table(name, columns, has_header, image)
+    _infer_columns(table, rows)
+    return table
+
+
+def _match(index: FileIndex, table: str, values: Sequence[str]) -> dict[str, tuple[str | None, str]]:
+    """Return the image of each path or name in a table, or None and the reason."""
+    unique = [value for value in dict.fromkeys(values) if value]
+    references = []
+    for path in (value.replace("\\", "/") for value in unique):
+        references.append(Reference([posixpath.join(posixpath.dirname(table), path), path], [path]))
+    matches = match_files(index, references, split=split_of_file(table))
+    return {"": (None, "no file name"), **dict(zip(unique, matches, strict=True))}
+
+
+def _infer_columns(table: Table, rows: list[list[str]]) -> None:
+    places = {re.sub(r"[^a-z0-9]", "", column.lower()): number for number, column in enumerate(table.columns)}
+    places = {column: number for column, number in places.items() if number != table.image}
+    boxes = [names for names in BOX_COLUMNS if set(names) <= places.keys()]
+    table.box = [places[column] for column in boxes[0]] if boxes else []
+    table.size = [places[column] for column in SIZE_COLUMNS if column in places]
+    table.split = next((places[column] for column in SPLIT_COLUMNS if column in places), None)
+    named = [places[column] for column in LABEL_COLUMNS if column in places]
+    used = {table.image, table.split, *table.box, *table.size}
+    others = [number for number, column in enumerate(table.columns) if number not in used and column]
+    one_hot = [n for n in others if rows and all(re.fullmatch(r"[01](\.0+)?", row[n]) for row in rows)]
+    if named and (table.box or _are_labels(rows, named[0])):
+        table.targets = named[:1]
+    elif len(others) == 1 and not table.box and len(rows) > 1 and _are_labels(rows, others[0]):
+        table.targets = others
+    elif len(one_hot) > 1 and all(sum(_is_one(row[number]) for number in one_hot) == 1 for row in rows):
+        table.targets = one_hot
+
+
+def _are_labels(rows: list[list[str]], column: int) -> bool:
+    """Return whether the values of a column may be classes, and not numbers with fractions or descriptions."""
+    values = [row[column] for row in rows]
+    is_text = any(len(value) > MAX_LABEL or value.startswith(("[", "{")) for value in values)
+    is_fraction = any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", value) for value in values)
+    return any(values) and not is_text and not is_fraction and (len(set(values)) < len(values) or len(values) < 10)
+
+
+def _is_one(value: str) -> bool:
+    return re.fullmatch(r"1(\.0+)?", value) is not None
+
+
+def _drop_repeated(folder: DataFolder, tables: list[Table]) -> list[Table]:
+    """Leave out files without a split that repeat the images of files for splits, with a note."""
+    with_split = [table for table in tables if split_of_file(table.name) or table.split is not None]
+    rest = [table for table in tables if table not in with_split]
+    if with_split and rest:
+        listed = {row[table.image] for table in with_split for _, row in table.rows(folder)}
+        for table in rest:
+            if any(row[table.image] in listed for _, row in table.rows(folder)):
+                tables = [other for other in tables if other is not table]
+                folder.notes.append(f"Skipped {table.name}, whose images other tables assign to splits.")
+    elif len(rest) > 1:
+        names = ", ".join(table.name for table in rest)
+        raise ValueError(f"{folder.root}: got several tables of labels, {names}. Pass one of the files instead.")
+    return tables
+
+
+def _read_images(folder: DataFolder, tables: list[Table]) -> dict[str, dict[str, AnnotatedImage]]:
+    """Return the annotated images by split and name."""
+    index = FileIndex.of_images(folder)
+    images: dict[str, dict[str, AnnotatedImage]] = {}
+    for table in tables:
+        names = ", ".join(f"`{table.columns[number]}`" for number in table.targets[:3])
+        names += f" and {len(table.targets) - 3} more" if len(table.targets) > 3 else ""
+        folder.notes.append(f"Read {table.name}: images from `{table.columns[table.image]}`, labels from {names}.")
+        matches = table.match_images(index)
+        for number, row in table.rows(folder):
+            name, reason = matches[row[table.image]]
+            if name is None:
+                folder.report(row[table.image], "missing image", f"line {number} of {table.name}: {reason}")
+                continue
+            part = images.setdefault(_row_split(table, row, name), {})
+            if table.box:
+                _add_box(table, row, part.setdefault(name, AnnotatedImage(name)))
+            elif reason := _add_label(table.label(row), name, part):
+                folder.report(name, "unreadable annotation", f"line {number} of {table.name}: {reason}")
+    unlisted = sorted(set(index.names).difference(*images.values()))
+    if unlisted:
+        folder.notes.append(f"Skipped {len(unlisted)} images in no row, such as {unlisted[0]}.")
+    return images
+
+
+def _add_label(label: str, name: str, images: dict[str, AnnotatedImage]) -> str | None:
+    """Add an image with a label, or return the reason if there is none or another one."""
+    if not label:
+        return "no label, or several"
+    image = images.setdefault(name, AnnotatedImage(name, [Annotation(label)]))
+    other = image.annotations[0].key
+    return None if other == label else f"label {label!r}, but {other!r} in another row"
+
+
+def _row_split(table: Table, row: list[str], image: str) -> str:
+    if table.split is not None and (split := SPLIT_NAMES.get(row[table.split].lower())):
+        return split
+    return split_of_file(table.name) or split_of(posixpath.dirname(image)) or "train"
+
+
+def _add_box(table: Table, row: list[str], image: AnnotatedImage) -> None:
+    """Add the box of a row; a row without coordinates is an image without objects."""
+    values = [row[number] for number in table.box]
+    if not any(values):
+        return
+    try:
+        box = tuple(map(float, values))
+        size = tuple(float(row[number]) for number in table.size)
+    except ValueError:
+        box, size = INVALID_BOX, ()
+    image.annotations.append(Annotation(table.label(row) or None, box))
+    if len(size) == 2 and min(size) > 0:
+        image.size = size
+
+
+def _are_relative(images: dict[str, dict[str, AnnotatedImage]]) -> bool:
+    boxes = (a.box for part in images.values() for image in part.values() for a in image.annotations)
+    return all(max(box) <= 1 for box in boxes if box is not INVALID_BOX)

@@ -1,0 +1,186 @@
+"""Recognize the format of a local dataset by the content of its folder, and the folder that contains it."""
+
+import posixpath
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .archives import is_archive
+from .formats import csv_files, imagefolder
+from .formats.folder import DataFolder, is_image_name, is_run, join
+from .formats.unread import UnreadAnnotations, find_unread
+from .image_formats import describe_unread
+from .types import Dataset
+
+MAX_WRAPPERS = 16  # folders around a dataset that are entered
+SHOWN = 3  # annotations and classes in a message
+# Formats with a recognizer that any folder of images may satisfy.
+FALLBACKS = ("csv", "imagefolder")
+
+
+def recognize(folder: DataFolder, formats: Mapping[str, Any], data_format: str | None) -> tuple[DataFolder, str]:
+    """Return the folder that contains the dataset, which others may wrap, and its format.
+
+    Args:
+        folder: Folder of the user.
+        formats: Modules with `recognizes(folder)` and `read(folder)`, by name.
+        data_format: Format of the user, whose folder is searched. None: inferred.
+
+    Raises:
+        ValueError: If there is no dataset, or several formats or folders are possible.
+    """
+    candidates = {data_format: formats[data_format]} if data_format else dict(formats)
+    path, current = ".", folder
+    fallback: tuple[str, DataFolder] | None = None  # with one class, or folders that may not be classes
+    for _ in range(MAX_WRAPPERS):
+        if names := _recognized(current, candidates):
+            _note_entered(folder, current, path)
+            return current, _choose(current, names, formats)
+        if imagefolder.class_folders(current):
+            fallback = path, current
+        name = _find_inner(current, candidates)
+        if name is None:
+            break
+        path, current = join(path, name), current.subfolder(name)
+    if fallback and data_format in (None, "imagefolder"):
+        path, current = fallback
+        _note_entered(folder, current, path)
+        return current, "imagefolder"
+    if data_format:
+        return folder, data_format
+    raise ValueError(_describe_missing(folder))
+
+
+def check_class_folders(folder: DataFolder, dataset: Dataset) -> None:
+    """Check that class folders are what the dataset is about, as any folders of images may be read as classes.
+
+    Raises:
+        ValueError: If there are less than two classes, their names say that they are none, or there are annotations
+            that are not read.
+    """
+    classes = dataset.classes
+    unread = find_unread(folder)
+    certain = [annotations for annotations in unread if annotations.is_certain]
+    shown = ", ".join(classes[:SHOWN]) + ", …" * (len(classes) > SHOWN)
+    ignore = ', or set data_format="imagefolder" to use the folders as classes.'
+    if len(classes) > 1 and not all(map(imagefolder.is_generic, classes)):
+        if certain:
+            raise ValueError(
+                f"{folder.root}: got class folders ({shown}) and annotations that are not read: "
+                f"{_list(certain)}, expected one of them. {certain[0].action.rstrip('.')}{ignore}"
+            )
+        if unread:
+            folder.notes.append(f"Skipped annotations that are not read: {_list(unread)}.")
+        return
+    if unread := certain or _find_tables(folder) or unread:
+        found = f"unread annotations: {_list(unread)}"
+        action = unread[0].action
+    elif masks := _mask_folders(folder):
+        found = f"mask images in {', '.join(masks)}"
+        action = "Segmentation datasets are not supported yet. Use a dataset for classification or detection."
+    else:
+        found = "no annotations"
+        action = "Move the images of each class into a folder with its name, or add their annotations."
+    kind = "one folder of images" if len(classes) == 1 else "folders that are not named after classes"
+    raise ValueError(
+        f"{folder.root}: got {kind} ({shown}) and {found}, expected at least two classes. {action.rstrip('.')}{ignore}"
+    )
+
+
+def _recognized(folder: DataFolder, formats: Mapping[str, Any]) -> list[str]:
+    """Return the names of the formats in a folder, a format of last resort only if there is no other."""
+    names = [name for name, module in formats.items() if name not in FALLBACKS and module.recognizes(folder)]
+    if names:
+        return names
+    is_imagefolder = "imagefolder" in formats and imagefolder.recognizes(folder)
+    if "csv" in formats and (tables := csv_files.find_tables(folder)[0]):
+        if not is_imagefolder or not csv_files.agree_with_folders(folder, tables):
+            return ["csv"]
+        folder.notes.append(f"Skipped {', '.join(table.name for table in tables)}: its labels are the class folders.")
+    return ["imagefolder"] if is_imagefolder else []
+
+
+def _find_inner(folder: DataFolder, formats: Mapping[str, Any]) -> str | None:
+    """Return the subfolder that contains the dataset: the only one with images, or the only one with annotations."""
+    names = imagefolder.class_folders(folder)
+    names = names or [name for name, kind in folder.entries(".").items() if kind == "folder"]
+    if len(names) == 1:
+        return names[0]
+    specific = {name: module for name, module in formats.items() if name not in FALLBACKS}
+    found = [name for name in names if _recognized(folder.subfolder(name), specific)]
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder.root}: got several datasets, in {', '.join(found)}, expected one. Pass the folder of one."
+        )
+    return found[0] if found else None
+
+
+def _note_entered(folder: DataFolder, inner: DataFolder, path: str) -> None:
+    """Add to the notes that the dataset is in a folder within the user's, and what is skipped outside of it."""
+    if path == ".":
+        return
+    images = [name for name, kind in folder.walk() if kind == "file" and is_image_name(name)]
+    others = [image for image in images if not image.startswith(f"{path}/")]
+    skipped = f" Skipped {len(others)} images elsewhere, such as {others[0]}." if others else ""
+    inner.notes[:0] = [*folder.notes, f"Read the folder {path}, which contains the dataset.{skipped}"]
+
+
+def _choose(folder: DataFolder, names: list[str], formats: Mapping[str, Any]) -> str:
+    """Return the only format of several that can be read."""
+    if len(names) == 1:
+        return names[0]
+    readable = [name for name in names if _is_readable(folder, formats[name])]
+    if len(readable) == 1:
+        others = ", ".join(name for name in names if name != readable[0])
+        folder.notes.append(f"Read as {readable[0]}; the folder also has files as in {others}, which can't be read.")
+        return readable[0]
+    choices = " or ".join(f'data_format="{name}"' for name in readable or names)
+    raise ValueError(f"{folder.root}: could be {' or '.join(readable or names)}. Set {choices}.")
+
+
+def _is_readable(folder: DataFolder, module: Any) -> bool:
+    try:
+        return any(map(len, module.read(DataFolder(folder.root)).splits.values()))
+    except (ValueError, OSError):
+        return False
+
+
+def _list(annotations: list[UnreadAnnotations]) -> str:
+    more = f" and {len(annotations) - SHOWN} other kinds" if len(annotations) > SHOWN else ""
+    return ", ".join(map(str, annotations[:SHOWN])) + more
+
+
+def _find_tables(folder: DataFolder) -> list[UnreadAnnotations]:
+    _, tables = csv_files.find_tables(folder)
+    action = "Name its columns file_name and label, or use COCO JSON, YOLO or Pascal VOC."
+    return [UnreadAnnotations([t.name], f"columns {', '.join(t.columns)}", action) for t in tables]
+
+
+def _mask_folders(folder: DataFolder) -> list[str]:
+    names = {posixpath.dirname(name) for name, kind in folder.walk() if kind == "file" and is_image_name(name)}
+    return sorted(name for name in names if imagefolder.is_mask_folder(posixpath.basename(name)))
+
+
+def _describe_missing(folder: DataFolder) -> str:
+    if is_run(str(folder.root)):
+        return f"{folder.root}: got the output of a training run, expected a dataset. Pass the folder of its images."
+    files = [name for name, kind in folder.walk() if kind == "file"]
+    expected = (
+        "a folder for each class, COCO JSON, Pascal VOC XML, YOLO labels, a CSV file with file names and labels, or a "
+        "dataset of the datasets library"
+    )
+    if archives := [name for name in files if is_archive(Path(name))]:
+        return f"{folder.root}: got no images but {', '.join(archives[:3])}, expected {expected}. Unpack the archives."
+    if unread := find_unread(folder) or _find_tables(folder):
+        return (
+            f"{folder.root}: got annotations that are not read: {_list(unread)}, expected {expected}. "
+            f"{unread[0].action}"
+        )
+    if images := [name for name in files if is_image_name(name)]:
+        return (
+            f"{folder.root}: got no dataset but {len(images)} images without labels, such as {images[0]}, expected "
+            f"{expected}. Move the images of each class into a folder with its name."
+        )
+    if unread_images := describe_unread(files):
+        return f"{folder.root}: got no images that are read, expected {expected}. {unread_images}"
+    return f"{folder.root}: got no dataset, expected {expected}."
