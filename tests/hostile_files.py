@@ -1,14 +1,26 @@
 """Malformed, unusual and malicious image files."""
 
+import base64
 import io
 import struct
 import zlib
 
 import numpy as np
+from dataset_files import orientation_exif
 from PIL import Image
 
 PACKER = zlib.compressobj(1)
 ZEROS = b"".join(PACKER.compress(bytes(2**20)) for _ in range(100)) + PACKER.flush()  # 100 MiB
+# 8x16 pixels, blue above red, stored as 16x8 with a rotation. Pillow can't write HEIC without an encoder.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAcdtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAAAA"
+    "AERAAAIAAQAAAAAB6wABAAAAAAAAADYAAgAAAAACIQABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZl"
+    "AgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABBmlwcnAAAADlaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH/"
+    "/wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABNjb2xy"
+    "bmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAEAAAAAEAAAAIAAAAAf///9AAAAAC////yAAAAAIAAAAQcGl4aQAAAAAD"
+    "CAgIAAAACWlyb3QDAAAAGWlwbWEAAAAAAAAAAQABBoECAwWEhgAAABppcmVmAAAAAAAAAA5jZHNjAAIAAQABAAAAYm1kYXQAAAAyKAGvUhcmJPKS"
+    "bv8p+QxGR2EvH1oawfcGNGgpXhG+AXX087H3aOZKQK6EPzTkqSdq/UAAAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA="
+)
 SUFFIXES = ("jpg", "png", "gif", "bmp", "webp", "tif", "ppm")
 FILE_NAMES = [
     "two\nlines",
@@ -75,29 +87,71 @@ def decompression_bombs(rng):
 def unusual_images(rng):
     """Return readable images of rare formats, by name."""
     image = noise(rng)
-    exif = Image.Exif()
-    exif[0x0112] = int(rng.integers(1, 9))
     deep = Image.fromarray(rng.integers(0, 2**16, size=(40, 48), dtype=np.uint16))
+    transparent = image.copy()
+    transparent.putalpha(image.convert("L"))
+    palette, alphas = image.quantize(64), rng.bytes(64)
     return {
         "cmyk.jpg": encode(image.convert("CMYK"), "jpg"),
         "gray.jpg": encode(image.convert("L"), "jpg"),
         "progressive.jpeg": encode(image, "jpg", progressive=True),
         "16 bit.png": encode(deep, "png"),
         "16 bit.tiff": encode(deep, "tif"),
-        "float.tif": encode(Image.fromarray(rng.random((40, 48), dtype=np.float32)), "tif"),
-        "rgba.png": encode(image.convert("RGBA"), "png"),
-        "rgba.webp": encode(image.convert("RGBA"), "webp"),
-        "la.png": encode(image.convert("LA"), "png"),
-        "palette.png": encode(image.convert("P"), "png", transparency=3),
+        "float.tif": encode(Image.fromarray(300 * rng.random((40, 48), dtype=np.float32) - 20), "tif"),
+        "rgba.png": encode(transparent, "png"),
+        "rgba.webp": encode(transparent, "webp", lossless=True),
+        "transparent color.png": encode(image, "png", transparency=image.getpixel((3, 3))),
+        "la.png": encode(transparent.convert("LA"), "png"),
+        "palette.png": encode(palette, "png", transparency=alphas),
+        "transparent.gif": encode(palette, "gif", transparency=3),
         "1 bit.png": encode(image.convert("1"), "png"),
         "cmyk.tif": encode(image.convert("CMYK"), "tif"),
-        "turned.jpg": encode(image, "jpg", exif=exif),
+        **{f"turned {i}.jpg": encode(image, "jpg", exif=orientation_exif(i)) for i in range(1, 9)},
+        "turned.png": encode(image, "png", exif=orientation_exif(6)),
+        "turned.webp": encode(image, "webp", exif=orientation_exif(8)),
+        "turned.avif": encode(image, "avif", exif=orientation_exif(6)),
         "animated.gif": encode(image, "gif", save_all=True, append_images=[noise(rng)]),
         "long.png": encode(Image.new("RGB", (20_000, 3), "red"), "png"),
         "high.jpg": encode(Image.new("RGB", (2, 20_000), "red"), "jpg"),
         "pixel.gif": encode(image.resize((1, 1)), "gif"),
         "really a png.jpg": encode(image, "png"),
         "really a bmp.PNG": encode(image, "bmp"),
+        "photo.HEIC": HEIC,
+    }
+
+
+def damaged_metadata(rng):
+    """Return image files with metadata that versions of Pillow reject, and the same images without it, by name."""
+    image = noise(rng)
+    jpeg, webp, avif = (encode(image, suffix) for suffix in ("jpg", "webp", "avif"))
+    mpo = encode(image, "mpo", save_all=True, append_images=[image])
+    second = mpo.index(b"\xff\xd8\xff", 10)
+    compressed = b"\0\0" + zlib.compress(bytes(3 * 2**20))
+    text, profile = (b"zTXt", b"Comment" + compressed), (b"iCCP", b"icc" + compressed)
+    pixels = b"".join(b"\0" + row.tobytes() for row in np.asarray(image))
+    intact = png(48, 40, data=pixels)
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+
+    def with_segment(marker, content):
+        return jpeg[:2] + b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content + jpeg[2:]
+
+    return {
+        "exif.jpg": (with_segment(0xE1, b"Exif\0\0" + bytes(20)), jpeg),
+        "xmp.jpg": (with_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0\xff<tiff:Orientation>9"), jpeg),
+        "photoshop.jpg": (with_segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\x80\xff"), jpeg),
+        "profile.jpg": (with_segment(0xE2, b"ICC_PROFILE\0\x05\x09" + bytes(50)), jpeg),
+        "index.jpg": (with_segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"), jpeg),
+        "second frame.mpo": (mpo[:second] + bytes(50), jpeg),
+        "no second frame.mpo": (mpo[:second], jpeg),
+        "text.png": (png(48, 40, text, data=pixels), intact),
+        "profile.png": (png(48, 40, profile, data=pixels), intact),
+        "exif.png": (png(48, 40, (b"eXIf", b"garbage"), data=pixels), intact),
+        "checksum.png": (png(48, 40, (b"tEXt", b"a\0good"), data=pixels).replace(b"a\0good", b"a\0bad!"), intact),
+        "cut text.png": (intact[:-12] + struct.pack(">I4s", 1000, b"tEXt") + b"Comment\0 cut", intact),
+        "cut.webp": (encode(image, "webp", exif=orientation_exif(3))[:-20], webp),
+        "exif.avif": (encode(image, "avif", exif=exif).replace(b"II*\0", bytes(4)), avif),
+        "exif.heic": (HEIC.replace(b"MM\0*", bytes(4)), HEIC),
     }
 
 

@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 import torch
 from dataset_files import jpeg_bytes, noise_image, orientation_exif, png_bytes
+from hostile_files import HEIC, damaged_metadata, noise, unusual_images
 from PIL import Image
 from torchvision.transforms import v2
+from transformers.image_utils import load_image as stock_load_image
 
 from mobilevit_hf.data import images
-from mobilevit_hf.data.images import LazyImage, Region, UnreadableImageError, find_images, load_image
+from mobilevit_hf.data.images import (
+    LazyImage,
+    Region,
+    UnreadableImageError,
+    find_images,
+    load_image,
+    load_with_losses,
+)
 
 SMALL_IMAGE = noise_image(0, 37, 21)
 
@@ -57,30 +66,6 @@ def test_exif_orientation_is_applied(corner_colors, tmp_path, orientation):
     image = Image.fromarray(np.ascontiguousarray(stored))
     image.save(tmp_path / "a.png", exif=orientation_exif(orientation))
     assert is_close(load_pixels(tmp_path / "a.png"), corner_colors, 0)
-
-
-def test_transparency_is_composited_over_white(tmp_path):
-    rgba = np.zeros((2, 2, 4), dtype=np.uint8)
-    rgba[0, 0] = (200, 0, 0, 255)
-    rgba[1, 1] = (0, 0, 0, 128)
-    Image.fromarray(rgba).save(tmp_path / "a.png")
-    got = load_pixels(tmp_path / "a.png")
-    assert is_close(got[0, 0], np.array([200, 0, 0]))
-    assert is_close(got[0, 1], np.array([255, 255, 255]))
-    assert is_close(got[1, 1], np.array([127, 127, 127]))
-
-
-def test_palette_with_transparent_color(tmp_path):
-    image = Image.new("P", (2, 1))
-    image.putpalette([255, 0, 0, 0, 0, 255])
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / "a.png", transparency=1)
-    assert is_close(load_pixels(tmp_path / "a.png"), np.array([[[255, 0, 0], [255, 255, 255]]]))
-
-
-def test_16_bit_gray_is_scaled_to_8_bits(tmp_path):
-    Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
-    assert is_close(load_pixels(tmp_path / "a.png"), np.repeat([[[0], [100], [255]]], 3, axis=2))
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("CMYK", "jpg"), ("L", "png"), ("1", "png"), ("LA", "png")])
@@ -130,10 +115,66 @@ def test_damaged_files_raise_the_reason(corner_colors, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_floating_point_pixels_are_rejected(tmp_path):
-    Image.fromarray(np.zeros((2, 2), dtype=np.float32)).save(tmp_path / "a.tiff")
-    with pytest.raises(UnreadableImageError, match="floating-point"):
-        load_image(tmp_path / "a.tiff")
+SAVED_SUFFIXES = (
+    *("jpg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
+    *("avif", "jp2", "j2k", "jpx", "tga", "ico", "icns", "pcx", "sgi", "qoi", "dds", "mpo", "TGA", "JFIF"),
+)
+
+
+@pytest.mark.parametrize("suffix", SAVED_SUFFIXES)
+def test_all_photo_formats_of_pillow_are_read(suffix, image, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    image.resize((32, 32)).save(path, Image.registered_extensions()[path.suffix.lower()])
+    assert find_images([str(tmp_path)])[0] == [str(path)]
+    expected = stock_load_image(str(path))
+    assert np.array_equal(load_image(path), expected)
+    lazy = LazyImage(str(path))
+    assert (lazy.width, lazy.height) == expected.size
+
+
+def test_heic_is_read(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
+    for source in (str(tmp_path / "IMG_1.HEIC"), tmp_path / "IMG_1.HEIC", HEIC):
+        expected = [[(20, 40, 220)] * 8] * 8 + [[(200, 30, 20)] * 8] * 8
+        assert is_close(load_pixels(source), np.array(expected), 12)
+    assert find_images([str(tmp_path)])[0] == [str(tmp_path / "IMG_1.HEIC")]
+
+
+@pytest.mark.parametrize("name", [name for name in unusual_images(np.random.default_rng(0)) if name != "photo.HEIC"])
+def test_pixels_equal_those_of_transformers(name, tmp_path):
+    (tmp_path / name).write_bytes(unusual_images(np.random.default_rng(0))[name])
+    expected = np.asarray(stock_load_image(str(tmp_path / name)))
+    for source in (tmp_path / name, (tmp_path / name).read_bytes(), Image.open(tmp_path / name)):
+        loaded = load_image(source)
+        assert np.array_equal(loaded, expected)
+        assert np.array_equal(stock_load_image(loaded), expected)  # a second pass must not rotate it again
+        assert np.array_equal(LazyImage(source).load(), expected)
+
+
+@pytest.mark.parametrize("name", damaged_metadata(np.random.default_rng(0)))
+def test_damaged_metadata_is_ignored(name, tmp_path):
+    damaged, intact = damaged_metadata(np.random.default_rng(0))[name]
+    assert damaged != intact
+    (tmp_path / name).write_bytes(damaged)
+    expected = stock_load_image(Image.open(io.BytesIO(intact)))
+    for source in (damaged, tmp_path / name):
+        assert np.array_equal(load_image(source), expected)
+        lazy = LazyImage(source)
+        assert (lazy.width, lazy.height) == expected.size
+
+
+def test_losses():
+    rng = np.random.default_rng(0)
+    transparent = ("rgba.png", "rgba.webp", "la.png", "palette.png", "transparent.gif", "transparent color.png")
+    expected = {name: ["transparency"] for name in transparent}
+    expected |= {name: ["depth"] for name in ("16 bit.png", "16 bit.tiff", "float.tif")}
+    expected |= {"animated.gif": ["frames"], "cmyk.jpg": ["colors"], "cmyk.tif": ["colors"]}
+    found = {name: load_with_losses(data)[1] for name, data in unusual_images(rng).items()}
+    assert {name: losses for name, losses in found.items() if losses} == expected
+
+    opaque = noise(rng).convert("RGBA")
+    assert load_with_losses(png_bytes(opaque))[1] == []
+    assert load_with_losses(png_bytes(Image.fromarray(np.full((4, 4), 255, dtype=np.uint16))))[1] == []
 
 
 def test_random_damage_raises_no_other_error(corner_colors, tmp_path):
@@ -157,10 +198,28 @@ def test_find_images(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
-    found, missing = find_images([".", "notes.txt", "*.jpg", "odd[1].jpg", "http://host/d.jpg", "gone.jpg", "empty"])
+    sources = [".", "notes.txt", "*.jpg", "odd[1].jpg", "http://host/d.jpg", "gone.jpg", "empty"]
+    found, missing, notes = find_images(sources)
     assert found == ["a.PNG", "b.jpg", "deep/c.webp", "odd[1].jpg", "notes.txt", "http://host/d.jpg"]
     assert set(missing) == {"gone.jpg", "empty"}
     assert "no images" in missing["empty"]
+    assert notes == []
+
+
+def test_files_that_are_not_read_are_counted_by_suffix(tmp_path):
+    for name in ("a.jpg", "a.MOV", "b.mov", "deep/c.cr2", "note.txt", "c.svg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found, missing, (note,) = find_images([str(tmp_path)])
+    assert (found, missing) == ([str(tmp_path / "a.jpg")], {})
+    for count in ("2 .mov (video", "1 .cr2 (camera raw", "1 .svg (vector"):
+        assert count in note
+    assert ".txt" not in note
+    (_, missing, notes), folder = find_images([str(tmp_path / "deep")]), str(tmp_path / "deep")
+    assert "1 .cr2 (camera raw" in missing[folder]
+    assert notes == []
+    with pytest.raises(UnreadableImageError, match="camera raw"):
+        load_image(tmp_path / "deep/c.cr2")
 
 
 def test_download_size_is_limited(monkeypatch, served_file):
