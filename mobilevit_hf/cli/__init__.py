@@ -55,15 +55,23 @@ class Command(TyperCommand):
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx) if [piece] not in hidden]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; an error that starts with the name of a parameter names its option instead."""
+        """Run the command; an error names its options instead of the parameters of Python."""
         try:
             return super().invoke(ctx)
         except ValueError as error:
-            name, colon, reason = str(error).partition(": ")
-            for param in self.params:
-                if colon and param.name == name and param.param_type_name == "option":
-                    raise ValueError(f"{max(param.opts, key=len)}: {reason}") from error
-            raise
+            message = self._name_options(str(error))
+            if message == str(error):
+                raise
+            raise ValueError(message) from error
+
+    def _name_options(self, message: str) -> str:
+        """Return a message with `--data-format` for `data_format` at its start, and for `data_format="voc"`."""
+        for param in self.params:
+            if param.param_type_name == "option" and param.name in message:
+                option = max(param.opts, key=len)
+                message = re.sub(rf"^{param.name}: ", f"{option}: ", message)
+                message = re.sub(rf'\b{param.name}="([^"]+)"', rf"{option} \1", message)
+        return message
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options."""

@@ -41,7 +41,7 @@ def load_dataset(
         source: A folder, which may wrap the one of the dataset; a COCO .json, YOLO .yaml or .csv file next to the
             images; an archive (.zip, .tar, .tar.gz) of a folder; or a Hub id, `user/name` or
             `user/name:configuration`.
-        data_format: Key of `DATA_FORMATS`. None: inferred from the files; a classifier then needs two classes.
+        data_format: Key of `DATA_FORMATS`. None: inferred from the files; class folders are then at least two.
         validation_fraction: Fraction of the training split to split off, stratified by class; 0 to disable it. The
             test split is never used for it.
         seed: Seed of the split, which is the same on every machine.
@@ -72,11 +72,6 @@ def load_dataset(
     _drop_empty_splits(dataset, str(source))
     if not dataset.classes:
         raise ValueError(f"{source}: got no class in the training split, expected at least one annotated image.")
-    if data_format is None and dataset.task == "image-classification" and len(dataset.classes) == 1:
-        raise ValueError(
-            f"{source}: got one class, {dataset.classes[0]}, expected at least two. Add images of another class, or "
-            f'set data_format="{dataset.data_format}" to use this one.'
-        )
     if "train" in dataset.splits and "validation" not in dataset.splits:
         _add_validation(dataset, validation_fraction, seed)
     return dataset

@@ -122,3 +122,12 @@ def test_image_grid_shows_all_classes(mobilevit, tmp_path):
         assert (pixels == color).all(-1).sum() > 500
     _, out, _ = mobilevit("check-data", tmp_path / "photos", "--image-grid", file, "--json")
     assert json.loads(out)["image_grid"] == str(file.with_name("grid-2.png"))
+
+
+@pytest.mark.parametrize("command", [["check-data"], ["train"]])
+def test_advice_names_options(mobilevit, tmp_path, command):
+    save_noise_images(tmp_path, ["cat/1.png", "cat/2.png"])
+    code, out, err = mobilevit(*command, tmp_path)
+    assert (code, out) == (2, "")
+    assert "--data-format imagefolder" in err
+    assert "data_format" not in err
