@@ -243,6 +243,20 @@ class ModelSuite:
         assert_close(self.run(model, pixels.to(memory_format=torch.channels_last)), expected, 1e-5)
         assert_close(self.run(model.to(memory_format=torch.channels_last), pixels), expected, 1e-5)
 
+    def test_no_layer_overwrites_the_output_of_another(self):
+        """Forward hooks may keep the outputs."""
+        model, kept, copies = self.make_model(), {}, {}
+
+        def keep(module, inputs, output):
+            if isinstance(output, Tensor):
+                kept[module], copies[module] = output, output.clone()
+
+        for module in model.modules():
+            module.register_forward_hook(keep)
+        self.run(model, make_pixels())
+        assert len(kept) > 250
+        assert all(torch.equal(output, copies[module]) for module, output in kept.items())
+
     def test_input_is_not_modified(self):
         pixels = make_pixels()
         self.run(self.make_model(), pixels)

@@ -234,7 +234,10 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
             ValueError: If the images are invalid, see `MobileViTModel.forward`, or a label is out of range.
         """
         outputs = self.mobilevit(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+            pixel_values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
@@ -290,7 +293,10 @@ class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
         if labels is not None and self.num_labels == 1:
             raise ValueError("num_labels: got 1, expected at least 2 to train. Add a background class.")
         outputs = self.mobilevit(
-            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+            pixel_values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         logits = self.segmentation_head(outputs.last_hidden_state)
         loss = None

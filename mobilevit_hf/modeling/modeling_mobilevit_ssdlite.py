@@ -234,6 +234,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             pixel_values,
             output_hidden_states=default_to(output_hidden_states, self.config.output_hidden_states),
             output_attentions=default_to(output_attentions, self.config.output_attentions),
+            return_dict=True,
         )
         assert pixel_values is not None  # the backbone rejects None
         self._check_batch(pixel_values)
