@@ -18,6 +18,7 @@ from transformers import BaseImageProcessor
 from ..io import move_into_place, temporary_folder, user_path
 from ..modeling.configuration_mobilevit import VARIANTS, MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
+from ..modeling.finite import check_finite_weights
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..tasks import TASKS, TaskName
 from . import rules
@@ -80,8 +81,8 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: If the source or the file of labels does not exist.
-        ValueError: If the source can't be downloaded, read safely or matched completely to a MobileViT, or an argument
-            is invalid.
+        ValueError: If the source can't be downloaded, read safely or matched completely to a MobileViT, its weights
+            are not finite, or an argument is invalid.
     """
     if channel_order not in (None, "bgr", "rgb"):
         raise ValueError(f"channel_order: got {channel_order!r}, expected 'bgr' or 'rgb'.")
@@ -107,6 +108,7 @@ def convert_checkpoint(
     with torch.random.fork_rng(devices=[]):  # keeps the caller's random state; all initial weights are overwritten
         model = TASKS[task].model_class(config)
     _load_weights(model, translation)
+    check_finite_weights(model, file.name)
     _save(model, processor, output)
     return ConversionReport(
         origin=origin,

@@ -378,6 +378,15 @@ def test_state_dicts_that_do_not_match_raise(timm_file, tmp_path, output_dir, mo
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_weights_that_are_not_finite_raise(official_classifier, tmp_path, output_dir):
+    file = save_modified(
+        official_classifier, tmp_path / "modified.pt", lambda w: w["classifier.fc.bias"].fill_(float("nan"))
+    )
+    with pytest.raises(ValueError, match=r"^modified\.pt: got NaN in classifier\.bias, expected finite weights"):
+        convert_checkpoint(file, output_dir)
+    assert not output_dir.exists()
+
+
 def test_missing_or_additional_official_parameters_raise(official_segmenter, tmp_path, output_dir):
     weights = torch.load(official_segmenter)
     for key in list(weights)[::80]:
