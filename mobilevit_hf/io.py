@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 # Names of temporary folders: a killed process leaves them behind, and only folders of this name are removed later.
 TEMP_PREFIX = ".mobilevit-tmp-"
+# File in each entry of the cache that holds the entry's name: nothing else in the cache folder is removed.
+CACHE_MARKER = ".mobilevit-cache-entry"
 # Far more than a configuration or a record needs; a larger file would fill the memory.
 MAX_JSON_BYTES = 64 * 2**20
 
@@ -32,10 +34,31 @@ def home_folder() -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `MOBILEVIT_CACHE`, or `mobilevit_hf` in the user's cache folder."""
+    """Return the cache folder: `MOBILEVIT_CACHE`, or `mobilevit_hf` in the user's cache folder.
+
+    Raises:
+        ValueError: If neither is known.
+    """
     if folder := os.environ.get("MOBILEVIT_CACHE"):
         return user_path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilevit_hf"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder, "mobilevit_hf")
+    if (home := home_folder()) is None:
+        raise ValueError("MOBILEVIT_CACHE: got no value and no home folder, expected a folder. Set it, or HOME.")
+    return home / ".cache" / "mobilevit_hf"
+
+
+def mark_cache_entry(folder: Path, name: str) -> None:
+    """Mark a finished folder as an entry of the cache, before it is renamed to `name`."""
+    (folder / CACHE_MARKER).write_text(name)
+
+
+def is_cache_entry(folder: Path) -> bool:
+    """Return whether a folder is an entry of the cache: not a copy under another name, nor a link to one."""
+    with contextlib.suppress(OSError):
+        marker = folder / CACHE_MARKER
+        return not folder.is_symlink() and marker.is_file() and marker.read_bytes() == folder.name.encode()
+    return False
 
 
 @contextlib.contextmanager

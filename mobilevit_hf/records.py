@@ -102,6 +102,7 @@ class ExportRecord:
     quantization: str | None = None  # "int8" or None
     bytes: int | None = None  # size on disk, weights included
     weights: str | None = None  # hash of the source weights
+    files: dict[str, str] | None = None  # SHA-256 of each file, by path relative to the folder of `file`
     size: list[int] | None = None  # input height and width in pixels
     verified: bool = True  # the outputs were compared with those of the PyTorch model
     max_error: Number | None = None  # largest absolute difference in the outputs
@@ -131,12 +132,10 @@ def read_export_records(path: Path) -> list[ExportRecord]:
 
     Entries that are not valid records are skipped: the next export measures and writes them again.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    records = []
-    for entry in entries if isinstance(entries, list) else []:
+    records, entries = [], []
+    with contextlib.suppress(ValueError):
+        entries = read_json(path, list)
+    for entry in entries:
         with contextlib.suppress(ValueError):
             records.append(from_dict(ExportRecord, entry, str(path)))
     return records

@@ -8,13 +8,24 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..io import TEMP_PREFIX, read_json, temporary_folder, temporary_folders, user_path
-from ..records import EXPORT_FILE, ExportRecord, write_record
-from .files import exported_bytes
+from ..data.archives import FOLDER as ARCHIVES
+from ..data.archives import unpacked_archives
+from ..io import (
+    CACHE_MARKER,
+    TEMP_PREFIX,
+    cache_folder,
+    is_cache_entry,
+    mark_cache_entry,
+    read_json,
+    temporary_folder,
+    temporary_folders,
+)
+from ..records import EXPORT_FILE, ExportRecord, read_record, write_record
+from .files import check_exported, exported_bytes, hash_files
 from .formats import FORMATS, Format
 
 if TYPE_CHECKING:
@@ -54,13 +65,6 @@ class Entry(NamedTuple):
     bytes: int
     used: float
     record: dict[str, Any]
-
-
-def cache_folder() -> Path:
-    """Return the cache folder: `MOBILEVIT_CACHE`, or `mobilevit_hf` in the user's cache folder."""
-    if folder := os.environ.get("MOBILEVIT_CACHE"):
-        return user_path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobilevit_hf"
 
 
 def weights_hash(model: "PreTrainedModel") -> str:
@@ -110,22 +114,22 @@ def get_or_create(
     key: dict[str, Any] = {"weights": weights, "backend": backend, "dtype": dtype, "versions": versions}
     if not format.dynamic_shapes:
         key["size"] = list(size)
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    name = hashlib.sha256(f"{CACHE_MARKER} {json.dumps(key, sort_keys=True)}".encode()).hexdigest()[:32]
     file = format.path(dtype, None)
     root = cache_folder()
     folder = root / name
-    if not (folder / EXPORT_FILE).is_file():
-        root.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(root) as scratch:
+    if not _is_complete(folder, file):
+        with _writable(root) as scratch:
             created = scratch / name
             (created / file).parent.mkdir(parents=True)
             measured = write(created / file)
-            record = ExportRecord(file=file, bytes=exported_bytes(created / file), **key, **measured)
-            write_record(created / EXPORT_FILE, record)
+            measured |= {"bytes": exported_bytes(created / file), "files": hash_files(created / file)}
+            write_record(created / EXPORT_FILE, ExportRecord(file=file, **key, **measured))
+            mark_cache_entry(created, name)
             try:
                 created.rename(folder)
             except OSError:  # not empty: another process was faster
-                if not (folder / EXPORT_FILE).is_file():
+                if not _is_complete(folder, file):
                     raise
         trim(keep=folder)
     with contextlib.suppress(OSError):  # the cache may be read-only
@@ -133,17 +137,46 @@ def get_or_create(
     return folder / file
 
 
+@contextlib.contextmanager
+def _writable(root: Path) -> Generator[Path, None, None]:
+    """Create a temporary folder in the cache."""
+    with contextlib.ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(temporary_folder(root))
+        except OSError as error:
+            raise ValueError(
+                f"{root}: the cache can't be written ({error}). Set MOBILEVIT_CACHE to a folder that can be."
+            ) from error
+        yield scratch
+
+
+def _is_complete(folder: Path, file: str) -> bool:
+    """Return whether an entry has the file that its record names by hash; remove an incomplete entry."""
+    with contextlib.suppress(ValueError, OSError):
+        if record := read_record(folder / EXPORT_FILE, ExportRecord):
+            check_exported(folder / file, [record])
+            return True
+    if is_cache_entry(folder):
+        _remove(folder)
+    return False
+
+
 def entries() -> list[Entry]:
-    """Return the cached models, most recently used first."""
+    """Return the cached models, most recently used first. Other folders are ignored."""
     cached = []
-    for path in cache_folder().glob(f"*/{EXPORT_FILE}"):
+    for path in (folder / EXPORT_FILE for folder in cache_folder().glob("*") if is_cache_entry(folder)):
         record = {}
         with contextlib.suppress(ValueError):
             record = read_json(path)
         with contextlib.suppress(OSError):  # removed by another process
-            size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-            cached.append(Entry(path.parent, size, path.stat().st_mtime, record))
+            cached.append(Entry(path.parent, folder_bytes(path.parent), path.stat().st_mtime, record))
     return sorted(cached, key=lambda entry: -entry.used)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
@@ -170,7 +203,7 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
         if total > max_bytes and entry.folder != keep and _remove(entry.folder):
             total -= entry.bytes
             removed += entry.bytes
-    for scratch in temporary_folders(cache_folder()):
+    for scratch in (*temporary_folders(cache_folder()), *temporary_folders(cache_folder() / ARCHIVES)):
         with contextlib.suppress(OSError):
             if time.time() - scratch.stat().st_mtime > MAX_SCRATCH_SECONDS:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -178,8 +211,9 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
 
 
 def clear() -> int:
-    """Remove all cached models and return the number of removed bytes."""
-    return trim(max_bytes=-1)
+    """Remove all cached models and unpacked datasets, and return the number of removed bytes."""
+    sizes = {folder: folder_bytes(folder) for folder in unpacked_archives()}
+    return trim(max_bytes=-1) + sum(size for folder, size in sizes.items() if _remove(folder))
 
 
 def _remove(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import pkgutil
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from ..environment import describe_hardware
-from ..io import atomic_folder
+from ..io import write_atomically
 from ..model_sources import checkpoint_errors, has_weights, read_task, resolve_model
 from ..records import EXPORT_FILE, ExportRecord, read_export_records, write_export_records
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import cache
-from .files import exported_bytes, replace_exported
+from .files import exported_bytes, hash_files, replace_exported
 from .formats import FORMATS, check_backend
 from .pytorch import load_model
 from .runtime import load_exported_model
@@ -100,38 +99,36 @@ def export_model(
                 quantization=quantization,
                 bytes=exported_bytes(path),
                 weights=weights,
+                files=hash_files(path),
                 size=list(pixels.shape[2:]),
                 versions=cache.package_versions(FORMATS[backend]),
                 machine=describe_hardware(),
                 **measured,
             )
-            kept = _drop_records(output_dir, record)
-        _write_records(output_dir, [*kept, record], folder)
+            _announce(output_dir, record, folder)
+        others = [each for each in read_export_records(output_dir / EXPORT_FILE) if each.file != file]
+        write_export_records(output_dir / EXPORT_FILE, [*others, record])
         records.append(record)
         if progress:
             progress(record)
     return records
 
 
-def _drop_records(output_dir: Path, record: ExportRecord) -> list[ExportRecord]:
-    """Drop the records of the same file and of other weights, before the file is replaced; return the others.
+def _announce(output_dir: Path, record: ExportRecord, folder: Path) -> None:
+    """Add the record of an exported model and the configurations of its model in `folder`, before its files.
 
-    If the process is killed in between, the folder has no record that names a file of other weights.
+    Records of other weights are dropped; those of the same file are kept until its files are replaced. As records hold
+    hashes, a process that is killed at any point leaves files that are those of one record, or are refused. The output
+    directory keeps the configurations of weights of its own.
     """
+    output_dir.mkdir(parents=True, exist_ok=True)
     records = read_export_records(output_dir / EXPORT_FILE)
-    kept = [other for other in records if other.file != record.file and other.weights == record.weights]
-    if kept != records:
-        write_export_records(output_dir / EXPORT_FILE, kept)
-    return kept
-
-
-def _write_records(output_dir: Path, records: list[ExportRecord], folder: Path) -> None:
-    """Write the records, and the configurations of the model in `folder` unless the output directory has its own."""
-    with atomic_folder(output_dir) as scratch:
-        write_export_records(scratch / EXPORT_FILE, records)
-        for name in CONFIG_FILES:
-            if (folder / name).is_file() and not (has_weights(output_dir) and (output_dir / name).exists()):
-                shutil.copyfile(folder / name, scratch / name)
+    kept = [other for other in records if other.weights == record.weights]
+    write_export_records(output_dir / EXPORT_FILE, [*kept, record])
+    for name in CONFIG_FILES:
+        if (folder / name).is_file() and not (has_weights(output_dir) and (output_dir / name).exists()):
+            content = (folder / name).read_bytes()
+            write_atomically(output_dir / name, lambda file, content=content: file.write(content))
 
 
 def export_file(model: nn.Module, task: TaskName, backend: str, path: Path, pixels: Tensor, dtype: str) -> None:

@@ -1,5 +1,6 @@
 """Load a model for a backend: from an exported file next to it, from the cache, or by a verified export."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from ..records import EXPORT_FILE, read_export_records
 from ..tasks import TaskName
 from . import cache
 from .export import export_verified
-from .files import exported_files
+from .files import check_exported, exported_files
 from .formats import FORMATS, check_backend
 from .runtime import ExportedModel, load_exported_model
 from .verify import preprocess, sample_images, verification_pixels
+
+logger = logging.getLogger(__name__)
 
 
 def load_backend_model(
@@ -36,7 +39,8 @@ def load_backend_model(
         backend: Backend with a runtime.
         quantization: "int8", which requires an exported file, or None.
         threads: Number of threads. Default: torch's number of threads.
-        source: Directory or Hub id of the model. An exported file there is used if it was made from the same weights.
+        source: Directory or Hub id of the model. An exported file there is used if it was made from the same weights
+            and is unchanged; otherwise a warning is logged.
         hub_kwargs: `revision` and `token` for a Hub id.
 
     Raises:
@@ -47,7 +51,12 @@ def load_backend_model(
     weights = cache.weights_hash(model)
     path = None
     if source is not None:
-        path = _find_exported_file(source, weights, backend, dtype, quantization, hub_kwargs or {})
+        try:
+            path = _find_exported_file(source, weights, backend, dtype, quantization, hub_kwargs or {})
+        except ValueError as error:
+            if quantization is not None:  # can't be exported without images
+                raise
+            logger.warning("%s Until then, a cached export is used.", error)
     if path is None and quantization is not None:
         raise ValueError(
             f"quantization: {source or 'the model'} has no {quantization} file for {backend}. Create it from images: "
@@ -86,16 +95,32 @@ def load_exported_folder(
 def _find_exported_file(
     source: str, weights: str | None, backend: str, dtype: str, quantization: str | None, hub_kwargs: Mapping[str, Any]
 ) -> Path | None:
-    """Return an exported file of a directory or repository if it was made from these weights; None matches any."""
+    """Return the exported file of a directory or repository, None if none is recorded.
+
+    Args:
+        weights: Hash of the weights that it was made from. None matches any, for a directory without weights.
+
+    Raises:
+        ValueError: If the recorded file was made from other weights, or is another file than when it was recorded.
+    """
     options = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
     options |= {f"_raise_exceptions_for_{problem}": False for problem in ("missing_entries", "connection_errors")}
     records = cached_file(source, EXPORT_FILE, **options)
     if records is None:
         return None
     file = FORMATS[backend].path(dtype, quantization)
-    for record in read_export_records(Path(records)):
-        key = (record.backend, record.dtype, record.quantization, record.file)
-        if key == (backend, dtype, quantization, file) and weights in (None, record.weights):
-            paths = [cached_file(source, str(part), **options) for part in exported_files(Path(file))]
-            return Path(paths[0]) if paths[0] is not None and None not in paths else None
-    return None
+    key = (backend, dtype, quantization, file)
+    recorded = [
+        record
+        for record in read_export_records(Path(records))
+        if (record.backend, record.dtype, record.quantization, record.file) == key
+    ]
+    if not recorded:
+        return None
+    paths = [cached_file(source, str(part), **options) for part in exported_files(Path(file))]
+    path = Path(paths[0] or Path(source, file))
+    matching = [record for record in recorded if weights in (None, record.weights)]
+    if not matching:
+        raise ValueError(f"{path}: got an export of other weights, expected the model's. Run mobilevit export again.")
+    check_exported(path, matching)
+    return path

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..tasks import TASKS, TaskName
+from .telemetry import import_onnxruntime
 from .tracing import INPUT_NAME, trace
 
 
@@ -40,8 +41,7 @@ class OnnxRuntime:
     """ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

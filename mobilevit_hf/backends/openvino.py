@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..tasks import TaskName
 from .onnx import write_onnx
+from .telemetry import import_openvino
 from .tracing import quiet
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ def write_openvino(model: nn.Module, task: TaskName, path: Path, pixels: Tensor,
 
 def convert_openvino(model: nn.Module, task: TaskName, pixels: Tensor) -> "openvino.Model":
     """Convert a model to an `openvino.Model` for any batch and image size; see `export.export_file`."""
-    import openvino
-
+    openvino = import_openvino()
     with quiet(), tempfile.TemporaryDirectory() as folder:
         # Through ONNX: the same operations as converting directly, in a fraction of the time.
         onnx_file = Path(folder) / "model.onnx"
@@ -46,8 +46,7 @@ def save_openvino(model: "openvino.Model", path: Path, dtype: str) -> None:
     Raises:
         OSError: If the file can't be written.
     """
-    import openvino
-
+    openvino = import_openvino()
     model.set_rt_info(PRECISIONS[dtype], PRECISION_KEY)
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
@@ -59,9 +58,8 @@ class OpenVINORuntime:
     """OpenVINO on the CPU, in the precision that the file was exported for."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        import openvino
-
-        self.openvino, self.core = openvino, openvino.Core()
+        self.openvino = import_openvino()
+        self.core = self.openvino.Core()
         self.model = self.core.read_model(path)
         self.options = {
             "PERFORMANCE_HINT": "LATENCY",

@@ -33,6 +33,7 @@ from ..evaluation.inference import Prepared, prepare_ahead
 from ..tasks import TaskName
 from .openvino import convert_openvino, save_openvino
 from .runtime import ExportedModel, load_exported_model
+from .telemetry import import_openvino
 from .tracing import quiet
 from .verify import compare, stack_pixels
 
@@ -85,7 +86,7 @@ def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) ->
         raise ValueError("quantization: int8 needs nncf, which is not installed. Install it: pip install nncf")
     images = [image[None] for batch in batches for image in np.asarray(batch, dtype=np.float32)]
     with quiet(), redirect_stdout(io.StringIO()):  # log messages and progress bars
-        import nncf
+        nncf = import_openvino("nncf")
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         level = nncf.nncf_logger.level

@@ -12,14 +12,16 @@ from .console import MEGABYTE
 
 def cache(
     action: Annotated[
-        str | None, typer.Argument(metavar="clear", help="Remove all exported models. Default: list them.")
+        str | None, typer.Argument(metavar="clear", help="Remove all of them. Default: list them.")
     ] = None,
 ) -> None:
-    """List the cached exported models, or remove them.
+    """List the cached exported models, or remove them and unpacked datasets.
 
     `mobilevit predict --backend` exports a model on first use and keeps it in this cache.
     """
-    from ..backends.cache import cache_folder, clear, entries
+    from ..backends.cache import clear, entries, folder_bytes
+    from ..data.archives import unpacked_archives
+    from ..io import cache_folder
 
     if action not in (None, "clear"):
         raise ValueError(f"cache: got {action!r}, expected clear or no argument.")
@@ -35,3 +37,7 @@ def cache(
             table.add_row(*map(console.make_cell, names), f"{entry.bytes / MEGABYTE:.1f}", last_used)
         console.output.print(table)
     console.print_line(f"{sum(entry.bytes for entry in cached) / MEGABYTE:.1f} MB in {cache_folder()}")
+    if archives := unpacked_archives():
+        console.print_line(
+            f"{sum(map(folder_bytes, archives)) / MEGABYTE:.1f} MB of {len(archives)} unpacked datasets"
+        )

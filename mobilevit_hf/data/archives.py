@@ -1,9 +1,7 @@
 """Unpack archives of datasets (.zip, .tar, .tar.gz, ...) into the package's cache: safely, and whole or not at all."""
 
-import contextlib
 import gzip
 import hashlib
-import os
 import posixpath
 import shutil
 import stat
@@ -15,10 +13,10 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any
 
-from ..io import TEMP_PREFIX, cache_folder, temporary_folder, temporary_folders
+from ..io import cache_folder, is_cache_entry, mark_cache_entry, temporary_folder
 from .formats.folder import MAX_DEPTH
 
-FOLDER = "datasets"  # in the cache
+FOLDER, CONTENT = "datasets", "content"  # in the cache, and in an entry
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 SUFFIXES = (".zip", *TAR_SUFFIXES)
 OTHER_SUFFIXES = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst")
@@ -50,30 +48,27 @@ def unpack(path: Path) -> Path:
     root = cache_folder() / FOLDER
     with path.open("rb") as file:
         folder = root / hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    if not folder.is_dir():
+    if not is_cache_entry(folder):
         root.mkdir(parents=True, exist_ok=True)
         with temporary_folder(root) as scratch:
-            content = scratch / "content"
-            content.mkdir()
+            content = scratch / folder.name / CONTENT
+            content.mkdir(parents=True)
             try:
                 _extract(path, content)
             except ARCHIVE_ERRORS as error:
                 raise ValueError(f"{path} can't be unpacked: {error}. Download it again, or unpack it.") from error
+            mark_cache_entry(content.parent, folder.name)
             try:
-                content.rename(folder)
+                content.parent.rename(folder)
             except OSError:  # not empty: another process was faster
-                if not folder.is_dir():
+                if not is_cache_entry(folder):
                     raise
-    with contextlib.suppress(OSError):  # the cache may be read-only
-        os.utime(folder)  # time of the last use
-    return folder
+    return folder / CONTENT
 
 
 def unpacked_archives() -> list[Path]:
-    """Return the folders of unpacked archives, and those that killed processes left."""
-    root = cache_folder() / FOLDER
-    folders = [path for path in root.glob("*") if path.is_dir() and not path.name.startswith(TEMP_PREFIX)]
-    return [*folders, *temporary_folders(root)]
+    """Return the folders of unpacked archives in the cache."""
+    return [*filter(is_cache_entry, (cache_folder() / FOLDER).glob("*"))]
 
 
 def _extract(path: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..backends.cache import weights_hash
 from ..backends.pytorch import load_model
-from ..io import read_json
+from ..io import home_folder, read_json
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
@@ -211,7 +211,8 @@ def _check_exports(folder: Path) -> Iterator[str]:
 def _check_texts(folder: Path, contents: Contents) -> Iterator[str]:
     """Yield secrets and local paths in text files."""
     token = get_token()
-    homes = {str(path) for path in (folder.resolve(), folder.absolute(), Path.home()) if len(path.parts) > 1}
+    folders = (folder.resolve(), folder.absolute(), home_folder())
+    homes = {str(path) for path in folders if path and len(path.parts) > 1}
     for name in contents.files:
         if not name.endswith(TEXTS):
             continue

@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..io import home_folder
 from ..model_sources import ASSETS, is_hub_reachable
 from ..modeling.variants_mobilevit import VARIANTS
 from ..records import TRAINING_FILE, InitialCheckpoint, TrainingRecord, read_record
@@ -74,7 +75,8 @@ def describe_initial_checkpoint(name: str) -> InitialCheckpoint:
 def public_name(path: Path) -> str | None:
     """Return the name of a folder, or of the folder of a file; None if it is the name of a user or machine."""
     folder = path.absolute().parent if path.is_file() else path.absolute()
-    private = {"", Path.home().name, *socket.gethostname().split(".")}
+    home = home_folder()
+    private = {"", home.name if home else "", *socket.gethostname().split(".")}
     with contextlib.suppress(KeyError, OSError, ImportError):  # a user id without a name
         private.add(getpass.getuser())
     return None if folder.name in private else folder.name

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from backend_support import require_backend
 
 import mobilevit_hf
 from mobilevit_hf.backends import cache, formats
-from mobilevit_hf.io import TEMP_PREFIX
+from mobilevit_hf.io import CACHE_MARKER, TEMP_PREFIX, mark_cache_entry
 
 SIZE = (64, 64)
 
@@ -30,7 +31,8 @@ def _no_versions(monkeypatch):
 def add_entry(name, size, used):
     folder = cache.cache_folder() / name
     folder.mkdir(parents=True)
-    (folder / "model").write_bytes(bytes(size))
+    (folder / "model").write_bytes(bytes(size - len(name)))
+    mark_cache_entry(folder, name)
     (folder / "export.json").write_text("{}")
     os.utime(folder / "export.json", (used, used))
     return folder
@@ -143,6 +145,52 @@ def test_weights_hash_depends_on_weights_and_configuration(tiny_model):
     with torch.no_grad():
         model.classifier.bias[0] += 1e-6
     assert cache.weights_hash(model) != weights
+
+
+@pytest.mark.usefixtures("_no_versions")
+def test_damaged_entry_is_replaced():
+    def write(file):
+        file.write_bytes(b"model")
+        return {}
+
+    path = cache.get_or_create("0" * 64, "onnx", "float32", SIZE, write)
+    path.write_bytes(b"other")
+    assert cache.get_or_create("0" * 64, "onnx", "float32", SIZE, write).read_bytes() == b"model"
+
+
+def test_only_entries_are_removed(tmp_path, mobilevit):
+    entry, elsewhere = add_entry("a", 1000, 200), tmp_path.parent / "elsewhere"
+    shutil.copytree(entry, elsewhere)
+    (elsewhere / CACHE_MARKER).write_text("linked")
+    (tmp_path / "linked").symlink_to(elsewhere)
+    shutil.copytree(entry, tmp_path / "my-model")  # a copy, marker included
+    dataset, unpacked = tmp_path / "datasets" / "mine", tmp_path / "datasets" / "b"
+    for folder in (dataset, unpacked, tmp_path / "model"):
+        folder.mkdir(parents=True)
+        (folder / "export.json").write_text("[]")
+    mark_cache_entry(unpacked, "b")
+    (entry / "link").symlink_to(elsewhere)
+    code, stdout, _ = mobilevit("cache", "clear")
+    assert (code, stdout[:6]) == (0, "0.0 MB")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["datasets", "linked", "model", "my-model"]
+    assert [path.name for path in (tmp_path / "datasets").iterdir()] == ["mine"]
+    assert (elsewhere / "model").is_file()
+
+
+@pytest.mark.usefixtures("_no_versions")
+@pytest.mark.parametrize("value", [None, "/dev/null/cache"])
+def test_cache_without_a_folder_is_one_line(mobilevit, monkeypatch, value):
+    monkeypatch.delenv("MOBILEVIT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("mobilevit_hf.io.home_folder", lambda: None)
+    if value is None:
+        code, _, stderr = mobilevit("cache")
+        assert (code, stderr.count("\n")) == (2, 1)
+        assert "MOBILEVIT_CACHE: got no value and no home folder, expected a folder." in stderr
+    else:
+        monkeypatch.setenv("MOBILEVIT_CACHE", value)
+        with pytest.raises(ValueError, match=r"/dev/null/cache: the cache can't be written .* Set MOBILEVIT_CACHE to"):
+            cache.get_or_create("0" * 64, "onnx", "float32", SIZE, lambda file: {})
 
 
 def test_cache_folder_of_an_unknown_user_is_taken_literally(monkeypatch):

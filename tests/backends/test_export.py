@@ -1,5 +1,6 @@
 """`export_model` and `mobilevit export`: what is written, kept and rejected."""
 
+import contextlib
 import json
 import shutil
 
@@ -8,7 +9,9 @@ import torch
 from backend_support import require_backend, write_fake_export
 
 import mobilevit_hf
-from mobilevit_hf.backends import export
+from mobilevit_hf import io
+from mobilevit_hf.backends import cache, export, loader
+from mobilevit_hf.backends.files import exported_files
 from mobilevit_hf.backends.verify import Comparison
 from mobilevit_hf.records import read_export_records
 
@@ -82,18 +85,53 @@ def test_folder_holds_the_exports_of_one_model(model_dirs, tmp_path, mobilevit, 
     assert [record.file for record in read_export_records(export_dir / "export.json")] == ["onnx/model.onnx"]
 
 
-def test_interrupted_reexport_leaves_no_record_of_other_weights(classifier_dir, fake_exports, monkeypatch):
-    require_backend("onnx")
-    mobilevit_hf.export_model(classifier_dir, classifier_dir, ["onnx"])
+def find_export(folder, weights, backend):
+    """Return the content of the exported files for weights (None: any), None if there are none or they are refused."""
+    try:
+        path = loader._find_exported_file(str(folder), weights, backend, "float32", None, {})
+    except ValueError as error:
+        assert "Run mobilevit export again." in str(error)  # noqa: PT017
+        return None
+    return path and [file.read_text() for file in exported_files(path)]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("moves", range(7))
+def test_killed_reexport_leaves_files_of_one_model(classifier_dir, tmp_path, monkeypatch, in_place, moves):
+    require_backend(backend := "openvino")
+
+    def write(model, task, processor, backend, path, *others):
+        for file in exported_files(path):
+            file.write_text(model.config.id2label[0])
+        return {"verified": False}
+
+    def replace(source, target, original=io._replace):
+        nonlocal moves
+        if not moves:
+            raise KeyboardInterrupt
+        moves -= 1
+        original(source, target)
+
+    monkeypatch.setattr(export, "export_verified", write)
+    monkeypatch.setattr(export, "verification_pixels", lambda *args: torch.zeros(1, 3, 64, 64))
     model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(classifier_dir)
     with torch.no_grad():
         model.classifier.bias += 1
-    model.save_pretrained(classifier_dir)
-    monkeypatch.setattr(export, "_write_records", lambda *args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        mobilevit_hf.export_model(classifier_dir, classifier_dir, ["onnx"])
-    assert (classifier_dir / "onnx" / "model.onnx").is_file()
-    assert read_export_records(classifier_dir / "export.json") == []
+    model.config.id2label = dict(enumerate("wxyz"))
+    new_dir = shutil.copytree(classifier_dir, tmp_path / "new")
+    model.save_pretrained(new_dir)
+    export_dir = classifier_dir if in_place else tmp_path / "export"
+    mobilevit_hf.export_model(classifier_dir, export_dir, backend)
+    if in_place:
+        shutil.copytree(new_dir, export_dir, dirs_exist_ok=True)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(io, "_replace", replace)
+        mobilevit_hf.export_model(new_dir, export_dir, backend)
+    weights = cache.weights_hash(model) if in_place else None
+    label = json.loads((export_dir / "config.json").read_text())["id2label"]["0"]
+    content = find_export(export_dir, weights, backend)
+    assert content is None or set(content) == {label}
+    assert moves == 0 or set(content) == {"w"}  # complete
 
 
 def test_failed_export_leaves_no_files_and_keeps_earlier_ones(model_dirs, tmp_path, mobilevit, monkeypatch):
