@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import socket
 import tempfile
 from pathlib import Path
@@ -11,9 +12,6 @@ import typer
 
 from ..model_sources import DEFAULT_MODEL, builtin_models
 from . import console
-
-# Hosts that only accept connections from this machine.
-LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def demo(
@@ -38,15 +36,20 @@ def demo(
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("gradio is not installed. Install it: pip install gradio")
     _check_address(host, port)
-    from ..demo import build_app, launch
+    from ..demo import build_app, is_loopback, launch
     from ..samples import SAMPLES, write_sample
 
     builtin = builtin_models()
     models = list(dict.fromkeys([*(model or []), *builtin])) or [DEFAULT_MODEL]
-    with tempfile.TemporaryDirectory() as folder:
+    parent = os.environ.get("GRADIO_TEMP_DIR")
+    if parent:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mobilevit-demo-", dir=parent) as folder:
+        # Gradio's default is a folder that all users of this machine share.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
         examples = [(write_sample(name, Path(folder)), name) for name in builtin if name in SAMPLES]
         with console.messages.status("Loading models"):
-            app = build_app(models, fixed=host not in LOOPBACK, examples=examples)
+            app = build_app(models, fixed=not is_loopback(host), examples=examples)
             launch(
                 app, server_name=host, server_port=port, inbrowser=open_browser, prevent_thread_lock=True, quiet=True
             )
@@ -59,8 +62,9 @@ def demo(
 def _check_address(host: str, port: int) -> None:
     """Check that the address is available, before models are loaded."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        socket.create_server((host, port), family=family).close()
+        name = host.strip("[]")
+        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((name, port), family=family).close()
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"Can't listen on {host}:{port} ({reason}). Pass another --port or --host.") from error

@@ -1,39 +1,54 @@
 """Gradio page: classify or detect objects in one image or many files, and compare backends."""
 
+import base64
 import csv
 import io
-import tempfile
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import ImageData
+from gradio.image_utils import encode_image_to_base64
+from gradio.routes import App
+from PIL import Image
+from starlette.middleware import Middleware
+from transformers import Pipeline
 
-from ..data.images import UnreadableImageError, load_image
-from ..io import write_text
+from ..data.images import MAX_DOWNLOAD_BYTES, UnreadableImageError
 from ..model_sources import read_task, recommended_threshold, resolve_model
 from ..visualization import class_colors, draw_detections
 from .inference import (
     DETECTION,
+    Load,
     Predictions,
     Table,
     backend_titles,
     compare_backends,
     count_labels,
+    in_turn,
     load_pipeline,
     predict_files,
-    predict_timed,
+    predict_upload,
 )
+from .middleware import HostMiddleware, SizeMiddleware
+from .uploads import MAX_FILES, check_upload, check_uploads, delete_uploads
 
-# One prediction at a time, so that concurrent visitors do not slow down the measured latency.
-QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "models"}
+# Events of each kind at a time. Their predictions take turns on one thread, see `in_turn`.
+QUEUE: dict[str, Any] = {"concurrency_limit": 4}
+# Events that wait, of all visitors; more are rejected at once.
+MAX_WAITING = 64
 # Model, backend and threshold.
 Settings = tuple[gr.Dropdown, gr.Dropdown, gr.Slider]
-# Interval at which uploaded files are deleted, and their minimum age, in seconds.
-DELETE_UPLOADS = (600, 3600)
-EMPTY, HIDDEN = gr.update(value=None, visible=False), gr.update(visible=False)
+# Interval at which files that were uploaded without a prediction are deleted, and their minimum age, in seconds.
+DELETE_UNUSED = (60, 900)
+# Seconds after an answer until the image is deleted, in which the browser loads its preview.
+DELETE_SECONDS = 3
+EMPTY, HIDDEN, SHOWN = gr.update(value=None, visible=False), gr.update(visible=False), gr.update(visible=True)
 PLACEHOLDER = '<p class="small">Predictions appear here.</p>'
 STYLESHEET = Path(__file__).with_name("page.css")
 
@@ -43,7 +58,7 @@ def build_app(models: Sequence[str], *, fixed: bool = False, examples: Sequence[
 
     Args:
         models: Models to choose from, as for `resolve_model`; at least one, the first is selected.
-        fixed: Allow no other models, so that visitors can't open local folders.
+        fixed: Allow no other models, so that visitors can't open local folders, and hide local paths.
         examples: Example images, each with its model.
 
     Raises:
@@ -51,41 +66,89 @@ def build_app(models: Sequence[str], *, fixed: bool = False, examples: Sequence[
     """
     for model in models:
         read_task(model, resolve_model(model))
-    value, visible = _find_threshold(models[0])
+    sources = _public_names(models) if fixed else {model: model for model in models}
+    names, public_names = list(sources), {source: name for name, source in sources.items()}
+    load = partial(load_fixed, sources) if fixed else load_pipeline
+    value, visible = _find_threshold(load, names[0])
     backends = [(title, backend) for backend, title in backend_titles().items()]
-    title = models[0] if fixed and len(models) == 1 else "MobileViT"
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=DELETE_UPLOADS) as app:
+    title = names[0] if fixed and len(names) == 1 else "MobileViT"
+    gr.set_static_paths([path for path, _ in examples])  # else copied to the folder of uploads, which are deleted
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=DELETE_UNUSED) as app:
         gr.Markdown(f"# {title}")
         with gr.Row():
             model = gr.Dropdown(
-                list(models),
+                names,
                 label="Model" if fixed else "Model or Hub id",
                 allow_custom_value=not fixed,
-                visible=title != models[0],
+                visible=title != names[0],
                 scale=2,
             )
             backend = gr.Dropdown(backends, label="Backend", visible=len(backends) > 1)
             threshold = gr.Slider(0, 1, value, step=0.01, label="Threshold", visible=visible)
         settings = model, backend, threshold
         with gr.Tab("Image"):
-            _add_image_tab(settings, examples)
+            _add_image_tab(load, settings, [(str(path), public_names[name]) for path, name in examples])
         with gr.Tab("Files"):
-            _add_files_tab(settings)
-    return app
+            _add_files_tab(load, settings)
+    return app.queue(max_size=MAX_WAITING, api_open=False)
 
 
-def launch(app: gr.Blocks, **options: Any) -> None:
-    """Start the page, which loads no external resources; options as for `gradio.Blocks.launch`."""
+def launch(app: gr.Blocks, *, server_name: str | None = None, **options: Any) -> None:
+    """Start the page, which loads no external resources.
+
+    Requests are answered if their Host and Origin are those of this machine, see `HostMiddleware`; in a Hugging Face
+    Space or with `share=True`, all are, because another server forwards them.
+
+    Args:
+        app: The page.
+        server_name: Name or address to listen on. Default: the environment variable GRADIO_SERVER_NAME, or 127.0.0.1.
+        options: As for `gradio.Blocks.launch`.
+    """
+    server_name = server_name or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    middleware = [Middleware(SizeMiddleware)]
+    if app.space_id is None and not options.get("share"):
+        middleware.insert(0, Middleware(HostMiddleware, server_name=server_name))
+    if ":" in server_name:
+        server_name = f"[{server_name.strip('[]')}]"  # Gradio's URLs need the brackets of an IPv6 address
     theme = gr.themes.Default(
         primary_hue="teal",
         neutral_hue="slate",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
-    app.launch(theme=theme, css_paths=STYLESHEET, footer_links=[], ssr_mode=False, run_history=False, **options)
+    app.launch(
+        server_name=server_name,
+        theme=theme,
+        css_paths=STYLESHEET,
+        footer_links=[],
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size=MAX_DOWNLOAD_BYTES,
+        _app=Server(middleware=middleware),
+        **options,
+    )
 
 
-def _add_image_tab(settings: Settings, examples: Sequence[tuple[Path, str]]) -> None:
+class Server(App):
+    """Gradio's server, with `middleware` before Gradio's own, whose CORS middleware answers requests of any site."""
+
+    def add_middleware(self, middleware_class: Any, *args: Any, **options: Any) -> None:
+        """Add a middleware after the others."""
+        self.user_middleware.append(Middleware(middleware_class, *args, **options))
+
+
+def _public_names(models: Sequence[str]) -> dict[str, str]:
+    """Return the models by unique names without local paths."""
+    sources: dict[str, str] = {}
+    for model in models:
+        name = Path(model).resolve().name if Path(model).is_dir() else model
+        number = sum(name in (other, other.rpartition(" (")[0]) for other in sources)
+        sources[f"{name} ({number + 1})" if number else name] = model
+    return sources
+
+
+def _add_image_tab(load: Load, settings: Settings, examples: Sequence[tuple[str, str]]) -> None:
     model, backend, threshold = settings
     with gr.Row(equal_height=False):
         with gr.Column():
@@ -99,123 +162,149 @@ def _add_image_tab(settings: Settings, examples: Sequence[tuple[Path, str]]) -> 
                 placeholder="Drop an image here or click to upload",
             )
             # The uploaded file itself: `load_image` supports more formats and has better error messages.
-            setattr(image, "preprocess", lambda payload: payload and payload.path)  # noqa: B010
+            _accept_uploads(image, lambda file: file and check_upload(file.path))
         with gr.Column():
-            detections = gr.Image(
-                label="Detections",
-                show_label=False,  # would cover a box
-                elem_id="detections",
-                visible=False,
-                format="jpeg",
-                buttons=["download", "fullscreen"],
-            )
+            with gr.Column(visible=False) as panel:
+                detections = gr.Image(
+                    label="Detections",
+                    show_label=False,  # would cover a box
+                    elem_id="detections",
+                    buttons=["download", "fullscreen"],
+                )
+            # Sent with the answer instead of written to a file. Lost if the component itself is updated.
+            setattr(detections, "postprocess", _embed_image)  # noqa: B010
             labels = gr.Label(label="Labels", visible=False, show_heading=False)
             note = gr.HTML(PLACEHOLDER, elem_classes="note")
             compare = gr.Button("Compare backends", visible=False, size="sm")
             table = gr.HTML(elem_classes="results")
     if examples:
-        samples = [(str(path), name) for path, name in examples]
         # Not gr.Examples, whose updates would replace the component and its `preprocess`.
         gallery = gr.Dataset(
-            components=[image], samples=[[path] for path, _ in samples], type="index", label="Examples"
+            components=[image], samples=[[path] for path, _ in examples], type="index", label="Examples"
         )
-        gallery.click(lambda index: samples[index], gallery, [image, model], api_visibility="private")
-    inputs, outputs = [image, *settings], [labels, detections, note, compare, table]
+        gallery.click(lambda index: examples[index], gallery, [image, model], api_visibility="private")
+    inputs, outputs = [image, *settings], [labels, panel, detections, note, compare, table]
     update = {"inputs": inputs, "outputs": outputs, "show_progress_on": note, "trigger_mode": "always_last", **QUEUE}
-    gr.on([image.change, backend.change, threshold.release], predict_image, api_name="predict", **update)
-    selected = model.change(select_model, model, threshold, show_progress="hidden", api_visibility="private", **QUEUE)
-    selected.then(predict_image, api_visibility="private", **update)
-    compare.click(compare_on_image, [image, model, threshold], [note, table], api_name="compare", **QUEUE)
+    predict, select = partial(predict_image, load), partial(select_model, load)
+    gr.on([image.change, backend.change, threshold.release], predict, api_name="predict", **update)
+    selected = model.change(select, model, threshold, show_progress="hidden", api_visibility="private", **QUEUE)
+    selected.then(predict, api_visibility="private", **update)
+    inputs = [image, model, threshold]
+    compare.click(partial(compare_on_image, load), inputs, [note, table], api_name="compare", **QUEUE)
 
 
-def _add_files_tab(settings: Settings) -> None:
-    files = gr.File(file_count="multiple", label="Images", height=180)
+def _add_files_tab(load: Load, settings: Settings) -> None:
+    files = gr.File(file_count="multiple", label=f"Images (at most {MAX_FILES})", height=180)
+    # Gradio's would create a temporary file for each upload.
+    _accept_uploads(files, lambda uploads: uploads and [check_upload(file.path) for file in uploads])
     run = gr.Button("Predict", variant="primary")
     note = gr.HTML(elem_classes="note")
     table = gr.HTML(elem_classes="results")
-    download = gr.DownloadButton("Download CSV", visible=False, size="sm")
-    folder: tempfile.TemporaryDirectory = tempfile.TemporaryDirectory()
-    predict, outputs = partial(predict_uploads, folder), [note, table, download]
-    run.click(predict, [files, *settings], outputs, api_name="predict_files", **QUEUE)
+    predict = partial(predict_uploads, load)
+    run.click(predict, [files, *settings], [note, table, files], api_name="predict_files", **QUEUE)
+
+
+def _accept_uploads(component: gr.Image | gr.File, preprocess: Callable[[Any], Any]) -> None:
+    """Set the preprocessing of a component, and reject URLs, which Gradio would download whatever their size."""
+    move = component.async_move_resource_to_block_cache
+
+    async def move_file(path: str) -> str | None:
+        if "://" in path:
+            raise gr.Error("Upload the image instead of its URL.", print_exception=False)
+        return await move(path)
+
+    setattr(component, "preprocess", preprocess)  # noqa: B010
+    setattr(component, "async_move_resource_to_block_cache", move_file)  # noqa: B010
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
-def select_model(model: str) -> dict[str, Any]:
+def load_fixed(sources: dict[str, str], name: str, backend: str) -> Pipeline:
+    """Return a pipeline of one of the given models. Errors of loading it have no local paths; these are logged.
+
+    Raises:
+        ValueError: If the backend can't run the model.
+    """
+    try:
+        return load_pipeline(sources[name], backend)
+    except (ValueError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise ValueError(f"{name} can't be run with {backend_titles()[backend]}: see the server's log.") from error
+
+
+def select_model(load: Load, model: str) -> dict[str, Any]:
     """Return the update of the threshold slider for a model, hidden for a classifier."""
     try:
-        value, visible = _find_threshold(model)
+        value, visible = _find_threshold(load, model)
     except (ValueError, OSError) as error:
         gr.Warning(escape(str(error)))
         return HIDDEN
     return gr.update(value=value, visible=visible)
 
 
-def _find_threshold(model: str) -> tuple[float, bool]:
+def _find_threshold(load: Load, model: str) -> tuple[float, bool]:
     """Return the recommended threshold of a model, and whether it is a detector."""
-    pipeline = load_pipeline(model, "torch")
+    pipeline = load(model, "torch")
     return recommended_threshold(pipeline.model.config), pipeline.task == DETECTION
 
 
-def predict_image(path: str | None, model: str, backend: str, threshold: float) -> tuple[Any, ...]:
-    """Return the updates of labels, detections, note, compare button and (empty) table of backends."""
+def predict_image(load: Load, path: str | None, model: str, backend: str, threshold: float) -> tuple[Any, ...]:
+    """Return the updates of labels, panel, detections, note, compare button and (empty) table of backends."""
     if path is None:
-        return EMPTY, EMPTY, PLACEHOLDER, HIDDEN, ""
+        return EMPTY, HIDDEN, None, PLACEHOLDER, HIDDEN, ""
     try:
-        pipeline, image = load_pipeline(model, backend), load_image(Path(path))
-        predictions, milliseconds, calls = predict_timed(pipeline, image, threshold)
+        pipeline = load(model, backend)
+        image, predictions, milliseconds, calls = in_turn(predict_upload, pipeline, path, threshold)
     except (ValueError, OSError) as error:
-        return EMPTY, EMPTY, _format_error(error), HIDDEN, ""
+        return EMPTY, HIDDEN, None, _format_error(error), HIDDEN, ""
+    finally:
+        delete_uploads([path], delay=DELETE_SECONDS)
     titles = backend_titles()
     note = f"{milliseconds:.1f} ms with {titles[backend]}: median of {calls} calls, image decoding excluded"
     note, compare = f'<p class="small">{note}</p>', gr.update(visible=len(titles) > 1)
     if pipeline.task != DETECTION:
         scores = {prediction["label"]: prediction["score"] for prediction in predictions}
-        return gr.update(value=scores, visible=True), EMPTY, note, compare, ""
+        return gr.update(value=scores, visible=True), HIDDEN, None, note, compare, ""
     names = [str(name) for _, name in sorted((pipeline.model.config.id2label or {}).items())]
-    boxes = gr.update(value=draw_detections(image, predictions, names), visible=True)
-    return EMPTY, boxes, _format_counts(predictions, names, threshold) + note, compare, ""
+    boxes = draw_detections(image, predictions, names)
+    return EMPTY, SHOWN, boxes, _format_counts(predictions, names, threshold) + note, compare, ""
 
 
-def compare_on_image(path: str | None, model: str, threshold: float) -> Iterator[tuple[Any, ...]]:
+def compare_on_image(load: Load, path: str | None, model: str, threshold: float) -> Iterator[tuple[Any, ...]]:
     """Yield the updates of note and table of backends, row by row."""
     if path is None:
         yield _format_error("Upload an image first."), ""
         return
     try:
-        image = load_image(Path(path))
+        for table in compare_backends(load, model, path, threshold):
+            yield gr.skip(), _format_table(table)
     except UnreadableImageError as error:
         yield _format_error(error), ""
-        return
-    for table in compare_backends(model, image, threshold):
-        yield gr.skip(), _format_table(table)
+    finally:
+        delete_uploads([path], delay=DELETE_SECONDS)
 
 
 def predict_uploads(
-    folder: tempfile.TemporaryDirectory,
+    load: Load,
     paths: list[str] | None,
     model: str,
     backend: str,
     threshold: float,
     progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio detects the default)
 ) -> tuple[Any, ...]:
-    """Return the updates of note, table of files and its CSV download; the CSV is written to the temporary folder."""
+    """Return the updates of note, with a download of the table as CSV, table of files, and (empty) files."""
     if not paths:
-        return _format_error("Upload images first."), "", EMPTY
+        return _format_error("Upload images first."), "", None
     try:
-        pipeline = load_pipeline(model, backend)
+        check_uploads(paths)
+        files = progress.tqdm(paths, desc="Predicting")
+        table = predict_files(load(model, backend), files, threshold)
     except (ValueError, OSError) as error:
-        return _format_error(error), "", EMPTY
-    table = predict_files(pipeline, progress.tqdm(list(map(Path, paths)), desc="Predicting"), threshold)
-    text = io.StringIO()
-    csv.writer(text).writerows([table.headers, *table.rows])
-    try:
-        path = Path(tempfile.mkdtemp(dir=folder.name), "predictions.csv")
-        write_text(path, text.getvalue())
-    except OSError as error:
-        return _format_error(f"The CSV file can't be written: {error}"), _format_table(table), EMPTY
-    return "", _format_table(table), gr.update(value=str(path), visible=True)
+        return _format_error(error), "", None
+    finally:
+        delete_uploads(paths)
+    return _format_download(table), _format_table(table), None
 
 
 # --- HTML ------------------------------------------------------------------------------------------------------------
@@ -228,6 +317,18 @@ def _format_table(table: Table) -> str:
         for cell, row in [("th", table.headers), *(("td", row) for row in table.rows)]
     ]
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def _format_download(table: Table) -> str:
+    """Return a link that contains the table as CSV."""
+    text = io.StringIO()
+    csv.writer(text).writerows([table.headers, *table.rows])
+    data = base64.b64encode(text.getvalue().encode()).decode()
+    return f'<p><a download="predictions.csv" href="data:text/csv;charset=utf-8;base64,{data}">Download CSV</a></p>'
+
+
+def _embed_image(image: Image.Image | None) -> ImageData | None:
+    return image and ImageData(url=encode_image_to_base64(image), orig_name="detections.jpg")
 
 
 def _format_error(reason: Exception | str) -> str:

@@ -1,27 +1,37 @@
-"""Predictions and latencies for the demo page, independent of Gradio."""
+"""Predictions and latencies for the demo page."""
 
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from PIL import Image
 from transformers import Pipeline
 
 from ..backends.benchmark import available_settings
 from ..backends.formats import FORMATS
-from ..data.images import load_image
+from ..data.images import UnreadableImageError, load_image
 from ..model_sources import read_task, resolve_model
 from ..pipelines import pipeline
 from ..tasks import TaskName
+from .uploads import read_upload
 
 DETECTION: TaskName = "object-detection"
 # Timed calls per measurement, fewer if they take longer than this.
 TIMED_CALLS, TIMED_SECONDS = 5, 1.0
 
+# Runs one prediction at a time, so that others do not slow down the measured latency, in the order of arrival: between
+# two images of a visitor, those of others get their turn.
+EXECUTOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+# Function (model, backend) that returns a pipeline.
+Load = Callable[[str, str], Pipeline]
 # Output of a pipeline for one image, sorted by descending score.
 Predictions = list[dict[str, Any]]
 
@@ -37,6 +47,11 @@ def backend_titles() -> dict[str, str]:
     """Return the installed backends with their titles."""
     backends = [setting.backend for setting in available_settings(DETECTION)]
     return {backend: FORMATS[backend].title if backend in FORMATS else "PyTorch" for backend in backends}
+
+
+def in_turn(function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
+    """Call a function on the thread of predictions and return its result."""
+    return EXECUTOR.submit(function, *args, **options).result()
 
 
 @lru_cache(maxsize=8)
@@ -66,6 +81,12 @@ def predict_timed(pipeline: Pipeline, image: Image.Image, threshold: float) -> t
     return predictions, 1000 * statistics.median(seconds), len(seconds)
 
 
+def predict_upload(pipeline: Pipeline, path: str, threshold: float) -> tuple[Image.Image, Predictions, float, int]:
+    """Return the decoded image of an uploaded file, and the results of `predict_timed`."""
+    image = load_image(read_upload(path))
+    return image, *predict_timed(pipeline, image, threshold)
+
+
 def count_labels(predictions: Predictions) -> dict[str, int]:
     """Return the number of predictions by label, most frequent first."""
     return dict(Counter(prediction["label"] for prediction in predictions).most_common())
@@ -79,31 +100,41 @@ def summarize(task: str, predictions: Predictions, threshold: float) -> str:
     return counts or f"no objects above {threshold:g}"
 
 
-def compare_backends(model: str, image: Image.Image, threshold: float) -> Iterator[Table]:
-    """Yield a table of installed backends after each added row: latency and prediction, or an error message."""
+def compare_backends(load: Load, model: str, path: str, threshold: float) -> Iterator[Table]:
+    """Yield a table of installed backends after each added row: latency and prediction, or an error message.
+
+    Raises:
+        UnreadableImageError: If the uploaded file can't be read.
+    """
     table = Table(["Backend", "Latency (ms)", "Prediction"], [])
     for backend, title in backend_titles().items():
         try:
-            pipeline = load_pipeline(model, backend)
-            predictions, milliseconds, _ = predict_timed(pipeline, image, threshold)
+            pipeline = load(model, backend)
+            _, predictions, milliseconds, _ = in_turn(predict_upload, pipeline, path, threshold)
             row = [title, f"{milliseconds:.1f}", summarize(pipeline.task, predictions, threshold)]
+        except UnreadableImageError:
+            raise
         except (ValueError, OSError) as error:
             row = [title, "", str(error)]
         table.rows.append(row)
         yield table
 
 
-def predict_files(pipeline: Pipeline, paths: Iterable[Path], threshold: float) -> Table:
-    """Return a table with a row per file: the best label and its score, or the number of objects per class.
+def _predict_file(pipeline: Pipeline, path: str, threshold: float) -> Predictions:
+    return predict(pipeline, load_image(Path(path)), threshold)
+
+
+def predict_files(pipeline: Pipeline, paths: Iterable[str], threshold: float) -> Table:
+    """Return a table with a row per uploaded file: the best label and its score, or the number of objects per class.
 
     The column "error" is present if at least one file can't be read.
     """
     results: list[tuple[str, Predictions, str]] = []
     for path in paths:
         try:
-            results.append((path.name, predict(pipeline, load_image(path), threshold), ""))
+            results.append((Path(path).name, in_turn(_predict_file, pipeline, path, threshold), ""))
         except ValueError as error:
-            results.append((path.name, [], str(error)))
+            results.append((Path(path).name, [], str(error)))
     is_detector = pipeline.task == DETECTION
     columns = ["label", "score"]
     if is_detector:

@@ -37,7 +37,7 @@ def test_missing_model_is_an_error(mobilevit, tmp_path):
     assert "config.json" in err
 
 
-@pytest.mark.parametrize(("host", "fixed"), [("127.0.0.1", False), ("0.0.0.0", True)])
+@pytest.mark.parametrize(("host", "fixed"), [("127.0.0.1", False), ("127.0.0.2", False), ("0.0.0.0", True)])
 def test_models_are_fixed_for_other_machines(mobilevit, monkeypatch, detector_dir, host, fixed):
     pytest.importorskip("gradio")
     from mobilevit_hf import demo

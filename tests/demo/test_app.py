@@ -1,27 +1,28 @@
 """The demo page: its event handlers, and the page in a browser."""
 
+import base64
 import csv
-import errno
 import json
-import os
 import re
-import tempfile
-import urllib.request
+import shutil
+import time
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
+import gradio
+import httpx
 import pytest
 from browser import open_chromium
 
 from mobilevit_hf import demo
-from mobilevit_hf.demo import app, inference
+from mobilevit_hf.demo import app, inference, middleware
 
 CLASSIFICATION, DETECTION, THRESHOLD = "image-classification", "object-detection", 0.02
 
 
 def test_threshold_is_recommended_by_the_detector(models, detector_dir):
     def visible_and_value(model):
-        update = app.select_model(model)
+        update = app.select_model(inference.load_pipeline, model)
         return update["visible"], update.get("value")
 
     assert visible_and_value(models[DETECTION]) == (True, THRESHOLD)
@@ -36,29 +37,152 @@ def test_labels_are_escaped_in_html():
     assert "&lt;i&gt;" in app._format_error("<i>")
 
 
-def test_full_disk_keeps_the_table(models, files, monkeypatch, tmp_path):
-    def write(path, text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_fixed_models_have_names_without_paths(models, tmp_path, capsys):
+    detector = models[DETECTION]
+    shutil.copytree(detector, tmp_path / "detector")
+    page = demo.build_app([detector, str(tmp_path / "detector")], fixed=True)
+    dropdown = next(block for block in page.blocks.values() if block.get_block_name() == "dropdown")
+    assert dropdown.choices == [("detector", "detector"), ("detector (2)", "detector (2)")]
+    assert str(Path(detector).parent) not in json.dumps(page.get_config_file(), default=str)
+    load = partial(app.load_fixed, {"detector": str(tmp_path / "missing")})
+    with pytest.raises(ValueError, match=r"^detector can't be run with PyTorch: see the server's log\.$"):
+        load("detector", "torch")
+    assert "missing" in capsys.readouterr().err
 
-    monkeypatch.setattr(app, "write_text", write)
-    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
-        scratch, paths = SimpleNamespace(name=folder), [str(files["one.png"])]
-        note, table, download = app.predict_uploads(scratch, paths, models[DETECTION], "torch", 0.5)
-    assert "The CSV file can&#x27;t be written: [Errno 28] No space left on device" in note
-    assert "one.png" in table
-    assert not download["visible"]
 
-
-# --- in a browser ----------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def url(models, files):
+def url(models, files, tmp_path_factory):
     names = list(models.values())
-    page = demo.build_app(names, examples=[(files["one.png"], names[1])])
-    demo.launch(page, prevent_thread_lock=True, quiet=True)
-    yield page.local_url
-    page.close(verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        page = demo.build_app(names, examples=[(files["one.png"], names[1])])
+        demo.launch(page, prevent_thread_lock=True, quiet=True)
+        yield page.local_url
+        page.close(verbose=False)
+
+
+def upload(url, name, data):
+    """Upload a file as the page does, and return its payload for an event."""
+    paths = httpx.post(f"{url}gradio_api/upload", files={"files": (name, data)}).raise_for_status().json()
+    return {"path": paths[0], "meta": {"_type": "gradio.FileData"}}
+
+
+def call(url, name, *data):
+    """Return the last message of an event, "complete" or "error", and its data."""
+    response = httpx.post(f"{url}gradio_api/call/{name}", json={"data": data})
+    if response.is_error:
+        return str(response.status_code), response.text
+    event = httpx.get(f"{url}gradio_api/call/{name}/{response.json()['event_id']}", timeout=60).text
+    *_, kind, text = event.strip().splitlines()
+    return kind.removeprefix("event: "), json.loads(text.removeprefix("data: "))
+
+
+def wait_until_deleted(path):
+    deadline = time.monotonic() + 30
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not path.exists()
+
+
+@pytest.mark.parametrize("path", ["", "config", "gradio_api/info", "gradio_api/file=x", "gradio_api/queue/data"])
+@pytest.mark.parametrize("header", [{"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"}])
+def test_requests_of_other_sites_are_rejected(url, path, header):
+    response = httpx.get(url + path, headers=header)
+    assert response.status_code == 403
+    preflight = header | {"access-control-request-method": "POST"}
+    response = httpx.options(url + path, headers={"origin": "http://evil.example"} | preflight)
+    assert response.status_code == 403
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_upload_is_deleted_after_the_answer(url, models, files, monkeypatch):
+    monkeypatch.setattr(app, "DELETE_SECONDS", 0)
+    for name in ("one.png", "broken.jpg"):
+        file = upload(url, name, files[name].read_bytes())
+        path = Path(file["path"])
+        assert path.is_file()
+        first = call(url, "predict", file, models[DETECTION], "torch", THRESHOLD)
+        assert first[0] == "complete"
+        assert wait_until_deleted(path)
+        again = call(url, "predict", file, models[DETECTION], "torch", THRESHOLD)  # with other settings, say
+        assert again[1][2] == first[1][2]
+    assert not [path for path in Path(gradio.utils.get_upload_folder()).glob("*/*") if path.name != "history.txt"]
+
+
+def test_files_are_deleted_after_the_answer(url, models, files):
+    uploads = [upload(url, name, path.read_bytes()) for name, path in files.items()]
+    kind, (note, table, cleared) = call(url, "predict_files", uploads, models[CLASSIFICATION], "torch", 0.5)
+    assert (kind, cleared) == ("complete", None)
+    assert "one.png" in table
+    data = base64.b64decode(re.search('base64,([^"]*)', note)[1]).decode()
+    assert {row["file"] for row in csv.DictReader(data.splitlines())} == files.keys()
+    assert not [file for file in uploads if Path(file["path"]).exists()]
+
+
+def test_number_of_files_and_pixels_is_limited(url, models, files, monkeypatch):
+    file = upload(url, "one.png", files["one.png"].read_bytes())
+    rest = models[CLASSIFICATION], "torch", 0.5
+    _, (note, table, _) = call(url, "predict_files", [file] * 101, *rest)
+    assert "got 101 files, expected at most 100" in note
+    assert not table
+    assert call(url, "predict_files", [file] * 5000, *rest)[0] == "413"
+    header = b"P5 10000 10000 255 "  # 100 megapixels each, without content
+    uploads = [upload(url, f"{number}.pgm", header) for number in range(21)]
+    _, (note, *_) = call(url, "predict_files", uploads, *rest)
+    assert "got 2100 megapixels, expected at most 2000" in note
+    assert not [file for file in uploads if Path(file["path"]).exists()]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_large_upload_is_rejected_while_it_is_received(url, size, monkeypatch):
+    monkeypatch.setattr(middleware, "MAX_UPLOAD_BYTES", 2 * 2**20)
+    sent = []
+
+    def body():
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+        for _ in range(size):
+            sent.append(0)
+            yield bytes(2**20)
+        yield b"\r\n--x--\r\n"
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    response = httpx.post(f"{url}gradio_api/upload", content=body(), headers=headers)
+    assert response.status_code == (200 if size == 1 else 413)
+    folder = Path(gradio.utils.get_upload_folder())
+    assert not list(folder.glob("tmp*"))  # partial files
+    app.delete_uploads(str(path) for path in folder.glob("*/a.jpg"))
+
+
+def test_file_size_is_limited(url, monkeypatch):
+    blocks = httpx.get(f"{url}config").json()
+    assert blocks["max_file_size"] == 64 * 2**20
+
+
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
+def test_files_of_the_server_are_rejected(url, models, meta):
+    """Such requests are not sent by the page. The error does not depend on whether the file exists."""
+    model = models[CLASSIFICATION]
+    for name, one in (("predict", True), ("predict_files", False)):
+        errors = set()
+        for path in ("/etc/hostname", "/etc/missing", str(Path(model, "config.json").absolute())):
+            file = {"path": path} | meta
+            kind, error = call(url, name, file if one else [file], model, "torch", 0.5)
+            assert kind == "error"
+            errors.add(str(error))
+        assert len(errors) == 1
+    file = {"path": "http://example.com/a.jpg"} | meta
+    assert call(url, "predict", file, model, "torch", 0.5)[0] == "error"
+
+
+@pytest.mark.parametrize("path", ["file=/etc/hostname", "file=http://127.0.0.1/", "proxy=http://x.hf.space/"])
+def test_other_files_are_not_served(url, path):
+    assert httpx.get(f"{url}gradio_api/{path}").status_code in (403, 404)
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -123,21 +247,6 @@ def test_example_selects_its_model(page, models, files):
     page.get_by_role("button", name="Remove").or_(page.get_by_label("Clear")).first.click()
     page.locator("input[type=file]").first.set_input_files(files["broken.jpg"])  # read by our loader
     page.get_by_role("alert").get_by_text("This image can't be read").wait_for()
-
-
-@pytest.mark.slow
-def test_request_for_a_server_file_is_rejected(url, models, tmp_path):
-    """Such a request is not sent by the page."""
-    model = models[CLASSIFICATION]
-    for name in ("/etc/hostname", str(Path(model, "config.json").absolute())):
-        data = [{"path": name, "meta": {"_type": "gradio.FileData"}}, model, "torch", 0.5]
-        request = urllib.request.Request(
-            f"{url}gradio_api/call/predict", json.dumps({"data": data}).encode(), {"Content-Type": "application/json"}
-        )
-        event = json.load(urllib.request.urlopen(request))["event_id"]
-        response = urllib.request.urlopen(f"{url}gradio_api/call/predict/{event}").read().decode()
-        assert "event: error" in response
-        assert "can't be read" not in response
 
 
 @pytest.mark.slow

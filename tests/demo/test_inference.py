@@ -1,10 +1,10 @@
 """Predictions and latencies of the demo."""
 
 import re
+import threading
 
 import pytest
 import transformers
-from PIL import Image
 
 from mobilevit_hf.demo import inference
 
@@ -35,10 +35,31 @@ def test_latency_is_the_median_of_warm_calls(monkeypatch):
     assert (timed, len(calls)) == (4, 5)
 
 
+def test_predictions_of_others_come_between_the_images_of_a_request(monkeypatch):
+    order, waiting, started = [], threading.Event(), threading.Event()
+
+    def predict(pipeline, path, threshold):
+        order.append(path)
+        started.set()
+        assert waiting.wait(10)
+        return [{"label": "cat", "score": 1}]
+
+    monkeypatch.setattr(inference, "_predict_file", predict)
+    pipeline = type("Pipeline", (), {"task": CLASSIFICATION})()
+    batch = threading.Thread(target=inference.predict_files, args=[pipeline, ["1", "2", "3"], 0.5])
+    batch.start()
+    assert started.wait(10)
+    other = inference.EXECUTOR.submit(order.append, "other")  # arrives during the first image
+    waiting.set()
+    batch.join(10)
+    other.result()
+    assert order == ["1", "other", "2", "3"]
+
+
 @pytest.mark.slow
 def test_table_of_labels(models, files, stock_predictions):
     pipeline = inference.load_pipeline(models[CLASSIFICATION], "torch")
-    table = inference.predict_files(pipeline, files.values(), 0.5)
+    table = inference.predict_files(pipeline, map(str, files.values()), 0.5)
     assert table.headers == ["file", "label", "score", "error"]
     rows = {row[0]: row[1:] for row in table.rows}
     for name in ("one.png", "two.jpg"):
@@ -54,22 +75,22 @@ def test_table_of_labels(models, files, stock_predictions):
 @pytest.mark.slow
 def test_table_of_counts(models, files, stock_predictions):
     pipeline = inference.load_pipeline(models[DETECTION], "torch")
-    table = inference.predict_files(pipeline, [files["one.png"], files["two.jpg"]], THRESHOLD)
+    table = inference.predict_files(pipeline, [str(files["one.png"]), str(files["two.jpg"])], THRESHOLD)
     targets = [inference.count_labels(stock_predictions(DETECTION, name)) for name in ("one.png", "two.jpg")]
     assert any(targets)
     assert set(table.headers) == {"file", *targets[0], *targets[1]}  # without errors
     for row, target in zip(table.rows, targets, strict=True):
         counts = dict(zip(table.headers[1:], row[1:], strict=True))
         assert {label: number for label, number in counts.items() if number} == target
-    empty = inference.predict_files(pipeline, [files["one.png"], files["notes.txt"]], 0.999)
+    empty = inference.predict_files(pipeline, [str(files["one.png"]), str(files["notes.txt"])], 0.999)
     assert empty.headers == ["file", "error"]
     assert empty.rows[0] == ["one.png", ""]
 
 
 @pytest.mark.slow
 def test_backends_are_compared(models, files, stock_predictions):
-    image = Image.open(files["one.png"])
-    tables = list(inference.compare_backends(models[CLASSIFICATION], image, 0.5))
+    path, load = str(files["one.png"]), inference.load_pipeline
+    tables = list(inference.compare_backends(load, models[CLASSIFICATION], path, 0.5))
     (table,) = {id(table): table for table in tables}.values()
     assert [row[0] for row in table.rows] == list(inference.backend_titles().values())
     best = stock_predictions(CLASSIFICATION, "one.png")[0]
@@ -85,7 +106,7 @@ def test_unsupported_backend_has_an_error_message(files, monkeypatch, tmp_path):
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
     transformers.ConvNextImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path)
     monkeypatch.setattr(inference, "backend_titles", lambda: {"torch": "PyTorch", "onnx": "ONNX Runtime"})
-    *_, table = inference.compare_backends(str(tmp_path), Image.open(files["one.png"]), 0.5)
+    *_, table = inference.compare_backends(inference.load_pipeline, str(tmp_path), str(files["one.png"]), 0.5)
     assert re.match(r"(cat|dog) \d", table.rows[0][2])
     assert table.rows[1][:2] == ["ONNX Runtime", ""]
     assert table.rows[1][2]
