@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from ..images import DECODER_ERRORS
 from ..sequences import ObjectTable, Samples
-from ..types import Objects, Problem, ProblemKind
+from ..types import Objects, Problem, ProblemKind, Split
 from .folder import DataFolder, has_exif, read_size
 
 NAN = float("nan")
@@ -28,6 +28,7 @@ class Annotation(NamedTuple):
     box: Sequence[float] = INVALID_BOX  # (x1, y1, x2, y2) in pixels
     area: float = NAN  # in pixels²; NaN for the area of the box
     iscrowd: int = 0
+    fault: str = ""  # why the box can't be parsed, to continue "box 1"
 
 
 @dataclass
@@ -39,15 +40,33 @@ class AnnotatedImage:
     size: tuple[float, float] | None = None  # annotated (width, height), if available
 
 
-def parse_object(bbox: Any, key: Any, area: Any = None, iscrowd: Any = None) -> Annotation:
-    """Convert an object with a box [x, y, w, h]."""
+def parse_object(bbox: Any, key: Any, area: Any = None, iscrowd: Any = None, segmentation: Any = None) -> Annotation:
+    """Convert an object with a box [x, y, w, h], or without one with COCO polygons, whose extent is its box."""
+    fault = ""
     try:
-        x, y, width, height = map(float, bbox)
-        box = (x, y, x + width, y + height)
-    except (TypeError, ValueError, OverflowError):
+        if segmentation and not bbox:
+            fault = " has no `bbox`, and a mask instead of polygons" if isinstance(segmentation, dict) else ""
+            points = np.array(list(_flatten(segmentation)), dtype=np.float64).reshape(-1, 2)
+            box = (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+        else:
+            x, y, width, height = map(float, bbox)
+            box = (x, y, x + width, y + height)
+    except (TypeError, ValueError, OverflowError, RecursionError):
         box = INVALID_BOX
-    has_area = isinstance(area, int | float) and abs(area) < MAX_AREA
-    return Annotation(key if isinstance(key, str | int) else None, box, area if has_area else NAN, int(bool(iscrowd)))
+    has_area = isinstance(area, int | float) and 0 < area < MAX_AREA
+    is_crowd = bool(iscrowd) and iscrowd != "0"
+    return Annotation(
+        key if isinstance(key, str | int) else None, box, area if has_area else NAN, int(is_crowd), fault=fault
+    )
+
+
+def _flatten(values: Any) -> Iterator[float]:
+    """Yield the numbers of nested lists: polygons are lists of coordinates, or of points."""
+    for value in values:
+        if isinstance(value, list):
+            yield from _flatten(value)
+        else:
+            yield float(value)
 
 
 def parse_objects(objects: Any) -> Iterator[Annotation]:
@@ -103,6 +122,32 @@ def make_labeled_samples(
         else:
             folder.report(name, "unknown class", f"class {key!r} is not in the training split")
     return Samples(names, [folder.path(name) for name in names], targets)
+
+
+def make_splits(
+    folder: DataFolder,
+    images: Mapping[str, Sequence[AnnotatedImage]],
+    labels: Mapping[Any, int],
+    *,
+    is_relative: bool = False,
+) -> dict[str, Split]:
+    """Create the samples of each split. See `make_samples`.
+
+    An image in two splits stays in the one for evaluation only, unless that repeats or contains the whole other split.
+    """
+    parts = {split: {image.name: image for image in part} for split, part in images.items()}
+    for first, second in combinations([split for split in ("train", "validation", "test") if split in parts], 2):
+        common = parts[first].keys() & parts[second].keys()
+        reduced, other = (second, first) if len(common) == len(parts[first]) else (first, second)
+        parts[reduced] = {name: image for name, image in parts[reduced].items() if name not in common}
+        if common:
+            effect = "left out of" if parts[reduced] else "nothing remains of"
+            folder.notes.append(f"{len(common)} images of {reduced} are also in {other}: {effect} {reduced}.")
+    return {
+        split: make_samples(folder, part.values(), labels, is_relative=is_relative)
+        for split, part in parts.items()
+        if part or not images[split]
+    }
 
 
 def make_samples(
@@ -188,7 +233,7 @@ def _have_area(boxes: np.ndarray) -> np.ndarray:
 def _explain(kind: ProblemKind, image: AnnotatedImage, index: int, box: np.ndarray, is_valid: bool) -> str:
     key, name = image.annotations[index].key, f"box {index + 1}"
     if kind == "unreadable annotation":
-        return f"{name} can't be parsed as four numbers"
+        return name + (image.annotations[index].fault or " can't be parsed as four numbers")
     if kind == "unknown class":
         return f"{name} has the class {key!r}, which is not a class of the dataset"
     reason = f"{name} ({key}) [{', '.join(f'{value:g}' for value in box)}]"

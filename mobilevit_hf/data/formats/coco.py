@@ -2,66 +2,41 @@
 
 import gc
 import json
+import mmap
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
-from ..types import Dataset, Split
-from .annotations import AnnotatedImage, make_samples, parse_object
-from .folder import SPLIT_NAMES, DataFolder, split_folders
+from ..types import Dataset
+from .annotations import AnnotatedImage, make_splits, parse_object
+from .folder import SPLIT_NAMES, DataFolder
+from .lookup import FileIndex, Reference, match_files, parents, split_of_file
 
-ROBOFLOW_NAME = "_annotations.coco.json"
-# The part of a file name that may be a split: `train` of `instances_train2017.json`.
-SPLIT_IN_NAME = re.compile(r"(?:instances_)?(.*?)[_-]?\d*\.json")
+MAX_FILES = 100  # JSON files that are searched for COCO's keys
 MAX_SIDE = 2**31  # larger annotated sizes are ignored
+NUMBER = re.compile(r"[+-]?\d{1,40}(\.0*)?")
+# Names of a category that stands for everything else, and is not a class if it has no boxes.
+BACKGROUND_NAMES = {"background", "_background_", "__background__", "bg"}
 
 
 def recognizes(folder: DataFolder) -> bool:
-    """Return whether the folder has COCO JSON in one of the usual places."""
-    for name in find_files(folder).values():
-        try:
-            with open(folder.path(name), encoding="utf-8") as file:
-                start = file.read(4096)
-        except (OSError, ValueError):
-            return False
-        return re.search(r'"(images|annotations|categories|info|licenses)"\s*:', start) is not None
-    return False
-
-
-def find_files(folder: DataFolder) -> dict[str, str]:
-    """Return the annotation files by split; two for the same split are an error."""
-    in_splits = {split: f"{directory}/{ROBOFLOW_NAME}" for split, directory in split_folders(folder).items()}
-    in_splits = {split: name for split, name in in_splits.items() if folder.locate([name])[0]}
-    if in_splits:
-        return in_splits
-    for directory in ("annotations", "."):
-        names = [name for name in folder.files(directory) if name.endswith(".json")]
-        files: dict[str, str] = {}
-        for name in names:
-            base = posixpath.basename(name)
-            split = SPLIT_NAMES.get(_split_word(base).lower())
-            if split in files:
-                raise ValueError(
-                    f"{folder.root}: got {files[split]} and {base}, expected one file for the {split} split. "
-                    "Remove or rename one."
-                )
-            if split:
-                files[split] = name
-        if files or len(names) == 1:
-            return files or {"train": names[0]}
-    return {}
+    """Return whether the folder has COCO JSON, whatever its name."""
+    return bool(_json_files(folder))
 
 
 def read(folder: DataFolder, file: str | None = None) -> Dataset:
     """Read COCO JSON.
 
-    Labels are the category ids in ascending order, made contiguous. A category without boxes that is the parent
-    of another category, as in some exports, is not a class.
+    A file belongs to the split that its name or its folder contains as a word, or else to the training split. Images
+    are found by their path, or else by their name. Ids may be numbers or strings. The box of an object without one is
+    the extent of its polygons. Classes are in ascending order of the category ids of the first file; categories of the
+    same name are one class, and a category without boxes that is the background or the parent of another one, as in
+    some exports, is not a class.
 
     Args:
         folder: Folder of the images.
-        file: A single annotation file, instead of those in the usual places.
+        file: A single annotation file, instead of all in the folder.
 
     Raises:
         ValueError: If there are no files, they are not COCO JSON, or they differ in their categories.
@@ -70,26 +45,67 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     if not files:
         raise ValueError(
             f"{folder.root}: got no COCO annotations, expected annotations/instances_train.json, "
-            f"train/{ROBOFLOW_NAME} or a single .json file."
+            "train/_annotations.coco.json or a single .json file."
         )
     collects_cycles = gc.isenabled()
     gc.disable()  # the search for cycles takes almost half of the time of reading millions of entries
     try:
         contents = {split: _load(folder.root / name) for split, name in files.items()}
-        names = _read_classes(folder, contents, files)
-        labels = {category: label for label, category in enumerate(names)}
-        splits: dict[str, Split] = {}
-        for split, name in files.items():
-            splits[split] = make_samples(folder, _read_images(folder, split, name, contents.pop(split)), labels)
+        names = {split: _read_names(folder, files[split], content) for split, content in contents.items()}
+        classes = _find_classes(folder, files, contents, names)
+        index = FileIndex.of_images(folder)
+        images = {
+            split: _read_images(index, name, split_of_file(name) if file else split, contents.pop(split), names[split])
+            for split, name in files.items()
+        }
+        splits = make_splits(folder, images, {name: label for label, name in enumerate(classes)})
     finally:
         if collects_cycles:
             gc.enable()
-    return Dataset("object-detection", tuple(names.values()), splits, "coco")
+    return Dataset("object-detection", classes, splits, "coco")
 
 
-def _split_word(base: str) -> str:
-    match = SPLIT_IN_NAME.fullmatch(base)
-    return match[1] if match else ""
+def find_files(folder: DataFolder) -> dict[str, str]:
+    """Return the annotation files by split; two for the same split are an error."""
+    files: dict[str | None, list[str]] = {}
+    for name in _json_files(folder) or _only_json(folder):
+        files.setdefault(split_of_file(name), []).append(name)
+    if "train" not in files and None in files:
+        files["train"] = files.pop(None)
+    if combined := files.pop(None, None):
+        folder.notes.append(f"Skipped {combined[0]}, which belongs to no split, next to {files['train'][0]}.")
+    for split, names in files.items():
+        if len(names) > 1:  # next to those of other tasks, such as person_keypoints_train.json
+            files[split] = names = [n for n in names if posixpath.basename(n).startswith("instances")] or names
+        if len(names) > 1:
+            raise ValueError(
+                f"{folder.root}: got {names[0]} and {names[1]}, expected one file for the {split} split. "
+                "Remove or rename one."
+            )
+    return {split: files[split][0] for split in ("train", "validation", "test") if split in files}
+
+
+def _only_json(folder: DataFolder) -> list[str]:
+    """Return the only JSON file in one of the usual places, so that its fault is reported."""
+    names = [name for directory in ("annotations", ".") for name in folder.files(directory) if name.endswith(".json")]
+    return names if len(names) == 1 else []
+
+
+def _json_files(folder: DataFolder) -> list[str]:
+    """Return the COCO files, by a search for their keys. Annotations of single images, as of LabelMe, are none."""
+    names = [name for name, kind in folder.walk() if kind == "file" and name.lower().endswith(".json")]
+    names.sort(key=lambda name: (name.count("/"), name))
+    return [name for name in names[:MAX_FILES] if _has_coco_keys(folder.path(name))]
+
+
+def _has_coco_keys(path: str) -> bool:
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            contains = [text.find(b'"%s"' % key) >= 0 for key in (b"images", b"annotations", b"segments_info")]
+            is_panoptic = contains.pop()
+            return all(contains) and not is_panoptic and re.search(rb'"(categories|category_id)"', text) is not None
+    except (OSError, ValueError):  # unreadable or empty
+        return False
 
 
 def _load(path: Path) -> dict[str, list[dict]]:
@@ -98,79 +114,158 @@ def _load(path: Path) -> dict[str, list[dict]]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
-        entries = content.get(key) if isinstance(content, dict) else None
+        entries = content.get(key, [] if key == "categories" else None) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(
                 f"{path}: expected COCO JSON with lists of objects in `images`, `annotations` and `categories`, got "
                 f"another value in `{key}`."
             )
+    if content["annotations"] and not any("bbox" in a or "segmentation" in a for a in content["annotations"]):
+        raise ValueError(
+            f"{path}: got annotations without `bbox` and `segmentation`, expected boxes. To train a classifier, put "
+            "the images into one folder per class."
+        )
     return content
 
 
-def _read_classes(folder: DataFolder, contents: dict[str, dict], files: dict[str, str]) -> dict[int, str]:
-    """Return the class names by category id, in ascending order."""
-    names: dict[int, str] = {}
-    parents = set()
-    used = {a.get("category_id") for c in contents.values() for a in c["annotations"] if _is_id(a.get("category_id"))}
-    for split, content in contents.items():
-        path = folder.root / files[split]
-        for entry in content["categories"]:
-            category, name = entry.get("id"), entry.get("name")
-            if not isinstance(category, int) or not isinstance(name, str):
-                raise ValueError(f"{path}: got the category {entry}, expected an integer `id` and a `name`.")
-            if names.setdefault(category, name) != name:
+def _read_names(folder: DataFolder, file: str, content: dict[str, list[dict]]) -> dict[int | str, str]:
+    """Return the names of a file's categories by id."""
+    names: dict[int | str, str] = {}
+    for entry in content.get("categories", []):
+        category, name = _parse_id(entry.get("id")), entry.get("name")
+        if category is None or not isinstance(name, str | int) or category in names:
+            raise ValueError(
+                f"{folder.root / file}: got the category {entry}, expected a unique `id`, a number or string, and a "
+                "`name`."
+            )
+        names[category] = str(name).strip()
+    if not names:
+        ids = (_parse_id(annotation.get("category_id")) for annotation in content["annotations"])
+        names = {category: str(category) for category in ids if category is not None}
+        folder.notes.append(f"{file} has no categories: the ids are used as names.")
+    for name in sorted({name for name in names.values() if list(names.values()).count(name) > 1}):
+        same = [str(category) for category in names if names[category] == name]
+        folder.notes.append(f"The categories {' and '.join(same)} of {file} are one class: both are named {name!r}.")
+    return names
+
+
+def _find_classes(
+    folder: DataFolder, files: dict[str, str], contents: dict[str, dict], names: dict[str, dict[int | str, str]]
+) -> tuple[str, ...]:
+    """Return the class names, ordered by the id of their first category, and check that the files agree."""
+    ids: dict[str, int | str] = {}
+    for split, own in names.items():
+        by_id = {category: name for name, category in ids.items()}
+        for category, name in own.items():
+            if name not in ids and by_id.get(category, name) != name:
                 raise ValueError(
-                    f"{path}: got the name {name!r} for category {category}, expected {names[category]!r} as in "
-                    "another file. Use the same categories in all files."
+                    f"{folder.root / files[split]}: got the name {name!r} for category {category}, expected "
+                    f"{by_id[category]!r} as in another file. Use the same categories in all files."
                 )
-            if isinstance(entry.get("supercategory"), str) and entry["supercategory"] != name:
-                parents.add(entry["supercategory"])
-    for category in [category for category, name in names.items() if name in parents and category not in used]:
-        folder.notes.append(
-            f"The category {names.pop(category)!r} is the parent of others and has no boxes: it is not a class."
-        )
-    if len(set(names.values())) != len(names) or not names:
-        path = folder.root / next(iter(files.values()))
-        raise ValueError(f"{path}: got the categories {list(names.values())}, expected unique names.")
-    return dict(sorted(names.items()))
+            ids.setdefault(name, category)
+    entries = [entry for content in contents.values() for entry in content.get("categories", [])]
+    placeholders = {str(e.get("supercategory")).strip() for e in entries if e.get("supercategory") != e.get("name")}
+    used = {
+        names[split].get(category) if (category := _parse_id(annotation.get("category_id"))) is not None else None
+        for split, content in contents.items()
+        for annotation in content["annotations"]
+    }
+    for name in [name for name in ids if name not in used]:
+        if len(ids) > 1 and (name in placeholders or name.lower() in BACKGROUND_NAMES):
+            del ids[name]
+            folder.notes.append(
+                f"The category {name!r} is the background or the parent of others and has no boxes: it is not a class."
+            )
+    return tuple(sorted(ids, key=lambda name: _order_id(ids[name])))
 
 
-def _read_images(folder: DataFolder, split: str, file: str, content: dict[str, Any]) -> list[AnnotatedImage]:
-    directories = _image_folders(folder, split, file)
-    images: dict[int | str, AnnotatedImage | None] = {}  # None for an image with a problem
+def _read_images(
+    index: FileIndex, file: str, split: str | None, content: dict[str, Any], names: dict[int | str, str]
+) -> list[AnnotatedImage]:
+    folder = index.folder
+    entries: dict[int | str, dict] = {}
     for entry in content["images"]:
-        image_id, file_name = entry.get("id"), entry.get("file_name")
-        if not _is_id(image_id) or not isinstance(file_name, str) or image_id in images:
-            reason = f"image {image_id!r}: expected a unique `id` and a `file_name`, got {file_name!r}"
+        image_id, file_name = _parse_id(entry.get("id")), entry.get("file_name")
+        if image_id is None or not isinstance(file_name, str) or not file_name or image_id in entries:
+            reason = f"image {entry.get('id')!r}: expected a unique `id` and a `file_name`, got {file_name!r}"
             folder.report(file, "unreadable annotation", reason)
             continue
-        name, reason = folder.locate(posixpath.join(directory, file_name) for directory in directories)
+        entries[image_id] = entry
+    directories = _image_folders(folder, file, split)
+    references = [
+        Reference([posixpath.join(directory, path) for directory in directories], [posixpath.join(parent, path)])
+        for parent in [posixpath.dirname(file)]
+        for path in (entry["file_name"].strip().replace("\\", "/") for entry in entries.values())
+    ]
+    note = f"paths of {file} don't exist here: images of the same name are used"
+    matches = match_files(index, references, note, split)
+    images: dict[int | str, AnnotatedImage | None] = {}  # None for an image with a problem
+    by_name: dict[str, AnnotatedImage] = {}
+    for (image_id, entry), (name, reason) in zip(entries.items(), matches, strict=True):
         if name is None:
-            folder.report(file_name, "missing image", f"image {image_id} of {file}: {reason}")
-        size = (entry.get("width"), entry.get("height"))
-        has_size = all(isinstance(side, int | float) and 0 < side < MAX_SIDE for side in size)
-        images[image_id] = AnnotatedImage(name, size=size if has_size else None) if name else None
-    for annotation in content["annotations"]:
-        image_id = annotation.get("image_id")
-        if not _is_id(image_id) or image_id not in images:
-            reason = f"annotation {annotation.get('id')!r}: no image with the id {image_id!r}"
+            folder.report(entry["file_name"], "missing image", f"image {image_id} of {file}: {reason}")
+            images[image_id] = None
+            continue
+        sides = [entry.get(key) for key in ("width", "height")]
+        width, height = (side if isinstance(side, int | float) and 0 < side < MAX_SIDE else 0 for side in sides)
+        size = (width, height) if width and height else None
+        images[image_id] = by_name.setdefault(name, AnnotatedImage(name, size=size))
+    if repeated := sum(image is not None for image in images.values()) - len(by_name):
+        folder.notes.append(f"{file} lists {repeated} images more than once: their boxes are combined.")
+    _read_objects(folder, file, content["annotations"], images, names)
+    return list(by_name.values())
+
+
+def _read_objects(
+    folder: DataFolder,
+    file: str,
+    annotations: list[dict],
+    images: dict[int | str, AnnotatedImage | None],
+    names: dict[int | str, str],
+) -> None:
+    """Add the objects to their images."""
+    largest = 0.0
+    for annotation in annotations:
+        image_id = _parse_id(annotation.get("image_id"))
+        if image_id is None or image_id not in images:
+            value = annotation.get("image_id")
+            reason = f"annotation {annotation.get('id')!r}: no image with the id {value!r}"
             folder.report(file, "unreadable annotation", reason)
         elif image := images[image_id]:
-            values = (annotation.get(key) for key in ("bbox", "category_id", "area", "iscrowd"))
-            image.annotations.append(parse_object(*values))
-    return [image for image in images.values() if image]
+            category = _parse_id(annotation.get("category_id"))
+            key = None if category is None else names.get(category, category)
+            values = (annotation.get(name) for name in ("bbox", "area", "iscrowd", "segmentation"))
+            bbox, area, iscrowd, segmentation = values
+            image.annotations.append(parse_object(bbox, key, area, iscrowd, segmentation))
+            largest = max(largest, *image.annotations[-1].box[2:])
+    if 0 < largest <= 1:
+        raise ValueError(
+            f"{folder.root / file}: got boxes within 0..1, expected pixels. Multiply them by the size of their image."
+        )
 
 
-def _image_folders(folder: DataFolder, split: str, file: str) -> list[str]:
+def _image_folders(folder: DataFolder, file: str, split: str | None) -> list[str]:
     """Return the directories that may contain the images of an annotation file, those of its split first."""
     base = posixpath.basename(file)
-    words = [base.removesuffix(".json").removeprefix("instances_"), _split_word(base)]
+    words = [base.removesuffix(".json").removeprefix("instances_")]
     words += [word for word, name in SPLIT_NAMES.items() if name == split]
-    parent = posixpath.dirname(file) or "."
     candidates = [f"{prefix}{word}" for word in words for prefix in ("", "images/")]
-    candidates += [parent, f"{parent}/images", "images", "."]
+    own = posixpath.dirname(file) or "."
+    candidates += [own, f"{own}/images", "images", "."]
+    candidates += [f"{parent}/{word}" for parent in parents(own) for word in (*candidates, "images", ".")]
+    candidates = [posixpath.normpath(directory) for directory in candidates]
     return [directory for directory in dict.fromkeys(candidates) if folder.entries(directory)]
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str)
+def _parse_id(value: Any) -> int | str | None:
+    """Return an id, which may be a number in one place and a string in another, None if it is neither."""
+    if isinstance(value, str):
+        value = value.strip()
+        return int(value.partition(".")[0]) if NUMBER.fullmatch(value) else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _order_id(value: int | str) -> tuple[bool, int | str]:
+    return isinstance(value, str), value

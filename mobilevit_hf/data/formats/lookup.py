@@ -11,9 +11,12 @@ from urllib.parse import unquote
 from .folder import SPLIT_NAMES, DataFolder, is_image_name
 
 # Words that a folder's name may have next to that of a split, as in `train_images` or `obj_train_data`.
-NEUTRAL_WORDS = set(
-    "annotation annotations annot annots anno annos bbox bboxes boxes coco data dataset image images img imgs "
-    "instances jpegimages json label labels obj object objects pascal seg set split txt voc xml xmls yolo".split()
+NEUTRAL_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "annotation annotations annot annots anno annos bbox bboxes boxes coco data dataset image images img imgs "
+        "instances jpegimages json label labels obj object objects pascal seg set split txt voc xml xmls yolo",
+    )
 )
 
 
@@ -62,19 +65,22 @@ class FileIndex:
 
         Args:
             path: Path that doesn't exist.
-            split: Split of the annotations: if it has folders of its own, those of other splits don't count.
+            split: Split of the annotations, None for that of the path: if it has folders of its own, those of other
+                splits don't count.
             folders: Folders whose files don't count.
             taken: Files that don't count.
         """
         parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         stem, suffix = self._split_suffix(parts[-1] if parts else "")
+        split = split or split_of("/".join(parts[:-1]))
+        own = self._splits - {None}
         names = [
             name
             for name in self._by_stem.get(_key(stem), ())
             if name.lower().endswith(suffix)
             and name not in taken
             and posixpath.dirname(name) not in folders
-            and (split not in self._splits or split_of(posixpath.dirname(name)) in (None, split))
+            and (split not in own or split_of(posixpath.dirname(name)) in (None, split))
         ]
         scores = [_count_common(name.split("/")[:-1], parts[:-1]) for name in names]
         best = [name for name, score in zip(names, scores, strict=True) if score == max(scores)]

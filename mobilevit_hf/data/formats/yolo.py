@@ -1,185 +1,369 @@
 """YOLO text files: `images/` next to `labels/`, one object per line; classes in `data.yaml` or `classes.txt`."""
 
 import posixpath
+import re
+from itertools import islice
 from typing import Any
 
 import yaml
 
-from ..types import Dataset, Split
-from .annotations import AnnotatedImage, Annotation, make_samples
-from .folder import DataFolder, split_folders
+from ..types import Dataset
+from .annotations import AnnotatedImage, make_splits, name_classes
+from .folder import SPLIT_NAMES, DataFolder, is_image_name
+from .lookup import FileIndex, Reference, match_files, split_of
+from .yolo_rows import RowParser, parse_numbers
 
-CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
-SPLIT_KEYS = {"train": "train", "validation": "val", "test": "test"}
+# Files with a class name per line, the preferred ones first. labelImg writes the names that it offers to the last one.
+CLASS_FILES = (
+    re.compile(r"class(es|_names)?\.txt"),
+    re.compile(r".*\.names"),
+    re.compile(r"_darknet\.labels"),
+    re.compile(r"predefined_classes\.txt"),
+)
+SPLIT_KEYS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+NO_VALUES = ("", "~", "null", "Null", "NULL", "None", "[]")
+DESCRIPTION_KEYS = re.compile(r"^[\"']?(names|train|val|valid)[\"']?\s*[:=]", re.MULTILINE)
+MAX_FILES = 200  # files of a kind that are read to recognize the format
 
 
 def recognizes(folder: DataFolder) -> bool:
-    """Return whether there is a YAML file with `names`, or a folder `labels`."""
-    parents = [".", *split_folders(folder).values()]
-    return _find_yaml(folder) is not None or any("labels" in folder.entries(parent) for parent in parents)
+    """Return whether a file describes a YOLO dataset, or text files of the same names as images have its rows."""
+    description = _find_description(folder)
+    if description and len(set(DESCRIPTION_KEYS.findall(_read_text(folder, description)))) > 1:
+        return True
+    labels = FileIndex(folder, _label_files(folder))
+    images = (name for name, kind in folder.walk() if kind == "file" and is_image_name(name)) if labels.names else ()
+    stems = {posixpath.splitext(posixpath.basename(name))[0] for name in images}
+    named = (name for name in labels.names if posixpath.basename(name)[: -len(".txt")] in stems)
+    return any(_has_rows(folder, name) for name in islice(named, MAX_FILES))
 
 
 def read(folder: DataFolder, file: str | None = None) -> Dataset:
     """Read YOLO text files.
 
-    A line is `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 ...` of a polygon, which is converted to its bounding box;
-    all coordinates relative to the upright image (0..1). Images with an empty label file (reported as a problem) or
-    without one are background. Classes and splits are those of `data.yaml`, or else `classes.txt` and the folders
-    `images/train` or `train/images`, or else all images in `images` are the training split.
+    See `RowParser` for their rows. Images with an empty label file (reported as a problem) or without one are
+    background. Classes and splits are those of `data.yaml` or `obj.data`, or else of `classes.txt` or `obj.names`, and
+    of lists (`train.txt`) or folders that are named like splits, such as `images/train`, `train/images` or
+    `obj_train_data`. Without names, the numbers are the classes.
 
     Args:
         folder: Folder of the dataset.
         file: YAML file, instead of the one in the folder.
 
     Raises:
-        ValueError: If classes, images or label files are missing.
+        ValueError: If classes, images or label files are missing, or rows may be keypoints without a `kpt_shape`.
     """
-    file = file or _find_yaml(folder)
-    if file:
-        content = _load_yaml(folder, file)
-        classes = _parse_classes(folder, file, content.get("names"))
-        names = {s: _listed_images(folder, file, content, key) for s, key in SPLIT_KEYS.items() if content.get(key)}
-    else:
-        classes, names = _read_class_file(folder), {}
-    names = names or {split: folder.images(directory) for split, directory in _image_folders(folder).items()}
-    if not any(names.values()):
+    file = file or _find_description(folder)
+    content = _load_description(folder, file) if file else {}
+    names = _read_names(folder, file, content)
+    labels = FileIndex(folder, _label_files(folder))
+    images = _images_by_split(folder, labels, file, content)
+    if not any(images.values()):
         raise ValueError(f"{folder.root}: got no images, expected images/train next to labels/train, or train/images.")
-    unlabeled = {
-        split: [name for name in images if _find_label_file(folder, name) is None] for split, images in names.items()
+    label_files = _match_labels(labels, [name for part in images.values() for name in part])
+    if not any(label_files.values()):
+        advice = "" if names else " and data.yaml or classes.txt with the names"
+        raise ValueError(
+            f"{folder.root}: got no label files, expected labels/train/a.txt for images/train/a.jpg{advice}."
+        )
+    _note_unmatched(folder, labels, images, label_files)
+    parser = RowParser(_keypoint_values(folder, file, content))
+    annotated = {
+        split: [image for name in part if (image := _read_image(folder, parser, name, label_files[name]))]
+        for split, part in images.items()
     }
-    if unlabeled == names:
-        raise ValueError(f"{folder.root}: got no label files, expected labels/train/a.txt for images/train/a.jpg.")
-    for split, images in unlabeled.items():
-        if images:
-            folder.notes.append(
-                f"{len(images)} images of {split} without a label file are used as background, such as {images[0]}."
-            )
-    labels = {number: number for number in range(len(classes))}
-    splits: dict[str, Split] = {}
-    for split, part in names.items():
-        annotated = [image for name in part if (image := _read_image(folder, name))]
-        splits[split] = make_samples(folder, annotated, labels, is_relative=True)
+    _check_rows(folder, file, parser)
+    if names is None:
+        folder.notes.append("Got no data.yaml or classes.txt with class names: the numbers are the classes.")
+        keys = (entry.key for part in annotated.values() for image in part for entry in image.annotations)
+        classes, numbers = name_classes(keys)
+    else:
+        classes = tuple(names[number] for number in sorted(names))
+        numbers = {number: label for label, number in enumerate(sorted(names))}
+    splits = make_splits(folder, annotated, numbers, is_relative=True)
     return Dataset("object-detection", classes, splits, "yolo")
 
 
-def _find_yaml(folder: DataFolder) -> str | None:
-    """Return the YAML file with class names, `data.yaml` first, by a search of its text."""
-    names = [name for name in folder.files(".") if name.endswith((".yaml", ".yml"))]
-    for name in sorted(names, key=lambda name: (name != "data.yaml", name)):
-        with open(folder.path(name), encoding="utf-8", errors="replace") as opened:
-            if any(line.startswith("names:") for line in opened):
-                return name
+def _files(folder: DataFolder, *suffixes: str) -> list[str]:
+    """Return the files with a suffix in all subfolders, those in fewer folders first."""
+    names = [name for name, kind in folder.walk() if kind == "file" and name.lower().endswith(suffixes)]
+    return sorted(names, key=lambda name: (name.count("/"), name))
+
+
+def _class_files(folder: DataFolder, pattern: re.Pattern) -> list[str]:
+    names = _files(folder, ".txt", ".names", ".labels")
+    return [name for name in names if pattern.fullmatch(posixpath.basename(name).lower())]
+
+
+def _label_files(folder: DataFolder) -> list[str]:
+    class_files = {name for pattern in CLASS_FILES for name in _class_files(folder, pattern)}
+    return [name for name in _files(folder, ".txt") if name not in class_files]
+
+
+def _has_rows(folder: DataFolder, name: str) -> bool:
+    with open(folder.path(name), encoding="utf-8-sig", errors="replace") as file:
+        first = next((line for line in islice(file, 100) if line.strip()), "")
+    numbers = parse_numbers(first[:10_000]) or []
+    return len(numbers) > 4 and numbers[0] % 1 == 0
+
+
+def _read_text(folder: DataFolder, name: str) -> str:
+    with open(folder.path(name), encoding="utf-8-sig", errors="replace") as file:
+        return file.read(1_000_000)
+
+
+def _find_description(folder: DataFolder) -> str | None:
+    """Return the YAML file with class names, `data.yaml` first, or darknet's `obj.data`, by a search of its text."""
+    names = _files(folder, ".yaml", ".yml", ".data")[:MAX_FILES]
+    for name in sorted(names, key=lambda name: posixpath.basename(name) not in ("data.yaml", "obj.data")):
+        if "names" in DESCRIPTION_KEYS.findall(_read_text(folder, name)):
+            return name
     return None
 
 
-def _load_yaml(folder: DataFolder, file: str) -> dict[str, Any]:
+def _load_description(folder: DataFolder, file: str) -> dict[str, Any]:
+    """Return the content of a file with all scalars as text: `no` and `1.0` may be names of classes."""
+    path = folder.root / file
     try:
-        with open(folder.path(file), encoding="utf-8") as opened:
-            content = yaml.safe_load(opened)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder.root / file} can't be read: {' '.join(str(error).split())}") from error
+        if file.endswith(".data"):
+            pairs = (line.partition("=") for line in folder.read_lines(file))
+            return {key.strip(): value.strip() for key, _, value in pairs}
+        with open(path, encoding="utf-8-sig") as opened:
+            content = yaml.load(opened, Loader=yaml.BaseLoader)  # which creates nothing but text
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ValueError(
-            f"{folder.root / file}: got {type(content).__name__}, expected a mapping with `names`, `train` and `val`."
-        )
+        kind = "a list" if isinstance(content, list) else "text"
+        raise ValueError(f"{path}: got {kind}, expected a mapping with `names`, `train` and `val`.")
     return content
 
 
-def _read_class_file(folder: DataFolder) -> tuple[str, ...]:
-    file = next((name for name in CLASS_FILES if folder.locate([name])[0]), None)
-    if file is None:
-        raise ValueError(f"{folder.root}: got no class names, expected data.yaml with `names`, or classes.txt.")
-    return _parse_classes(folder, file, folder.read_lines(file))
-
-
-def _parse_classes(folder: DataFolder, file: str, names: Any) -> tuple[str, ...]:
-    if isinstance(names, dict):
-        names = [names.get(number) for number in range(len(names))]
-    is_valid = isinstance(names, list) and names and all(isinstance(name, str | int) for name in names)
-    if not is_valid or len(set(map(str, names))) != len(names):
-        raise ValueError(f"{folder.root / file}: expected `names` as a list of unique names, or by number from 0.")
-    return tuple(map(str, names))
-
-
-def _listed_images(folder: DataFolder, file: str, content: dict[str, Any], key: str) -> list[str]:
-    """Return the images of `train`, `val` or `test` of a YAML file: one or more folders, or lists of files."""
-    entries = content[key] if isinstance(content[key], list) else [content[key]]
-    if not all(isinstance(entry, str) for entry in [*entries, content.get("path") or ""]):
-        raise ValueError(f"{folder.root / file}: expected `path` and `{key}` as names of folders or files.")
-    images: dict[str, None] = {}
-    for entry in entries:
-        path = _resolve_entry(folder, content.get("path"), entry)
-        if path is None:
+def _read_names(folder: DataFolder, file: str | None, content: dict[str, Any]) -> dict[int, str] | None:
+    """Return the class names by number, None if there are none."""
+    if file and isinstance(names := content.get("names"), str) and names:
+        path = _resolve_entry(folder, file, None, names)
+        if path is None or folder.entries(path):
             raise ValueError(
-                f"{folder.root / file}: `{key}: {entry}` is not in the dataset's folder {folder.root}. "
-                "Pass the folder that contains all files, and use paths relative to it."
+                f"{folder.root / file}: got `names: {names}`, expected a list of names, or a file of them."
             )
-        if folder.entries(path):
-            images.update(dict.fromkeys(folder.images(path)))
+        return _parse_names(folder, path, _read_class_file(folder, path))
+    if file:
+        names = _parse_names(folder, file, content.get("names"))
+        number = content.get("nc")
+        if isinstance(number, str) and number.isdecimal() and int(number) != len(names):
+            folder.notes.append(f"{file} has {len(names)} names and `nc: {number}`: the names are the classes.")
+        return names
+    for pattern in CLASS_FILES:
+        if files := _class_files(folder, pattern):
+            first, *others = files
+            names = _read_class_file(folder, first)
+            if other := next((other for other in others if _read_class_file(folder, other) != names), None):
+                raise ValueError(
+                    f"{folder.root}: got different names in {first} and {other}, expected the same numbers for the "
+                    "same classes. Number them alike, and remove one file."
+                )
+            return _parse_names(folder, first, names)
+    return None
+
+
+def _read_class_file(folder: DataFolder, file: str) -> list[str]:
+    try:
+        return folder.read_lines(file, errors="strict")
+    except ValueError as error:
+        raise ValueError(f"{folder.root / file}: expected UTF-8 text ({error}). Save it in that encoding.") from error
+
+
+def _parse_names(folder: DataFolder, file: str, names: Any) -> dict[int, str]:
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    is_valid = isinstance(names, dict) and names and all(isinstance(name, str) and name for name in names.values())
+    if not is_valid or len(set(names.values())) != len(names) or not all(str(key).isdecimal() for key in names):
+        raise ValueError(f"{folder.root / file}: expected `names` as a list of unique names, or by number.")
+    return {int(key): name for key, name in names.items()}
+
+
+def _keypoint_values(folder: DataFolder, file: str | None, content: dict[str, Any]) -> int:
+    """Return the number of values of an object's keypoints."""
+    shape = content.get("kpt_shape") or []
+    if not isinstance(shape, list) or not all(isinstance(n, str) and n.isdecimal() for n in shape) or len(shape) == 1:
+        raise ValueError(f"{folder.root / (file or '')}: got `kpt_shape: {shape}`, expected numbers such as [17, 3].")
+    return int(shape[0]) * int(shape[1]) if shape else 0
+
+
+def _images_by_split(
+    folder: DataFolder, labels: FileIndex, file: str | None, content: dict[str, Any]
+) -> dict[str, list[str]]:
+    """Return the images that a file describes, else those of lists, else those with labels, by their folders."""
+    entries = {
+        split: next((content[key] for key in keys if content.get(key)), "") for split, keys in SPLIT_KEYS.items()
+    }
+    entries = {split: value if isinstance(value, list) else [value] for split, value in entries.items()}
+    entries = {split: values for split, values in entries.items() if values and values[0] not in NO_VALUES}
+    entries = entries or {split: [name] for split, name in _find_lists(folder).items()}
+    if not entries:
+        return _labeled_images(folder, labels)
+    index = FileIndex.of_images(folder)
+    images: dict[str, list[str]] = {}
+    missing: dict[str, str] = {}
+    for split, values in entries.items():
+        if not all(isinstance(value, str) for value in [*values, content.get("path", "")]):
+            raise ValueError(
+                f"{folder.root / (file or '')}: expected `path` and `{split}` as names of folders or files."
+            )
+        paths = {value: _resolve_entry(folder, file or "", content.get("path"), value) for value in values}
+        absent = [value for value, path in paths.items() if path is None]
+        if len(absent) == len(values):
+            missing[split] = absent[0]
             continue
-        for line in folder.read_lines(path):
-            name, reason = folder.locate([posixpath.join(posixpath.dirname(path), line), line])
-            if name is None:
-                folder.report(line, "missing image", f"listed in {path}: {reason}")
-            else:
-                images[name] = None
-    return list(images)
+        if absent:
+            folder.notes.append(f"{absent[0]} of {file} doesn't exist: the other paths of {split} are used.")
+        parts = [_images_of_entry(index, path) for path in paths.values() if path]
+        images[split] = list(dict.fromkeys(name for part in parts for name in part))
+    if missing:
+        _replace_missing(folder, labels, file or "", images, missing)
+    return images
 
 
-def _resolve_entry(folder: DataFolder, base: Any, entry: str) -> str | None:
-    """Return the path of an entry. `path` and leading `..` may be valid only on the machine that wrote the file."""
-    stripped = entry.replace("\\", "/")
-    while stripped.startswith(("../", "./")):
-        stripped = stripped.split("/", 1)[1]
-    for candidate in (posixpath.join(str(base or "."), entry), entry, stripped):
+def _find_lists(folder: DataFolder) -> dict[str, str]:
+    """Return lists of images by split, such as `train.txt`."""
+    lists = {}
+    for name in folder.files("."):
+        split = SPLIT_NAMES.get(name.removesuffix(".txt").lower()) if name.endswith(".txt") else None
+        if split and is_image_name(next(iter(folder.read_lines(name)), "")):
+            lists[split] = name
+    return lists
+
+
+def _resolve_entry(folder: DataFolder, file: str, base: Any, entry: str) -> str | None:
+    """Return the path of an entry, whose first folders may exist only on the machine that wrote the file."""
+    parent = posixpath.dirname(file)
+    entry = entry.replace("\\", "/")
+    parts = [part for part in entry.split("/") if part not in ("", ".", "..")]
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    ends = [
+        end for end in ends if split_of(end) == split_of(ends[0])
+    ]  # images/ is not all that is left of test/images/
+    for candidate in (posixpath.join(parent, base or "", entry), posixpath.join(parent, entry), entry, *ends):
         path = folder.normalize(candidate)
         if path and (folder.entries(path) or folder.locate([path])[0]):
+            if candidate in ends[1:]:
+                folder.notes.append(f"{entry} of {file} doesn't exist here: {path} is used.")
             return path
     return None
 
 
-def _image_folders(folder: DataFolder) -> dict[str, str]:
-    """Return the image folders by split, for a dataset without a YAML file."""
-    in_splits = {split: f"{directory}/images" for split, directory in split_folders(folder).items()}
-    return (
-        split_folders(folder, "images")
-        or {split: directory for split, directory in in_splits.items() if folder.entries(directory)}
-        or {"train": "images" if folder.entries("images") else "."}
-    )
+def _images_of_entry(index: FileIndex, path: str) -> list[str]:
+    """Return the images of a folder or of a list."""
+    folder = index.folder
+    if folder.entries(path):
+        return folder.images(path)
+    lines = list(dict.fromkeys(folder.read_lines(path)))
+    parent = posixpath.dirname(path)
+    references = [Reference([posixpath.join(parent, line), line], [line]) for line in lines]
+    note = f"paths of {path} don't exist here: images of the same name are used"
+    names = []
+    for line, (name, reason) in zip(lines, match_files(index, references, note), strict=True):
+        if name is None:
+            folder.report(line, "missing image", f"listed in {path}: {reason}")
+        else:
+            names.append(name)
+    return names
 
 
-def _find_label_file(folder: DataFolder, image: str) -> str | None:
-    """Return an image's label file: its path with `labels` for the last folder `images`, or next to it."""
-    stem = posixpath.splitext(image)[0]
-    before, separator, after = f"/{stem}".rpartition("/images/")
-    candidates = [f"{before}/labels/{after}"[1:] if separator else f"labels/{stem}", stem]
-    return folder.locate(f"{candidate.lstrip('/')}.txt" for candidate in candidates)[0]
+def _replace_missing(
+    folder: DataFolder, labels: FileIndex, file: str, images: dict[str, list[str]], missing: dict[str, str]
+) -> None:
+    """Add the images of splits whose paths don't exist from folders that are named like them, with a note."""
+    found = _labeled_images(folder, labels)
+    if not images and any(found.values()):
+        images |= found
+        folder.notes.append(f"No path of {file} exists, such as {next(iter(missing.values()))}: all folders are used.")
+        return
+    listed = {name for part in images.values() for name in part}
+    for split, entry in missing.items():
+        names = [n for n in found.get(split, ()) if n not in listed and split_of(posixpath.dirname(n)) == split]
+        if names:
+            images[split] = names
+            folder.notes.append(f"{entry} of {file} doesn't exist: {posixpath.dirname(names[0])} is used for {split}.")
+        elif split == "train":
+            raise ValueError(
+                f"{folder.root / file}: `{split}: {entry}` is not in the dataset's folder {folder.root}. "
+                "Pass the folder that contains all files, and use paths relative to it."
+            )
+        else:
+            folder.notes.append(f"{entry} of {file} doesn't exist: there is no {split} split.")
 
 
-def _read_image(folder: DataFolder, name: str) -> AnnotatedImage | None:
-    file = _find_label_file(folder, name)
+def _labeled_images(folder: DataFolder, labels: FileIndex) -> dict[str, list[str]]:
+    """Return the images in folders with any labeled image, by the split that the folders are named after."""
+    images = folder.images(".")
+    matched = _match_labels(labels, images)
+    folders = {posixpath.dirname(name) for name, label in matched.items() if label}
+    splits: dict[str, list[str]] = {}
+    skipped = []
+    for name in images:
+        if posixpath.dirname(name) in folders:
+            splits.setdefault(split_of(posixpath.dirname(name)) or "train", []).append(name)
+        else:
+            skipped.append(name)
+    if skipped and folders:
+        folder.notes.append(f"Skipped {len(skipped)} images in folders without labels, such as {skipped[0]}.")
+    return splits if folders else {"train": images}
+
+
+def _match_labels(labels: FileIndex, images: list[str]) -> dict[str, str | None]:
+    """Return the label file of each image: its path with `labels` for the last folder `images`, or next to it."""
+    references = []
+    for name in images:
+        stem = posixpath.splitext(name)[0]
+        before, separator, after = f"/{stem}".rpartition("/images/")
+        mirrored = f"{before}/labels/{after}"[1:] if separator else f"labels/{stem}"
+        references.append(Reference([f"{path.lstrip('/')}.txt" for path in (mirrored, stem)], [f"{stem}.txt"]))
+    matches = match_files(labels, references)
+    return {name: file for name, (file, _) in zip(images, matches, strict=True)}
+
+
+def _note_unmatched(
+    folder: DataFolder, labels: FileIndex, images: dict[str, list[str]], label_files: dict[str, str | None]
+) -> None:
+    """Note images without a label file, and label files without an image."""
+    for split, part in images.items():
+        if unlabeled := [name for name in part if label_files[name] is None]:
+            folder.notes.append(
+                f"{len(unlabeled)} images of {split} without a label file are used as background, such as "
+                f"{unlabeled[0]}."
+            )
+    folders = {posixpath.dirname(name) for name in label_files.values() if name}
+    stems = {posixpath.splitext(posixpath.basename(name))[0] for name in folder.images(".")}
+    unused = [
+        name
+        for name in labels.names
+        if posixpath.dirname(name) in folders and posixpath.basename(name)[: -len(".txt")] not in stems
+    ]
+    if unused := [name for name in unused if _has_rows(folder, name)]:
+        folder.notes.append(f"Skipped {len(unused)} label files without an image, such as {unused[0]}.")
+
+
+def _read_image(folder: DataFolder, parser: RowParser, name: str, file: str | None) -> AnnotatedImage | None:
     if file is None:
         return AnnotatedImage(name)
     try:
-        lines = folder.read_lines(file, errors="strict")
+        with open(folder.path(file), encoding="utf-8-sig") as opened:
+            rows = [(number, row.strip()) for number, row in enumerate(opened, start=1) if row.strip()]
     except (OSError, ValueError) as error:
         folder.report(file, "unreadable annotation", " ".join(str(error).split()))
         return None
-    if not lines:
+    if not rows:
         folder.report(file, "empty label file", "no objects; the image is used as background")
-    return AnnotatedImage(name, [_parse_line(line.split()) for line in lines])
+    return AnnotatedImage(name, [parser.parse(row, f"{file}, line {number}") for number, row in rows])
 
 
-def _parse_line(words: list[str]) -> Annotation:
-    """Parse a class and a relative box or polygon."""
-    try:
-        number, *values = map(float, words)
-        key = int(number) if number % 1 == 0 else None
-    except (ValueError, OverflowError):
-        return Annotation(None)
-    if len(values) == 4:
-        x, y, width, height = values
-        return Annotation(key, (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
-    if len(values) >= 6 and len(values) % 2 == 0:
-        return Annotation(key, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])))
-    return Annotation(key)
+def _check_rows(folder: DataFolder, file: str | None, parser: RowParser) -> None:
+    if position := parser.find_keypoints():
+        raise ValueError(
+            f"{folder.root / position}: got values that look like a box and keypoints (pose), expected `kpt_shape` in "
+            f"{file or 'data.yaml'}. Add the number of keypoints and of the values of each, such as "
+            "`kpt_shape: [17, 3]`."
+        )
+    if parser.num_confidences:
+        folder.notes.append(f"{parser.num_confidences} boxes have a confidence as the last value, which is not used.")

@@ -1,11 +1,14 @@
 """YOLO text files."""
 
+import shutil
 import warnings
 
 import pytest
 from dataset_files import labeled_boxes, problem_kinds, sample_names, save_image, split_sizes, write
 from PIL import Image
 
+from mobilevit_hf.data.formats import yolo
+from mobilevit_hf.data.formats.folder import DataFolder
 from mobilevit_hf.data.reading import load_dataset
 
 
@@ -102,29 +105,230 @@ def test_label_files(tmp_path):
     ("data_yaml", "message"),
     [
         ("names: [cat, cat]\n", "unique names"),
-        ("names: {1: cat}\n", "by number from 0"),
+        ("names: {cat: 1}\n", "by number"),
+        ("names: [[cat], [dog]]\n", "unique names"),
+        ("names: cat\n", "a file of them"),
         ("names: [cat\n", "can't be read"),
-        ("names: !!python/object/apply:os.getcwd []\n", "can't be read"),
-        ("train: /elsewhere/images\nnames: [cat, dog]\n", "/elsewhere/images"),
-        ("train: ../../images\nnames: [cat, dog]\n", None),
-        ("train: missing\nnames: [cat, dog]\n", "missing"),
+        ("names: !!python/object/apply:os.getcwd []\n", "unique names"),
+        ("names: " + "[" * 10_000, "can't be read"),
+        ("train: gone\nval: images/val\nnames: [cat, dog]\n", "gone"),
+        ("train: [{a: 1}]\nnames: [cat, dog]\n", "names of folders"),
+        ("names: [cat, dog]\nkpt_shape: [17]\n", r"kpt_shape: \['17'\]"),
     ],
 )
 def test_invalid_yaml_raises(tmp_path, data_yaml, message):
     write_yolo_dataset(tmp_path, "images/{split}", data_yaml)
-    if message is None:  # relative to another directory, as written by other tools
-        assert split_sizes(load_dataset(tmp_path, validation_fraction=0)) == {"train": 4}
-        return
+    (tmp_path / "images" / "train").rename(tmp_path / "images" / "first")
+    (tmp_path / "labels" / "train").rename(tmp_path / "labels" / "first")
     with pytest.raises(ValueError, match=message) as caught:
-        load_dataset(tmp_path)
+        load_dataset(tmp_path, data_format="yolo")
     assert str(tmp_path / "data.yaml") in str(caught.value)
 
 
 def test_dataset_without_label_files_raises(tmp_path):
     write_yolo_dataset(tmp_path, "images/{split}")
-    (tmp_path / "labels").rename(tmp_path / "annots")
+    shutil.rmtree(tmp_path / "labels")
     with pytest.raises(ValueError, match="got no label files"):
         load_dataset(tmp_path, data_format="yolo")
+
+
+@pytest.mark.parametrize(
+    ("data_yaml", "note"),
+    [
+        ("path: ../datasets/coco128\ntrain: images/train\nval: images/val\ntest:\n", ""),
+        ("path: /content/x\ntrain: images/train\nval: images/val\n", ""),
+        ("train: /content/data/images/train\nval: C:\\data\\images\\val\n", "images/train is used"),
+        ("train: ../images/train\nval: ../images/val\ntest: ../images/test\n", "there is no test split"),
+        ("train: images/train\nval: ../valid/images\n", "images/val is used for validation"),
+        ("train: [images/train, images/more]\nvalid: images/val\n", "the other paths of train"),
+        ("train: /elsewhere\nval: ~\n", "all folders are used"),
+        ("val: images/val\ntrain: images\n", "2 images of train are also in validation"),
+    ],
+)
+def test_paths_of_another_machine(tmp_path, data_yaml, note):
+    write_yolo_dataset(tmp_path, "images/{split}", f"{data_yaml}names: [cat, dog]\n")
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert {split: sample_names(samples) for split, samples in dataset.splits.items()} == {
+        "train": ["images/train/a.jpg", "images/train/b.jpg"],
+        "validation": ["images/val/a.jpg", "images/val/b.jpg"],
+    }
+    assert note in " ".join(dataset.notes)
+    assert bool(note) == bool(dataset.notes)
+
+
+def test_validation_split_of_the_training_images_is_replaced(tmp_path):
+    """coco128 validates on its training images."""
+    data_yaml = "train: images/train\nval: images/train/\ntest: images/val\nnames: [cat, dog]\n"
+    dataset = load_dataset(write_yolo_dataset(tmp_path, "images/{split}", data_yaml), validation_fraction=0.5)
+    assert split_sizes(dataset) == {"train": 1, "validation": 1, "test": 2}
+    assert "nothing remains of validation" in dataset.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("[yes, no, on, off]", ["yes", "no", "on", "off"]),
+        ("[null, 1.0, 010, 1e3, 2020-01-01, ~]", ["null", "1.0", "010", "1e3", "2020-01-01", "~"]),
+        ("\n- true\n- 'quoted'", ["true", "quoted"]),
+        ("{'1': dog, '0': cat}", ["cat", "dog"]),
+        ("{1: dog, 7: no}", ["dog", "no"]),  # without unused numbers
+        ("lists/names.txt", ["ant", "bee"]),
+        ("/home/someone/lists/names.txt", ["ant", "bee"]),
+    ],
+)
+def test_class_names_are_the_text_in_the_file(tmp_path, names, expected):
+    write_yolo_dataset(tmp_path, "images/{split}", f"names: {names}\nnc: {len(expected)}\n")
+    write(tmp_path / "lists" / "names.txt", "\ufeffant\r\nbee\r\n")
+    dataset = load_dataset(tmp_path)
+    assert list(dataset.classes) == expected
+    assert dataset.splits["train"][0].objects.labels.tolist() == [
+        list(expected).index(expected[0 if "7:" in names else 1])
+    ]
+    assert not [note for note in dataset.notes if "nc" in note]
+
+
+def write_images(root, labels):
+    """Write an image of 40x30 pixels for each name, and label files by their path."""
+    for name, text in labels.items():
+        if name.endswith(".jpg"):
+            save_image(root / name)
+        else:
+            write(root / name, text)
+    return root
+
+
+ROW = "0 0.5 0.5 0.2 0.4\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        # labelImg: next to the images
+        ({"a.jpg": "", "a.txt": ROW, "classes.txt": "cat\n"}, {"train": ["a.jpg"]}),
+        ({"x/a.jpg": "", "x/a.txt": ROW, "x/classes.txt": "cat\n"}, {"train": ["x/a.jpg"]}),
+        # Label Studio
+        (
+            {"images/a.jpg": "", "labels/a.txt": ROW, "classes.txt": "cat\n"}
+            | {"notes.json": {"categories": [{"id": 0, "name": "cat"}], "info": {"contributor": "Label Studio"}}},
+            {"train": ["images/a.jpg"]},
+        ),
+        # CVAT, Datumaro and darknet
+        (
+            {"obj_train_data/a.jpg": "", "obj_train_data/a.txt": ROW, "obj.names": "cat\n"}
+            | {"obj.data": "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n"}
+            | {"train.txt": "data/obj_train_data/a.jpg\n"},
+            {"train": ["obj_train_data/a.jpg"]},
+        ),
+        (
+            {"data/obj/a.jpg": "", "data/obj/a.txt": ROW, "data/obj/b.jpg": "", "data/obj/b.txt": ROW}
+            | {"data/obj.data": "classes=1\ntrain=data/train.txt\nvalid=data/test.txt\nnames=data/obj.names\n"}
+            | {"data/train.txt": "data/obj/a.jpg\n", "data/test.txt": "data/obj/b.jpg\n", "data/obj.names": "cat\n"},
+            {"train": ["data/obj/a.jpg"], "validation": ["data/obj/b.jpg"]},
+        ),
+        (
+            {"obj_train_data/a.jpg": "", "obj_train_data/a.txt": ROW, "obj_Validation_data/b.jpg": ""}
+            | {"obj_Validation_data/b.txt": ROW, "obj.names": "cat\n"},
+            {"train": ["obj_train_data/a.jpg"], "validation": ["obj_Validation_data/b.jpg"]},
+        ),
+        # lists without a file that describes them
+        (
+            {"images/a.jpg": "", "images/b.jpg": "", "labels/a.txt": ROW, "labels/b.txt": ROW, "classes.txt": "cat\n"}
+            | {"train.txt": "C:\\data\\images\\a.jpg\n", "val.txt": "./images/b.jpg\n"},
+            {"train": ["images/a.jpg"], "validation": ["images/b.jpg"]},
+        ),
+        # folders of other names
+        (
+            {"train_images/a.jpg": "", "train_labels/a.txt": ROW, "test_images/a.jpg": "", "test_labels/a.txt": ROW}
+            | {"cfg/data.yaml": "names: [cat]\n"},
+            {"train": ["train_images/a.jpg"], "test": ["test_images/a.jpg"]},
+        ),
+        (
+            {"Images/a.jpg": "", "Annotations/a.txt": ROW, "predefined_classes.txt": "cat\ndog"},
+            {"train": ["Images/a.jpg"]},
+        ),
+        # Roboflow for darknet
+        (
+            {"train/a.jpg": "", "train/a.txt": ROW, "train/_darknet.labels": "cat\n"}
+            | {"valid/b.jpg": "", "valid/b.txt": ROW, "valid/_darknet.labels": "cat\n"},
+            {"train": ["train/a.jpg"], "validation": ["valid/b.jpg"]},
+        ),
+    ],
+)
+def test_layouts_of_tools_are_recognized(tmp_path, files, splits):
+    dataset = load_dataset(write_images(tmp_path, files), validation_fraction=0)
+    assert dataset.data_format == "yolo"
+    assert dataset.classes[0] == "cat"
+    assert {split: sample_names(samples) for split, samples in dataset.splits.items()} == splits
+    for samples in dataset.splits.values():
+        assert labeled_boxes(samples[0]) == [(0, pytest.approx([16, 9, 24, 21]))]
+    assert not dataset.problems
+
+
+def test_numbers_are_the_classes_without_names(tmp_path):
+    files = {"images/a.jpg": "", "labels/a.txt": f"2{ROW[1:]}"}
+    dataset = load_dataset(write_images(tmp_path, files), validation_fraction=0)
+    assert dataset.classes == ("0", "1", "2")
+    assert "classes.txt" in " ".join(dataset.notes)
+
+
+def test_different_class_files_raise(tmp_path):
+    files = {f"{split}/a.{suffix}": ROW for split in ("train", "val") for suffix in ("jpg", "txt")}
+    write_images(tmp_path, files | {"train/classes.txt": "cat\ndog\n", "val/classes.txt": "dog\ncat\n"})
+    with pytest.raises(ValueError, match=r"train/classes\.txt and val/classes\.txt"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["caf\u00e9\ncat\n".encode("latin-1"), "cat\n".encode("utf-16")])
+def test_class_file_in_another_encoding_raises(tmp_path, names):
+    write_images(tmp_path, {"a.jpg": "", "a.txt": ROW})
+    (tmp_path / "classes.txt").write_bytes(names)
+    with pytest.raises(ValueError, match=r"classes\.txt: expected UTF-8"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\ufeff" + ROW, ROW.replace("\n", "\r\n"), f"\n{ROW}\n \n", ROW.replace(" ", "\t"), "0 .5 .5 .2 .4 .99\n"],
+)
+def test_variants_of_label_files(tmp_path, text):
+    files = {"a.jpg": "", "a.txt": text, "classes.txt": "cat\r\n"}
+    dataset = load_dataset(write_images(tmp_path, files), validation_fraction=0)
+    assert labeled_boxes(dataset.splits["train"][0]) == [(0, pytest.approx([16, 9, 24, 21]))]
+    assert len(dataset.notes) == (".99" in text) + 1  # and that there is no validation split
+
+
+def test_rows_of_unexpected_length_are_problems_with_file_and_line(tmp_path):
+    files = {"a.jpg": "", "a.txt": f"{ROW}0 0.5 0.5\n\n0 0.5 0.5 0.2 0.2 0.3 0.4 0.5\n", "classes.txt": "cat"}
+    dataset = load_dataset(write_images(tmp_path, files), validation_fraction=0)
+    assert len(dataset.splits["train"][0].objects.labels) == 1
+    reasons = [problem.reason for problem in dataset.problems]
+    assert problem_kinds(dataset) == [("a.jpg", "unreadable annotation")] * 2
+    assert "a.txt, line 2: got 2 values" in reasons[0]
+    assert "a.txt, line 4: got 7 values" in reasons[1]
+
+
+@pytest.mark.parametrize("shape", ["[3, 2]", None])
+def test_pose_rows(tmp_path, shape):
+    row = "0 0.5 0.5 0.2 0.4 0.45 0.35 0.55 0.65 0.5 0.4\n"
+    data_yaml = "names: [hand]\n" + (f"kpt_shape: {shape}\n" if shape else "")
+    write_images(tmp_path, {"images/a.jpg": "", "labels/a.txt": row * 3, "data.yaml": data_yaml})
+    if shape is None:
+        with pytest.raises(ValueError, match=r"labels/a\.txt, line 1: .*kpt_shape"):
+            load_dataset(tmp_path)
+        return
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert labeled_boxes(dataset.splits["train"][0]) == [(0, pytest.approx([16, 9, 24, 21]))] * 3
+
+
+def test_labels_without_images_are_noted(tmp_path):
+    files = {"images/a.jpg": "", "labels/a.txt": ROW, "labels/gone.txt": ROW, "labels/README.txt": "labels by hand"}
+    dataset = load_dataset(write_images(tmp_path, files | {"classes.txt": "cat"}), validation_fraction=0)
+    assert "Skipped 1 label files without an image, such as labels/gone.txt." in dataset.notes
+
+
+def test_captions_next_to_images_are_not_recognized(tmp_path):
+    files = {f"{name}/a.{suffix}": "2 dogs on a lawn" for name in ("cat", "dog") for suffix in ("jpg", "txt")}
+    assert not yolo.recognizes(DataFolder(write_images(tmp_path, files)))
 
 
 def test_directory_named_data_yaml_is_ignored(tmp_path):
