@@ -21,6 +21,7 @@ from .types import Dataset
 DATA_FORMATS: Any = {"datasets": hf_datasets, "coco": coco, "voc": voc, "yolo": yolo, "csv": csv_files}
 DATA_FORMATS["imagefolder"] = imagefolder
 FORMATS_BY_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"} | dict.fromkeys(csv_files.SUFFIXES, "csv")
+SPLITS = ("train", "validation", "test")
 HUB_ALIASES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # names in papers
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 
@@ -63,7 +64,8 @@ def load_dataset(
     if path is not None:
         if revision is not None:
             raise ValueError(f"revision: got {revision!r} for the local {source}, expected a dataset on the Hub.")
-        dataset = _read_archive(path, data_format) if is_archive(path) else _read_path(path, data_format, streaming)
+        read = _read_archive if path.is_file() and is_archive(path) else _read_path
+        dataset = read(path, data_format, streaming)
     elif data_format in (None, "datasets") and HUB_ID.fullmatch(str(source)):
         name = HUB_ALIASES.get(str(source), str(source))
         dataset = hf_datasets.read_hub(name, revision=revision, token=token, streaming=streaming)
@@ -83,10 +85,10 @@ def local_path(source: str | Path) -> Path | None:
     return path if os.path.exists(path) else None  # noqa: PTH110, Path's own fails for names that are too long
 
 
-def _read_archive(path: Path, data_format: str | None) -> Dataset:
+def _read_archive(path: Path, data_format: str | None, streaming: bool) -> Dataset:
     folder = unpack(path)
     try:
-        dataset = _read_path(folder, data_format, streaming=False)
+        dataset = _read_path(folder, data_format, streaming)
     except ValueError as error:
         raise ValueError(str(error).replace(str(folder), str(path))) from error
     dataset.notes.insert(0, f"Unpacked {path.name} to {folder}.")
@@ -97,11 +99,12 @@ def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
     options: dict[str, Any] = {"streaming": True} if streaming else {}
     is_inferred = data_format is None
     if path.is_file():
-        folder = DataFolder(path.parent)
+        folder = outer = DataFolder(path.parent)
         data_format = _file_format(folder, path, data_format)
         options["file"] = path.name
     else:
-        folder, data_format = recognize(DataFolder(path), DATA_FORMATS, data_format)
+        outer = DataFolder(path)
+        folder, data_format = recognize(outer, DATA_FORMATS, data_format)
     if streaming and data_format != "datasets":
         raise ValueError(
             f"streaming: got {path} in the format {data_format}, expected a Hub id or Parquet files. Disable "
@@ -111,7 +114,8 @@ def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
     if unread := describe_unread(name for name, kind in folder.walk() if kind == "file"):
         folder.notes.append(unread)
     if is_inferred and data_format == "imagefolder" and not metadata.has_annotations(folder):
-        check_class_folders(folder, dataset)
+        check_class_folders(outer, folder, dataset)
+    dataset.splits = {split: dataset.splits[split] for split in SPLITS if split in dataset.splits}
     dataset.root, dataset.notes, dataset.problems = folder.root, folder.notes, folder.problems
     return dataset
 

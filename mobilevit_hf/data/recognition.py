@@ -14,6 +14,7 @@ from .types import Dataset
 
 MAX_WRAPPERS = 16  # folders around a dataset that are entered
 SHOWN = 3  # annotations and classes in a message
+MASK_ENDINGS = ("_mask", "_masks", "_seg", "_gt", "_label", "-mask")
 # Formats with a recognizer that any folder of images may satisfy.
 FALLBACKS = ("csv", "imagefolder")
 
@@ -51,40 +52,52 @@ def recognize(folder: DataFolder, formats: Mapping[str, Any], data_format: str |
     raise ValueError(_describe_missing(folder))
 
 
-def check_class_folders(folder: DataFolder, dataset: Dataset) -> None:
+def check_class_folders(outer: DataFolder, folder: DataFolder, dataset: Dataset) -> None:
     """Check that class folders are what the dataset is about, as any folders of images may be read as classes.
 
+    Args:
+        outer: Folder of the user, which may contain annotations, too.
+        folder: Folder of the dataset.
+        dataset: Dataset with folders as classes.
+
     Raises:
-        ValueError: If there are less than two classes, their names say that they are none, or there are annotations
-            that are not read.
+        ValueError: If there are less than two classes, their names say that they are none, the folders in them may be
+            classes, too, or there are annotations that are not read.
     """
     classes = dataset.classes
-    unread = find_unread(folder)
+    tables = [table.name for table in csv_files.find_tables(outer)[0]]  # which agree with the folders
+    unread = [annotations for annotations in find_unread(outer) if not set(tables) & set(annotations.names)]
     certain = [annotations for annotations in unread if annotations.is_certain]
     shown = ", ".join(classes[:SHOWN]) + ", …" * (len(classes) > SHOWN)
-    ignore = ', or set data_format="imagefolder" to use the folders as classes.'
-    if len(classes) > 1 and not all(map(imagefolder.is_generic, classes)):
-        if certain:
-            raise ValueError(
-                f"{folder.root}: got class folders ({shown}) and annotations that are not read: "
-                f"{_list(certain)}, expected one of them. {certain[0].action.rstrip('.')}{ignore}"
-            )
+    if not imagefolder.are_classes(classes):
+        found, action = _explain_missing_classes(outer, certain or _find_tables(outer) or unread)
+        kind = "one folder of images" if len(classes) == 1 else "folders that are not named after classes"
+        got, expected = f"{kind} ({shown}) and {found}", "at least two classes"
+    elif certain:
+        got = f"class folders ({shown}) and annotations that are not read: {_list(certain)}"
+        expected, action = "one of them", certain[0].action
+    elif inner := imagefolder.shared_subfolders(folder, classes):
+        got, expected = f"the folders {shown} with {len(inner)} folders of the same names in each", "classes"
+        action = f"Pass one of them, such as {folder.root / classes[0]}."
+    else:
         if unread:
             folder.notes.append(f"Skipped annotations that are not read: {_list(unread)}.")
         return
-    if unread := certain or _find_tables(folder) or unread:
-        found = f"unread annotations: {_list(unread)}"
-        action = unread[0].action
-    elif masks := _mask_folders(folder):
-        found = f"mask images in {', '.join(masks)}"
-        action = "Segmentation datasets are not supported yet. Use a dataset for classification or detection."
-    else:
-        found = "no annotations"
-        action = "Move the images of each class into a folder with its name, or add their annotations."
-    kind = "one folder of images" if len(classes) == 1 else "folders that are not named after classes"
     raise ValueError(
-        f"{folder.root}: got {kind} ({shown}) and {found}, expected at least two classes. {action.rstrip('.')}{ignore}"
+        f"{folder.root}: got {got}, expected {expected}. {action.rstrip('.')}, or set "
+        f'data_format="imagefolder" to use the folders as classes.'
     )
+
+
+def _explain_missing_classes(folder: DataFolder, unread: list[UnreadAnnotations]) -> tuple[str, str]:
+    """Return what there is instead of class folders, and what to do."""
+    if unread:
+        return f"unread annotations: {_list(unread)}", unread[0].action
+    if masks := _find_masks(folder):
+        action = "Segmentation datasets are not supported yet. Use a dataset for classification or detection."
+        return f"mask images in {', '.join(masks)}", action
+    action = "Move the images of each class into a folder with its name, or add their annotations."
+    return "no annotations", action
 
 
 def _recognized(folder: DataFolder, formats: Mapping[str, Any]) -> list[str]:
@@ -156,9 +169,14 @@ def _find_tables(folder: DataFolder) -> list[UnreadAnnotations]:
     return [UnreadAnnotations([t.name], f"columns {', '.join(t.columns)}", action) for t in tables]
 
 
-def _mask_folders(folder: DataFolder) -> list[str]:
-    names = {posixpath.dirname(name) for name, kind in folder.walk() if kind == "file" and is_image_name(name)}
-    return sorted(name for name in names if imagefolder.is_mask_folder(posixpath.basename(name)))
+def _find_masks(folder: DataFolder) -> list[str]:
+    """Return the folders of images with masks, by their names or by those of files such as `1_mask.png`."""
+    images = [name for name, kind in folder.walk() if kind == "file" and is_image_name(name)]
+    stems = {posixpath.splitext(name)[0] for name in images}
+    folders = {posixpath.dirname(name) for name in images}
+    masks = {name for name in folders if imagefolder.is_mask_folder(posixpath.basename(name))}
+    masks |= {posixpath.dirname(stem) for stem in stems for end in MASK_ENDINGS if f"{stem}{end}" in stems}
+    return sorted(masks)
 
 
 def _describe_missing(folder: DataFolder) -> str:

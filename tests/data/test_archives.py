@@ -114,6 +114,13 @@ def test_archives_without_a_dataset_are_named(tmp_path):
         load_dataset(write_archive(tmp_path / "data.zip", {"a.docx": b""}))
 
 
+def test_a_folder_with_the_suffix_of_an_archive_is_read(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "data.zip" / name).mkdir(parents=True)
+        (tmp_path / "data.zip" / name / "1.png").write_bytes(FILES["pets/train/cat/0.png"])
+    assert load_dataset(tmp_path / "data.zip").classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize("name", ["data.rar", "data.7z"])
 def test_other_archives_are_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"")

@@ -15,6 +15,7 @@ CLASS_LAYOUTS = {
     "capital splits": (["Training/cat", "Training/dog", "TEST/cat", "TEST/dog"], {"train", "test"}),
     "words in splits": (["train set/cat", "train set/dog", "test_set/cat", "test_set/dog"], {"train", "test"}),
     "splits that wrap": (["seg_train/seg_train/cat", "seg_train/seg_train/dog", "seg_test/seg_test/cat"], None),
+    "unlabeled images": (["seg_train/cat", "seg_train/dog", "seg_pred/seg_pred"], {"train"}),
     "images in splits": (["train/images/cat", "train/images/dog", "val/images/dog"], {"train", "validation"}),
     "unlabeled test": (["train/cat", "train/dog", "test"], {"train"}),
     "a copy in itself": (["train/cat", "train/dog", "pets/train/cat", "pets/train/dog"], {"train"}),
@@ -67,6 +68,8 @@ UNLABELED = {
     "one class in splits": ["train/cat", "test/cat"],
     "splits without classes": ["train", "test"],
     "named splits without classes": ["train_images", "test_images"],
+    "splits of a subject": ["cars_train", "cars_test"],
+    "parts": ["photos_part_1", "photos_part_2"],
     "image folders in splits": ["train/images", "valid/images"],
 }
 
@@ -92,6 +95,7 @@ CVAT = '<annotations><version>1.1</version><image id="0" name="00.png" width="24
 DATUMARO = {"dm_format_version": "1.0", "info": {}, "categories": {}, "items": [{"id": "00", "annotations": []}]}
 OTHER_TOOLS = {
     "result.json": (STUDIO, "Label Studio"),
+    "project-1.json": ([{"image": "/data/00.png", "choice": "cat", "annotator": 1}], "Label Studio"),
     "project-1.csv": ('image,id,label\n/data/upload/00.png,1,"[{""rectanglelabels"": [""cat""]}]"\n', "Label Studio"),
     "images/00.json": (LABELME, "LabelMe"),
     "via_project.json": (VIA, "VGG Image Annotator"),
@@ -140,6 +144,21 @@ def test_masks_are_named(tmp_path, folders):
         Image.fromarray(np.full((16, 24), i, np.uint8)).save(tmp_path / folders[1] / f"{i}.png")
     with pytest.raises(ValueError, match=f"mask images in {folders[1]}.*not supported"):
         load_dataset(tmp_path)
+
+
+def test_masks_next_to_images_are_named(tmp_path):
+    for name in ("train/1.png", "train/1_mask.png", "valid/2.png", "valid/2_mask.png"):
+        save_image(tmp_path / name)
+    with pytest.raises(ValueError, match="mask images in train, valid"):
+        load_dataset(tmp_path)
+
+
+def test_folders_that_all_contain_the_same_classes_raise(tmp_path):
+    add_images(tmp_path, [f"raw/{kind}/{name}" for kind in ("color", "gray") for name in ("cat", "dog")])
+    with pytest.raises(ValueError, match=f"Pass one of them, such as {tmp_path}/raw/color"):
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path, data_format="imagefolder").classes == ("color", "gray")
+    assert load_dataset(tmp_path / "raw" / "color").classes == ("cat", "dog")
 
 
 def test_masks_within_class_folders_are_skipped(tmp_path):

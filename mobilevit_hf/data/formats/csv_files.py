@@ -11,18 +11,32 @@ from itertools import islice
 from ..types import Dataset, Split
 from . import metadata
 from .annotations import INVALID_BOX, AnnotatedImage, Annotation, make_labeled_samples, make_samples
-from .folder import SPLIT_NAMES, DataFolder
+from .folder import SPLIT_NAMES, DataFolder, is_image_name
 from .lookup import FileIndex, Reference, match_files, split_of, split_of_file
+from .unread import SUBMISSION
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 MAX_GROUP = 20  # files of the same suffix in a directory; more belong to one image each
 SAMPLE_ROWS = 50  # from which the columns are inferred
+FEW_ROWS = 10  # of which each may have a class of its own
 MAX_LABEL = 100  # characters; a longer text is a description
 
 # Normalized names of columns, names of classes before their numbers.
 LABEL_COLUMNS = (
     *("labelname", "classname", "categoryname", "class", "label", "category", "labels", "classes", "categories"),
-    *("breed", "species", "variety", "diagnosis", "disease", "choice", "target", "classid", "labelid", "categoryid"),
+    *(
+        "breed",
+        "species",
+        "variety",
+        "diagnosis",
+        "dx",
+        "disease",
+        "choice",
+        "target",
+        "classid",
+        "labelid",
+        "categoryid",
+    ),
 )
 SPLIT_COLUMNS = ("split", "set", "subset", "dataset", "datasplit", "partition", "usage")
 BOX_COLUMNS = (
@@ -82,7 +96,9 @@ def find_tables(folder: DataFolder) -> tuple[list[Table], list[Table]]:
 
 
 def agree_with_folders(folder: DataFolder, tables: Sequence[Table]) -> bool:
-    """Return whether the labels of all rows are one to one with the folders of their images."""
+    """Return whether labels are one to one with the folders of their images, or their column is not named so."""
+    if not any(_is_label_column(table.columns[number]) for table in tables for number in table.targets[:1]):
+        return True
     index = FileIndex.of_images(DataFolder(folder.root))  # whose notes and problems are not reported
     labels, folders = defaultdict(set), defaultdict(set)
     for table in tables:
@@ -122,7 +138,7 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
             f"{folder.root}{f'/{file}' if file else ''}: got no table of labels, expected a column with the file "
             f"names of images and a column `label`.{columns} Name the columns file_name and label."
         )
-    tables = _drop_repeated(folder, tables)
+    tables = _select_tables(folder, tables)
     is_detection = any(table.box for table in tables)
     if is_detection and not all(table.box for table in tables):
         names = ", ".join(table.name for table in tables)
@@ -163,7 +179,7 @@ def _candidates(folder: DataFolder) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, kind in folder.walk():
         suffix = posixpath.splitext(name)[1].lower()
-        if kind == "file" and suffix in SUFFIXES and "submission" not in name.lower():
+        if kind == "file" and suffix in SUFFIXES and SUBMISSION not in name.lower():
             groups[posixpath.dirname(name), suffix].append(name)
     return [name for names in groups.values() if len(names) <= MAX_GROUP for name in names]
 
@@ -174,9 +190,16 @@ def _infer_table(folder: DataFolder, name: str, index: FileIndex) -> Table | Non
     width = max(map(len, rows), default=0)
     rows = [row + [""] * (width - len(row)) for row in rows]
     matches = [_match(index, name, [row[column] for row in rows]) for column in range(width)]
-    counts = [sum(matches[column][row[column]][0] is not None for row in rows) for column in range(width)]
-    image = counts.index(max(counts)) if any(counts) else None
-    if image is None or 2 * counts[image] < len(rows) - 1:
+    found = [[row for row in rows if matches[column][row[column]][0]] for column in range(width)]
+    if not any(found):
+        return None
+    # Numbers may equal the names of some images: file names first, then the column that names the most images.
+    scores = [
+        (sum(is_image_name(row[column]) for row in part), len({row[column] for row in part}))
+        for column, part in enumerate(found)
+    ]
+    image = scores.index(max(scores))
+    if 2 * len(found[image]) < len(rows) - 1:
         return None
     has_header = matches[image][rows[0][image]][0] is None
     if has_header:
@@ -199,7 +222,7 @@ def _match(index: FileIndex, table: str, values: Sequence[str]) -> dict[str, tup
 
 
 def _infer_columns(table: Table, rows: list[list[str]]) -> None:
-    places = {re.sub(r"[^a-z0-9]", "", column.lower()): number for number, column in enumerate(table.columns)}
+    places = {_normalize(column): number for number, column in enumerate(table.columns)}
     places = {column: number for column, number in places.items() if number != table.image}
     boxes = [names for names in BOX_COLUMNS if set(names) <= places.keys()]
     table.box = [places[column] for column in boxes[0]] if boxes else []
@@ -217,29 +240,35 @@ def _infer_columns(table: Table, rows: list[list[str]]) -> None:
         table.targets = one_hot
 
 
+def _normalize(column: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", column.lower())
+
+
+def _is_label_column(column: str) -> bool:
+    return _normalize(column) in LABEL_COLUMNS
+
+
 def _are_labels(rows: list[list[str]], column: int) -> bool:
-    """Return whether the values of a column may be classes, and not numbers with fractions or descriptions."""
+    """Return whether the values of a column may be classes, and not an index, fractions or descriptions."""
     values = [row[column] for row in rows]
     is_text = any(len(value) > MAX_LABEL or value.startswith(("[", "{")) for value in values)
     is_fraction = any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", value) for value in values)
-    return any(values) and not is_text and not is_fraction and (len(set(values)) < len(values) or len(values) < 10)
+    is_index = len(set(values)) == len(values) and (len(values) > FEW_ROWS or all(map(str.isdecimal, values)))
+    return any(values) and not (is_text or is_fraction or is_index)
 
 
 def _is_one(value: str) -> bool:
     return re.fullmatch(r"1(\.0+)?", value) is not None
 
 
-def _drop_repeated(folder: DataFolder, tables: list[Table]) -> list[Table]:
-    """Leave out files without a split that repeat the images of files for splits, with a note."""
+def _select_tables(folder: DataFolder, tables: list[Table]) -> list[Table]:
+    """Return the tables of splits, or else the only table."""
     with_split = [table for table in tables if split_of_file(table.name) or table.split is not None]
     rest = [table for table in tables if table not in with_split]
-    if with_split and rest:
-        listed = {row[table.image] for table in with_split for _, row in table.rows(folder)}
-        for table in rest:
-            if any(row[table.image] in listed for _, row in table.rows(folder)):
-                tables = [other for other in tables if other is not table]
-                folder.notes.append(f"Skipped {table.name}, whose images other tables assign to splits.")
-    elif len(rest) > 1:
+    if rest and any(split_of_file(table.name) in (None, "train") for table in with_split):
+        folder.notes.append(f"Skipped {', '.join(t.name for t in rest)}, next to {with_split[0].name} for a split.")
+        return with_split
+    if len(rest) > 1:
         names = ", ".join(table.name for table in rest)
         raise ValueError(f"{folder.root}: got several tables of labels, {names}. Pass one of the files instead.")
     return tables

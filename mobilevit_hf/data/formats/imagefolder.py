@@ -1,6 +1,7 @@
 """Image folder: one folder per class, optionally within folders for splits, or images with a metadata file."""
 
 import re
+from collections.abc import Collection
 
 from ..types import Dataset, Split
 from . import metadata
@@ -8,15 +9,20 @@ from .annotations import make_labeled_samples
 from .folder import SPLIT_NAMES, DataFolder, is_image_name, join, split_folders
 from .lookup import NEUTRAL_WORDS, split_of
 
-MASK_WORDS = {"mask", "masks", "annot", "annots", "annotation", "annotations", "gt", "label", "labels", "seg"}
-CONTENT_WORDS = NEUTRAL_WORDS | MASK_WORDS | {"groundtruth", "jpg", "photo", "photos", "pics", "pictures", "png"}
+# Words of the names of folders that say what is in them, and not what is on the images.
+MASK_WORDS = {
+    *("annot", "annots", "annotation", "annotations", "groundtruth", "gt", "label", "labels", "mask", "masks", "seg"),
+    *("segmentation", "segmentations"),
+}
+PART_WORDS = {"batch", "folder", "jpeg", "jpg", "part", "photo", "photos", "pics", "pictures", "png", "pred"}
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 def recognizes(folder: DataFolder) -> bool:
     """Return whether there is a metadata file with annotations, or at least two class folders."""
     if metadata.has_annotations(folder):
         return True
-    return any(len(class_folders(folder, directory)) > 1 for directory in _split_directories(folder).values())
+    return any(are_classes(class_folders(folder, directory)) for directory in _split_directories(folder).values())
 
 
 def class_folders(folder: DataFolder, directory: str = ".") -> list[str]:
@@ -25,15 +31,41 @@ def class_folders(folder: DataFolder, directory: str = ".") -> list[str]:
     return [base for base, kind in entries if kind == "folder" and folder.has_images(join(directory, base))]
 
 
+def are_classes(names: Collection[str]) -> bool:
+    """Return whether folders are named after at least two classes, and not all after their content or splits.
+
+    `images` and `masks` are not, nor are `cars_train` and `cars_test`, or `photos_part_1` and `photos_part_2`.
+    """
+    subjects = {tuple(word for word in _words(name) if not _is_generic(word)) for name in names}
+    has_generic = all(any(map(_is_generic, _words(name))) for name in names)
+    return len(names) > 1 and not (len(subjects) == 1 and has_generic)
+
+
 def is_generic(name: str) -> bool:
-    """Return whether a folder's name, such as `images` or `train_masks`, is no name of a class."""
-    words = re.findall(r"[a-z]+", name.lower())
-    return bool(words) and all(word in SPLIT_NAMES or _without_split(word) in CONTENT_WORDS for word in words)
+    """Return whether a folder's name, such as `images` or `train_masks`, says nothing about a class."""
+    return bool(_words(name)) and all(map(_is_generic, _words(name)))
 
 
 def is_mask_folder(name: str) -> bool:
-    """Return whether a folder is named like one of masks or other annotations."""
-    return is_generic(name) and any(_without_split(w) in MASK_WORDS for w in re.findall(r"[a-z]+", name.lower()))
+    """Return whether a folder is named like one of masks."""
+    return is_generic(name) and any(_without_split(word) in MASK_WORDS for word in _words(name))
+
+
+def shared_subfolders(folder: DataFolder, names: Collection[str]) -> list[str]:
+    """Return the folders that all class folders contain instead of images, if there are several."""
+    if any(is_image_name(file) for name in names for file in folder.files(name)):
+        return []
+    inner = {tuple(class_folders(folder, name)) for name in names}
+    shared = inner.pop() if len(inner) == 1 else ()
+    return list(shared) if len(shared) > 1 and are_classes(shared) else []
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in WORD.findall(name)]
+
+
+def _is_generic(word: str) -> bool:
+    return word in SPLIT_NAMES or _without_split(word) in NEUTRAL_WORDS | MASK_WORDS | PART_WORDS
 
 
 def _without_split(word: str) -> str:
@@ -84,10 +116,16 @@ def _split_directories(folder: DataFolder) -> dict[str, str]:
 
 
 def _loosely_named_splits(folder: DataFolder) -> dict[str, str]:
-    """Return the folders whose names contain a split, such as `train_set`, if these are all with class folders."""
-    names = [name for name in class_folders(folder) if class_folders(folder, _enter(folder, name))]
-    splits = {split: name for name in names if (split := split_of(name))}
-    return splits if len(splits) == len(names) else {}
+    """Return the folders whose names contain a split, such as `train_set`, unless others contain class folders too."""
+    splits: dict[str, str] = {}
+    for name in class_folders(folder):
+        classes = class_folders(folder, _enter(folder, name))
+        split = split_of(name)
+        if split in splits or (split is None and are_classes(classes)):
+            return {}
+        if split and classes:
+            splits[split] = name
+    return splits
 
 
 def _enter(folder: DataFolder, directory: str) -> str:

@@ -10,11 +10,14 @@ from .folder import DataFolder, is_image_name
 
 HEAD_BYTES = 2**16  # of a file that are searched
 FILES_PER_DIRECTORY = 3  # of the same suffix that are searched
-EXPORT = "Export COCO JSON, YOLO or Pascal VOC from it."
+EXPORT = "Export COCO JSON, YOLO or Pascal VOC from it (for a classifier, CSV with file names and labels)."
+CONVERT = "Convert it to COCO JSON, YOLO, Pascal VOC or, for a classifier, CSV with columns file_name and label."
+BINARY = ("TFRecord", "MXNet", "MATLAB")
 
 # (tool, pattern of file names, pattern of the start of a file).
 TOOLS = (
     ("Label Studio", r"\.json$", rb'"(?:result|completions)"\s*:'),
+    ("Label Studio", r"\.json$", rb'"(?:annotator|(?:rectangle|polygon|keypoint|brush)labels)"\s*:'),
     ("Label Studio", r"\.csv$", rb"(?:rectangle|polygon|keypoint|brush)labels"),
     ("LabelMe", r"\.json$", rb'"shapes"\s*:'),
     ("VGG Image Annotator", r"\.json$", rb'"(?:_via_settings|region_attributes|shape_attributes)"\s*:'),
@@ -30,6 +33,7 @@ TOOLS = (
     ("MATLAB", r"\.mat$", None),
 )
 ANNOTATION_NAME = re.compile(r"\.(?:json|xml|txt|csv|tsv)$")
+SUBMISSION = "submission"  # in the names of files of a competition, whose labels are examples
 YOLO_ROW = re.compile(rb"\s*\d+(?:\s+[\d.eE+-]+){4,}\s*(?:\n|$)")
 
 
@@ -75,8 +79,8 @@ def _identify(folder: DataFolder, names: list[str], stems: set[str]) -> tuple[st
     """Return kind, action and certainty of files of the same directory and suffix."""
     for name in names[:FILES_PER_DIRECTORY]:
         if tool := identify_tool(folder, name):
-            return tool, EXPORT, tool not in ("TFRecord", "MXNet", "MATLAB")
-    if not stems or not ANNOTATION_NAME.search(names[0].lower()):
+            return tool, CONVERT if tool in BINARY else EXPORT, tool not in BINARY
+    if not stems or not ANNOTATION_NAME.search(names[0].lower()) or SUBMISSION in names[0].lower():
         return None
     matching = [name for name in names if posixpath.splitext(posixpath.basename(name))[0] in stems]
     if matching and 2 * len(matching) >= len(names):
@@ -89,8 +93,7 @@ def _identify(folder: DataFolder, names: list[str], stems: set[str]) -> tuple[st
             len(words & stems) + sum(is_image_name(word) and posixpath.splitext(word)[0] in stems for word in words)
             > 1
         ):
-            action = "Convert it to CSV with columns file_name and label, or to COCO JSON, YOLO or Pascal VOC."
-            return "names the images", action, False
+            return "names the images", CONVERT, False
     return None
 
 

@@ -129,6 +129,38 @@ def test_class_folders_are_preferred_if_they_agree(tmp_path, folders):
     assert "list.csv" in " ".join(dataset.notes)
 
 
+@pytest.mark.parametrize("rows", ["index", "split"])
+def test_class_folders_are_preferred_to_lists(tmp_path, rows):
+    for number, name in enumerate(NAMES):
+        save_image(tmp_path / "images" / LABELS[number] / f"{name}.png")
+    lines = [
+        f"{n} {LABELS[n]}/{name}.png" if rows == "index" else f"{LABELS[n]}/{name}" for n, name in enumerate(NAMES)
+    ]
+    write(tmp_path / "images.txt", "\n".join(lines))
+    dataset = load_dataset(tmp_path)
+    assert (dataset.data_format, dataset.classes) == ("imagefolder", ("cat", "dog"))
+
+
+def test_numbers_that_equal_names_of_images_are_no_file_names(tmp_path):
+    """As in the German traffic signs: coordinates and classes are names of the images in `Meta`."""
+    for name in [*(f"Train/{name}.png" for name in NAMES), "Meta/1.png", "Meta/2.png"]:
+        save_image(tmp_path / name)
+    rows = [f"1,2,{1 + n % 2},Train/{name}.png" for n, name in enumerate(NAMES)]
+    write(tmp_path / "Train.csv", "\n".join(["Roi.X1,Roi.X2,ClassId,Path", *rows]))
+    write(tmp_path / "Meta.csv", "Path,ClassId,ShapeId\nMeta/1.png,1,0\nMeta/2.png,2,1\n")
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert (dataset.classes, split_sizes(dataset)) == (("1", "2"), {"train": 6})
+    assert not dataset.problems
+
+
+def test_parts_of_a_dataset_are_no_classes(tmp_path):
+    for number, name in enumerate(NAMES):
+        save_image(tmp_path / f"HAM_images_part_{1 + number % 2}" / f"{name}.png")
+    rows = [f"x,{name},{label},80.0" for name, label in zip(NAMES, LABELS, strict=True)]
+    write(tmp_path / "HAM_metadata.csv", "\n".join(["lesion_id,image_id,dx,age", *rows]))
+    assert load_dataset(tmp_path).classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize("table", ["caption", "two columns", "fraction", "several labels"])
 def test_tables_without_clear_labels_are_named(tmp_path, table):
     rows = {
