@@ -13,6 +13,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -217,7 +218,9 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
         dataloader_num_workers=None if case.workers == OWN_WORKERS else case.workers,
         use_cpu=True,
     )
-    trainer = trainer_module.create_trainer(arguments, AfterStepCallback())
+    callback = AfterStepCallback()
+    run = trainer_module.prepare_run(arguments, trainer_module.create_accelerator(arguments), callback)
+    trainer = trainer_module.Trainer(run, callback, time.monotonic())
     trainer.train()
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from ..allocator import tune_allocator
 from ..io import user_path
 from ..tasks import TaskName
-from ..training.arguments import DEFAULTS, TrainArguments, read_recipe
+from ..training.arguments import DEFAULTS, TrainArguments, override_recipe, read_recipe
 from ..training.callbacks import TrainerCallback, TrainingProgress
 from ..training.signals import StoppedError
 from . import console
@@ -45,8 +45,8 @@ def make_command(task: TaskName | None = None) -> Callable[..., None]:
         time, and --resume auto to continue an interrupted run. The other commands accept the output directory as a
         model.
         """
-        options = {name: value for name, value in values.items() if value is not None}
-        _train(recipe, {"data": data, "task": task, **options})
+        options = {"data": data, "task": task, **values}
+        _train(recipe, {name: value for name, value in options.items() if value is not None})
 
     parameters = [_parameter("data", DataArgument), _parameter("recipe", RecipeOption, None)]
     hints = get_type_hints(TrainArguments)
@@ -84,24 +84,36 @@ def _make_option(field: dataclasses.Field[Any]) -> Any:
 
 
 def _train(recipe: Path | None, options: dict[str, Any]) -> None:
-    values = {**(read_recipe(recipe) if recipe else {}), **options}
-    if not values.get("output_dir"):
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("output_dir: got none, expected one for all processes. Add --output-dir.")
-        values["output_dir"] = str(_default_folder(values["data"], resume=bool(values.get("resume"))))
+    values = override_recipe(read_recipe(recipe), options) if recipe else options
     arguments = TrainArguments.from_dict(values, str(recipe or "arguments"))
+    if not arguments.output_dir and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("output_dir: got none, expected one for all processes. Add --output-dir.")
 
     from ..training.trainer import train  # takes seconds: after the options are validated
 
     tune_allocator()
     with ProgressBar() as bar:
         try:
-            result = train(arguments, bar)
+            result = _train_in_default_folder(arguments, bar) if not arguments.output_dir else train(arguments, bar)
         except StoppedError as stop:
             console.log("stopped", str(stop))
             raise typer.Exit(EXIT_SIGNAL + stop.signal) from None
     if int(os.environ.get("RANK", "0")) == 0:
         _print_result(result)
+
+
+def _train_in_default_folder(arguments: TrainArguments, bar: "ProgressBar") -> "TrainingResult":
+    """Train in the next free directory, even if several trainings start at once."""
+    from ..training.output_dir import OutputDirInUseError
+    from ..training.trainer import train
+
+    while True:
+        folder = _default_folder(arguments.data, resume=arguments.resume is not None)
+        try:
+            return train(dataclasses.replace(arguments, output_dir=str(folder)), bar)
+        except OutputDirInUseError:
+            if arguments.resume:
+                raise
 
 
 def _default_folder(data: str, *, resume: bool) -> Path:

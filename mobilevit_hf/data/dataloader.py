@@ -1,10 +1,15 @@
 """Batches of decoded and augmented images, prepared by worker processes while the model computes."""
 
+import atexit
+import multiprocessing
+import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -18,7 +23,8 @@ from .sampler import MultiScaleBatchSampler, SampleSpec
 from .transforms import Mix, TrainingTransform, Transform
 from .types import Sample
 
-WORKER_EXIT_SECONDS = 5  # until a worker exits after SIGTERM: more than a training step takes
+# Start of torch's errors for a worker that exited.
+WORKER_ERROR = "DataLoader worker (pid"
 
 
 class UnreadableSampleError(UnreadableImageError):
@@ -237,16 +243,60 @@ def make_dataloader(
         persistent_workers=num_workers > 0 and batches is not None,  # workers of a stream get the epoch at start
         pin_memory=pin_memory,
         collate_fn=dict,  # the datasets return batches
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=partial(_init_worker, _exit_flag()) if num_workers else None,
         generator=torch.Generator(),  # otherwise each epoch would change the state of the default generator
     )
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C and delay SIGTERM, which reach all processes of a command: the main process ends its workers."""
+@cache
+def _exit_flag() -> Tensor:
+    """Return a flag in shared memory that is set when this process exits."""
+    flag = torch.zeros((), dtype=torch.bool).share_memory_()
+    atexit.register(flag.fill_, True)
+    return flag
+
+
+def _init_worker(exits: Tensor, worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach all processes of a command: a worker ends with the main process.
+
+    The main process may still need batches to complete a step and save it. When it exits, Python sends SIGTERM to the
+    workers and waits for them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):  # Python too sends SIGTERM at its exit, and joins the workers: they must exit
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_EXIT_SECONDS))
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if exits else None)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Exit when the main process is killed, at once: a worker holds its locks."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def explain_killed_worker() -> Generator[None, None, None]:
+    """Convert the error of a worker that was killed to a ValueError; it can interrupt any code of the main thread."""
+    try:
+        yield
+    except Exception as error:
+        if not (reason := _find_worker_error(error)):
+            raise
+        text = "lack of shared memory" if "Bus error" in reason else "usually the system, for lack of memory"
+        raise ValueError(
+            f"A data loading process was killed ({text}): {reason} Use fewer (--dataloader-num-workers, 0 for none) "
+            "or smaller batches (--per-device-train-batch-size). Checkpoints are intact; resume with --resume auto."
+        ) from error
+
+
+def _find_worker_error(error: BaseException | None) -> str | None:
+    """Return torch's first sentence about a worker that exited, from an error or one of its causes."""
+    while error:
+        text = " ".join(str(error).split())
+        if isinstance(error, RuntimeError) and text.startswith(WORKER_ERROR):
+            return text.partition(". ")[0].rstrip(".") + "."
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager

@@ -73,7 +73,8 @@ class MultiScaleBatchSampler(Sampler[list[SampleSpec]]):
 
     At each step, the batches of all processes have the same shape. If the samples can't be distributed evenly or the
     last batch is not full, it is filled with samples from the start of the order, so every sample occurs at least
-    once, few occur twice, and none occurs twice in a batch. Order and shapes equal those of the official code's
+    once, few occur twice, and none occurs twice in a batch, except that a single sample is repeated once: batch
+    normalization needs two. Order and shapes equal those of the official code's
     `variable_batch_sampler` with seed 0.
 
     The sampler has no state to save: `set_epoch(epoch, start_batch)` continues in the middle of an epoch.
@@ -128,7 +129,7 @@ class MultiScaleBatchSampler(Sampler[list[SampleSpec]]):
         position = 0
         while position < len(self._order):
             shape = self._rng.choice(self.shapes)
-            yield shape._replace(size=min(shape.size, len(self._order)))
+            yield shape._replace(size=min(shape.size, max(2, len(self._order))))
             position += shape.size
 
     def _seed_at(self, position: int) -> int:

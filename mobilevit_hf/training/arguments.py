@@ -59,6 +59,11 @@ DEFAULT_LENGTH: dict[TaskName, tuple[int, int]] = {CLASSIFICATION: (12, 300), DE
 FROM_SCRATCH_LENGTH_FACTOR = 3
 
 
+# Options of which only one may be set.
+EXCLUSIVE = (("bf16", "fp16"), ("num_train_epochs", "max_steps"))
+OTHER_LICENSE = "other"  # its name and link are options too
+
+
 class Bound(NamedTuple):
     """Valid values of a number, and their description in errors."""
 
@@ -246,7 +251,7 @@ class TrainArguments:
         for field in dataclasses.fields(self):
             value = _check_value(field, hints[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
-        for first, second in (("bf16", "fp16"), ("num_train_epochs", "max_steps")):
+        for first, second in EXCLUSIVE:
             if getattr(self, first) and getattr(self, second):
                 value = getattr(self, second)
                 raise ValueError(f"{second}: got {value} together with {first}, expected one of them. Remove one.")
@@ -256,7 +261,7 @@ class TrainArguments:
                 "length. Set one."
             )
         for name in ("license_name", "license_link"):
-            if getattr(self, name) and (self.license or "").strip().lower() != "other":
+            if getattr(self, name) and (self.license or "").strip().lower() != OTHER_LICENSE:
                 raise ValueError(f"{name}: got license {self.license}, expected other. Set it, or remove {name}.")
 
     @classmethod
@@ -332,6 +337,14 @@ def _check_value(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     if value is not None and bound and not bound.contains(value):
         raise ValueError(f"{name}: got {value}, expected {bound.text}. Change it.")
     return value
+
+
+def override_recipe(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe, with those of the options in their place and in that of what they exclude."""
+    excluded = {second for pair in EXCLUSIVE for first, second in (pair, pair[::-1]) if options.get(first)}
+    if options.get("license", OTHER_LICENSE) != OTHER_LICENSE:
+        excluded |= {"license_name", "license_link"}
+    return {name: value for name, value in recipe.items() if name not in excluded} | dict(options)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

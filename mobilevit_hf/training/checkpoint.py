@@ -3,19 +3,24 @@
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..io import atomic_folder, temporary_folders, write_atomically, write_text
 
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_NAME = re.compile(r"step-\d+\.pt")
+CHECKPOINT_KEYS = {
+    "state", "progress", "arguments", "data", "model", "best_model", "optimizer", "ema", "scaler", "random_states",
+}  # fmt: skip
 # Parts of the errors of torch and safetensors on a full disk.
 WRITE_ERRORS = ("PytorchStreamWriter", "file write failed", "iostream", "unexpected pos")
 
@@ -37,15 +42,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint onto the CPU; no code in the file is executed.
 
     Raises:
-        ValueError: If the file is damaged or not a checkpoint.
+        ValueError: If the file is damaged or not a checkpoint. The message is a clause that names it.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # the format of `torch.save`; torch does not compare the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} does not match")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := CHECKPOINT_KEYS - {*content}:
+            raise ValueError(f"it has no {min(missing)}")
+    except PermissionError:
+        raise
     except Exception as error:
-        raise ValueError(
-            f"{path} is not a training checkpoint ({type(error).__name__}). Remove it; --resume auto then resumes "
-            "from the previous one."
-        ) from error
+        reason = str(error).partition("\n")[0] if isinstance(error, ValueError) else type(error).__name__
+        raise ValueError(f"{path} is damaged or not a training checkpoint ({reason})") from error
+    return content
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
@@ -54,19 +65,24 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.pt") if CHECKPOINT_NAME.fullmatch(path.name))
 
 
-def save_model(output_dir: Path, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
-    """Save a model and its image processor, replacing each file atomically.
+def save_model(
+    output_dir: Path, model: PreTrainedModel, processor: BaseImageProcessor, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Save a model, with other weights if given, and its image processor, replacing each file atomically.
 
     Raises:
         ValueError: If they can't be written; the previous files are kept.
     """
     with explain_full_disk(output_dir), atomic_folder(output_dir) as scratch:
-        model.save_pretrained(scratch)
+        model.save_pretrained(scratch, state_dict=weights)
         processor.save_pretrained(scratch)
 
 
-def remove_leftovers(output_dir: Path, keep: int) -> None:
-    """Delete temporary files and surplus checkpoints of a killed process."""
+def remove_leftovers(output_dir: Path, step: int, keep: int) -> None:
+    """Delete temporary files of a killed process, checkpoints after a step, and surplus ones before it."""
+    for path in find_checkpoints(output_dir):
+        if int(path.stem.removeprefix("step-")) > step:  # damaged, as the run is resumed from an earlier one
+            path.unlink()
     _remove_old(output_dir, keep)
     for parent in (output_dir, output_dir / CHECKPOINT_FOLDER):
         for path in temporary_folders(parent):
@@ -112,9 +128,8 @@ class History:
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a file that may be missing or end in an incomplete line."""
-    for text in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            yield json.loads(text)
-        except ValueError:
-            return
+    """Yield the lines of a file that may be missing; damaged ones, such as an incomplete last line, are left out."""
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            if isinstance(line := json.loads(text), dict) and isinstance(line.get("step"), int):
+                yield line

@@ -45,6 +45,28 @@ def batch_shapes(multi_scale: str, image_size: int, batch_size: int, progress: f
     return [BatchShape(side, side, batch_size)]
 
 
+def check_batches(arguments: TaskArguments, image_size: int, stride: int) -> None:
+    """Check that batch normalization gets two or more values per channel from every batch.
+
+    Args:
+        arguments: Arguments of the run.
+        image_size: Input size of the model in pixels.
+        stride: Stride of the model's coarsest feature map.
+
+    Raises:
+        ValueError: If a batch has a single image that is not larger than the stride.
+    """
+    batch_size, progresses = arguments.per_device_train_batch_size, [start for start, _ in GROWTH]
+    for progress in progresses:
+        for height, width, size in batch_shapes(arguments.multi_scale, image_size, batch_size, progress):
+            if size == 1 and max(height, width) <= stride:
+                raise ValueError(
+                    f"per_device_train_batch_size: got {batch_size}, which makes a batch of one image of "
+                    f"{height}x{width} pixels, expected two images or more than {stride} pixels for batch "
+                    "normalization. Increase it or --image-size."
+                )
+
+
 class TrainingDataLoader:
     """Loader of a run's batches, epoch by epoch."""
 

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
     BaseImageProcessor,
     MobileViTImageProcessor,
     PreTrainedConfig,
@@ -19,7 +17,14 @@ from transformers.image_utils import PILImageResampling
 
 from ..data.images import LazyImage
 from ..data.types import Sample
-from ..model_sources import DEFAULT_MODEL, check_weights, checkpoint_errors, resolve_model
+from ..model_sources import (
+    DEFAULT_MODEL,
+    check_weights,
+    checkpoint_errors,
+    load_image_processor,
+    read_config,
+    resolve_model,
+)
 from ..modeling.anchors_ssdlite import anchor_recall, fit_anchors
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
@@ -95,8 +100,7 @@ def create_classifier(arguments: TrainArguments, classes: Sequence[str], image_s
         if _class_names(config) != list(classes):  # a head with as many outputs was loaded, for other classes
             nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
             nn.init.zeros_(model.classifier.bias)
-        with checkpoint_errors(source):
-            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        processor: Any = load_image_processor(source, trust_remote_code=False)
         if not getattr(processor, "crop_size", None):
             raise ValueError(
                 f"{source}: got {type(processor).__name__} without a crop_size, expected MobileViTImageProcessor with "
@@ -150,8 +154,7 @@ def _continue_detector(
     arguments: TrainArguments, classes: Sequence[str], source: Path, config: PreTrainedConfig
 ) -> InitialModel:
     """Load a detector; its anchors are kept, its classification head only for the same classes."""
-    with checkpoint_errors(source):
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+    processor: Any = load_image_processor(source, trust_remote_code=False)
     size = arguments.image_size or processor.size["height"]
     model = _load(MobileViTSSDLiteForObjectDetection, source, _label_fields(classes) | {"image_size": size})
     if _class_names(config) != list(classes):
@@ -185,7 +188,7 @@ def _class_names(config: PreTrainedConfig) -> list[str]:
 
 
 def _read_config(source: Path, model_types: Collection[str]) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config = read_config(source, trust_remote_code=False)
     if config.model_type not in model_types:
         raise ValueError(
             f"model: got {source} of type {config.model_type}, expected {' or '.join(sorted(model_types))}. "
@@ -206,6 +209,12 @@ def _load(model_class: type[PreTrainedModel], source: Path, fields: dict[str, An
         raise ValueError(
             f"{source}: {len(missing)} weights are missing or have other shapes, such as {min(missing)}. "
             "Pass a complete MobileViT checkpoint, as written by save_pretrained."
+        )
+    heads = ("classifier.", "segmentation_head.")
+    if unexpected := [name for name in report["unexpected_keys"] if not name.startswith(heads)]:
+        raise ValueError(
+            f"{source}: {len(unexpected)} weights are not part of the model that config.json describes, such as "
+            f"{min(unexpected)}. Use the config.json that was saved with the weights."
         )
     return model
 

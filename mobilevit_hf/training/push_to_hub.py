@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub import CardOptions, HubError, check_access, publish
-from ..hub.licenses import License, describe_initial_checkpoint, find_license
+from ..hub.licenses import License, check_listed, describe_initial_checkpoint, find_license
 from .arguments import TrainArguments
 
 
@@ -18,6 +18,8 @@ def check_publication(arguments: TrainArguments, log: Callable[[str], Any]) -> s
             although a private one is requested.
         HubError: If the Hub denies write access.
     """
+    if warning := check_listed(arguments.license):
+        log(warning)
     license = License(arguments.license, arguments.license_name, arguments.license_link) if arguments.license else None
     find_license(license, None, describe_initial_checkpoint(str(arguments.model)))
     name = arguments.hub_model_id or Path(str(arguments.output_dir)).absolute().name

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,26 +17,28 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..data.checks import DatasetReport, check_dataset, drop_invalid
 from ..data.reading import load_dataset
 from ..data.types import Dataset
+from ..modeling.layers_cpu import use_fast_layers
 from ..modeling.variants_mobilevit import VARIANTS
 from ..records import TrainingRecord
 from ..tasks import TaskName
-from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, HUB, TaskArguments, TrainArguments
+from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, TaskArguments, TrainArguments
 from .callbacks import TrainerCallback
-from .checkpoint import find_checkpoints, load_checkpoint
-from .dataloader import TrainingDataLoader
+from .dataloader import TrainingDataLoader, check_batches
 from .ema import EMA
-from .initialization import InitialModel, check_initial_checkpoint, choose_initial_checkpoint
+from .initialization import STRIDE, InitialModel, check_initial_checkpoint, choose_initial_checkpoint
 from .optimization import Schedule, create_optimizer
 from .push_to_hub import check_publication
 from .record import create_record
+from .resume import (
+    check_incomplete,
+    check_resumed_arguments,
+    check_resumed_data,
+    describe_data,
+    find_resume_checkpoint,
+)
 from .tasks import TRAINING_TASKS, LossFunction, TrainingTask
 
-# Arguments that may differ when a run is resumed, as those of the Hub: they don't affect the computation of a step.
-MAY_CHANGE = (
-    "resume", "output_dir", "num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience", "save_steps",
-    "save_total_limit", "logging_steps", "report_to", "dataloader_num_workers", "per_device_eval_batch_size",
-    "compile", "max_bad",
-)  # fmt: skip
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -55,6 +57,7 @@ class Run:
     loader: TrainingDataLoader
     schedule: Schedule
     num_steps: int | None  # None if only the time is limited
+    data: dict[str, Any] = field(default_factory=dict)  # see `describe_data`
     record: TrainingRecord | None = None  # in the main process
     resumed: dict[str, Any] | None = None  # content of the checkpoint to resume from
     repo_id: str | None = None  # Hub repository to publish to, in the main process
@@ -73,23 +76,31 @@ class LossModel(nn.Module):
 
 
 def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: TrainerCallback) -> Run:
-    """Validate the options in order of their cost, scan the dataset, and build the parts of a run."""
-    checkpoint = find_resume_checkpoint(arguments)
-    accelerator.wait_for_everyone()  # before the main process creates the output directory
-    model, notes = (arguments.model, []) if arguments.model else choose_initial_checkpoint()
-    check_initial_checkpoint(model, {kind for task in TRAINING_TASKS.values() for kind in task.model_types})
-    requested = dataclasses.replace(arguments, model=model)
+    """Validate the options in order of their cost, scan the dataset, and build the parts of a run.
+
+    The output directory is locked.
+    """
+    resumed = find_resume_checkpoint(arguments, callback.on_message)
+    requested = dataclasses.replace(arguments, model=_choose_model(arguments, resumed, callback))
+    check_initial_checkpoint(
+        str(requested.model), {kind for task in TRAINING_TASKS.values() for kind in task.model_types}
+    )
     publishes = arguments.push_to_hub and accelerator.is_main_process
     repo_id = check_publication(requested, callback.on_message) if publishes else None
-    resumed = load_checkpoint(checkpoint) if checkpoint else None
 
     dataset = load_training_dataset(requested)
     complete = requested.for_task(dataset.task)
-    check_initial_checkpoint(model, TRAINING_TASKS[dataset.task].model_types)
+    check_initial_checkpoint(str(requested.model), TRAINING_TASKS[dataset.task].model_types)
+    data = describe_data(dataset)
     if resumed:
         check_resumed_arguments(complete, resumed["arguments"])
+        check_resumed_data(complete, data, resumed["data"])
+        check_incomplete(complete, resumed)
 
     dataset, report = scan_dataset(dataset, accelerator, arguments.max_bad)
+    data["valid_images"] = report.num_samples
+    if resumed:
+        check_resumed_data(complete, data, resumed["data"])
     for note in report.notes:
         callback.on_message(note)
     for problem in report.problems:
@@ -97,13 +108,25 @@ def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: T
     set_seed(arguments.seed)
     task = TRAINING_TASKS[dataset.task](complete, dataset)
     initial = task.create_model(report)
-    for note in (*notes, *initial.notes):
+    for note in initial.notes:
         callback.on_message(note)
     run = build_run(complete, accelerator, task, initial, report)
     if accelerator.is_main_process:
         run.record = create_record(requested, complete, report, initial.image_size)
-    run.resumed, run.repo_id = resumed, repo_id
+    run.data, run.resumed, run.repo_id = data, resumed, repo_id
     return run
+
+
+def _choose_model(arguments: TrainArguments, resumed: dict[str, Any] | None, callback: TrainerCallback) -> str:
+    """Return the initial checkpoint: the given one, that of the resumed run, or the default."""
+    if arguments.model:
+        return arguments.model
+    if resumed:
+        return resumed["arguments"]["model"]
+    model, notes = choose_initial_checkpoint()
+    for note in notes:
+        callback.on_message(note)
+    return model
 
 
 # --- validation ------------------------------------------------------------------------------------------------------
@@ -132,33 +155,6 @@ def create_accelerator(arguments: TrainArguments) -> Accelerator:
     return accelerator
 
 
-def find_resume_checkpoint(arguments: TrainArguments) -> Path | None:
-    """Check the paths, and return the latest checkpoint in the output directory, None for a new run."""
-    for name in ("data", "output_dir"):
-        if not getattr(arguments, name):
-            raise ValueError(f"{name}: got none, expected a path. Pass one.")
-    folder = Path(str(arguments.output_dir))
-    if arguments.resume is None and folder.exists() and any(folder.iterdir()):
-        raise ValueError(
-            f"output_dir: {folder} is not empty. Resume the run in it (--resume auto), or choose another --output-dir."
-        )
-    checkpoints = find_checkpoints(folder)
-    return checkpoints[-1] if checkpoints else None
-
-
-def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any]) -> None:
-    """Check that a resumed run has the arguments of its checkpoint, except those in `MAY_CHANGE`."""
-    fixed = [f.name for f in dataclasses.fields(arguments) if f.metadata["panel"] != HUB and f.name not in MAY_CHANGE]
-    own = {name: getattr(arguments, name) for name in fixed}
-    changed = [name for name, value in own.items() if name in saved and saved[name] != value]
-    if changed:
-        shown = ", ".join(f"{name} (was {saved[name]}, is {own[name]})" for name in changed)
-        raise ValueError(
-            f"{arguments.output_dir}: can't resume with other arguments: {shown}. Pass the same, or another "
-            "--output-dir."
-        )
-
-
 def load_training_dataset(arguments: TrainArguments) -> Dataset:
     """Load the training and validation split without decoding images; the test split is for `mobilevit evaluate`."""
     dataset = load_dataset(
@@ -169,6 +165,11 @@ def load_training_dataset(arguments: TrainArguments) -> Dataset:
     )
     if "train" not in dataset.splits:
         raise ValueError(f"{arguments.data}: got splits {', '.join(dataset.splits)}, expected train. Add it.")
+    if dataset.task == "image-classification" and len(dataset.classes) == 1 and arguments.data_format is None:
+        raise ValueError(
+            f"{arguments.data}: got one class, {dataset.classes[0]}, expected at least two. Add images of another "
+            f'class, or set data_format="{dataset.data_format}" to train on one.'
+        )
     dataset.splits.pop("test", None)
     return dataset
 
@@ -178,16 +179,22 @@ def load_training_dataset(arguments: TrainArguments) -> Dataset:
 
 def scan_dataset(dataset: Dataset, accelerator: Accelerator, max_bad: float) -> tuple[Dataset, DatasetReport]:
     """Decode every image in the main process, and return the valid samples and the report in all processes."""
-    reports: list[Any] = [None]
+    report = run_in_main_process(accelerator, lambda: check_dataset(dataset))
+    return drop_invalid(dataset, report, max_bad), report
+
+
+def run_in_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """Call a function in the main process; return its result, or raise its error, in all processes."""
+    results: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            reports = [check_dataset(dataset)]
+            results = [function()]
         except Exception as error:  # raised below in all processes
-            reports = [error]
-    broadcast_object_list(reports)
-    if isinstance(reports[0], Exception):
-        raise reports[0]
-    return drop_invalid(dataset, reports[0], max_bad), reports[0]
+            results = [error]
+    broadcast_object_list(results)
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
 
 
 def build_run(
@@ -198,6 +205,7 @@ def build_run(
     report: DatasetReport,
 ) -> Run:
     """Build optimizer, loader and schedule for an initial model."""
+    check_batches(arguments, initial.image_size, max(getattr(initial.model.config, "feature_strides", [STRIDE])))
     loader = TrainingDataLoader(arguments, task, initial, accelerator)
     if arguments.gradient_checkpointing:
         initial.model.gradient_checkpointing_enable()
@@ -206,6 +214,7 @@ def build_run(
         backbone = initial.model.get_submodule("backbone" if hasattr(initial.model, "backbone") else "mobilevit")
         frozen = backbone.requires_grad_(False)
     model = initial.model.to(accelerator.device, memory_format=torch.channels_last)
+    use_fast_layers(model)
     optimizer = create_optimizer(
         model,
         learning_rate=arguments.learning_rate,
@@ -215,7 +224,9 @@ def build_run(
     )
     compiled = torch.compile(model) if arguments.compile else model
     loss_model = LossModel(compiled, task.loss_function(report, accelerator.device))
-    loss_model, optimizer = accelerator.prepare(loss_model, optimizer)
+    # Without DDP, see `Trainer._average_gradients`.
+    loss_model = accelerator.prepare_model(loss_model, evaluation_mode=True)
+    optimizer = accelerator.prepare_optimizer(optimizer)
     return Run(
         arguments=arguments,
         accelerator=accelerator,

@@ -1,10 +1,11 @@
 """Training loop for every task and any number of processes."""
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,23 @@ import torch
 from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 
+from ..data.dataloader import explain_killed_worker
 from ..data.sampler import SampleSpec
 from ..evaluation import EvaluationResult, evaluate_model
 from ..evaluation.evaluator import RESAMPLES
 from ..io import write_text
+from ..modeling.finite import NonFiniteOutputError, check_finite_weights
 from ..records import RESULTS_FILE
 from ..tasks import TASKS
 from .arguments import TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
 from .checkpoint import History, explain_full_disk, remove_leftovers, save_checkpoint, save_model
+from .output_dir import lock_output_dir
 from .push_to_hub import publish_result
 from .record import write_training_record
 from .reports import write_reports
-from .setup import Run, create_accelerator, prepare_run
+from .resume import raise_if_complete
+from .setup import Run, create_accelerator, prepare_run, run_in_main_process
 from .signals import StoppedError, catch_signals
 from .state import ThroughputMeter, TrainerState, TrainingResult
 
@@ -45,16 +50,17 @@ def train(arguments: TrainArguments, callback: TrainerCallback | None = None) ->
         HubError: If the Hub denies write access.
         StoppedError: If SIGTERM or Ctrl-C stopped the run; resume it with `resume="auto"`.
     """
-    return create_trainer(arguments, callback).train()
-
-
-def create_trainer(arguments: TrainArguments, callback: TrainerCallback | None = None) -> "Trainer":
-    """Validate the arguments, scan the dataset and build the parts of a run; for arguments and errors see `train`."""
     began = time.monotonic()
+    for name in ("data", "output_dir"):
+        if not getattr(arguments, name):
+            raise ValueError(f"{name}: got none, expected a path. Pass one.")
     accelerator = create_accelerator(arguments)
     if callback is None or not accelerator.is_main_process:
         callback = TrainerCallback()
-    return Trainer(prepare_run(arguments, accelerator, callback), callback, began)
+    with ExitStack() as stack:
+        lock = lock_output_dir(Path(str(arguments.output_dir)))
+        run_in_main_process(accelerator, lambda: stack.enter_context(lock))
+        return Trainer(prepare_run(arguments, accelerator, callback), callback, began).train()
 
 
 class Trainer:
@@ -68,6 +74,7 @@ class Trainer:
         self.progress, self.learning_rate = 0.0, 0.0
         self.history: History | None = None
         self.evaluation: EvaluationResult | None = None
+        self.best_model: dict[str, Any] | None = None  # in the main process: weights and recommended threshold
         self.meter, self.saved = ThroughputMeter(), began
 
     def train(self) -> TrainingResult:
@@ -81,7 +88,7 @@ class Trainer:
             self.callback.on_message(f"Resuming from step {self.state.step}.")
         self._open_output()
         self.meter, self.saved = ThroughputMeter(), time.monotonic()
-        with catch_signals() as signals, closing(self.run.loader):
+        with catch_signals() as signals, closing(self.run.loader), explain_killed_worker():
             while self.progress < 1:
                 self._train_epoch(signals)
         return self._finish()
@@ -89,9 +96,15 @@ class Trainer:
     # --- start -------------------------------------------------------------------------------------------------------
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        self.state = TrainerState(**saved["state"])
+        self.state, self.best_model = TrainerState(**saved["state"]), saved["best_model"]
         self.seconds_before = self.state.seconds
-        self.run.model.load_state_dict(saved["model"])
+        try:
+            self.run.model.load_state_dict(saved["model"])
+        except RuntimeError as error:  # another number of classes is found before
+            raise ValueError(
+                f"model: got {self.arguments.model} with other layers than the checkpoint in {self.output_dir}, "
+                "expected those it was trained with. Restore it, or choose another --output-dir."
+            ) from error
         self.run.optimizer.load_state_dict(saved["optimizer"])
         if self.run.ema:
             self.run.ema.load_state_dict(saved["ema"])
@@ -112,17 +125,16 @@ class Trainer:
                 f"and loading the model took {self.state.seconds:.0f} s, and {CLOSING_SECONDS:.0f} s are reserved for "
                 "the end. Increase it."
             )
-        if (self.output_dir / RESULTS_FILE).exists():
-            raise ValueError(
-                f"{self.output_dir}: this run is complete ({self.state.step} steps). Extend it "
-                "(--num-train-epochs, --max-steps, --max-minutes, --early-stopping-patience), or choose another "
-                "--output-dir."
-            )
+        raise_if_complete(self.output_dir, self.state.step)
 
     def _open_output(self) -> None:
         if self.accelerator.is_main_process:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.output_dir, self.arguments.save_total_limit)
+            remove_leftovers(self.output_dir, self.state.step, self.arguments.save_total_limit)
+        if not self.state.step:  # before all other files: a directory without a checkpoint is not of this run
+            self._save()
+        if self.accelerator.is_main_process:
+            if self.best_model:
+                self._write_best_model(self.best_model)
             with explain_full_disk(self.output_dir):
                 self.history = History(self.output_dir / "metrics.jsonl", self.state.step)
                 write_text(self.output_dir / "recipe.yaml", self.arguments.to_yaml())
@@ -158,14 +170,29 @@ class Trainer:
         with self.accelerator.accumulate(loss_model):
             loss = loss_model(batch)
             self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients and arguments.max_grad_norm:
-                self.accelerator.clip_grad_norm_(loss_model.parameters(), arguments.max_grad_norm)
+            if self.accelerator.sync_gradients:
+                self._average_gradients()
+                if arguments.max_grad_norm:
+                    self.accelerator.clip_grad_norm_(loss_model.parameters(), arguments.max_grad_norm)
             self.learning_rate = self.run.schedule(self.state.step, self.progress)
             for group in self.run.optimizer.param_groups:
                 group["lr"] = self.learning_rate
             self.run.optimizer.step()
             self.run.optimizer.zero_grad()
         return loss.detach()
+
+    def _average_gradients(self) -> None:
+        """Average the gradients of all processes, which start with equal weights.
+
+        DDP does so while the backward pass runs, but regroups the gradients after the first step of a process. With
+        three and more processes, this changes the order of the sums: a resumed run would differ in the last bits.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [p.grad for p in self.run.model.parameters() if p.grad is not None]
+        averages = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        for gradient, average in zip(gradients, averages.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(average.view_as(gradient))
 
     def _after_step(self, stopped: bool, signals: list[int]) -> None:
         """Log, evaluate and save if due; raise if a signal stopped the run."""
@@ -234,11 +261,23 @@ class Trainer:
     def _fail(self, step: int, specs: list[SampleSpec]) -> None:
         """Raise the error for a loss that is not finite."""
         names = ", ".join(self.run.loader.names(specs)) or "images of a stream"
-        raise ValueError(
-            f"The loss is not finite at step {step}, on these images: {names}. Earlier checkpoints are intact. Try a "
-            "lower --learning-rate, a longer warm-up (--warmup-steps) or a lower --max-grad-norm; without --fp16, if "
-            "it was set."
+        raise self._divergence(f"The loss is not finite at step {step}, on these images: {names}.")
+
+    def _divergence(self, fact: str) -> ValueError:
+        state = self.state
+        kept = f" and the best weights, of step {state.best_step}," if state.best_step else ""
+        return ValueError(
+            f"{fact} Earlier checkpoints{kept} are intact. Try a lower --learning-rate, a longer warm-up "
+            "(--warmup-steps) or a lower --max-grad-norm; without --fp16, if it was set."
         )
+
+    def _check_weights(self) -> None:
+        """Raise an error if the model's current weights are not finite."""
+        try:
+            check_finite_weights(self.run.model, "model")
+        except ValueError as error:
+            fact = str(error).removeprefix("model: got ").partition(",")[0]
+            raise self._divergence(f"The weights are not finite after step {self.state.step}: {fact}.") from error
 
     # --- logging, evaluation and checkpoints -------------------------------------------------------------------------
 
@@ -272,8 +311,11 @@ class Trainer:
         state, started = self.state, time.monotonic()
         with self.run.ema.swap() if self.run.ema else nullcontext():
             self._synchronize_buffers()
+            self._check_weights()
             result = self._evaluate_model(RESAMPLES if self.progress >= 1 else 0)
             value = result.metrics.get(self.arguments.metric_for_best_model, -1.0) if result else None
+            if value is not None and not math.isfinite(value):
+                raise self._divergence(f"{self.arguments.metric_for_best_model} is {value} at step {state.step}.")
             if value is None or state.best is None or value >= state.best:  # of equal ones the latest
                 state.best, state.best_step, state.misses = value, state.step, 0
                 self._save_best(result)
@@ -293,18 +335,24 @@ class Trainer:
         samples = self.run.task.dataset.splits.get("validation")
         if samples is None:
             return None
-        return evaluate_model(
-            self.run.model,
-            self.run.processor,
-            samples,
-            self.run.task.dataset.classes,
-            batch_size=self.arguments.per_device_eval_batch_size,
-            max_bad=self.arguments.max_bad,
-            resamples=resamples,
-            rank=self.accelerator.process_index,
-            num_replicas=self.accelerator.num_processes,
-            gather=gather_object if self.accelerator.num_processes > 1 else None,
-        )
+        try:
+            return evaluate_model(
+                self.run.model,
+                self.run.processor,
+                samples,
+                self.run.task.dataset.classes,
+                batch_size=self.arguments.per_device_eval_batch_size,
+                max_bad=self.arguments.max_bad,
+                resamples=resamples,
+                rank=self.accelerator.process_index,
+                num_replicas=self.accelerator.num_processes,
+                gather=gather_object if self.accelerator.num_processes > 1 else None,
+            )
+        except ValueError as error:
+            if not isinstance(error.__cause__, NonFiniteOutputError):
+                raise
+            fact = str(error).partition(", expected")[0]
+            raise self._divergence(f"The evaluation after step {self.state.step} is not finite: {fact}.") from error
 
     def _synchronize_buffers(self) -> None:
         """Copy the main process's batch-norm statistics to all processes, each of which saw other images."""
@@ -314,15 +362,24 @@ class Trainer:
 
     def _save_best(self, result: EvaluationResult | None) -> None:
         """Save the model's current weights as the result of the run."""
-        self.evaluation = result
+        self.evaluation, model = result, self.run.model
         if result:
-            self.run.task.update_config(self.run.model, result)
+            self.run.task.update_config(model, result)
         if self.accelerator.is_main_process:
-            save_model(self.output_dir, self.run.model, self.run.processor)
+            weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            threshold = getattr(model.config, "recommended_threshold", None)
+            self.best_model = {"weights": weights, "recommended_threshold": threshold}
+            self._write_best_model(self.best_model)
+
+    def _write_best_model(self, best: dict[str, Any]) -> None:
+        if best["recommended_threshold"] is not None:
+            self.run.model.config.recommended_threshold = best["recommended_threshold"]
+        save_model(self.output_dir, self.run.model, self.run.processor, best["weights"])
 
     def _save(self) -> None:
         """Save a checkpoint, from which a resumed run continues with bit-equal results."""
         self.meter.close()
+        self._check_weights()
         random_state = {"cpu": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
             random_state["cuda"] = torch.cuda.get_rng_state()
@@ -331,8 +388,11 @@ class Trainer:
             scaler = self.accelerator.scaler
             content = {
                 "state": dataclasses.asdict(self.state),
+                "progress": self.progress,
                 "arguments": dataclasses.asdict(self.arguments),
+                "data": self.run.data,
                 "model": self.run.model.state_dict(),
+                "best_model": self.best_model,
                 "optimizer": self.run.optimizer.state_dict(),
                 "ema": self.run.ema.state_dict() if self.run.ema else None,
                 "scaler": scaler.state_dict() if scaler else None,

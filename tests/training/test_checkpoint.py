@@ -1,6 +1,7 @@
 """Files of a training run: checkpoints, models and history survive interruptions."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import transformers
 import mobilevit_hf
 from mobilevit_hf.io import TEMP_PREFIX
 from mobilevit_hf.training.checkpoint import (
+    CHECKPOINT_KEYS,
     History,
     find_checkpoints,
     load_checkpoint,
@@ -21,15 +23,16 @@ from mobilevit_hf.training.checkpoint import (
 
 def save_steps(output_dir, steps, keep=2):
     for step in steps:
-        save_checkpoint(output_dir, step, {"step": step, "weights": torch.full((3,), step)}, keep)
+        content = dict.fromkeys(CHECKPOINT_KEYS) | {"state": {"step": step}, "model": torch.full((1000,), step)}
+        save_checkpoint(output_dir, step, content, keep)
 
 
 def test_latest_checkpoints_are_kept(tmp_path):
     save_steps(tmp_path, [1, 2, 10, 9])
     assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000009.pt", "step-00000010.pt"]
     loaded = load_checkpoint(find_checkpoints(tmp_path)[-1])
-    assert loaded["step"] == 10
-    assert loaded["weights"].tolist() == [10, 10, 10]
+    assert loaded["state"] == {"step": 10}
+    assert loaded["model"].tolist() == [10] * 1000
 
 
 def test_other_files_are_ignored_and_kept(tmp_path):
@@ -55,8 +58,39 @@ def test_invalid_checkpoint_raises_and_executes_no_code(tmp_path):
     path = tmp_path / "step-00000001.pt"
     for write in (lambda: path.write_text("nothing"), lambda: torch.save({"a": Malicious()}, path)):
         write()
-        with pytest.raises(ValueError, match=r"step-00000001\.pt is not a training checkpoint.*Remove it"):
+        with pytest.raises(ValueError, match=r"step-00000001\.pt is damaged or not a training checkpoint"):
             load_checkpoint(path)
+
+
+def test_any_flipped_bit_raises_or_changes_nothing(tmp_path):
+    """The checksums cover the content; other bytes are redundant or fill gaps."""
+    save_steps(tmp_path, [7])
+    (path,) = find_checkpoints(tmp_path)
+    content, rng = path.read_bytes(), random.Random(0)
+    start = content.index(torch.full((1000,), 7).numpy().tobytes())
+    positions = [start, start + 3999, 0, len(content) - 1, *(rng.randrange(len(content)) for _ in range(100))]
+    damaged = 0
+    for position in positions:
+        flipped = bytes([content[position] ^ 1 << rng.randrange(8)])
+        path.write_bytes(content[:position] + flipped + content[position + 1 :])
+        try:
+            loaded = load_checkpoint(path)
+        except ValueError:
+            damaged += 1
+        else:
+            assert start > position or position >= start + 4000
+            assert loaded["model"].tolist() == [7] * 1000
+            assert loaded["state"] == {"step": 7}
+    assert damaged > 50
+
+
+@pytest.mark.parametrize("size", [0, 1, 2000])
+def test_truncated_checkpoint_raises(size, tmp_path):
+    save_steps(tmp_path, [7])
+    (path,) = find_checkpoints(tmp_path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"step-00000007\.pt is damaged"):
+        load_checkpoint(path)
 
 
 def test_failed_save_keeps_previous_model(tiny_model, checkpoints, tmp_path, monkeypatch):
@@ -78,10 +112,16 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     for name in kept + leftovers:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    remove_leftovers(tmp_path, 2)
+    remove_leftovers(tmp_path, 3, 2)
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {*kept, "checkpoints/step-00000002.pt", "checkpoints/step-00000003.pt"}
     assert not list(tmp_path.rglob(f"{TEMP_PREFIX}*"))
+
+
+def test_checkpoints_after_the_resumed_step_are_removed(tmp_path):
+    save_steps(tmp_path, [1, 2, 3], keep=9)
+    remove_leftovers(tmp_path, 2, 9)
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000001.pt", "step-00000002.pt"]
 
 
 def test_history_continues_from_a_step(tmp_path):

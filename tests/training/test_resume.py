@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from training_runs import StepCallback, list_files, load_last_checkpoint, read_metrics, read_results
 
 from mobilevit_hf.training import checkpoint, trainer
 from mobilevit_hf.training.arguments import TrainArguments
 from mobilevit_hf.training.ema import EMA
+from mobilevit_hf.training.output_dir import OutputDirInUseError, lock_output_dir
 from mobilevit_hf.training.signals import StoppedError
 from mobilevit_hf.training.trainer import train
 
@@ -329,15 +331,176 @@ def test_complete_run_raises_unless_extended(make_arguments, uninterrupted_run, 
     assert steps[-2:] == [14, 14]
 
 
-def test_damaged_checkpoint_raises_and_the_previous_one_works(make_arguments, uninterrupted_run, tmp_path):
+def test_damaged_checkpoint_is_skipped(make_arguments, uninterrupted_run, tmp_path):
     shutil.copytree(uninterrupted_run, tmp_path / "run")
-    path = checkpoint.find_checkpoints(tmp_path / "run")[-1]
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=f"{path.name} is not a training checkpoint.*Remove it"):
-        train(make_arguments(tmp_path / "run", resume="auto"))
-    path.unlink()
-    train(make_arguments(tmp_path / "run", resume="auto"))
+    damaged = flip_last_checkpoint(tmp_path / "run")
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "metrics.jsonl", "results.json"):
+        (tmp_path / "run" / name).write_bytes(b"\xff")  # written again
+    (tmp_path / "run/metrics.jsonl").write_bytes((uninterrupted_run / "metrics.jsonl").read_bytes() + b"\xff{}\n")
+    train(make_arguments(tmp_path / "run", resume="auto"), callback := StepCallback())
+    (message,) = (message for message in callback.messages if "damaged" in message)
+    assert damaged.name in message
+    assert "step-00000009.pt" in message
+    assert "Resuming from step 9." in callback.messages
     assert_same_run(tmp_path / "run", uninterrupted_run)
+
+
+def flip_last_checkpoint(folder):
+    """Flip a bit in the middle of the last checkpoint, which torch loads without an error, and return its path."""
+    path = checkpoint.find_checkpoints(folder)[-1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
+    return path
+
+
+def test_only_damaged_checkpoints_raise(make_arguments, stopped_run, tmp_path):
+    shutil.copytree(stopped_run, tmp_path / "run")
+    for path in checkpoint.find_checkpoints(tmp_path / "run"):
+        path.write_bytes(b"")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
+    with pytest.raises(ValueError, match=r"step-00000004\.pt is damaged.*step-00000003\.pt .* no intact one"):
+        train(make_arguments(tmp_path / "run", resume="auto"))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")} == before
+
+
+# --- output directory ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "notes.txt", "checkpoints/best.pt"])
+def test_resume_raises_for_files_without_a_checkpoint(name, make_arguments, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path} with {name.partition('/')[0]} but no checkpoint")):
+        train(make_arguments(tmp_path, resume="auto"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [path]
+    assert path.read_text() == "mine"
+
+
+def test_resume_starts_next_to_logs_and_hidden_files(no_plots, make_arguments, tmp_path):
+    for name in ("job.log", "slurm-12.out", ".lock", ".gitignore", ".scratch/a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "checkpoints").mkdir()  # left by a run that was killed before its first checkpoint
+    assert train(make_arguments(tmp_path, resume="auto", max_steps=1)).steps == 1
+
+
+def test_killed_before_the_first_evaluation_run_restarts(no_plots, make_arguments, uninterrupted_run, tmp_path):
+    """The checkpoint at the start is older than all other files of the run."""
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_arguments(tmp_path / "run"), StepCallback(2, stop))
+    assert [path.name for path in checkpoint.find_checkpoints(tmp_path / "run")] == ["step-00000000.pt"]
+    train(make_arguments(tmp_path / "run", resume="auto"))
+    weights = (uninterrupted_run / "model.safetensors").read_bytes()
+    assert (tmp_path / "run/model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_output_dir_of_a_running_training_raises_before_the_data_is_read(resume, make_arguments, tmp_path):
+    errors = []
+
+    def train_second():
+        with pytest.raises(OutputDirInUseError) as error:
+            train(make_arguments(tmp_path / "run", resume=resume, data="missing"))
+        errors.append(str(error.value))
+
+    train(make_arguments(tmp_path / "run"), StepCallback(2, train_second))
+    assert len(errors) == 1
+    assert "another training" in errors[0]
+    assert "--output-dir" in errors[0]
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def lock_and_wait(folder, connection):
+    with lock_output_dir(folder):
+        connection.send("locked")
+        connection.recv()
+
+
+def test_lock_ends_with_its_process(tmp_path):
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=lock_and_wait, args=(tmp_path, theirs))
+    process.start()
+    assert ours.recv() == "locked"
+    with pytest.raises(OutputDirInUseError), lock_output_dir(tmp_path):
+        pass
+    process.kill()
+    process.join()
+    with lock_output_dir(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_run_leaves_no_directory(make_arguments, tmp_path):
+    with pytest.raises(ValueError, match="missing"):
+        train(make_arguments(tmp_path / "runs/new", data=str(tmp_path / "missing")))
+    assert not list(tmp_path.iterdir())
+
+
+# --- dataset ---------------------------------------------------------------------------------------------------------
+
+
+def rename_class(data):
+    for path in data.glob("*/circle"):
+        path.rename(path.with_name("disc"))
+
+
+def add_class(data):
+    for path in data.glob("*/circle"):
+        shutil.copytree(path, path.with_name("zebra"))
+        for image in path.with_name("zebra").iterdir():
+            Image.open(image).rotate(90).save(image)
+
+
+def add_image(data):
+    path = sorted((data / "train").rglob("*.png"))[0]
+    Image.open(path).rotate(90).save(path.with_name("new.png"))
+
+
+def rename_image(data):
+    path = sorted((data / "train").rglob("*.png"))[0]
+    path.rename(path.with_name("new.png"))
+
+
+def damage_image(data):
+    sorted((data / "train").rglob("*.png"))[0].write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (rename_class, r"added: disc; removed: circle"),
+        (add_class, r"added: zebra; removed: none"),
+        (add_image, r"got 19 train images, expected 18"),
+        (rename_image, r"other file names, labels or boxes in the train split"),
+        (damage_image, r"got 17 valid train images, expected 18"),
+    ],
+)
+def test_resume_with_other_data_raises(change, expected, make_arguments, uneven_datasets, stopped_run, tmp_path):
+    shutil.copytree(uneven_datasets["image-classification"], tmp_path / "data")
+    shutil.copytree(stopped_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
+    make = partial(make_arguments, tmp_path / "run", resume="auto", data=str(tmp_path / "data"), max_bad=0.5)
+    change(tmp_path / "data")
+    with pytest.raises(ValueError, match=expected) as error:
+        train(make())
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")} == before
+
+
+def test_resume_with_moved_data_is_bit_equal(
+    make_arguments, uneven_datasets, uninterrupted_run, stopped_run, tmp_path
+):
+    shutil.copytree(uneven_datasets["image-classification"], tmp_path / "data")
+    shutil.copytree(stopped_run, tmp_path / "run")
+    train(make_arguments(tmp_path / "run", resume="auto", data=str(tmp_path / "data")))
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (uninterrupted_run / "model.safetensors").read_bytes()
 
 
 # --- full disk -------------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_write_access_is_checked_before_the_dataset_is_listed(repository, role, 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({"learning_rate": 0.02}, r"learning_rate \(was 0\.01, is 0\.02\)"), ({}, "is not a training checkpoint")],
+    [({"learning_rate": 0.02}, r"learning_rate \(was 0\.01, is 0\.02\)"), ({}, "there is no intact one")],
 )
 def test_checkpoint_is_checked_before_images_are_decoded(
     options, expected, make_arguments, uninterrupted_run, no_decoding, tmp_path

@@ -1,0 +1,142 @@
+"""Checks before a run is resumed: its checkpoints, arguments and dataset."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.types import Dataset, Sample
+from ..records import RESULTS_FILE
+from .arguments import HUB, TaskArguments, TrainArguments
+from .checkpoint import find_checkpoints, load_checkpoint
+from .output_dir import list_files
+
+# Arguments that extend a run.
+DURATION = ("num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience")
+# Arguments that may differ when a run is resumed, as those of the Hub: they don't affect the computation of a step.
+MAY_CHANGE = (
+    *DURATION, "resume", "output_dir", "save_steps", "save_total_limit", "logging_steps", "report_to",
+    "dataloader_num_workers", "per_device_eval_batch_size", "compile", "max_bad",
+)  # fmt: skip
+
+
+def find_resume_checkpoint(arguments: TrainArguments, log: Callable[[str], object]) -> dict[str, Any] | None:
+    """Return the latest intact checkpoint in the output directory, None if it is empty; damaged ones are logged.
+
+    Raises:
+        ValueError: If the directory has other files, or only damaged checkpoints.
+    """
+    folder, damaged = Path(str(arguments.output_dir)), []
+    files = list_files(folder)
+    if arguments.resume is None:
+        if files:
+            raise ValueError(
+                f"output_dir: {folder} is not empty. Resume the run in it (--resume auto), or choose another "
+                "--output-dir."
+            )
+        return None
+    for path in reversed(find_checkpoints(folder)):
+        try:
+            saved = load_checkpoint(path)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            log(f"{'; '.join(damaged)}. Resuming from {path.name}, the last intact checkpoint.")
+        return saved
+    if damaged:
+        raise ValueError(f"output_dir: {'; '.join(damaged)}; there is no intact one. Choose another --output-dir.")
+    if files:
+        raise ValueError(
+            f"output_dir: got {folder} with {', '.join(files[:3])}{', …' * (len(files) > 3)} but no checkpoint, "
+            "expected a run to resume or an empty directory. Choose another --output-dir."
+        )
+    return None
+
+
+def check_incomplete(arguments: TaskArguments, saved: dict[str, Any]) -> None:
+    """Check that a run to resume has not ended, unless its duration is to be extended."""
+    is_extended = any(getattr(arguments, name) != saved["arguments"][name] for name in DURATION)
+    if saved["progress"] >= 1 and not is_extended:
+        raise_if_complete(Path(str(arguments.output_dir)), saved["state"]["step"])
+
+
+def raise_if_complete(output_dir: Path, step: int) -> None:
+    """Raise a ValueError if a run that trained to the end has also written its results."""
+    if (output_dir / RESULTS_FILE).exists():
+        raise ValueError(
+            f"{output_dir}: this run is complete ({step} steps). Extend it (--num-train-epochs, --max-steps, "
+            "--max-minutes, --early-stopping-patience), or choose another --output-dir."
+        )
+
+
+def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any]) -> None:
+    """Check that a resumed run has the arguments of its checkpoint, except those in `MAY_CHANGE`."""
+    fixed = {f.name for f in dataclasses.fields(arguments) if f.metadata["panel"] != HUB} - {*MAY_CHANGE}
+    if not arguments.streaming:
+        fixed.remove("data")  # compared by `check_resumed_data`, wherever the dataset is
+    own = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(arguments) if f.name in fixed}
+    changed = [name for name, value in own.items() if name in saved and saved[name] != value]
+    if changed:
+        shown = ", ".join(f"{name} (was {saved[name]}, is {own[name]})" for name in changed)
+        raise ValueError(
+            f"{arguments.output_dir}: can't resume with other arguments: {shown}. Pass the same, or another "
+            "--output-dir."
+        )
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """Return what identifies a dataset for a resumed run, without decoding images: classes, images and annotations."""
+    splits = {name: split for name, split in dataset.splits.items() if isinstance(split, Sequence)}
+    return {
+        "classes": list(dataset.classes),
+        "images": {name: len(split) for name, split in splits.items()},
+        "annotations": {name: _hash_annotations(split) for name, split in splits.items()},
+    }
+
+
+def check_resumed_data(arguments: TaskArguments, data: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Check that a resumed run has the dataset of its checkpoint, both described by `describe_data`.
+
+    Raises:
+        ValueError: If they differ. The message names the first difference.
+    """
+    if difference := _find_difference(data, saved):
+        raise ValueError(
+            f"{arguments.data}: got {difference}. Restore the dataset to resume, or train the saved weights on this "
+            f"one: --model {arguments.output_dir} --output-dir NEW"
+        )
+
+
+def _find_difference(data: dict[str, Any], saved: dict[str, Any]) -> str | None:
+    """Return the first difference of two datasets, as `X, expected Y`."""
+    classes, before = data["classes"], saved["classes"]
+    if classes != before:
+        added, removed = (
+            ", ".join(name for name in names if name not in others) or "none"
+            for names, others in ((classes, before), (before, classes))
+        )
+        if added == removed:
+            return f"the classes in the order {', '.join(classes)}, expected {', '.join(before)}"
+        return f"other classes than the checkpoint (added: {added}; removed: {removed}), expected the same"
+    for kind, text in (("images", "{} {} images"), ("valid_images", "{} valid {} images")):
+        for split in sorted({*data.get(kind, ()), *saved.get(kind, ())} if kind in data else ()):
+            counts = [values[kind].get(split, 0) for values in (data, saved)]
+            if counts[0] != counts[1]:
+                return f"{text.format(counts[0], split)}, expected {counts[1]} as in the checkpoint"
+    changed = [split for split, value in data["annotations"].items() if value != saved["annotations"].get(split)]
+    if changed:
+        return f"other file names, labels or boxes in the {changed[0]} split, expected those of the checkpoint"
+    return None
+
+
+def _hash_annotations(samples: Iterable[Sample]) -> str:
+    """Return a hash of the names, labels and objects of samples."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.name}\0{sample.label}\0".encode(errors="surrogateescape"))
+        if sample.objects is not None:
+            for tensor in (sample.objects.boxes, sample.objects.labels, sample.objects.iscrowd):
+                digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
