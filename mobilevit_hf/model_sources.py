@@ -1,22 +1,32 @@
 """Resolve a model name to a local directory: a directory, a built-in model or a Hub repository."""
 
 import json
+import math
+import re
+import threading
+import time
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .io import read_json
 from .tasks import TRAINABLE_TASKS, Task, TaskName, find_task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import BaseImageProcessor, PreTrainedConfig
 
 ASSETS = Path(__file__).parent / "assets"
 IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
 DEFAULT_MODEL = "apple/mobilevit-xx-small"
 DEFAULT_THRESHOLD = 0.5  # score threshold of transformers' object-detection pipeline
-HUB_TIMEOUT_SECONDS = 10
+HUB_TIMEOUT_SECONDS = 3
+HUB_RECHECK_SECONDS = 60
+# Limits of configurations from elsewhere, which are checked before memory is allocated for them.
+MAX_LABELS = 1_000_000
+MAX_SIDE = 10_000  # pixels of an image processor's output
+SIZES = ("size", "crop_size")  # fields of an image processor
 
 
 def builtin_models() -> list[str]:
@@ -66,14 +76,111 @@ def read_task(name: str, folder: Path, allowed: Iterable[TaskName] = TRAINABLE_T
     Raises:
         ValueError: If the checkpoint is for a task that is not allowed or its configuration is invalid.
     """
+    return find_task(read_config(folder, name, trust_remote_code=False), name, allowed)
+
+
+def read_config(source: str | Path, name: str | None = None, **kwargs: Any) -> "PreTrainedConfig":
+    """Return the configuration of a checkpoint in a directory or on the Hub.
+
+    Args:
+        name: Stands for the source in error messages.
+        kwargs: Arguments of `AutoConfig.from_pretrained`.
+
+    Raises:
+        ValueError: If a field is invalid. The message is one line.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
+    name = name or str(source)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (StrictDataclassError, AttributeError, TypeError) as error:  # a field of the wrong type
-        raise ValueError(f"{name}: invalid config.json: {error} Fix it, or use another model.") from error
-    return find_task(config, name, allowed)
+        num_labels = read_json(Path(source, "config.json")).get("num_labels", 0)  # 0 for a Hub id
+        if not 0 <= num_labels <= MAX_LABELS:
+            raise ValueError(f"num_labels: got {num_labels}, expected at most {MAX_LABELS}.")
+        config = AutoConfig.from_pretrained(source, **kwargs)
+        _check_config(config)
+    except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise
+        raise ValueError(f"{name}: invalid config.json: {_reason(error)}. Fix it, or use another model.") from error
+    return config
+
+
+def _check_config(config: "PreTrainedConfig") -> None:
+    if "/" in str(getattr(config, "_attn_implementation", None)):
+        raise ValueError(
+            f"_attn_implementation: got {config._attn_implementation!r}, which is code on the Hub, expected one of "
+            "transformers."
+        )
+    names: dict[Any, Any] = config.id2label or {}
+    if invalid := [names[index] for index in names if not isinstance(names[index], str)]:
+        raise ValueError(f"id2label: got {invalid[0]!r}, expected a class name.")
+    if config.model_type.startswith("mobilevit") and sorted(names) != list(range(max(1, len(names)))):
+        raise ValueError("id2label: got other indices, expected 0, 1, ... without gaps.")
+
+
+def load_image_processor(source: str | Path, **kwargs: Any) -> "BaseImageProcessor":
+    """Return the image processor of a checkpoint in a directory or on the Hub.
+
+    Args:
+        kwargs: Arguments of `AutoImageProcessor.from_pretrained`.
+
+    Raises:
+        ValueError: If there is none, or a field is invalid. The message is one line.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        with checkpoint_errors(source):
+            processor = AutoImageProcessor.from_pretrained(source, **kwargs)
+    except (IndexError, ValueError) as error:
+        if str(error).startswith(f"{source}: ") or "trust_remote_code" in str(error):
+            raise
+        raise ValueError(
+            f"{source}: invalid {IMAGE_PROCESSOR_FILE}: {_reason(error)}. Fix it, or use another model."
+        ) from error
+    check_image_processor(processor, source)
+    return processor
+
+
+def check_image_processor(processor: Any, source: str | Path) -> None:
+    """Check the fields of an image processor; `source` names the checkpoint in the message.
+
+    Raises:
+        ValueError: If one is invalid, or memory for images of its size could not be allocated.
+    """
+    resizes = getattr(processor, "do_resize", False)
+    for name, value in vars(processor).items():
+        value = dict(value) if name in SIZES and value else value
+        if (expected := _expected(name, value)) and (value is not None or (name == "size" and resizes)):
+            raise ValueError(
+                f"{source}: invalid {IMAGE_PROCESSOR_FILE}: {name}: got {value!r}, expected {expected}. "
+                "Fix it, or use another model."
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence of an error's message."""
+    return re.split(r"(?<=[\w`'\")])\.(?=\s|$)", " ".join(str(error).split()))[0]
+
+
+def _expected(name: str, value: Any) -> str | None:
+    """Return what is expected for a field of an image processor with an invalid value, None for a valid one."""
+    from PIL import Image
+
+    if name in SIZES:
+        edges = [pixels for edge, pixels in value.items() if not edge.endswith("_pixels")] if value else [None]
+        if not all(isinstance(pixels, int) and 0 < pixels <= MAX_SIDE for pixels in edges):
+            return f"1 to {MAX_SIDE} pixels"
+    elif name == "resample" and value not in list(Image.Resampling):
+        return f"0 to {max(Image.Resampling)}"
+    elif name.startswith("do_") and not isinstance(value, bool):
+        return "true or false"
+    elif name in ("rescale_factor", "image_mean", "image_std"):
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            return "finite numbers"
+    return None
 
 
 def recommended_threshold(config: "PreTrainedConfig") -> float:
@@ -97,6 +204,12 @@ def checkpoint_errors(source: str | Path) -> Generator[None, None, None]:
             raise
         raise ValueError(
             f"{source}: got no {IMAGE_PROCESSOR_FILE}, expected an image processor. Save one there."
+        ) from error
+    except (AttributeError, KeyError, TypeError, ImportError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{source}: can't be loaded, its config.json or {IMAGE_PROCESSOR_FILE} is invalid ({reason}). Fix it, or "
+            "use another model."
         ) from error
 
 
@@ -138,10 +251,7 @@ def _from_hub(name: str, folder: str | None) -> Path:
             "If it is private, sign in: hf auth login"
         )
     except errors.LocalEntryNotFoundError:
-        reason = (
-            f"{name} is not in the local cache and the Hub can't be reached. "
-            f"Check the connection, or pass a local directory or a built-in model ({', '.join(builtin_models())})."
-        )
+        reason = _not_cached(name)
     except (errors.HTTPError, json.JSONDecodeError) as error:  # error status, broken connection or a proxy's page
         is_status = isinstance(error, errors.HfHubHTTPError)
         why = f"HTTP {error.response.status_code}" if is_status else str(error).rstrip(".")
@@ -150,14 +260,57 @@ def _from_hub(name: str, folder: str | None) -> Path:
 
 
 def is_hub_reachable() -> bool:
-    """Return whether the Hub is reachable. The client's own retries would take half a minute."""
-    from huggingface_hub import constants, errors, get_session
+    """Return whether the Hub answers within `HUB_TIMEOUT_SECONDS`; not asked again for `HUB_RECHECK_SECONDS`."""
+    from huggingface_hub import constants
 
+    return _answers(constants.ENDPOINT, int(time.monotonic() / HUB_RECHECK_SECONDS))
+
+
+@lru_cache(maxsize=1)
+def _answers(endpoint: str, period: int) -> bool:
+    from huggingface_hub import get_session
+
+    answered = threading.Event()
+
+    def request() -> None:
+        with suppress(Exception):  # whatever fails, the Hub can't be used
+            get_session().head(endpoint, timeout=HUB_TIMEOUT_SECONDS)
+            answered.set()
+
+    # In a thread: the timeout of a request excludes the name resolution and restarts with every byte.
+    threading.Thread(target=request, daemon=True).start()
+    return answered.wait(HUB_TIMEOUT_SECONDS)
+
+
+@contextmanager
+def offline_if_unreachable(name: str | None) -> Generator[None, None, None]:
+    """Load a model by name from the cache if the Hub can't be reached, whose client would retry for half a minute.
+
+    Args:
+        name: Directory or Hub id; None if the model is loaded already.
+
+    Raises:
+        OSError: If the Hub can't be reached and the cache lacks a file. The message is one line.
+    """
+    from huggingface_hub import constants
+
+    if name is None or Path(name).is_dir() or constants.HF_HUB_OFFLINE or is_hub_reachable():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
     try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS)
-    except (errors.HTTPError, OSError):
-        return False
-    return True
+        yield
+    except OSError as error:
+        raise OSError(_not_cached(name)) from error
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _not_cached(name: str) -> str:
+    return (
+        f"{name} is not in the local cache and the Hub can't be reached. "
+        f"Check the connection, or pass a local directory or a built-in model ({', '.join(builtin_models())})."
+    )
 
 
 def _download(name: str, subfolder: str | None, *, local_files_only: bool) -> Path:

@@ -9,12 +9,18 @@ from typing import Any, cast
 import torch
 import transformers
 from PIL import Image
-from transformers import AutoImageProcessor, Pipeline, PreTrainedModel
+from transformers import Pipeline, PreTrainedModel
 
 from .backends.formats import BACKENDS, check_backend, dtype_name
 from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
 from .data.images import UnreadableImageError, is_url, load_image
-from .model_sources import checkpoint_errors, has_weights
+from .model_sources import (
+    check_image_processor,
+    checkpoint_errors,
+    has_weights,
+    load_image_processor,
+    offline_if_unreachable,
+)
 from .modeling.finite import check_finite_outputs, check_finite_weights
 from .modeling.fused_mobilevit import fold_batch_norm
 from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
@@ -62,32 +68,49 @@ def pipeline(
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: got {threads}, expected at least 1. Leave it out for torch's number of threads.")
+    if backend == "torch" and quantization is not None:
+        raise ValueError(f"quantization: got {quantization!r} for torch, expected None. Use the openvino backend.")
+    if backend != "torch" and compile:
+        raise ValueError(f"compile: got True for {backend}, expected False. It applies to the torch backend only.")
     if isinstance(model, PreTrainedModel):
         check_finite_weights(model, type(model).__name__)
-    if backend != "torch":
-        if compile:
-            raise ValueError(f"compile: got True for {backend}, expected False. It applies to the torch backend only.")
-        return _backend_pipeline(task, model, backend, quantization, threads, kwargs)
-    if quantization is not None:
-        raise ValueError(f"quantization: got {quantization!r} for torch, expected None. Use the openvino backend.")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    source = type(model).__name__
-    if isinstance(model, str | os.PathLike):
-        source = model = os.fspath(model)
-        if task in TASKS:
-            mobilevit, kwargs = load_if_mobilevit(task, source, kwargs)
-            model = mobilevit or source
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
+    with offline_if_unreachable(model if isinstance(model, str) else None):
+        if backend != "torch":
+            return _backend_pipeline(task, model, backend, quantization, threads, kwargs)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        pipe = _torch_pipeline(task, model, kwargs)
+    if compile:
+        pipe.model.compile()
+    return pipe
+
+
+def _torch_pipeline(task: str, model: str | PreTrainedModel, kwargs: dict[str, Any]) -> Pipeline:
+    source = model if isinstance(model, str) else type(model).__name__
+    if isinstance(model, str) and task in TASKS:
+        mobilevit, kwargs = load_if_mobilevit(task, model, kwargs)
+        if mobilevit:
+            model = mobilevit
+            kwargs["image_processor"] = _load_processor(kwargs["image_processor"], kwargs)
     fused = fold_batch_norm(model) if isinstance(model, MobileViTPreTrainedModel) else model
     with checkpoint_errors(source):
         pipe = _create_pipeline(task, model=fused, **kwargs)
     if fused == source:  # another architecture
         check_finite_weights(pipe.model, source)
+        if pipe.image_processor:
+            check_image_processor(pipe.image_processor, source)
     if pipe.task in TASKS:
         pipe._forward = partial(_checked_forward, pipe._forward, TASKS[pipe.task].outputs)
-    if compile:
-        pipe.model.compile()
     return pipe
+
+
+def _load_processor(processor: Any, kwargs: dict[str, Any]) -> Any:
+    """Return an image processor that is given as such, or as a directory or Hub id."""
+    if not isinstance(processor, str | os.PathLike):
+        return processor
+    return load_image_processor(os.fspath(processor), **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
 
 
 def _checked_forward(forward: Callable[..., Any], names: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
@@ -121,7 +144,7 @@ def _decode_and_preprocess(preprocess: Callable[..., Any], image: Any, *args: An
 
 def _backend_pipeline(
     task: str,
-    model: str | os.PathLike[str] | PreTrainedModel,
+    model: str | PreTrainedModel,
     backend: str,
     quantization: str | None,
     threads: int | None,
@@ -137,8 +160,8 @@ def _backend_pipeline(
     kwargs = {"device": "cpu", **kwargs}
     options: dict[str, Any] = {"backend": backend, "dtype": dtype, "quantization": quantization, "threads": threads}
     source, hub_kwargs = None, {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-    if isinstance(model, str | os.PathLike):
-        source = os.fspath(model)
+    if isinstance(model, str):
+        source = model
         if Path(source, EXPORT_FILE).is_file() and not has_weights(Path(source)):
             exported = load_exported_folder(Path(source), task, **options)
             return _create_pipeline(task, model=exported, **{"image_processor": source, **kwargs})
@@ -149,8 +172,6 @@ def _backend_pipeline(
     processor = kwargs.pop("image_processor", None)
     if processor is None:
         raise ValueError("image_processor: got None, expected it or its directory. Pass it along with a model object.")
-    if isinstance(processor, str | os.PathLike):
-        with checkpoint_errors(processor):
-            processor = AutoImageProcessor.from_pretrained(processor, **hub_kwargs)
+    processor = _load_processor(processor, hub_kwargs)
     exported = load_backend_model(model, task, processor, source=source, hub_kwargs=hub_kwargs, **options)
     return _create_pipeline(task, model=exported, image_processor=processor, **kwargs)

@@ -125,7 +125,7 @@ def find_task(config: Mapping[str, Any] | Any, source: str, allowed: Iterable[Ta
         ValueError: If the task is not allowed. `source` names the checkpoint in the message.
     """
     names = config.get("architectures") if isinstance(config, Mapping) else getattr(config, "architectures", None)
-    architecture = next(iter(names or []), None)
+    architecture = names[0] if isinstance(names, list | tuple) and names and isinstance(names[0], str) else None
     task, allowed = task_of_architecture(architecture), tuple(allowed)
     if task is None or task.name not in allowed:
         titles = [f"{'an' if TASKS[name].title[0] in 'aeio' else 'a'} {TASKS[name].title}" for name in allowed]

@@ -1,6 +1,8 @@
 import json
 import re
 import shutil
+import socket
+import time
 
 import pytest
 from huggingface_hub import HfApi, constants, metadata_load
@@ -140,6 +142,24 @@ def test_cached_hub_model_is_used_without_a_connection(published_model, monkeypa
         resolve_model("user/other")
 
 
+def test_hub_that_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setattr(model_sources, "HUB_TIMEOUT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(ValueError, match="user/other is not in the local cache and the Hub can't be reached"):
+            resolve_model("user/other")
+
+
+def test_pipeline_uses_the_cache_without_a_connection(published_model, monkeypatch):
+    resolve_model(published_model)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", None)  # between retries of the client
+    assert mobilevit_hf.pipeline("image-classification", published_model).task == "image-classification"
+    with pytest.raises(OSError, match=r"^user/other is not in the local cache and the Hub can't be reached\..*"):
+        mobilevit_hf.pipeline("image-classification", "user/other")
+    assert not constants.HF_HUB_OFFLINE
+
+
 def test_missing_and_empty_repositories_are_rejected(published_model, hub):
     with pytest.raises(ValueError, match=r"There is no directory user/missing, .*hf auth login"):
         resolve_model("user/missing")
@@ -166,6 +186,45 @@ def test_invalid_configuration_is_rejected(checkpoints, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_sizes": "wide"}))
     with pytest.raises(ValueError, match=r"^model: invalid config\.json: .*hidden_sizes"):
         read_task("model", tmp_path)
+
+
+INVALID_FIELDS = [
+    ("config.json", "architectures", [None]),
+    ("config.json", "architectures", [5]),
+    ("config.json", "id2label", {"0": 5, "1": None}),
+    ("config.json", "id2label", {"0": "cat", "7": "dog"}),
+    ("config.json", "id2label", {"x": "cat"}),
+    ("config.json", "id2label", ["cat"]),
+    ("config.json", "num_labels", 10**12),
+    ("config.json", "num_labels", "many"),
+    ("config.json", "hidden_sizes", [10**7] * 3),
+    ("config.json", "qkv_bias", False),
+    ("config.json", "dtype", 5),
+    ("config.json", "_attn_implementation", "user/kernel"),
+    ("config.json", "model_type", ["mobilevit"]),
+    ("config.json", "quantization_config", 5),
+    ("preprocessor_config.json", "size", {"shortest_edge": "72"}),
+    ("preprocessor_config.json", "size", {"shortest_edge": -5}),
+    ("preprocessor_config.json", "size", [None]),
+    ("preprocessor_config.json", "size", None),
+    ("preprocessor_config.json", "crop_size", {"height": 10**6, "width": 10**6}),
+    ("preprocessor_config.json", "crop_size", 0),
+    ("preprocessor_config.json", "resample", 99),
+    ("preprocessor_config.json", "rescale_factor", "1/255"),
+    ("preprocessor_config.json", "image_mean", "gray"),
+    ("preprocessor_config.json", "do_resize", "no"),
+    ("preprocessor_config.json", "image_processor_type", 5),
+    ("preprocessor_config.json", "image_processor_type", "Missing"),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "value"), INVALID_FIELDS)
+def test_invalid_field_is_an_error_in_one_line(file, name, value, classifier_dir, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    fields = json.loads((classifier_dir / file).read_text())
+    (classifier_dir / file).write_text(json.dumps(fields | {name: value}))
+    with pytest.raises(ValueError, match=f"^{classifier_dir}: [^\n]+$"):
+        mobilevit_hf.pipeline(read_task(str(classifier_dir), classifier_dir).name, classifier_dir)
 
 
 def test_recommended_threshold_defaults_to_that_of_the_pipeline(detector_dir):

@@ -3,9 +3,8 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
-from ..model_sources import checkpoint_errors
+from ..model_sources import checkpoint_errors, read_config
 from ..modeling.finite import check_finite_weights
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..tasks import TASKS, TaskName, find_task
@@ -41,7 +40,7 @@ def load_if_mobilevit(
     """
     model_class = TASKS[task].model_class
     hub_kwargs = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-    config = AutoConfig.from_pretrained(name, **hub_kwargs)
+    config = read_config(name, **hub_kwargs)
     if config.model_type != model_class.config_class.model_type:
         if config.model_type in {row.model_class.config_class.model_type for row in TASKS.values()}:
             find_task(config, name, [task])  # raises for another task
@@ -63,6 +62,14 @@ def load_if_mobilevit(
         raise ValueError(
             f"{name}: {len(missing)} parameters are missing from the checkpoint, such as {missing[0]}. "
             "Pass a checkpoint that was saved for this task."
+        )
+    unexpected = sorted(report["unexpected_keys"])
+    if task == "image-feature-extraction":  # a backbone has no place for the head of its checkpoint
+        unexpected = [key for key in unexpected if not key.startswith(("classifier.", "segmentation_head."))]
+    if unexpected:  # transformers would drop them
+        raise ValueError(
+            f"{name}: {len(unexpected)} parameters of the checkpoint are not part of the model that config.json "
+            f"describes, such as {unexpected[0]}. Use the config.json that was saved with the weights."
         )
     check_finite_weights(model, name)
     kwargs.setdefault("image_processor", name)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ..environment import describe_hardware
-from ..model_sources import checkpoint_errors, read_task, resolve_model
+from ..model_sources import load_image_processor, read_task, resolve_model
 from ..tasks import EXPORTABLE_TASKS
 from . import console
 from .console import MEGABYTE
@@ -50,22 +50,19 @@ def benchmark(
     The network runs on random images, without image processing. Each backend runs in a process of its own; the
     processes take turns.
     """
-    from transformers import AutoImageProcessor
-
+    if plot:
+        console.check_parent("--plot", plot)
+    folder = resolve_model(model)
     from ..backends.benchmark import available_settings, count_macs, measure, parse_setting
     from ..backends.pytorch import load_model
     from ..backends.verify import preprocess, sample_images
 
-    if plot:
-        console.check_parent("--plot", plot)
-    folder = resolve_model(model)
     task = read_task(model, folder, EXPORTABLE_TASKS).name
     settings = [parse_setting(name) for name in backends.split(",")] if backends else available_settings(task)
     _check_settings(settings, task, model)
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
     if size is None:
-        with checkpoint_errors(folder):
-            processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = load_image_processor(folder, trust_remote_code=False)
         height, width = preprocess(sample_images(1), processor).shape[2:]
         sizes = [(height, width)]
     else:

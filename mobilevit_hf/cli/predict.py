@@ -139,7 +139,9 @@ def _predict_samples(options: Options) -> None:
 
 def _predict_and_print(images: list[str], model: str, options: Options) -> tuple[int, int]:
     """Print the predictions for images; return how many could not be read, and how many there were."""
-    from ..data.images import UnreadableImageError, find_images
+    backend = options.runtime["backend"]
+    folder = resolve_model(model, folder=None if backend == Backend.torch else backend)
+    from ..data.images import UnreadableImageError, find_images  # takes seconds: after the model is found
 
     sources, missing, notes = find_images(images)
     for note in notes:
@@ -149,7 +151,7 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
     failures, total = len(missing), len(sources) + len(missing)
     if not sources:
         return failures, total
-    predictor = _load_pipeline(model, options)
+    predictor = _load_pipeline(model, folder, options)
     is_detector = predictor.task == "object-detection"
     threshold = recommended_threshold(predictor.model.config) if options.threshold is None else options.threshold
     arguments = {"threshold": threshold} if is_detector else {"top_k": options.top_k or 5}
@@ -171,12 +173,11 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
     return failures, total
 
 
-def _load_pipeline(name: str, options: Options) -> "Pipeline":
+def _load_pipeline(name: str, folder: Path, options: Options) -> "Pipeline":
     """Return the pipeline for a checkpoint's task. Code in a checkpoint is never executed."""
     from ..pipelines import pipeline
 
     device, backend = options.device, options.runtime["backend"]
-    folder = resolve_model(name, folder=None if backend == Backend.torch else backend)
     task = read_task(name, folder).name
     values = {"--top-k": options.top_k, "--threshold": options.threshold, "--save": options.save}
     wrong = {option for option, value in values.items() if value is not None} - TASK_OPTIONS[task]
