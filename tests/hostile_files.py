@@ -85,37 +85,44 @@ def decompression_bombs(rng):
 
 
 def unusual_images(rng):
-    """Return readable images of rare formats, by name."""
-    image = noise(rng)
-    deep = Image.fromarray(rng.integers(0, 2**16, size=(40, 48), dtype=np.uint16))
-    transparent = image.copy()
-    transparent.putalpha(image.convert("L"))
-    palette, alphas = image.quantize(64), rng.bytes(64)
+    """Return readable images of rare formats, all of different pixels, by name."""
+
+    def image():
+        return noise(rng)
+
+    def transparent():
+        pixels = image()
+        pixels.putalpha(pixels.convert("L"))
+        return pixels
+
+    def deep():
+        return Image.fromarray(rng.integers(0, 2**16, size=(40, 48), dtype=np.uint16))
+
     return {
-        "cmyk.jpg": encode(image.convert("CMYK"), "jpg"),
-        "gray.jpg": encode(image.convert("L"), "jpg"),
-        "progressive.jpeg": encode(image, "jpg", progressive=True),
-        "16 bit.png": encode(deep, "png"),
-        "16 bit.tiff": encode(deep, "tif"),
+        "cmyk.jpg": encode(image().convert("CMYK"), "jpg"),
+        "gray.jpg": encode(image().convert("L"), "jpg"),
+        "progressive.jpeg": encode(image(), "jpg", progressive=True),
+        "16 bit.png": encode(deep(), "png"),
+        "16 bit.tiff": encode(deep(), "tif"),
         "float.tif": encode(Image.fromarray(300 * rng.random((40, 48), dtype=np.float32) - 20), "tif"),
-        "rgba.png": encode(transparent, "png"),
-        "rgba.webp": encode(transparent, "webp", lossless=True),
-        "transparent color.png": encode(image, "png", transparency=image.getpixel((3, 3))),
-        "la.png": encode(transparent.convert("LA"), "png"),
-        "palette.png": encode(palette, "png", transparency=alphas),
-        "transparent.gif": encode(palette, "gif", transparency=3),
-        "1 bit.png": encode(image.convert("1"), "png"),
-        "cmyk.tif": encode(image.convert("CMYK"), "tif"),
-        **{f"turned {i}.jpg": encode(image, "jpg", exif=orientation_exif(i)) for i in range(1, 9)},
-        "turned.png": encode(image, "png", exif=orientation_exif(6)),
-        "turned.webp": encode(image, "webp", exif=orientation_exif(8)),
-        "turned.avif": encode(image, "avif", exif=orientation_exif(6)),
-        "animated.gif": encode(image, "gif", save_all=True, append_images=[noise(rng)]),
+        "rgba.png": encode(transparent(), "png"),
+        "rgba.webp": encode(transparent(), "webp", lossless=True),
+        "transparent color.png": encode(Image.new("RGB", (9, 5), (1, 2, 3)), "png", transparency=(1, 2, 3)),
+        "la.png": encode(transparent().convert("LA"), "png"),
+        "palette.png": encode(image().quantize(64), "png", transparency=rng.bytes(64)),
+        "transparent.gif": encode(image().quantize(64), "gif", transparency=3),
+        "1 bit.png": encode(image().convert("1"), "png"),
+        "cmyk.tif": encode(image().convert("CMYK"), "tif"),
+        **{f"turned {i}.jpg": encode(image(), "jpg", exif=orientation_exif(i)) for i in range(1, 9)},
+        "turned.png": encode(image(), "png", exif=orientation_exif(6)),
+        "turned.webp": encode(image(), "webp", exif=orientation_exif(8)),
+        "turned.avif": encode(image(), "avif", exif=orientation_exif(6)),
+        "animated.gif": encode(image(), "gif", save_all=True, append_images=[image()]),
         "long.png": encode(Image.new("RGB", (20_000, 3), "red"), "png"),
         "high.jpg": encode(Image.new("RGB", (2, 20_000), "red"), "jpg"),
-        "pixel.gif": encode(image.resize((1, 1)), "gif"),
-        "really a png.jpg": encode(image, "png"),
-        "really a bmp.PNG": encode(image, "bmp"),
+        "pixel.gif": encode(image().resize((1, 1)), "gif"),
+        "really a png.jpg": encode(image(), "png"),
+        "really a bmp.PNG": encode(image(), "bmp"),
         "photo.HEIC": HEIC,
     }
 

@@ -1,13 +1,17 @@
 """`mobilevit_hf.pipeline` gives the predictions of transformers' pipelines and has no side effects."""
 
+import base64
 import copy
+import io
 import json
 import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from hostile_files import damaged_metadata, unusual_images
 from hub_server import HubServer
 from PIL import Image
 from torch import nn
@@ -15,6 +19,11 @@ from transformers import MobileViTImageProcessor, ResNetConfig, ResNetForImageCl
 
 import mobilevit_hf
 from mobilevit_hf import pipelines
+from mobilevit_hf.backends.quantization import _load_pixels
+from mobilevit_hf.data.dataloader import make_batch
+from mobilevit_hf.data.transforms import make_transform
+from mobilevit_hf.data.types import Sample
+from mobilevit_hf.evaluation.inference import prepare_ahead
 
 TASKS = ["image-classification", "image-segmentation", "image-feature-extraction"]
 tasks = pytest.mark.parametrize("task", TASKS)
@@ -121,6 +130,79 @@ def test_other_architectures_run_in_transformers(image, tmp_path):
     assert type(pipeline.model) is ResNetForImageClassification
     assert has_batch_norm(pipeline.model)
     assert pipeline(image) == transformers.pipeline("image-classification", str(tmp_path))(image)
+
+
+# --- decoding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unusual_files(tmp_path_factory):
+    """Images that lose something as RGB, are rotated by EXIF, or are of rare formats, by name."""
+    folder = tmp_path_factory.mktemp("unusual")
+    for name, data in unusual_images(np.random.default_rng(0)).items():
+        (folder / name).write_bytes(data)
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def test_every_path_gives_the_model_the_pixels_of_transformers(checkpoints, unusual_files):
+    folder = str(checkpoints["image-classification"])
+    stock = transformers.pipeline("image-classification", folder)
+    ours = mobilevit_hf.pipeline("image-classification", folder)
+    processor = stock.image_processor
+    samples = [Sample(name, path, label=0) for name, path in unusual_files.items()]
+    rows = [Sample(name, path.read_bytes(), label=0) for name, path in unusual_files.items()]
+    transform = make_transform("image-classification", processor, training=False)
+    evaluated = list(prepare_ahead(processor, enumerate(samples), ahead=2))
+    calibration, problems = _load_pixels(processor, rows)
+    assert problems == []
+    for i, (name, path) in enumerate(unusual_files.items()):
+        expected = stock.preprocess(str(path))["pixel_values"]
+        pixels = {
+            "pipeline": ours.preprocess(str(path))["pixel_values"],
+            "pipeline, decoded": ours.preprocess(Image.open(path))["pixel_values"],
+            "evaluation": evaluated[i].inputs["pixel_values"],
+            "evaluation in training": make_batch([(0, samples[i])], transform)["pixel_values"],
+            "row of a dataset": make_batch([(0, rows[i])], transform)["pixel_values"],
+            "calibration": calibration[i : i + 1],
+        }
+        for source, values in pixels.items():
+            assert torch.equal(values, expected), f"{name}: {source}"
+
+
+def test_command_predicts_as_transformers(checkpoints, unusual_files, mobilevit):
+    folder = str(checkpoints["image-classification"])
+    stock = transformers.pipeline("image-classification", folder)
+    parent = unusual_files["rgba.png"].parent
+    code, out, err = mobilevit("predict", parent, "--model", folder, "--json", "--device", "cpu")
+    assert (code, err) == (0, "")
+    predicted = {line["image"]: line["predictions"] for line in map(json.loads, out.splitlines())}
+    assert predicted.keys() == set(map(str, unusual_files.values()))
+    for path, predictions in predicted.items():
+        assert_predictions_equal(predictions, stock(path))
+
+
+def test_damaged_metadata_costs_no_prediction(checkpoints, tmp_path):
+    ours = mobilevit_hf.pipeline("image-classification", str(checkpoints["image-classification"]))
+    for name, (damaged, intact) in damaged_metadata(np.random.default_rng(0)).items():
+        (tmp_path / name).write_bytes(damaged)
+        expected = ours(Image.open(io.BytesIO(intact)))
+        assert ours(str(tmp_path / name)) == expected
+        if not name.endswith((".png", ".webp", ".heic")):  # Pillow opens the others
+            assert ours(Image.open(tmp_path / name)) == expected
+
+
+def test_unreadable_image_is_named(checkpoints, tmp_path):
+    ours = mobilevit_hf.pipeline("image-classification", str(checkpoints["image-classification"]))
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"a\.jpg: not an image"):
+        ours(str(tmp_path / "a.jpg"))
+
+
+def test_base64_is_passed_to_transformers(checkpoints, image):
+    image.save(data := io.BytesIO(), "PNG")
+    text = base64.b64encode(data.getvalue()).decode()
+    ours = mobilevit_hf.pipeline("image-classification", str(checkpoints["image-classification"]))
+    assert ours(f"data:image/png;base64,{text}") == ours(text) == ours(image)
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

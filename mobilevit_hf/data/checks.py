@@ -311,7 +311,7 @@ def _describe_near_duplicates(split: str, inspected: Sequence[_Inspection], clas
         return []
     among = "" if len(compared) == len(inspected) else f"of {len(compared)} compared images "
     examples = "; ".join(" and ".join(pair) for pair in pairs[:MAX_EXAMPLES])
-    return [f"{split}: {len(pairs)} pairs {among}look alike but have different classes, such as {examples}."]
+    return [f"Pairs {among}in {split} that look alike but have different classes: {len(pairs)}, such as {examples}."]
 
 
 def _describe_losses(inspections: dict[str, list[_Inspection]]) -> list[str]:
@@ -319,9 +319,11 @@ def _describe_losses(inspections: dict[str, list[_Inspection]]) -> list[str]:
     for inspection in chain(*inspections.values()):
         for loss in inspection.losses:
             names[loss].append(inspection.sample.name)
+    total = sum(map(len, inspections.values()))
     return [
-        f"{len(names[loss])} images, such as {', '.join(names[loss][:MAX_EXAMPLES])}: {description}."
-        for loss, description in LOSSES.items()
+        f"{fact} in {len(names[loss])} of {total} images, such as {', '.join(names[loss][:MAX_EXAMPLES])}. "
+        f"To avoid it, {fix}."
+        for loss, (fact, fix) in LOSSES.items()
         if names[loss]
     ]
 

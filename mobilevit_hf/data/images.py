@@ -53,12 +53,17 @@ TRANSPOSITIONS = {
 
 # What the conversion to 8-bit RGB loses, and how to avoid it.
 LOSSES = {
-    "transparency": "transparency is dropped, which shows the colors below it. To avoid it, composite them over a "
-    'background: `Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))`',
-    "depth": "pixels of more than 8 bits are clipped to 0..255. To avoid it, scale them to 8 bits, such as 16-bit "
-    "images by `Image.fromarray((numpy.asarray(image) / 257).astype(numpy.uint8))`",
-    "frames": "of several frames, only the first is used. To avoid it, save each frame as a file of its own",
-    "colors": "CMYK is converted to RGB without its color profile. To avoid it, save them as RGB with an image editor",
+    "transparency": (
+        "Transparency is dropped, which shows the colors below it",
+        'composite them over a background: `Image.alpha_composite(Image.new("RGBA", image.size, "white"), '
+        'image.convert("RGBA"))`',
+    ),
+    "depth": (
+        "Pixels of more than 8 bits are clipped to 0..255",
+        "scale them, such as 16 bits by `Image.fromarray((numpy.asarray(image) / 257).astype(numpy.uint8))`",
+    ),
+    "frames": ("Only the first of several frames is used", "save each frame as a file of its own"),
+    "colors": ("CMYK is converted to RGB without a color profile", "save them as RGB with an image editor"),
 }
 
 # Markers of a JPEG header: frames (baseline, extended, progressive), and segments without information about colors or

@@ -7,13 +7,14 @@ import shutil
 import socketserver
 import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from formula import formula_state_dict
-from hostile_files import write_hostile_files
+from hostile_files import damaged_metadata, write_hostile_files
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from PIL import Image
@@ -58,6 +59,33 @@ def test_predictions_equal_those_of_the_stock_pipeline(mobilevit, classifier, ph
         expected = stock(line["image"])
         assert [p["label"] for p in line["predictions"]] == [p["label"] for p in expected]
         assert [p["score"] for p in line["predictions"]] == pytest.approx([p["score"] for p in expected], abs=1e-5)
+
+
+def test_damaged_metadata_costs_no_prediction(mobilevit, classifier, image, tmp_path):
+    files = damaged_metadata(np.random.default_rng(0))
+    for name, (damaged, _) in files.items():
+        (tmp_path / name).write_bytes(damaged)
+    code, out, err = mobilevit("predict", tmp_path, "--model", classifier, "--json")
+    assert (code, err) == (0, "")
+    assert {Path(json.loads(line)["image"]).name for line in out.splitlines() if "predictions" in line} == set(files)
+
+    image.save(tmp_path / "truncated.jpg")
+    (tmp_path / "truncated.jpg").write_bytes((tmp_path / "truncated.jpg").read_bytes()[:-100])
+    code, out, err = mobilevit("predict", tmp_path, "--model", classifier, "--json")
+    assert code == 1
+    assert err == f"warning: 1 of {len(files) + 1} images could not be read.\n"
+    failed = [json.loads(line) for line in out.splitlines() if "error" in json.loads(line)]
+    assert [Path(line["image"]).name for line in failed] == ["truncated.jpg"]
+    assert "truncated" in failed[0]["error"]
+
+
+def test_files_that_are_not_read_are_noted(mobilevit, classifier, photos):
+    for name in ("IMG_1.MOV", "IMG_2.mov", "IMG_3.dng"):
+        (photos / name).write_bytes(b"")
+    code, _, err = mobilevit("predict", photos, "--model", classifier)
+    assert code == 0
+    assert "2 .mov (video" in err
+    assert "1 .dng (camera raw" in err
 
 
 def test_images_are_predicted_in_batches(mobilevit, classifier, image, tmp_path, monkeypatch):

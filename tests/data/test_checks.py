@@ -5,8 +5,10 @@ import threading
 import warnings
 from collections import Counter
 
+import numpy as np
 import pytest
-from dataset_files import noise_image, orientation_exif, save_noise_images, voc_xml, write_voc_dataset
+from dataset_files import make_images, noise_image, orientation_exif, save_noise_images, voc_xml, write_voc_dataset
+from hostile_files import unusual_images
 from PIL import Image
 
 from mobilevit_hf.data import checks
@@ -126,6 +128,64 @@ def test_equal_pixels_in_two_splits_are_reported(tmp_path):
         "train/dog/copy.png": "equal to validation: validation/cat/rotated.png",
         "train/cat/other format.bmp": "equal to validation: validation/cat/rotated.png",
         "validation/cat/rotated.png": "equal to test: test/cat/0.png",
+    }
+
+
+def test_equal_images_of_two_classes_are_reported_and_used(tmp_path):
+    folders = [f"{split}/{name}" for split in ("train", "validation") for name in ("cat", "dog", "owl")]
+    save_noise_images(tmp_path, [f"{folder}/{i}.png" for folder in folders for i in range(3)])
+    image = Image.open(tmp_path / "train/cat/1.png")
+    image.save(tmp_path / "train/dog/other format.bmp")
+    image.save(tmp_path / "train/cat/same class.png")
+    dataset = load_dataset(tmp_path)
+    report = check_dataset(dataset)
+    assert report.problems == (
+        Problem(
+            "train/dog/other format.bmp",
+            "same image in two classes",
+            "its class is dog; equal to train/cat/1.png, whose class is cat",
+        ),
+    )
+    assert report.invalid_fraction == 0
+    assert len(drop_invalid(dataset, report).splits["train"]) == 11
+
+
+def test_equal_images_with_other_objects_are_reported(tmp_path):
+    dataset = make_detection_dataset(tmp_path, [(1, 1, 9, 9, 0)], [(1, 1, 9, 9, 1)], [(5, 5, 9, 9, 0)], [])
+    for i in (1, 2, 3):
+        (tmp_path / f"{i}.png").write_bytes((tmp_path / "0.png").read_bytes())
+    reasons = {problem.name: problem.reason for problem in check_dataset(dataset).problems}
+    assert reasons == {
+        "1.png": "its class is dog; equal to 0.png, whose class is cat",
+        "3.png": "its class is none; equal to 0.png, whose class is cat",
+    }
+
+
+def test_images_of_two_classes_that_look_alike_are_noted(tmp_path):
+    for i, image in enumerate(make_images(8)):
+        path = tmp_path / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
+    Image.open(tmp_path / "cat/0.png").save(tmp_path / "dog/copy.jpg", quality=60)
+    report = check_dataset(load_dataset(tmp_path, validation_fraction=0))
+    assert report.problems == ()
+    (note,) = (note for note in report.notes if "look alike" in note)
+    assert note.endswith("different classes: 1, such as cat/0.png (cat) and dog/copy.jpg (dog).")
+
+
+def test_losses_of_decoding_are_counted(tmp_path):
+    dataset = make_classification_dataset(tmp_path, 4)
+    for name in ("rgba.png", "transparent.gif", "16 bit.png", "cmyk.jpg", "animated.gif", "photo.HEIC"):
+        (tmp_path / name).write_bytes(unusual_images(np.random.default_rng(0))[name])
+        dataset.splits["train"].append(Sample(name, tmp_path / name, label=0))
+    report = check_dataset(dataset)
+    assert report.problems == ()
+    counts = {note.split()[0]: note.split(". To avoid it")[0].split(" in ")[-1] for note in report.notes}
+    assert counts == {
+        "Transparency": "2 of 14 images, such as rgba.png, transparent.gif",
+        "Pixels": "1 of 14 images, such as 16 bit.png",
+        "Only": "1 of 14 images, such as animated.gif",
+        "CMYK": "1 of 14 images, such as cmyk.jpg",
     }
 
 
