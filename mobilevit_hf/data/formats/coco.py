@@ -55,7 +55,7 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
         classes = _find_classes(folder, files, contents, names)
         index = FileIndex.of_images(folder)
         images = {
-            split: _read_images(index, name, split_of_file(name) if file else split, contents.pop(split), names[split])
+            split: _read_images(index, name, None if file else split, contents.pop(split), names[split])
             for split, name in files.items()
         }
         splits = make_splits(folder, images, {name: label for label, name in enumerate(classes)})
@@ -182,6 +182,7 @@ def _find_classes(
 def _read_images(
     index: FileIndex, file: str, split: str | None, content: dict[str, Any], names: dict[int | str, str]
 ) -> list[AnnotatedImage]:
+    """Return the images of a file with their objects, none if it is of a split for evaluation without any image."""
     folder = index.folder
     entries: dict[int | str, dict] = {}
     for entry in content["images"]:
@@ -191,6 +192,8 @@ def _read_images(
             folder.report(file, "unreadable annotation", reason)
             continue
         entries[image_id] = entry
+    is_optional = split in ("validation", "test")
+    split = split or split_of_file(file)
     directories = _image_folders(folder, file, split)
     references = [
         Reference([posixpath.join(directory, path) for directory in directories], [posixpath.join(parent, path)])
@@ -199,6 +202,9 @@ def _read_images(
     ]
     note = f"paths of {file} don't exist here: images of the same name are used"
     matches = match_files(index, references, note, split)
+    if is_optional and not any(name for name, _ in matches):
+        folder.notes.append(f"None of the {len(matches)} images of {file} exists: there is no {split} split.")
+        return []
     images: dict[int | str, AnnotatedImage | None] = {}  # None for an image with a problem
     by_name: dict[str, AnnotatedImage] = {}
     for (image_id, entry), (name, reason) in zip(entries.items(), matches, strict=True):
@@ -251,7 +257,7 @@ def _image_folders(folder: DataFolder, file: str, split: str | None) -> list[str
     words += [word for word, name in SPLIT_NAMES.items() if name == split]
     candidates = [f"{prefix}{word}" for word in words for prefix in ("", "images/")]
     own = posixpath.dirname(file) or "."
-    candidates += [own, f"{own}/images", "images", "."]
+    candidates += [own, f"{own}/images", f"{own}/data", "images", "data", "."]
     candidates += [f"{parent}/{word}" for parent in parents(own) for word in (*candidates, "images", ".")]
     candidates = [posixpath.normpath(directory) for directory in candidates]
     return [directory for directory in dict.fromkeys(candidates) if folder.entries(directory)]

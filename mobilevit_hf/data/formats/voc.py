@@ -99,8 +99,12 @@ def _read_lists(folder: DataFolder, index: FileIndex) -> dict[str, list[str]]:
     for name in names:
         references = [_list_reference(name, line) for line in dict.fromkeys(folder.read_lines(name))]
         matches = match_files(index, references, f"names in {name} are matched with XML files elsewhere")
-        if "/" not in name and not any(found for found, _ in matches):
-            continue  # any text that is named like a split
+        if not any(found for found, _ in matches):
+            if "/" in name and references:  # and not any text that is named like a split
+                folder.notes.append(
+                    f"None of the {len(references)} XML files that {name} lists exists: it is not used."
+                )
+            continue
         for reference, (found, reason) in zip(references, matches, strict=True):
             if found:
                 lists[_list_split(name) or "train"].append(found)

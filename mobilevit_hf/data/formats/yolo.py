@@ -66,6 +66,9 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
         raise ValueError(
             f"{folder.root}: got no label files, expected labels/train/a.txt for images/train/a.jpg{advice}."
         )
+    for split in [split for split, part in images.items() if not any(label_files[name] for name in part)]:
+        if part := images.pop(split):
+            folder.notes.append(f"None of the {len(part)} images of {split} has a label file: there is no such split.")
     _note_unmatched(folder, labels, images, label_files)
     parser = RowParser(_keypoint_values(folder, file, content))
     annotated = {
@@ -142,12 +145,13 @@ def _read_names(folder: DataFolder, file: str | None, content: dict[str, Any]) -
     """Return the class names by number, None if there are none."""
     if file and isinstance(names := content.get("names"), str) and names:
         path = _resolve_entry(folder, file, None, names)
-        if path is None or folder.entries(path):
+        if path and not folder.entries(path):
+            return _parse_names(folder, path, _read_class_file(folder, path))
+        if not any(_class_files(folder, pattern) for pattern in CLASS_FILES):
             raise ValueError(
                 f"{folder.root / file}: got `names: {names}`, expected a list of names, or a file of them."
             )
-        return _parse_names(folder, path, _read_class_file(folder, path))
-    if file:
+    elif file:
         names = _parse_names(folder, file, content.get("names"))
         number = content.get("nc")
         if isinstance(number, str) and number.isdecimal() and int(number) != len(names):
@@ -217,7 +221,7 @@ def _images_by_split(
             continue
         if absent:
             folder.notes.append(f"{absent[0]} of {file} doesn't exist: the other paths of {split} are used.")
-        parts = [_images_of_entry(index, path) for path in paths.values() if path]
+        parts = [_images_of_entry(index, path, split) for path in paths.values() if path]
         images[split] = list(dict.fromkeys(name for part in parts for name in part))
     if missing:
         _replace_missing(folder, labels, file or "", images, missing)
@@ -252,7 +256,7 @@ def _resolve_entry(folder: DataFolder, file: str, base: Any, entry: str) -> str 
     return None
 
 
-def _images_of_entry(index: FileIndex, path: str) -> list[str]:
+def _images_of_entry(index: FileIndex, path: str, split: str) -> list[str]:
     """Return the images of a folder or of a list."""
     folder = index.folder
     if folder.entries(path):
@@ -261,8 +265,12 @@ def _images_of_entry(index: FileIndex, path: str) -> list[str]:
     parent = posixpath.dirname(path)
     references = [Reference([posixpath.join(parent, line), line], [line]) for line in lines]
     note = f"paths of {path} don't exist here: images of the same name are used"
+    matches = match_files(index, references, note)
+    if split != "train" and not any(name for name, _ in matches):
+        folder.notes.append(f"No image of {path} exists: there is no {split} split.")
+        return []
     names = []
-    for line, (name, reason) in zip(lines, match_files(index, references, note), strict=True):
+    for line, (name, reason) in zip(lines, matches, strict=True):
         if name is None:
             folder.report(line, "missing image", f"listed in {path}: {reason}")
         else:
@@ -365,5 +373,16 @@ def _check_rows(folder: DataFolder, file: str | None, parser: RowParser) -> None
             f"{file or 'data.yaml'}. Add the number of keypoints and of the values of each, such as "
             "`kpt_shape: [17, 3]`."
         )
-    if parser.num_confidences:
-        folder.notes.append(f"{parser.num_confidences} boxes have a confidence as the last value, which is not used.")
+    if parser.num_boxes and parser.num_large == parser.num_boxes:
+        raise ValueError(
+            f"{folder.root}: got label files with boxes in pixels, expected fractions of the image size. Divide "
+            "them by the width and height of their image."
+        )
+    if parser.fifth_values:
+        low, high = parser.fifth_values
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"{folder.root}: got label files with a sixth column of {low:g} to {high:g}, expected a confidence "
+                "(0..1) or none. Remove it, or convert rotated boxes to four points."
+            )
+        folder.notes.append("Some boxes have a confidence as the last value, which is not used.")

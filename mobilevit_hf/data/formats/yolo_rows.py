@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .annotations import Annotation
 
 TOLERANCE = 0.1  # by which keypoints may lie outside of their box, as a fraction of its size
+LARGE = 2.0  # a relative coordinate that no rounding explains
 MAX_POLYGON_ROWS = 100  # rows that are searched for edges that cross
 
 
@@ -16,11 +17,15 @@ class RowParser:
 
     Attributes:
         keypoint_values: Number of values of an object's keypoints, 0 for a dataset without `kpt_shape`.
-        num_confidences: Number of boxes with a confidence, as in saved predictions.
+        num_boxes: Number of rows with a box.
+        num_large: Number of those with a coordinate that is far from 0..1.
+        fifth_values: Smallest and largest of the values behind boxes, which are confidences in saved predictions.
     """
 
     keypoint_values: int = 0
-    num_confidences: int = 0
+    num_boxes: int = 0
+    num_large: int = 0
+    fifth_values: tuple[float, float] | None = None
     _length: int = 0  # of all rows that are not boxes
     _may_be_keypoints: bool = True
     _rows: int = 0
@@ -39,8 +44,12 @@ class RowParser:
         key = int(number) if number % 1 == 0 else None
         count = len(values)
         if count in (4, 5) or (self.keypoint_values and count == 4 + self.keypoint_values):
-            self.num_confidences += count == 5
             x, y, width, height = values[:4]
+            self.num_boxes += 1
+            self.num_large += max(map(abs, values[:4])) > LARGE
+            if count == 5:
+                low, high = self.fifth_values or (values[4], values[4])
+                self.fifth_values = min(low, values[4]), max(high, values[4])
             return Annotation(key, (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
         if count > 5 and not self.keypoint_values:
             self._compare(values, position)

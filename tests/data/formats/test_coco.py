@@ -334,3 +334,15 @@ def test_validation_file_with_the_training_images_is_replaced(tmp_path):
     for split in ("train", "val"):
         write(tmp_path / f"{split}.json", coco_json([], images=images, annotations=annotations))
     assert split_sizes(load_dataset(tmp_path, validation_fraction=0.5)) == {"train": 2, "validation": 2}
+
+
+def test_split_without_images_is_noted(tmp_path):
+    save_image(tmp_path / "train" / "a.jpg")
+    for split in ("train", "val"):
+        content = coco_json([[1, 2, 3, 4]])
+        content["images"][0]["file_name"] = "a.jpg" if split == "train" else "b.jpg"
+        write(tmp_path / "annotations" / f"instances_{split}.json", content)
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert list(dataset.splits) == ["train"]
+    assert "instances_val.json exists" in dataset.notes[0]
+    assert not dataset.problems

@@ -172,6 +172,15 @@ def test_lists_next_to_the_folders(tmp_path, line):
     }
 
 
+def test_list_of_images_that_are_not_there_is_noted(tmp_path):
+    """The test split of VOC2012 has no annotations."""
+    write_voc_dataset(tmp_path, {"a": XML}, {"train": ["a"], "test": ["b", "c"]})
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert list(dataset.splits) == ["train"]
+    assert "2 XML files that ImageSets/Main/test.txt lists" in dataset.notes[0]
+    assert not dataset.problems
+
+
 def test_images_without_a_file_are_noted(tmp_path):
     write_voc_dataset(tmp_path, {"a": XML, "b": XML})
     (tmp_path / "Annotations" / "b.xml").unlink()

@@ -320,6 +320,40 @@ def test_pose_rows(tmp_path, shape):
     assert labeled_boxes(dataset.splits["train"][0]) == [(0, pytest.approx([16, 9, 24, 21]))] * 3
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("0 20 15 10 10\n0 8 8 4 4\n", "boxes in pixels"),
+        ("0 0.5 0.5 0.2 0.2 0.7\n0 0.5 0.5 0.2 0.2 1.57\n", r"sixth column of 0\.7 to 1\.57"),
+    ],
+)
+def test_values_of_another_unit_raise(tmp_path, rows, message):
+    write_images(tmp_path, {"images/a.jpg": "", "labels/a.txt": rows, "classes.txt": "cat"})
+    with pytest.raises(ValueError, match=message):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["images/test", "test.txt"])
+def test_split_without_labels_or_images_is_noted(tmp_path, value):
+    write_yolo_dataset(tmp_path, "images/{split}", f"train: images/train\ntest: {value}\nnames: [cat, dog]\n")
+    save_image(tmp_path / "images" / "test" / "c.jpg")
+    write(tmp_path / "test.txt", "images/gone.jpg\n")
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert list(dataset.splits) == ["train"]
+    assert "test" in dataset.notes[0]
+    assert not dataset.problems
+
+
+def test_names_file_of_another_machine(tmp_path):
+    files = {
+        "a.jpg": "",
+        "a.txt": ROW,
+        "my.names": "cat\n",
+        "obj.data": "train = train.txt\nnames = /content/obj.names\n",
+    }
+    assert load_dataset(write_images(tmp_path, files | {"train.txt": "data/a.jpg\n"})).classes == ("cat",)
+
+
 def test_labels_without_images_are_noted(tmp_path):
     files = {"images/a.jpg": "", "labels/a.txt": ROW, "labels/gone.txt": ROW, "labels/README.txt": "labels by hand"}
     dataset = load_dataset(write_images(tmp_path, files | {"classes.txt": "cat"}), validation_fraction=0)
