@@ -8,7 +8,7 @@ from workers import OURS, Call
 
 
 def build(candidate: str, case: Case) -> Call:
-    """Return a forward pass; that of ours runs the model as `mobilevit_hf.pipeline` prepares it."""
+    """Return a forward pass; that of ours runs the fused copy of the model, as `mobilevit_hf.pipeline` does."""
     import torch
 
     model = build_model(candidate, case).eval()
@@ -51,5 +51,8 @@ if __name__ == "__main__":
         check,
         variants=["xxs", "s"],
         batches=[1, 8, 32],
-        notes=["Forward passes in inference mode. Ours: batch norm folded, as in mobilevit_hf.pipeline()."],
+        notes=[
+            "Forward passes in inference mode. Ours: the fused copy that the commands and mobilevit_hf.pipeline() "
+            "run; as loaded: the model of from_pretrained()."
+        ],
     )

@@ -23,11 +23,13 @@ ALLOCATORS = {
     "users": "as users run it: ours after tune_allocator(), the others with the default allocator",
 }
 NUM_CLASSES = 1000
+LOADED = "as loaded"  # this package's model as `from_pretrained` returns it
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "mobilevit-hf")
 CANDIDATES = {
     "stock": Candidate("transformers", "transformers.models.mobilevit.modeling_mobilevit"),
     "timm contiguous": Candidate("timm", "timm"),
     "timm channels_last": Candidate("timm", "timm"),
+    LOADED: Candidate("mobilevit_hf", "mobilevit_hf.modeling.modeling_mobilevit"),
     OURS: Candidate("mobilevit_hf", "mobilevit_hf.modeling.modeling_mobilevit"),
 }
 COLUMNS_NOTE = (

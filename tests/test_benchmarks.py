@@ -9,7 +9,7 @@ import pytest
 from toy_datasets import draw_classification
 
 REPOSITORY = Path(__file__).parent.parent
-CLASSIFIERS = ["stock", "timm contiguous", "timm channels_last", "ours"]
+CLASSIFIERS = ["stock", "timm contiguous", "timm channels_last", "as loaded", "ours"]
 DETECTORS = ["torchvision", "torchvision channels_last", "ours, pipeline", "ours"]
 BACKENDS = ["stock", "timm"] + [
     f"{name}{setting}" for setting in (", onnx", ", bfloat16", "") for name in ("runtime API", "ours")
