@@ -19,14 +19,12 @@ Origin = Literal["official", "timm", "transformers"]
 StateDict = dict[str, Tensor]
 
 # Keys under which training scripts save the state dict; averaged (EMA) weights take precedence.
-AVERAGED_WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema")
-WRAPPERS = (*AVERAGED_WRAPPERS, "state_dict", "model_state_dict", "model")
+AVERAGED_WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
+WRAPPERS = (*AVERAGED_WRAPPERS, "state_dict", "model_state_dict", "model", "module", "net", "weights")
+COMPILED = "_orig_mod."  # part of the names of modules that torch.compile wraps
 MAX_WRAPPERS = 3  # nesting depth; a pickled dict can contain itself
 
-# Name prefixes of DataParallel and EMA, torch.compile, Lightning.
-WRAPPER_PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
-
-# A parameter of the first block, which distinguishes the origins.
+# A parameter of the first block, which distinguishes the origins. `_find_prefixes` finds what precedes it.
 SIGNATURES: dict[Origin, str] = {
     "official": r"^(encoder\.)?layer_1\.0\.block\.exp_1x1\.",
     "timm": r"^stages\.0\.0\.conv1_1x1\.",
@@ -149,7 +147,7 @@ class Translation:
 
 
 def extract_state_dict(checkpoint: Any, notes: list[str]) -> StateDict:
-    """Return the state dict in a checkpoint, without the dicts around it and the name prefixes of wrappers."""
+    """Return the state dict in a checkpoint, without the dicts around it and the prefix of the model's names."""
     depth = 0
     while not _is_state_dict(checkpoint):
         entries = checkpoint if isinstance(checkpoint, Mapping) else {}
@@ -164,10 +162,31 @@ def extract_state_dict(checkpoint: Any, notes: list[str]) -> StateDict:
         if key in AVERAGED_WRAPPERS:
             notes.append(f"Using the averaged (EMA) weights of the file, saved under {key!r}.")
         checkpoint = entries[key]
+    tensors = {name.replace(COMPILED, ""): (tensor, name) for name, tensor in checkpoint.items()}
+    prefix, *others = _find_prefixes(tensors)
+    if others:
+        notes.append(
+            f"Using the weights under {prefix!r}, not those of a model under {' or '.join(map(repr, others))}."
+        )
+        nested = tuple(other for other in others if other.startswith(prefix))
+        tensors = {name: tensors[name] for name in tensors if name.startswith(prefix) and not name.startswith(nested)}
     state_dict: StateDict = {}
-    for name, tensor in checkpoint.items():
-        _add(state_dict, WRAPPER_PREFIXES.sub("", name), tensor, name)
+    for name, (tensor, source) in tensors.items():
+        _add(state_dict, name.removeprefix(prefix), tensor, source)
     return state_dict
+
+
+def _find_prefixes(names: Collection[str]) -> list[str]:
+    """Return what precedes the names of MobileViT's parameters, averaged (EMA) models first; "" if there are none.
+
+    Wrappers such as DataParallel (`module.`) or a Lightning module (`net.`, `model.backbone.`) prepend the path of the
+    model.
+    """
+    prefixes = set()
+    for signature in SIGNATURES.values():
+        pattern = re.compile(rf"^(?P<prefix>(?:\w+\.)*?){signature.removeprefix('^')}")
+        prefixes |= {match["prefix"] for match in map(pattern.match, names) if match}
+    return sorted(prefixes, key=lambda prefix: ("ema" not in prefix, prefix)) or [""]
 
 
 def _is_state_dict(checkpoint: Any) -> bool:

@@ -1,9 +1,11 @@
 """Read the weights and `config.json` of a source checkpoint without executing code from it."""
 
 import re
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import safetensors
@@ -19,6 +21,51 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a saved model, i
 URL_SCHEME = "https"
 MAX_REDIRECTS = 10
 MAX_DOWNLOAD_BYTES = 1 << 30  # the largest MobileViT with optimizer state takes about 100 MB
+
+
+class _Ignored:
+    """Stand-in for an object whose content is not needed; nothing of its class is imported or called."""
+
+    def __new__(cls, *args: Any) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _IgnoredList(_Ignored, list[Any]):
+    """Stand-in for a list."""
+
+
+# Types in checkpoints of training scripts, next to the state dict, by their stand-ins.
+STAND_INS: dict[Callable[..., Any], tuple[str, ...]] = {
+    _Ignored: (
+        *("argparse.Namespace", "types.SimpleNamespace", "torch.torch_version.TorchVersion", "typing.Any"),
+        *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
+        *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+        *("numpy.dtype", "numpy.ndarray"),
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+        *(
+            f"{module}.{kind}{system}Path"
+            for module in ("pathlib", "pathlib._local")
+            for kind in ("", "Pure")
+            for system in ("Posix", "Windows")
+        ),
+        *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+        *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+        *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Float", "Integer", "String")),
+    ),
+    _IgnoredList: ("collections.deque",),
+    OrderedDict: (
+        *("addict.addict.Dict", "easydict.EasyDict", "mmengine.config.config.ConfigDict", "yacs.config.CfgNode"),
+        *("lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict"),
+        *("lightning.pytorch.utilities.parsing.AttributeDict", "pytorch_lightning.utilities.parsing.AttributeDict"),
+    ),
+    (lambda *args: {}): ("collections.defaultdict",),
+}
 
 
 def locate_weights(source: str | Path, scratch: Path) -> Path:
@@ -40,12 +87,14 @@ def locate_weights(source: str | Path, scratch: Path) -> Path:
 
 
 def read_weights(file: Path) -> Any:
-    """Load a safetensors file, or a PyTorch file with `weights_only=True`."""
+    """Load a safetensors file, or a PyTorch file with `weights_only=True` and `STAND_INS` for other objects."""
     with file.open("rb") as stream:  # here, so that a missing permission is not reported as a damaged file
         try:
             if file.suffix.lower() == ".safetensors":
                 return load_file(file)
-            return torch.load(stream, map_location="cpu", weights_only=True)
+            stand_ins: list[Any] = [(stand_in, name) for stand_in, names in STAND_INS.items() for name in names]
+            with torch.serialization.safe_globals(stand_ins):
+                return torch.load(stream, map_location="cpu", weights_only=True)
         except safetensors.SafetensorError as error:
             raise ValueError(f"{file.name}: not a safetensors file ({error}).") from error
         except Exception as error:  # the unpickler raises nearly anything for damaged files

@@ -363,7 +363,7 @@ def save_modified(file, target, modify):
         ),
         (
             lambda w: w.update({"module.stem.conv.weight": w["stem.conv.weight"]}),
-            r"module\.stem\.conv\.weight: got a second tensor for stem\.conv\.weight",
+            r"1 of the checkpoint's parameters are not part of a MobileViT: module\.stem\.conv\.weight",
         ),
         (
             lambda w: w.update({"mobilevit.conv_stem.convolution.weight": w["stem.conv.weight"]}),

@@ -22,10 +22,17 @@ LEVELS = ["stride_16", "stride_32", "stride_64", "stride_128", "stride_256", "po
         lambda weights: {"model_state_dict": {f"module.{key}": value for key, value in weights.items()}},
         lambda weights: {"state_dict": {f"_orig_mod.module.{key}": value for key, value in weights.items()}},
         lambda weights: {"state_dict": {f"model.{key}": value for key, value in weights.items()}},
+        lambda weights: {"state_dict": {f"net.{key}": value for key, value in weights.items()}},
+        lambda weights: {"state_dict": {f"model.backbone.{key}": value for key, value in weights.items()}},
+        lambda weights: {"model": {key.replace("stages.", "stages._orig_mod."): weights[key] for key in weights}},
+        lambda weights: {
+            "state_dict": {f"model.{key}": value * 0 for key, value in weights.items()}
+            | {f"model_ema.module.{key}": value for key, value in weights.items()}
+        },
         lambda weights: {"model": {"state_dict": weights}},
         lambda weights: {key: value.half() if value.is_floating_point() else value for key, value in weights.items()},
     ],
-    ids=["state_dict", "model", "ddp", "compiled", "lightning", "nested", "half"],
+    ids="state_dict model ddp compiled lightning net backbone compiled_part averaged_copy nested half".split(),  # noqa: SIM905
 )
 def test_wrapped_state_dicts_are_extracted(timm_file, tmp_path, output_dir, wrap):
     weights = torch.load(timm_file)
@@ -36,7 +43,7 @@ def test_wrapped_state_dicts_are_extracted(timm_file, tmp_path, output_dir, wrap
     torch.testing.assert_close(written["classifier.weight"], weights["head.fc.weight"], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema_state_dict"])
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema_state_dict", "ema"])
 def test_averaged_weights_are_preferred(timm_file, tmp_path, output_dir, key):
     weights = torch.load(timm_file)
     average = torch.optim.swa_utils.AveragedModel(timm.create_model("mobilevit_xxs", num_classes=5)).state_dict()

@@ -1,13 +1,17 @@
 """Reading weights and configurations: no code is executed, downloads are limited, invalid files raise."""
 
 import argparse
+import datetime
 import json
 import os
 import pickle
 import sys
 import threading
+from collections import defaultdict, deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -76,10 +80,27 @@ def test_pickled_code_is_not_executed(tmp_path, output_dir, save):
     assert not created.exists()
 
 
-def test_pickled_objects_raise_with_instructions(timm_file, tmp_path, output_dir):
-    torch.save({"state_dict": torch.load(timm_file), "args": argparse.Namespace(lr=0.1)}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"\(argparse\.Namespace\).*torch\.save\(model\.state_dict\(\), file\)"):
+class Settings:
+    """Class of a training script."""
+
+
+def test_pickled_objects_of_other_classes_raise_with_instructions(timm_file, tmp_path, output_dir):
+    torch.save({"state_dict": torch.load(timm_file), "args": Settings()}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"\S*test_source\.Settings\).*torch\.save\(model\.state_dict\(\), file\)"):
         convert_checkpoint(tmp_path / "x.pt", output_dir)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"epoch": 3, "arch": "mobilevit_xxs", "args": argparse.Namespace(lr=0.1, out=Path("runs")), "metric": 91.5},
+        {"best_acc1": np.float64(91.5), "history": np.ones(3), "rng": np.random.get_state()},
+        {"seen": defaultdict(list, {"a": [1]}), "queue": deque([1, 2]), "date": datetime.datetime(2026, 1, 1)},
+    ],
+)
+def test_objects_of_training_scripts_are_ignored(timm_file, tmp_path, output_dir, entries):
+    torch.save({**entries, "state_dict": torch.load(timm_file)}, tmp_path / "last.pth.tar")
+    assert convert_checkpoint(tmp_path / "last.pth.tar", output_dir).num_labels == 5
 
 
 # --- config.json and preprocessor_config.json ------------------------------------------------------------------------
