@@ -109,7 +109,7 @@ def _print_report(data: str, report: "DatasetReport") -> None:
         for problem in report.problems:
             if problem.kind == kind:
                 line(f"  {problem.name}: {problem.reason}")
-    if report.problems:
+    if report.invalid_fraction:
         line(f"{report.invalid_fraction:.1%} of the samples are invalid.", "yellow")
 
 

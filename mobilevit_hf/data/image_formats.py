@@ -13,7 +13,7 @@ with contextlib.suppress(ImportError):  # no wheel for this platform: HEIC files
     pillow_heif.register_heif_opener()
 
 # Formats that Pillow may detect from the content of any file.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "ICO", "ICNS", "QOI", "DDS")
 
 # Formats of Pillow that are never read: for PostScript it would start another program, others hold no photos or share
 # their suffix with other kinds of files.

@@ -290,7 +290,7 @@ def _read_bytes(source: str | Path | bytes) -> bytes:
 def _to_rgb(image: Image.Image) -> Image.Image:
     transposition = TRANSPOSITIONS.get(read_orientation(image))
     rgb = (image if transposition is None else image.transpose(transposition)).convert("RGB")
-    rgb.info = {}  # a second EXIF rotation, by whoever gets the image, would be wrong
+    rgb.info = {}  # without the EXIF data, so that no later step rotates the image again
     return rgb
 
 

@@ -1,7 +1,9 @@
 """`load_dataset`: formats, real datasets, and errors."""
 
+import numpy as np
 import pytest
 from dataset_files import coco_json, problem_kinds, save_image, split_sizes, voc_xml, write, write_voc_dataset
+from hostile_files import HEIC, damaged_metadata
 
 from mobilevit_hf.data.reading import load_dataset
 
@@ -81,3 +83,44 @@ def test_boxes_of_a_real_dataset(reference_data):
     assert problem_kinds(dataset) == [(f"JPEGImages/BloodImage_00{n}.jpg", "box without area") for n in (338, 343)]
     num_annotated = sum(path.read_text().count("<object>") for path in (root / "Annotations").iterdir())
     assert sum(len(s.objects.labels) for samples in dataset.splits.values() for s in samples) == num_annotated - 2
+
+
+@pytest.mark.parametrize("data_format", ["imagefolder", "voc"])
+def test_images_of_rare_formats_are_read_and_others_counted(tmp_path, data_format):
+    folders = ("cat", "dog") if data_format == "imagefolder" else ("JPEGImages",)
+    for folder in folders:
+        save_image(tmp_path / folder / "a.JPG")
+        save_image(tmp_path / folder / "b.png")
+        (tmp_path / folder / "b.png").rename(tmp_path / folder / "b.jfif")
+        (tmp_path / folder / "IMG_1.HEIC").write_bytes(HEIC)
+        for name in ("IMG_1.MOV", "raw.CR2", "raw.nef", "logo.svg", "layers.psd"):
+            (tmp_path / folder / name).write_bytes(b"")
+    if data_format == "voc":
+        for stem in ("a", "b", "IMG_1"):
+            write(tmp_path / "Annotations" / f"{stem}.xml", voc_xml(("cat", 1, 2, 7, 14)))
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert split_sizes(dataset) == {"train": 3 * len(folders)}
+    assert dataset.problems == []
+    (note,) = (note for note in dataset.notes if "not read as images" in note)
+    for suffix in (".mov", ".cr2", ".nef", ".svg", ".psd"):
+        assert f"{len(folders)} {suffix} (" in note
+
+
+def test_folder_without_readable_images_names_what_it_has(tmp_path):
+    for name in ("cat/a.NEF", "dog/b.NEF", "dog/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2 \.nef \(camera raw.*1 \.mp4 \(video"):
+        load_dataset(tmp_path)
+
+
+def test_damaged_metadata_costs_no_annotated_image(tmp_path):
+    files = damaged_metadata(np.random.default_rng(0))
+    for name, (damaged, _) in files.items():
+        (tmp_path / name).write_bytes(damaged)
+    images = [{"id": i, "file_name": name} for i, name in enumerate(files)]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 5, 6]} for i in range(len(files))]
+    write(tmp_path / "annotations.json", coco_json([], images=images, annotations=boxes))
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert dataset.problems == []
+    assert split_sizes(dataset) == {"train": len(files)}
