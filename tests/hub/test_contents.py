@@ -1,5 +1,6 @@
 """Published files, and checks before publishing."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ CODE = {
     "boxes_ssdlite.py",
     "configuration_mobilevit.py",
     "configuration_mobilevit_ssdlite.py",
+    "finite.py",
     "image_processing_mobilevit_ssdlite.py",
     "layers_mobilevit.py",
     "loss_ssdlite.py",
@@ -92,11 +94,15 @@ def test_exports_are_published_with_their_record(hub, classifier_dir, publish_mo
     (classifier_dir / "onnx" / "model.onnx").write_bytes(b"program")
     entry = {"backend": "onnx", "dtype": "float32", "quantization": None, "file": "onnx/model.onnx"}
     record = classifier_dir / "export.json"
-    record.write_text(json.dumps([entry | {"weights": weights_hash(model)}]))
+    hashes = {"model.onnx": hashlib.sha256(b"program").hexdigest()}
+    record.write_text(json.dumps([entry | {"weights": weights_hash(model), "files": hashes}]))
     publish_model(classifier_dir)
     assert hub.files(REPO)["export.json"] == record.read_bytes()
     assert hub.files(REPO)["onnx/model.onnx"] == b"program"
     assert json.loads(hub.files(REPO)["config.json"])["transformers.js_config"] == {"dtype": "fp32"}
+    (classifier_dir / "onnx" / "model.onnx").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"onnx/model\.onnx: got SHA-256 .* Run mobilevit export again\."):
+        publish_model(classifier_dir)
     with torch.no_grad():
         model.classifier.bias += 1
     model.save_pretrained(classifier_dir)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import mobilevit_hf
 from mobilevit_hf.modeling import layers_cpu
-from mobilevit_hf.modeling.layers_cpu import FastDropout, TokenLinear
+from mobilevit_hf.modeling.layers_cpu import FastDropout, TokenLinear, use_fast_layers
 
 
 @pytest.fixture
@@ -95,3 +96,18 @@ def test_fast_dropout_is_identity_in_evaluation():
     assert torch.equal(FastDropout(0.5).eval()(features), features)
     assert torch.equal(FastDropout(0.0)(features), features)
     assert FastDropout(0.5)(features.bfloat16()).dtype == torch.bfloat16
+
+
+def test_faster_layers_keep_parameters_and_outputs(tiny_model, convolutions, monkeypatch):
+    monkeypatch.setattr(layers_cpu, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
+    model = tiny_model(mobilevit_hf.MobileViTForImageClassification)
+    pointers = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    pixels = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected, count = model(pixels).logits, len(convolutions)
+        use_fast_layers(model)
+        actual = model(pixels).logits
+    assert len(convolutions) - 2 * count == 6 * 9  # six products in each of nine transformer layers
+    assert sum(isinstance(layer, FastDropout) for layer in model.modules()) == 3 * 9
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert {name: t.data_ptr() for name, t in model.state_dict().items()} == pointers

@@ -21,6 +21,7 @@ CODE_FILES = {
     "boxes_ssdlite.py",
     "configuration_mobilevit.py",
     "configuration_mobilevit_ssdlite.py",
+    "finite.py",
     "image_processing_mobilevit_ssdlite.py",
     "layers_mobilevit.py",
     "loss_ssdlite.py",

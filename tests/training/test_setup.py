@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
+from dataset_files import save_noise_images
 from training_runs import SHORT, list_files, only_line
 
 from mobilevit_hf.data import checks
 from mobilevit_hf.hub import HubError
+from mobilevit_hf.modeling.layers_cpu import FastDropout, TokenLinear
 from mobilevit_hf.training import setup
 from mobilevit_hf.training.arguments import TrainArguments
+from mobilevit_hf.training.callbacks import TrainerCallback
 from mobilevit_hf.training.setup import count_steps
 from mobilevit_hf.training.trainer import train
 
@@ -120,6 +124,24 @@ def test_checkpoint_is_checked_before_images_are_decoded(
 def test_valid_options_reach_the_scan(make_options, no_decoding):
     with pytest.raises(RuntimeError, match=SCAN_STARTED):
         train(make_options())
+
+
+def test_one_class_is_trained_on_request_only(make_options, no_decoding, tmp_path):
+    save_noise_images(tmp_path / "images", ["1.png", "2.png"])
+    (tmp_path / "images" / "labels.csv").write_text("filename,label\n1.png,cat\n2.png,cat\n")
+    data = str(tmp_path / "images")
+    with pytest.raises(ValueError, match='got one class, cat.*data_format="csv"'):
+        train(make_options(data=data))
+    with pytest.raises(RuntimeError, match=SCAN_STARTED):
+        train(make_options(data=data, data_format="csv"))
+
+
+def test_model_is_trained_with_the_faster_layers(make_options):
+    arguments = make_options(max_steps=1, dataloader_num_workers=0)
+    run = setup.prepare_run(arguments, setup.create_accelerator(arguments), TrainerCallback())
+    layers = Counter(type(layer) for layer in run.model.modules())
+    assert layers[TokenLinear] == 6 * 9  # six in each of nine transformer layers
+    assert layers[FastDropout] == 3 * 9
 
 
 def test_time_limit_before_the_first_step_raises(small_datasets, initial_checkpoint, mobilevit, tmp_path):
