@@ -130,7 +130,7 @@ def test_one_class_is_trained_on_request_only(make_options, no_decoding, tmp_pat
     save_noise_images(tmp_path / "images", ["1.png", "2.png"])
     (tmp_path / "images" / "labels.csv").write_text("filename,label\n1.png,cat\n2.png,cat\n")
     data = str(tmp_path / "images")
-    with pytest.raises(ValueError, match='got one class, cat.*data_format="csv"'):
+    with pytest.raises(ValueError, match=r'got one class, cat.*data_format="csv"'):
         train(make_options(data=data))
     with pytest.raises(RuntimeError, match=SCAN_STARTED):
         train(make_options(data=data, data_format="csv"))

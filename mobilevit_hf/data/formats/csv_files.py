@@ -1,5 +1,6 @@
 """CSV and text files with one row per image or box, at any level of the folder, such as `labels.csv`."""
 
+import codecs
 import csv
 import posixpath
 import re
@@ -17,6 +18,7 @@ from .unread import SUBMISSION
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 MAX_GROUP = 20  # files of the same suffix in a directory; more belong to one image each
+BLOCK = 2**20
 SAMPLE_ROWS = 50  # from which the columns are inferred
 FEW_ROWS = 10  # of which each may have a class of its own
 MAX_LABEL = 100  # characters; a longer text is a description
@@ -161,7 +163,8 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
 def read_rows(folder: DataFolder, name: str) -> Iterator[list[str]]:
     """Yield the stripped cells of each line; a line of a text file ends with its label."""
     try:
-        with open(folder.path(name), encoding="utf-8-sig", errors="replace", newline="") as file:
+        path = folder.path(name)
+        with open(path, encoding=_encoding(path), errors="replace", newline="") as file:
             first = file.readline()
             file.seek(0)
             delimiter = max(",;\t|", key=first.count)
@@ -173,6 +176,21 @@ def read_rows(folder: DataFolder, name: str) -> Iterator[list[str]]:
                     yield line.strip().rsplit(maxsplit=1)
     except (OSError, csv.Error) as error:
         raise ValueError(f"{folder.root / name} can't be read: {error}") from error
+
+
+def _encoding(path: str) -> str:
+    """Return the encoding of a text file: UTF-8, UTF-16 with a byte order mark, or else that of Windows."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with open(path, "rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+        file.seek(0)
+        try:
+            while block := file.read(BLOCK):
+                decoder.decode(block)
+        except UnicodeDecodeError:
+            return "cp1252"
+    return "utf-8-sig"
 
 
 def _candidates(folder: DataFolder) -> list[str]:

@@ -17,8 +17,8 @@ SPLIT_NAMES = {
 # Files in the output of a training run, whose figures are never data: here, of transformers and of ultralytics.
 RUN_FILES = ("run.json", "model.safetensors", "args.yaml")
 RUNS = "runs"
-# Folders that macOS and Synology leave; hidden ones are skipped too.
-IGNORED_FOLDERS = ("__MACOSX", "@eaDir")
+# Folders that macOS, Synology and `mobilevit predict` leave; hidden ones are skipped too.
+IGNORED_FOLDERS = ("__MACOSX", "@eaDir", "mobilevit-samples")
 MAX_DEPTH = 64  # of nested folders
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 # A file without any of these near its start is upright; searching takes a tenth of the time of Pillow's open.

@@ -60,6 +60,14 @@ def test_labels_are_read(tmp_path, layout):
     assert any(TABLES[layout][0] in note for note in dataset.notes)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_encodings(tmp_path, encoding):
+    write_table(tmp_path, "x", [])
+    rows = [f"{name}.png,{'äé'[n % 2]}" for n, name in enumerate(NAMES)]
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,label", *rows]), encoding=encoding)
+    assert load_dataset(tmp_path).classes == ("ä", "é")
+
+
 def test_a_single_file_is_read(tmp_path):
     write_table(tmp_path, *TABLES["columns"])
     write(tmp_path / "other.csv", "filename,label\n000.png,x\n001.png,y\n")

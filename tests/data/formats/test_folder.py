@@ -95,7 +95,7 @@ def test_nested_folders_are_bounded(tmp_path):
 
 
 def test_hidden_folders_and_runs_are_no_data(tmp_path):
-    for name in ("cat", "dog", ".git", "__MACOSX", "@eaDir", "runs/x", "runs/y", "model", "exp"):
+    for name in ("cat", "dog", ".git", "__MACOSX", "@eaDir", "mobilevit-samples", "runs/x", "runs/y", "model", "exp"):
         save_image(tmp_path / name / "1.jpg")
     for name in ("runs/x/run.json", "runs/y/model.safetensors", "model/model.safetensors", "exp/args.yaml"):
         write(tmp_path / name, "")
