@@ -25,6 +25,8 @@ from .types import Sample
 
 # Start of torch's errors for a worker that exited.
 WORKER_ERROR = "DataLoader worker (pid"
+# Usual causes of the signals in them.
+CAUSES = {"Killed": ", usually because memory ran out", "Bus error": ", usually because shared memory ran out"}
 
 
 class UnreadableSampleError(UnreadableImageError):
@@ -282,9 +284,9 @@ def explain_killed_worker() -> Generator[None, None, None]:
     except Exception as error:
         if not (reason := _find_worker_error(error)):
             raise
-        text = "lack of shared memory" if "Bus error" in reason else "usually the system, for lack of memory"
+        cause = next((text for signal_name, text in CAUSES.items() if signal_name in reason), "")
         raise ValueError(
-            f"A data loading process was killed ({text}): {reason} Use fewer (--dataloader-num-workers, 0 for none) "
+            f"A data loading process was killed{cause}: {reason} Use fewer (--dataloader-num-workers, 0 for none) "
             "or smaller batches (--per-device-train-batch-size). Checkpoints are intact; resume with --resume auto."
         ) from error
 

@@ -10,7 +10,7 @@ from ..data.types import Dataset, Sample
 from ..records import RESULTS_FILE
 from .arguments import HUB, TaskArguments, TrainArguments
 from .checkpoint import find_checkpoints, load_checkpoint
-from .output_dir import list_files
+from .output_dir import HISTORY_FILE, RECIPE_FILE, TRACKER_PROJECT, list_files
 
 # Arguments that extend a run.
 DURATION = ("num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience")
@@ -22,7 +22,9 @@ MAY_CHANGE = (
 
 
 def find_resume_checkpoint(arguments: TrainArguments, log: Callable[[str], object]) -> dict[str, Any] | None:
-    """Return the latest intact checkpoint in the output directory, None if it is empty; damaged ones are logged.
+    """Return the latest intact checkpoint in the output directory, None if a new run can start in it.
+
+    Damaged checkpoints are logged.
 
     Raises:
         ValueError: If the directory has other files, or only damaged checkpoints.
@@ -47,7 +49,7 @@ def find_resume_checkpoint(arguments: TrainArguments, log: Callable[[str], objec
         return saved
     if damaged:
         raise ValueError(f"output_dir: {'; '.join(damaged)}; there is no intact one. Choose another --output-dir.")
-    if files:
+    if files := [name for name in files if name not in (RECIPE_FILE, HISTORY_FILE, TRACKER_PROJECT)]:
         raise ValueError(
             f"output_dir: got {folder} with {', '.join(files[:3])}{', …' * (len(files) > 3)} but no checkpoint, "
             "expected a run to resume or an empty directory. Choose another --output-dir."

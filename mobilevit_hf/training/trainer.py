@@ -25,7 +25,7 @@ from ..tasks import TASKS
 from .arguments import TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
 from .checkpoint import History, explain_full_disk, remove_leftovers, save_checkpoint, save_model
-from .output_dir import lock_output_dir
+from .output_dir import HISTORY_FILE, RECIPE_FILE, TRACKER_PROJECT, lock_output_dir
 from .push_to_hub import publish_result
 from .record import write_training_record
 from .reports import write_reports
@@ -75,7 +75,7 @@ class Trainer:
         self.history: History | None = None
         self.evaluation: EvaluationResult | None = None
         self.best_model: dict[str, Any] | None = None  # in the main process: weights and recommended threshold
-        self.meter, self.saved = ThroughputMeter(), began
+        self.meter, self.saved, self.has_checkpoint = ThroughputMeter(), began, run.resumed is not None
 
     def train(self) -> TrainingResult:
         """Train to the end, evaluate, and write the reports; for errors see `train`."""
@@ -130,18 +130,14 @@ class Trainer:
     def _open_output(self) -> None:
         if self.accelerator.is_main_process:
             remove_leftovers(self.output_dir, self.state.step, self.arguments.save_total_limit)
-        if not self.state.step:  # before all other files: a directory without a checkpoint is not of this run
-            self._save()
-        if self.accelerator.is_main_process:
-            if self.best_model:
-                self._write_best_model(self.best_model)
+            self._write_best_model()
             with explain_full_disk(self.output_dir):
-                self.history = History(self.output_dir / "metrics.jsonl", self.state.step)
-                write_text(self.output_dir / "recipe.yaml", self.arguments.to_yaml())
+                self.history = History(self.output_dir / HISTORY_FILE, self.state.step)
+                write_text(self.output_dir / RECIPE_FILE, self.arguments.to_yaml())
             (self.output_dir / RESULTS_FILE).unlink(missing_ok=True)
         if self.arguments.report_to != "none":
             config = {name: value for name, value in dataclasses.asdict(self.arguments).items() if value is not None}
-            self.accelerator.init_trackers("mobilevit_hf", config)
+            self.accelerator.init_trackers(TRACKER_PROJECT, config)
 
     # --- loop --------------------------------------------------------------------------------------------------------
 
@@ -207,10 +203,13 @@ class Trainer:
             if self._stops_early():
                 self.callback.on_message(f"Stopped early: no improvement in {state.misses} evaluations.")
                 self.progress = 1.0
-        saves = self._count_due(arguments.save_steps)
-        if saves > state.saves or stopped or self._is_save_overdue() or self.progress >= 1:
+        saves, is_best = self._count_due(arguments.save_steps), state.best_step == state.step
+        is_first = is_best and not self.has_checkpoint  # a model without a checkpoint is not of this run
+        if saves > state.saves or stopped or self._is_save_overdue() or self.progress >= 1 or is_first:
             state.saves = saves
             self._save()
+        if is_best:
+            self._write_best_model()
         if stopped:
             raise StoppedError(
                 f"Stopped at step {state.step}, {self.progress:.0%} of the training. The checkpoint is saved; resume "
@@ -318,7 +317,7 @@ class Trainer:
                 raise self._divergence(f"{self.arguments.metric_for_best_model} is {value} at step {state.step}.")
             if value is None or state.best is None or value >= state.best:  # of equal ones the latest
                 state.best, state.best_step, state.misses = value, state.step, 0
-                self._save_best(result)
+                self._keep_best(result)
             else:
                 state.misses += 1
         self._set_train_mode()
@@ -360,8 +359,8 @@ class Trainer:
             for buffer in self.run.model.buffers():
                 buffer.copy_(broadcast(buffer))
 
-    def _save_best(self, result: EvaluationResult | None) -> None:
-        """Save the model's current weights as the result of the run."""
+    def _keep_best(self, result: EvaluationResult | None) -> None:
+        """Keep the model's current weights as the result of the run."""
         self.evaluation, model = result, self.run.model
         if result:
             self.run.task.update_config(model, result)
@@ -369,12 +368,13 @@ class Trainer:
             weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
             threshold = getattr(model.config, "recommended_threshold", None)
             self.best_model = {"weights": weights, "recommended_threshold": threshold}
-            self._write_best_model(self.best_model)
 
-    def _write_best_model(self, best: dict[str, Any]) -> None:
-        if best["recommended_threshold"] is not None:
-            self.run.model.config.recommended_threshold = best["recommended_threshold"]
-        save_model(self.output_dir, self.run.model, self.run.processor, best["weights"])
+    def _write_best_model(self) -> None:
+        """Write the best model so far, if there is one, from the main process."""
+        if self.best_model and self.accelerator.is_main_process:
+            if (threshold := self.best_model["recommended_threshold"]) is not None:
+                self.run.model.config.recommended_threshold = threshold
+            save_model(self.output_dir, self.run.model, self.run.processor, self.best_model["weights"])
 
     def _save(self) -> None:
         """Save a checkpoint, from which a resumed run continues with bit-equal results."""
@@ -399,7 +399,7 @@ class Trainer:
                 "random_states": random_states,
             }
             save_checkpoint(self.output_dir, self.state.step, content, self.arguments.save_total_limit)
-        self.saved = time.monotonic()
+        self.saved, self.has_checkpoint = time.monotonic(), True
         self.meter.skip()
 
     # --- end ---------------------------------------------------------------------------------------------------------

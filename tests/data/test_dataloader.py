@@ -1,6 +1,9 @@
 """Dataloaders: batches independent of the number of workers, augmentation per epoch, errors, and streams."""
 
+import multiprocessing
+import os
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,13 @@ from torch.nn import functional as F
 from transformers import AutoModelForObjectDetection, MobileViTImageProcessor
 
 from mobilevit_hf import MobileViTSSDLiteImageProcessor
-from mobilevit_hf.data.dataloader import ImageDataset, ImageStream, UnreadableSampleError, make_dataloader
+from mobilevit_hf.data.dataloader import (
+    ImageDataset,
+    ImageStream,
+    UnreadableSampleError,
+    explain_killed_worker,
+    make_dataloader,
+)
 from mobilevit_hf.data.sampler import BatchShape, MultiScaleBatchSampler
 from mobilevit_hf.data.transforms import make_mix, make_transform
 from mobilevit_hf.data.types import Objects, Sample
@@ -136,6 +145,82 @@ def test_detector_trains_on_the_batches(samples, detector_dir):
     for batch in loader:
         model(**batch).loss.backward()
     assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+
+
+@pytest.fixture
+def loading(labeled_samples):
+    """Iterator over batches that a worker prepares."""
+    data = ImageDataset(labeled_samples, make_training_transform(labeled_samples))
+    loader = make_dataloader(data, MultiScaleBatchSampler(len(labeled_samples), [(32, 32, 1)]), num_workers=1)
+    batches = iter(loader)
+    next(batches)  # the worker has started
+    return batches
+
+
+def test_worker_ignores_signals_to_the_process_group(loading):
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(worker.pid, number)
+    assert len(list(loading)) == 13
+    assert worker.is_alive()
+
+
+def test_killed_worker_error_is_one_line(loading):
+    def load():
+        with explain_killed_worker():
+            worker.kill()
+            worker.join()
+            list(loading)
+
+    (worker,) = multiprocessing.active_children()
+    with pytest.raises(ValueError, match=r"process was killed.*\. Use .*--dataloader-num-workers") as error:
+        load()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [("Bus error. It is possible that", "shared memory ran out"), ("Killed. ", "memory ran out"), (None, "full")],
+)
+def test_killed_worker_is_found_behind_other_errors(reason, expected):
+    """Torch raises the error in any code of the main thread, such as while a file is written."""
+
+    def write():
+        with explain_killed_worker():
+            try:
+                raise RuntimeError(f"DataLoader worker (pid 12) is killed by signal: {reason}" if reason else "other")
+            except RuntimeError as error:
+                raise ValueError("the disk is full") from error
+
+    with pytest.raises(ValueError, match=expected):
+        write()
+
+
+@pytest.mark.slow
+def test_worker_ends_with_a_killed_process(samples, run_python, tmp_path):
+    paths = [sample.image for sample in samples]
+    script = f"""
+        import multiprocessing, os, signal
+        from mobilevit_hf.data.sampler import BatchShape, MultiScaleBatchSampler
+        from mobilevit_hf.data.types import Sample
+        from mobilevit_hf.data.dataloader import ImageDataset, make_dataloader
+        from mobilevit_hf.data.transforms import make_transform
+        from transformers import MobileViTImageProcessor
+
+        samples = [Sample(path, path, label=0) for path in {paths!r}]
+        transform = make_transform("image-classification", MobileViTImageProcessor(), training=True)
+        data, batches = ImageDataset(samples, transform), MultiScaleBatchSampler(14, [BatchShape(32, 32, 7)])
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.close(read)
+            loader = make_dataloader(data, batches, num_workers=2)
+            next(iter(loader))
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.close(write)
+        signal.alarm(60)
+        print(os.read(read, 1))  # returns when the process and its workers have ended
+        """
+    assert run_python(script) == "b''\n"
 
 
 @pytest.mark.slow

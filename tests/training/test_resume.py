@@ -334,7 +334,7 @@ def test_complete_run_raises_unless_extended(make_arguments, uninterrupted_run, 
 def test_damaged_checkpoint_is_skipped(make_arguments, uninterrupted_run, tmp_path):
     shutil.copytree(uninterrupted_run, tmp_path / "run")
     damaged = flip_last_checkpoint(tmp_path / "run")
-    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "metrics.jsonl", "results.json"):
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "results.json"):
         (tmp_path / "run" / name).write_bytes(b"\xff")  # written again
     (tmp_path / "run/metrics.jsonl").write_bytes((uninterrupted_run / "metrics.jsonl").read_bytes() + b"\xff{}\n")
     train(make_arguments(tmp_path / "run", resume="auto"), callback := StepCallback())
@@ -380,25 +380,29 @@ def test_resume_raises_for_files_without_a_checkpoint(name, make_arguments, tmp_
 
 
 def test_resume_starts_next_to_logs_and_hidden_files(no_plots, make_arguments, tmp_path):
-    for name in ("job.log", "slurm-12.out", ".lock", ".gitignore", ".scratch/a"):
+    for name in ("job.log", "slurm-12.out", ".lock", ".gitignore", ".scratch/a", "recipe.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / "checkpoints").mkdir()  # left by a run that was killed before its first checkpoint
     assert train(make_arguments(tmp_path, resume="auto", max_steps=1)).steps == 1
 
 
-def test_killed_before_the_first_evaluation_run_restarts(no_plots, make_arguments, uninterrupted_run, tmp_path):
-    """The checkpoint at the start is older than all other files of the run."""
+@pytest.mark.parametrize(("step", "names"), [(1, []), (3, ["step-00000002.pt"])])
+def test_best_model_is_written_after_a_checkpoint(step, names, no_plots, make_arguments, tmp_path):
+    """A killed run with a model can be resumed, although checkpoints are due later; one without starts again."""
 
     def stop():
         raise KeyboardInterrupt
 
+    options = {"eval_steps": 2, "save_steps": 100, "max_steps": 4}
     with pytest.raises(KeyboardInterrupt):
-        train(make_arguments(tmp_path / "run"), StepCallback(2, stop))
-    assert [path.name for path in checkpoint.find_checkpoints(tmp_path / "run")] == ["step-00000000.pt"]
-    train(make_arguments(tmp_path / "run", resume="auto"))
-    weights = (uninterrupted_run / "model.safetensors").read_bytes()
-    assert (tmp_path / "run/model.safetensors").read_bytes() == weights
+        train(make_arguments(tmp_path / "run", **options), StepCallback(step, stop))
+    assert [path.name for path in checkpoint.find_checkpoints(tmp_path / "run")] == names
+    assert (tmp_path / "run/model.safetensors").exists() == bool(names)
+    for folder in ("run", "uninterrupted"):
+        train(make_arguments(tmp_path / folder, resume="auto", **options))
+    ours, theirs = (load_last_checkpoint(tmp_path / folder) for folder in ("run", "uninterrupted"))
+    assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("resume", [None, "auto"])
