@@ -12,8 +12,6 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..data.archives import FOLDER as ARCHIVES
-from ..data.archives import unpacked_archives
 from ..io import (
     CACHE_MARKER,
     TEMP_PREFIX,
@@ -203,7 +201,7 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
         if total > max_bytes and entry.folder != keep and _remove(entry.folder):
             total -= entry.bytes
             removed += entry.bytes
-    for scratch in (*temporary_folders(cache_folder()), *temporary_folders(cache_folder() / ARCHIVES)):
+    for scratch in temporary_folders(cache_folder()):
         with contextlib.suppress(OSError):
             if time.time() - scratch.stat().st_mtime > MAX_SCRATCH_SECONDS:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -212,6 +210,8 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
 
 def clear() -> int:
     """Remove all cached models and unpacked datasets, and return the number of removed bytes."""
+    from ..data.archives import unpacked_archives  # imports torch
+
     sizes = {folder: folder_bytes(folder) for folder in unpacked_archives()}
     return trim(max_bytes=-1) + sum(size for folder, size in sizes.items() if _remove(folder))
 

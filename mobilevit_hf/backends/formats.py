@@ -46,6 +46,11 @@ class Format:
         """Return the file's path relative to the model directory."""
         return self.file.format(suffix=SUFFIXES[quantization or dtype])
 
+    @property
+    def paths(self) -> set[str]:
+        """Paths of all precisions, relative to the model directory."""
+        return {self.file.format(suffix=SUFFIXES[name]) for name in (*self.dtypes, *self.quantizations)}
+
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(

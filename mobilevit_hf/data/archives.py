@@ -45,11 +45,11 @@ def unpack(path: Path) -> Path:
     """
     if not path.name.lower().endswith(SUFFIXES):
         raise ValueError(f"{path}: got an archive that is not read, expected one of {', '.join(SUFFIXES)}. Unpack it.")
-    root = cache_folder() / FOLDER
+    root = cache_folder()
     with path.open("rb") as file:
-        folder = root / hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        folder = root / FOLDER / hashlib.file_digest(file, "sha256").hexdigest()[:32]
     if not is_cache_entry(folder):
-        root.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(root) as scratch:
             content = scratch / folder.name / CONTENT
             content.mkdir(parents=True)

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..backends.cache import weights_hash
+from ..backends.files import check_exported
+from ..backends.formats import FORMATS
 from ..backends.pytorch import load_model
 from ..io import home_folder, read_json
 from ..modeling.configuration_mobilevit import MobileViTConfig
@@ -198,14 +200,21 @@ def _check_weights(folder: Path) -> Iterator[str]:
 
 
 def _check_exports(folder: Path) -> Iterator[str]:
-    """Yield exported models of other weights, such as those before the last training."""
-    records = [record for record in read_export_records(folder / EXPORT_FILE) if (folder / record.file).exists()]
+    """Yield exported models of other weights, such as those before the last training, and files that were replaced."""
+    known = {path for format in FORMATS.values() for path in format.paths if (folder / path).exists()}
+    records = [record for record in read_export_records(folder / EXPORT_FILE) if record.file in known]
     if not records:
         return
     task = find_mobilevit_task(read_json(folder / CONFIG)).name
     weights = weights_hash(load_model(task, str(folder), {"trust_remote_code": False})[0])
     if outdated := [record.file for record in records if record.weights != weights]:
         yield f"{', '.join(outdated)} was exported from other weights: remove it, or run mobilevit export again"
+        return
+    for file in sorted({record.file for record in records}):
+        try:
+            check_exported(folder / file, [record for record in records if record.file == file])
+        except ValueError as error:
+            yield str(error).removeprefix(f"{folder}/")
 
 
 def _check_texts(folder: Path, contents: Contents) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Exported files next to a model: used if they were made from the same weights."""
 
+import hashlib
 import json
 import shutil
 
@@ -45,6 +46,75 @@ def test_exported_file_of_the_same_weights_is_used(model_dirs, tmp_path, monkeyp
     model.save_pretrained(folder)
     mobilevit_hf.pipeline(TASK, folder, backend="onnx")
     assert len(cache.entries()) == 1
+
+
+@pytest.fixture
+def export_dir(tmp_path):
+    """Folder with an OpenVINO export of any content, made from the weights "a"."""
+    path = tmp_path / "openvino" / "openvino_model.xml"
+    path.parent.mkdir()
+    path.write_text("graph")
+    path.with_suffix(".bin").write_text("weights")
+    entry = {"backend": "openvino", "dtype": "float32", "file": "openvino/openvino_model.xml", "weights": "a"}
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.parent.iterdir()}
+    (tmp_path / "export.json").write_text(json.dumps([entry | {"files": hashes}]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("weights", ["a", None])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"openvino/openvino_model.bin": "other"},
+            r"model\.bin: got SHA-256 d9298a10d1b0…, expected SHA-256",
+        ),
+        ({"openvino/openvino_model.xml": ""}, r"openvino_model\.xml: got SHA-256 e3b0c44298fc…, expected SHA-256"),
+        ({"openvino/openvino_model.bin": None}, r"openvino_model\.bin: got no file, expected SHA-256"),
+        ({"openvino/openvino_model.xml": None}, r"openvino_model\.xml: got no file, expected SHA-256"),
+        ({"files": None}, r"openvino_model\.xml: got no hash in export\.json, expected one per file\."),
+        ({"files": {}}, r"openvino_model\.xml: got no hash in export\.json"),
+        ({"files": {"openvino_model.xml": "0" * 64}}, r"openvino_model\.bin: got SHA-256 .*, expected no file"),
+    ],
+)
+def test_changed_export_is_refused(export_dir, weights, change, message):
+    request = (str(export_dir), weights, "openvino", "float32", None, {})
+    assert loader._find_exported_file(*request) == export_dir / "openvino" / "openvino_model.xml"
+    for name, value in change.items():
+        if name == "files":
+            (record,) = json.loads((export_dir / "export.json").read_text())
+            (export_dir / "export.json").write_text(json.dumps([record | {"files": value}]))
+        elif value is None:
+            (export_dir / name).unlink()
+        else:
+            (export_dir / name).write_text(value)
+    with pytest.raises(ValueError, match=message + r".*Run mobilevit export again\.$"):
+        loader._find_exported_file(*request)
+
+
+def test_export_of_other_weights_is_refused(export_dir):
+    with pytest.raises(ValueError, match=r"got an export of other weights, .* Run mobilevit export again\."):
+        loader._find_exported_file(str(export_dir), "b", "openvino", "float32", None, {})
+    assert loader._find_exported_file(str(export_dir), "a", "onnx", "float32", None, {}) is None
+
+
+@pytest.mark.slow
+def test_export_of_another_model_is_replaced_by_a_cached_one(model_dirs, images, tmp_path, mobilevit, caplog):
+    require_backend("onnx")
+    source, other = (shutil.copytree(model_dirs[TASK], tmp_path / name) for name in ("source", "other"))
+    model = mobilevit_hf.MobileViTForImageClassification.from_pretrained(other)
+    with torch.no_grad():
+        model.classifier.bias += torch.tensor([0.0, 0.0, 0.0, 9.0])
+    model.save_pretrained(other)
+    for folder in (source, other):
+        assert mobilevit("export", folder, folder, "--to", "onnx")[0] == 0
+    shutil.copyfile(other / "onnx" / "model.onnx", source / "onnx" / "model.onnx")
+    expected = torch_pipeline(TASK, source)(images[0])
+    predictions = mobilevit_hf.pipeline(TASK, source, backend="onnx")(images[0])
+    assert [each["label"] for each in predictions] == [each["label"] for each in expected]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == loader.__name__]
+    assert "onnx/model.onnx: got SHA-256" in warning
+    assert warning.endswith("Run mobilevit export again. Until then, a cached export is used.")
 
 
 @pytest.mark.slow
