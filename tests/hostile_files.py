@@ -149,6 +149,7 @@ def damaged_metadata(rng):
         "photoshop.jpg": (with_segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\x80\xff"), jpeg),
         "profile.jpg": (with_segment(0xE2, b"ICC_PROFILE\0\x05\x09" + bytes(50)), jpeg),
         "index.jpg": (with_segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"), jpeg),
+        "short.jpg": (with_segment(0xE0, b"JFIF"), jpeg),
         "second frame.mpo": (mpo[:second] + bytes(50), jpeg),
         "no second frame.mpo": (mpo[:second], jpeg),
         "text.png": (png(48, 40, text, data=pixels), intact),

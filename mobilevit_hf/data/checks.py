@@ -223,7 +223,7 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
     num_samples = dict.fromkeys(inspections, 0)
     counts = {split: dict.fromkeys(classes, 0) for split in inspections}
     sizes, box_sides, box_counts = [], [], []
-    duplicates = _find_duplicates(inspections)
+    duplicates = _find_duplicates(inspections, classes)
     for split, inspected in inspections.items():
         problems += _find_conflicts(inspected, classes)
         notes += _describe_near_duplicates(split, inspected, classes)
@@ -270,14 +270,21 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
     )
 
 
-def _find_duplicates(inspections: dict[str, list[_Inspection]]) -> dict[tuple[str, int], str]:
-    """Find images that a later split contains too: by split and index, the later split and name."""
-    seen: dict[tuple, str] = {}
+def _find_duplicates(inspections: dict[str, list[_Inspection]], classes: Sequence[str]) -> dict[tuple[str, int], str]:
+    """Find images that a later split contains too: by split and index, the later split, name and other class."""
+    seen: dict[tuple, tuple[str, str]] = {}
     duplicates = {}
     for split, inspected in reversed(inspections.items()):
         pixels = [(inspection.size, inspection.digest) for inspection in inspected]
-        duplicates |= {(split, index): seen[key] for index, key in enumerate(pixels) if key in seen}
-        seen |= {key: f"{split}: {i.sample.name}" for key, i in zip(pixels, inspected, strict=True) if i.digest}
+        names = [_class_names(inspection.sample, classes) for inspection in inspected]
+        for index, (key, name) in enumerate(zip(pixels, names, strict=True)):
+            if key in seen:
+                other, other_name = seen[key]
+                differ = f"; their classes differ: {name} and {other_name}" if name != other_name else ""
+                duplicates[split, index] = f"{other}{differ}"
+        for key, name, inspection in zip(pixels, names, inspected, strict=True):
+            if inspection.digest:
+                seen[key] = (f"{split}: {inspection.sample.name}", name)
     return duplicates
 
 

@@ -9,7 +9,7 @@ PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf")
 WEBP_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"EXIF")
 WEBP_PROFILE_FLAG, WEBP_EXIF_FLAG, WEBP_XMP_FLAG = 0x20, 0x08, 0x04
 JPEG_START_OF_SCAN = 0xDA
-JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # application segments but for JFIF and Adobe's colors; comments
+JPEG_METADATA = {*range(0xE0, 0xEE), 0xEF, 0xFE}  # application segments but for Adobe's, on colors; comments
 # Entry of EXIF data in the item table of HEIC and AVIF: "infe", version and flags, two numbers, type.
 EXIF_ITEM = re.compile(rb"(infe.{8})Exif", re.DOTALL)
 

@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 # A file of a few kB can claim gigabytes of pixels. 100 megapixels need 300 MB as RGB.
 MAX_PIXELS = 100_000_000
 TOO_LARGE = f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
+MAX_READ_BYTES = 256 * 2**20  # into memory: larger files are left to Pillow, which reads in parts
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_TIMEOUT_SECONDS = 30  # to connect, and between two parts of the response
 MAX_DOWNLOAD_SECONDS = 600
@@ -156,7 +157,9 @@ def open_header(source: str | Path | bytes, formats: tuple[str, ...] | None = No
         try:
             return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
         except DECODER_ERRORS:
-            return Image.open(io.BytesIO(strip_metadata(_read_bytes(source))), formats=formats)
+            if (stripped := _without_metadata(source)) is None:
+                raise
+            return Image.open(io.BytesIO(stripped), formats=formats)
 
 
 def read_orientation(image: Image.Image) -> int:
@@ -265,8 +268,7 @@ def _read(source: Any, convert: Callable[[Image.Image], Result]) -> Result:
             except UnreadableImageError:
                 raise
             except DECODER_ERRORS:
-                data = _read_bytes(source)
-                if (stripped := strip_metadata(data)) == data:
+                if (stripped := _without_metadata(source)) is None:
                     raise
                 with open_header(stripped) as image:
                     return _convert(image, convert)
@@ -283,8 +285,18 @@ def _convert(image: Image.Image, convert: Callable[[Image.Image], Result]) -> Re
     return convert(image)
 
 
-def _read_bytes(source: str | Path | bytes) -> bytes:
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
+def _without_metadata(source: str | Path | bytes) -> bytes | None:
+    """Return an image file without metadata, None if it has none or is too large."""
+    data = _read_bytes(source)
+    stripped = strip_metadata(data) if data else data
+    return None if stripped == data else stripped
+
+
+def _read_bytes(source: str | Path | bytes) -> bytes | None:
+    """Return the content of a file, None if it has more than `MAX_READ_BYTES`."""
+    if isinstance(source, bytes):
+        return source
+    return Path(source).read_bytes() if os.path.getsize(source) <= MAX_READ_BYTES else None  # noqa: PTH202
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -339,14 +351,14 @@ def _read_plain_jpeg(source: Any) -> tuple[bytes, tuple[int, int]] | None:
         return None
     try:
         data = _read_bytes(source)
-        size = _parse_jpeg_size(data)
-        if size is None:
+        size = _parse_jpeg_size(data) if data else None
+        if data and size is None:
             image = open_header(data, ("JPEG",))
             if image.mode in ("RGB", "L") and read_orientation(image) == 1:
                 size = image.size
     except DECODER_ERRORS:
         return None
-    return (data, size) if size and math.prod(size) <= MAX_PIXELS else None
+    return (data, size) if data and size and math.prod(size) <= MAX_PIXELS else None
 
 
 def _parse_jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -125,7 +125,7 @@ def test_equal_pixels_in_two_splits_are_reported(tmp_path):
     assert report.problem_counts == {"same image in two splits": 3, "same image in two classes": 1}
     duplicates = [problem for problem in report.problems if problem.kind == "same image in two splits"]
     assert {problem.name: problem.reason for problem in duplicates} == {
-        "train/dog/copy.png": "equal to validation: validation/cat/rotated.png",
+        "train/dog/copy.png": "equal to validation: validation/cat/rotated.png; their classes differ: dog and cat",
         "train/cat/other format.bmp": "equal to validation: validation/cat/rotated.png",
         "validation/cat/rotated.png": "equal to test: test/cat/0.png",
     }
