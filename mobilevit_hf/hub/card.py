@@ -5,12 +5,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
 
 from ..records import ExportRecord
+from ..redaction import redact
 from ..tasks import METRICS, TRAINABLE_TASKS
 from .metadata import Evaluation, ModelMetadata
 
@@ -28,6 +30,9 @@ HYPERPARAMETERS = (
     "rand_augment", "random_erasing", "mixup", "cutmix", "color_jitter", "zoom_out", "crop", "anchors", "bf16", "fp16",
     "seed",
 )  # fmt: skip
+URL_CHARACTERS = ":/?#@!$&'*+,;=%~"  # of a link that Markdown leaves as they are, besides letters and digits
+# Characters of a recorded command that its code block could not show safely.
+UNSAFE_COMMAND = re.compile(r"[`<>\n\r]")
 # Characters with a meaning in Markdown or HTML; `_` has none within a word.
 SPECIAL = re.compile(r"[&<>`*\[\]|\\~$@#]|://|(?<![^\W_])_|_(?![^\W_])")
 
@@ -39,9 +44,12 @@ def is_generated(text: str) -> bool:
 
 def render_card(metadata: ModelMetadata, repo_id: str) -> str:
     """Render the README.md of a repository `user/name`."""
-    environment = Environment(loader=PackageLoader("mobilevit_hf.hub"), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("mobilevit_hf.hub"), trim_blocks=True, lstrip_blocks=True, finalize=_finalize
+    )
     environment.filters |= {
-        "md": escape,
+        "markdown": Markdown,
+        "link": link,
         "percent": percent,
         "count": count,
         "range": format_range,
@@ -49,12 +57,12 @@ def render_card(metadata: ModelMetadata, repo_id: str) -> str:
         "megabytes": megabytes,
         "duration": _format_duration,
         "machine": _describe_machine,
-        "wrap": _wrap,
     }
     body = environment.get_template("card.md.jinja").render(
         marker=CARD_MARKER,
         repo_id=repo_id,
         metadata=metadata,
+        command=_command(metadata),
         trainable=metadata.task.name in TRAINABLE_TASKS,
         headline=_headline(metadata.evaluations),
         threshold_source=_threshold_source(metadata),
@@ -105,15 +113,20 @@ def _front_matter(metadata: ModelMetadata, repo_id: str) -> str:
         license_link=license.link,
         library_name="transformers",
         pipeline_tag=metadata.task.name,
-        base_model=metadata.base_model,
+        base_model=_plain(metadata.base_model),
         base_model_relation="finetune" if metadata.base_model else None,
-        datasets=list(metadata.datasets) or None,
+        datasets=[_plain(name) for name in metadata.datasets] or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         tags=tags,
         model_name=repo_id.rpartition("/")[2] if results else None,
         eval_results=results or None,
     )
     return data.to_yaml()
+
+
+def _plain(text: Any) -> Any:
+    """Return a recorded name without HTML tags, which some readers of the metadata would show as such."""
+    return text and re.sub(r"[<>]", "", str(text))
 
 
 def _eval_results(metadata: ModelMetadata) -> list[EvalResult]:
@@ -125,9 +138,9 @@ def _eval_results(metadata: ModelMetadata) -> list[EvalResult]:
         results += [
             EvalResult(
                 task_type=metadata.task.name,
-                dataset_type=dataset or (data.format if data else "unpublished"),
-                dataset_name=evaluation.dataset or "unpublished",
-                dataset_split=evaluation.split,
+                dataset_type=_plain(dataset or (data.format if data else "unpublished")),
+                dataset_name=_plain(evaluation.dataset or "unpublished"),
+                dataset_split=_plain(evaluation.split),
                 metric_type=METRICS[name].hub_type,
                 metric_name=METRICS[name].title,
                 metric_value=evaluation.metrics[name],
@@ -216,8 +229,8 @@ def _export_table(exports: Sequence[ExportRecord]) -> dict[str, Any] | None:
     for export in exports:
         latency = {size: f"{milliseconds:.1f}" for size, milliseconds in (export.latency_ms or {}).items()}
         row = {
-            "Backend": escape(export.backend),
-            "Precision": escape(export.quantization or export.dtype or ""),
+            "Backend": export.backend,
+            "Precision": export.quantization or export.dtype or "",
             "Size": megabytes(export.bytes) if export.bytes else "",
             "Same predictions as PyTorch": "" if export.agreement is None else percent(export.agreement),
             "Max. difference": "" if export.max_error is None else f"{export.max_error:.1g}",
@@ -263,24 +276,49 @@ def _format_duration(seconds: float) -> str:
     return count(minutes, "minute") if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _wrap(command: str) -> str:
-    """Break a command of more than 80 characters into lines, before options."""
+def _command(metadata: ModelMetadata) -> "Markdown | None":
+    """Return the recorded command, with line breaks before options after 80 characters.
+
+    None without one, or if it is not a command line as training records it.
+    """
+    command = metadata.training.command if metadata.training else ""
+    if not command or UNSAFE_COMMAND.search(command):
+        return None
     lines = [""]
     for part in re.split(r" (?=--)", command):
         if lines[-1] and len(lines[-1]) + len(part) > 80:
             lines.append("   ")
         lines[-1] += f" {part}" if lines[-1] else part
-    return " \\\n".join(lines)
+    return Markdown(" \\\n".join(lines))
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def escape(text: Any) -> str:
+class Markdown(str):
+    """Markdown, as opposed to plain text, which is escaped in a template."""
+
+
+def _finalize(value: Any) -> str:
+    """Return the value of a template's expression as Markdown, with an outer space kept."""
+    if isinstance(value, Markdown):
+        return value
+    text = str(value)
+    return f"{' ' * text.startswith(' ')}{escape(text)}{' ' * text.endswith(' ')}"
+
+
+def link(text: str, url: str | None) -> Markdown:
+    """Return a link, or the text alone if the URL is not a web address."""
+    if not (url or "").startswith(("https://", "http://")):
+        return escape(text)
+    return Markdown(f"[{escape(text)}]({quote(redact(url or ''), safe=URL_CHARACTERS)})")
+
+
+def escape(text: Any) -> Markdown:
     """Return text on one line, with the special characters of Markdown and HTML as entities."""
     visible = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in str(text))
     plain = " ".join(visible.split())
-    return SPECIAL.sub(lambda match: "".join(f"&#{ord(c)};" for c in match[0]), plain)
+    return Markdown(SPECIAL.sub(lambda match: "".join(f"&#{ord(c)};" for c in match[0]), plain))
 
 
 def percent(value: float) -> str:
@@ -305,7 +343,7 @@ def format_range(numbers: Mapping[str, float], unit: str = "") -> str:
     return f"{low:g} to {high:g}{unit} (median {numbers['median']:g})" if low < high else f"{low:g}{unit}"
 
 
-def join_names(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> Markdown:
     """Return escaped names, such as "cat, dog and owl"."""
     escaped = [escape(name) for name in names]
-    return " and ".join(filter(None, [", ".join(escaped[:-1]), *escaped[-1:]]))
+    return Markdown(" and ".join(filter(None, [", ".join(escaped[:-1]), *escaped[-1:]])))

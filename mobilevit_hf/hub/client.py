@@ -9,6 +9,8 @@ from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, parse_ratelimit_headers
 
+from ..redaction import redact_message
+
 T = TypeVar("T")
 
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -18,9 +20,6 @@ MAX_SECONDS = 330
 # For reads, which huggingface_hub would wait for without limit.
 TIMEOUT_SECONDS = 60
 TOKENS_PAGE = "https://huggingface.co/settings/tokens"
-TOKEN = re.compile(r"\b(hf|api_org)_\w+")
-# Query of a presigned URL, which gives access by itself.
-SIGNATURE = re.compile(r"(?<=\S)\?\S+=\S+")
 MAX_REASON = 200
 
 
@@ -117,9 +116,8 @@ class Hub:
         return self.call(get, repo_id)
 
     def _redact(self, text: str) -> str:
-        """Return a text in one line, without tokens and signatures."""
-        text = SIGNATURE.sub("?…", text.replace(self.token, "hf_…"))
-        return TOKEN.sub(r"\1_…", " ".join(text.split()))
+        """Return a text in one line, without secrets."""
+        return redact_message(" ".join(text.replace(self.token, "hf_…").split()))
 
 
 def _requested_wait(response: Any) -> int | None:

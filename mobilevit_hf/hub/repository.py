@@ -9,6 +9,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from ..redaction import redact
 from .card import is_generated
 from .client import Hub, HubError
 from .contents import CARD, EVAL_RESULTS, EXPORTS, INDEX, SHARD, WEIGHTS, Contents, gather
@@ -96,7 +97,7 @@ def make_publication(
 
 def page_url(repo_id: str, repo_type: str = "model") -> str:
     """Return the URL of a repository."""
-    return f"{constants.ENDPOINT}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
+    return f"{redact(constants.ENDPOINT)}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
 
 
 def check_access(

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import SpaceCardData, constants
 from huggingface_hub.utils import validate_repo_id
 
-from .card import CARD_MARKER
+from .card import CARD_MARKER, link
 from .client import Hub
 from .contents import CARD, Contents
 from .repository import Publication, Target, make_publication, page_url
@@ -83,8 +83,8 @@ def _make_readme(space_id: str, repo_id: str) -> str:
         models=[repo_id],
         license="apache-2.0",
     )
-    link = f"[{repo_id}]({constants.ENDPOINT}/{repo_id})"
-    return f"---\n{metadata.to_yaml()}\n---\n{CARD_MARKER}\n\n# {title}\n\nDemo of {link}: run it on your images.\n"
+    page = link(repo_id, f"{constants.ENDPOINT}/{repo_id}")
+    return f"---\n{metadata.to_yaml()}\n---\n{CARD_MARKER}\n\n# {title}\n\nDemo of {page}: run it on your images.\n"
 
 
 def _gradio_version() -> str:

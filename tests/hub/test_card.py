@@ -249,6 +249,28 @@ def unescape(text):
     return text
 
 
+HOSTILE = "x](http://evil.example) <script>alert(1)</script> ```\n# title\n--- | *b*"
+
+
+def test_recorded_text_of_others_is_escaped(tmp_path):
+    folder = write_run(tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    record["command"] = f"mobilevit train\n```\n{HOSTILE}"
+    record["data"] |= {"name": HOSTILE, "dataset": HOSTILE, "images": {HOSTILE: 3}, "skipped": {HOSTILE: 1}}
+    record["initial_checkpoint"] |= {"name": HOSTILE, "base_model": HOSTILE}
+    record["initial_checkpoint"]["license"] = {"id": "other", "name": HOSTILE, "link": f"javascript:{HOSTILE}"}
+    record["arguments"] |= {"crop": HOSTILE, "anchors": [HOSTILE]}
+    record["versions"] = {HOSTILE: HOSTILE}
+    record["hardware"] = {"cpu": HOSTILE}
+    (folder / "run.json").write_text(json.dumps(record))
+    text = card_of(folder)
+    assert metadata_of(text)["license"] == "mit"
+    page = html_of(text)
+    assert "<script" not in text
+    assert not re.search(r'href="(http://evil|javascript)', page)
+    assert "<h1>title" not in page
+
+
 def test_ordinary_names_are_not_escaped():
     assert escape("short-sleeve t-shirt, size 4 (new)") == "short-sleeve t-shirt, size 4 (new)"
     assert escape("Common_Rust") == "Common_Rust"

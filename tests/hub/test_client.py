@@ -235,7 +235,7 @@ def test_malformed_token_is_not_shown(token, hub, classifier_dir):
 
 
 def test_tokens_in_server_messages_are_redacted(hub, publish_model):
-    hub.fail(*COMMIT, 403, headers={"X-Error-Message": f"Not with {TOKEN} nor hf_another1"})
+    hub.fail(*COMMIT, 403, headers={"X-Error-Message": f"Not with {TOKEN} nor hf_another1234"})
     with pytest.raises(HubError, match="Not with hf_… nor hf_…"):
         publish_model()
 
