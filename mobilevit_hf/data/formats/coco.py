@@ -80,7 +80,7 @@ def find_files(folder: DataFolder) -> dict[str, str]:
         if len(names) > 1:
             raise ValueError(
                 f"{folder.root}: got {names[0]} and {names[1]}, expected one file for the {split} split. "
-                "Remove or rename one."
+                "Remove one, or pass the path of the other."
             )
     return {split: files[split][0] for split in ("train", "validation", "test") if split in files}
 

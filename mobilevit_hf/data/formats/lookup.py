@@ -123,7 +123,7 @@ def match_files(
             if found:
                 taken[found] = path
                 break
-        results[i] = (found, "" if found else reason or index.folder.locate(reference.exact)[1])
+        results[i] = (found, "" if found else reason or _explain_missing(index.folder, reference))
     if taken and note:
         first, path = next(iter(taken.items()))
         index.folder.notes.append(f"{len(taken)} {note}, such as {first} for {path}.")
@@ -175,3 +175,9 @@ def _count_common(folders: Sequence[str], others: Sequence[str]) -> int:
                 break
             total += 1
     return total
+
+
+def _explain_missing(folder: DataFolder, reference: Reference) -> str:
+    if all(folder.normalize(path) is None for path in reference.exact):
+        return f"{reference.exact[0]} is outside of the dataset's folder, and there is no other file of its name"
+    return f"no file of the name {posixpath.basename(reference.similar[0])}"

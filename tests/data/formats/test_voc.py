@@ -134,6 +134,13 @@ def test_image_of_another_file_is_not_used(tmp_path):
     assert problem_kinds(dataset) == [("Annotations/a.xml", "missing image")]
 
 
+def test_name_in_the_file_tells_a_photo_from_its_mask(tmp_path):
+    save_image(tmp_path / "masks" / "a.png")
+    save_image(tmp_path / "photos" / "a.jpg")
+    write(tmp_path / "xml" / "a.xml", voc_xml(("cat", 1, 2, 11, 12), filename="a.jpg"))
+    assert sample_names(load_dataset(tmp_path, data_format="voc").splits["train"]) == ["photos/a.jpg"]
+
+
 @pytest.mark.parametrize(
     "lines",
     [

@@ -70,7 +70,9 @@ RECTANGLES = ["0 0.4 0.4 0.6 0.4 0.6 0.6 0.4 0.6", "1 0.3 0.3 0.7 0.4 0.6 0.6 0.
         ([*TWO_KEYPOINTS, "0 0.5 0.5 0.4 0.4"], True),
         ([*TWO_KEYPOINTS, "0 0.2 0.2 0.6 0.2 0.6 0.6"], False),  # the number of points varies
         ([*TWO_KEYPOINTS, "0 0.1 0.1 0.4 0.1 0.5 0.4 0.3 0.6 0.1 0.4"], False),  # points outside of the box
+        ([*TWO_KEYPOINTS, "0 0.5 0.5 0.4 0.4 0.45 0.5 0.55 0.5 0.5 0.6 0.5 0.4"], False),
         (RECTANGLES, False),
+        (RECTANGLES[:1], False),  # in the box that the first four values would be, but no edges cross
         (["0 0.5 0.4 0.2 0.6 0.9"] * 3, False),
         ([], False),
     ],
