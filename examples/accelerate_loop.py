@@ -9,7 +9,15 @@ DATA_DIR has a folder of images per class, or `train` and `validation` with such
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
 
-import sys
+import argparse
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", metavar="DATA_DIR")
+    parser.add_argument("checkpoint", metavar="MODEL")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR")
+    parser.add_argument("epochs", metavar="EPOCHS", nargs="?", type=int, default=20, help="default: %(default)s")
+    args = parser.parse_args()
 
 import evaluate
 import torch
@@ -24,15 +32,14 @@ from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.sampler import BatchShape, MultiScaleBatchSampler
 from mobilevit_hf.data.transforms import make_transform
 
-data_dir, checkpoint, output_dir, epochs = (*sys.argv[1:], 20)[:4]
 accelerator = Accelerator()
 rank, num_processes = accelerator.process_index, accelerator.num_processes
 set_seed(0, device_specific=True)
-data = load_dataset(data_dir)
+data = load_dataset(args.data_dir)
 accelerator.print(accelerator.state, *data.notes, *data.problems, sep="\n")
 names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
-model = MobileViTForImageClassification.from_pretrained(checkpoint, **names, ignore_mismatched_sizes=True)
-processor = AutoImageProcessor.from_pretrained(checkpoint)
+model = MobileViTForImageClassification.from_pretrained(args.checkpoint, **names, ignore_mismatched_sizes=True)
+processor = AutoImageProcessor.from_pretrained(args.checkpoint)
 accuracy = evaluate.load(metrics.path("top_k_accuracy"), keep_in_memory=True)
 
 # Each process loads its part of the data, so the loaders are not passed to `accelerator.prepare`.
@@ -43,12 +50,12 @@ batches = MultiScaleBatchSampler(len(data.splits["train"]), [shape], rank=rank, 
 train = make_dataloader(ImageDataset(data.splits["train"], augment), batches)
 validation = make_dataloader(ImageDataset(data.splits["validation"][rank::num_processes], process), shape.size)
 
-num_steps = int(epochs) * len(batches)
+num_steps = args.epochs * len(batches)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
 schedule = get_cosine_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
 parallel_model, optimizer = accelerator.prepare(model, optimizer)
 
-for epoch in range(int(epochs)):
+for epoch in range(args.epochs):
     batches.set_epoch(epoch)
     model.train()
     for batch in train:
@@ -67,5 +74,5 @@ for epoch in range(int(epochs)):
     accelerator.print(f"epoch {epoch + 1}: accuracy {accuracy.compute(k=1)['accuracy']:.3f}")
 
 if accelerator.is_main_process:
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
+    model.save_pretrained(args.output_dir)
+    processor.save_pretrained(args.output_dir)

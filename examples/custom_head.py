@@ -13,7 +13,15 @@ image as a unit vector of length 64; the inner product of two embeddings is thei
     similarity = numpy.inner(embed("wanted.jpg"), embed("other.jpg"))
 """
 
-import sys
+import argparse
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", metavar="DATA_DIR")
+    parser.add_argument("checkpoint", metavar="MODEL")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR")
+    parser.add_argument("epochs", metavar="EPOCHS", nargs="?", type=float, default=20, help="default: %(default)s")
+    args = parser.parse_args()
 
 import numpy as np
 from torch import Tensor, nn
@@ -57,24 +65,23 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     return {"recall_at_1": float((nearest == evaluation.label_ids).mean())}
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Train the model."""
-    data_dir, checkpoint, output_dir, epochs = (*sys.argv[1:], 20)[:4]
     set_seed(0)
-    data = load_dataset(data_dir)
+    data = load_dataset(args.data_dir)
     print(*data.notes, *data.problems, sep="\n")
     names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
-    config = MobileViTConfig.from_pretrained(checkpoint, **names)
+    config = MobileViTConfig.from_pretrained(args.checkpoint, **names)
     config.embedding_size = 64
-    model = MobileViTForImageEmbedding.from_pretrained(checkpoint, config=config)
-    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    model = MobileViTForImageEmbedding.from_pretrained(args.checkpoint, config=config)
+    processor = AutoImageProcessor.from_pretrained(args.checkpoint)
     augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
     train = ImageDataset(data.splits["train"], augment)
     validation = ImageDataset(
         data.splits["validation"], make_transform("image-classification", processor, training=False)
     )
     training = TrainingArguments(
-        output_dir, num_train_epochs=float(epochs), per_device_train_batch_size=32, learning_rate=1e-3,
+        args.output_dir, num_train_epochs=args.epochs, per_device_train_batch_size=32, learning_rate=1e-3,
         weight_decay=0.01, lr_scheduler_type="cosine", warmup_steps=0.1, logging_strategy="epoch",
         eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
         metric_for_best_model="recall_at_1", remove_unused_columns=False
@@ -86,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

@@ -11,7 +11,15 @@ Boxes are x, y, width, height in pixels; both lists are empty for an image witho
 classifier, such as apple/mobilevit-x-small. `pipeline("object-detection", model=OUTPUT_DIR)` runs the result.
 """
 
-import sys
+import argparse
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", metavar="DATA_DIR")
+    parser.add_argument("backbone", metavar="BACKBONE")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR")
+    parser.add_argument("epochs", metavar="EPOCHS", nargs="?", type=float, default=30, help="default: %(default)s")
+    args = parser.parse_args()
 
 import evaluate
 import torch
@@ -23,12 +31,11 @@ from mobilevit_hf.data.dataloader import ImageDataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 
-data_dir, backbone, output_dir, epochs = (*sys.argv[1:], 30)[:4]
 set_seed(0)
-data = load_dataset(data_dir)
+data = load_dataset(args.data_dir)
 print(*data.notes, *data.problems, sep="\n")
-model = MobileViTSSDLiteForObjectDetection.from_backbone(backbone, id2label=dict(enumerate(data.classes)))
-processor = MobileViTSSDLiteImageProcessor.from_backbone(backbone)
+model = MobileViTSSDLiteForObjectDetection.from_backbone(args.backbone, id2label=dict(enumerate(data.classes)))
+processor = MobileViTSSDLiteImageProcessor.from_backbone(args.backbone)
 augment = make_transform("object-detection", processor, training=True, zoom_out=0.0, crop=0.5)
 train = ImageDataset(data.splits["train"], augment)
 validation = ImageDataset(data.splits["validation"], make_transform("object-detection", processor, training=False))
@@ -49,10 +56,10 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 
 
 training = TrainingArguments(
-    output_dir, num_train_epochs=float(epochs), per_device_train_batch_size=8, learning_rate=2e-3, weight_decay=0.01,
-    max_grad_norm=10, lr_scheduler_type="cosine", warmup_steps=0.1, logging_strategy="epoch", eval_strategy="epoch",
-    save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True, metric_for_best_model="map",
-    remove_unused_columns=False, eval_do_concat_batches=False
+    args.output_dir, num_train_epochs=args.epochs, per_device_train_batch_size=8, learning_rate=2e-3,
+    weight_decay=0.01, max_grad_norm=10, lr_scheduler_type="cosine", warmup_steps=0.1,
+    logging_strategy="epoch", eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
+    metric_for_best_model="map", remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
 # The collator is `dict`: items of `ImageDataset` are whole batches.
 trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)

@@ -8,7 +8,16 @@ finetune_detector.py. BACKBONE is a MobileViT classifier, such as apple/mobilevi
 which registers the backbone.
 """
 
-import sys
+import argparse
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", metavar="DATA_DIR")
+    parser.add_argument("checkpoint", metavar="BACKBONE")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR")
+    parser.add_argument("epochs", metavar="EPOCHS", nargs="?", type=float, default=100, help="default: %(default)s")
+    args = parser.parse_args()
+
 from typing import Any
 
 import evaluate
@@ -30,14 +39,13 @@ from mobilevit_hf.data.dataloader import ImageDataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.transforms import make_transform
 
-data_dir, checkpoint, output_dir, epochs = (*sys.argv[1:], 100)[:4]
 set_seed(0)
-data = load_dataset(data_dir)
+data = load_dataset(args.data_dir)
 print(*data.notes, *data.problems, sep="\n")
 names = {"id2label": dict(enumerate(data.classes)), "label2id": {name: i for i, name in enumerate(data.classes)}}
 
-backbone = MobileViTBackbone.from_pretrained(checkpoint, out_features=["stage3", "stage4", "stage5"])
-backbone_processor = AutoImageProcessor.from_pretrained(checkpoint)
+backbone = MobileViTBackbone.from_pretrained(args.checkpoint, out_features=["stage3", "stage4", "stage5"])
+backbone_processor = AutoImageProcessor.from_pretrained(args.checkpoint)
 if backbone_processor.do_flip_channel_order:  # the weights take BGR, RT-DETR's processor returns RGB
     stem = backbone.conv_stem.convolution.weight
     stem.data = stem.data.flip(dims=[1])
@@ -76,9 +84,9 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 
 
 training = TrainingArguments(
-    output_dir, num_train_epochs=float(epochs), per_device_train_batch_size=8, learning_rate=5e-4, weight_decay=1e-4,
-    max_grad_norm=0.1, lr_scheduler_type="cosine", warmup_steps=0.1, logging_strategy="epoch", eval_strategy="epoch",
-    save_strategy="best", save_total_limit=1, metric_for_best_model="map", greater_is_better=True,
+    args.output_dir, num_train_epochs=args.epochs, per_device_train_batch_size=8, learning_rate=5e-4,
+    weight_decay=1e-4, max_grad_norm=0.1, lr_scheduler_type="cosine", warmup_steps=0.1,
+    logging_strategy="epoch", eval_strategy="epoch", save_strategy="best", save_total_limit=1, metric_for_best_model="map", greater_is_better=True,
     remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
 trainer = Trainer(
@@ -87,5 +95,5 @@ trainer = Trainer(
 )  # fmt: skip
 trainer.train()
 # `load_best_model_at_end` loads only half of RT-DETR's weights, as their names differ in files.
-RTDetrForObjectDetection.from_pretrained(trainer.state.best_model_checkpoint).save_pretrained(output_dir)
-processor.save_pretrained(output_dir)
+RTDetrForObjectDetection.from_pretrained(trainer.state.best_model_checkpoint).save_pretrained(args.output_dir)
+processor.save_pretrained(args.output_dir)

@@ -9,7 +9,16 @@ DATASET, such as ethz/food101, has a split `train` and a split `validation` or `
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
 
-import sys
+import argparse
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", metavar="DATASET")
+    parser.add_argument("checkpoint", metavar="MODEL")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR")
+    parser.add_argument("steps", metavar="STEPS", nargs="?", type=int, default=1000, help="default: %(default)s")
+    args = parser.parse_args()
+
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -42,16 +51,15 @@ def make_dataloader(rows: datasets.IterableDataset, transform: Transform) -> Dat
     return DataLoader(rows, batch_size=32, num_workers=1)
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Train and evaluate; the guard below keeps worker processes, which may import this file, from training."""
-    dataset, checkpoint, output_dir, steps = (*sys.argv[1:], 1000)[:4]
     accelerator = Accelerator()
     set_seed(0)
-    splits = datasets.load_dataset(dataset, streaming=True)
+    splits = datasets.load_dataset(args.dataset, streaming=True)
     classes = splits["train"].features["label"].names
     names = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
-    model = MobileViTForImageClassification.from_pretrained(checkpoint, **names, ignore_mismatched_sizes=True)
-    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    model = MobileViTForImageClassification.from_pretrained(args.checkpoint, **names, ignore_mismatched_sizes=True)
+    processor = AutoImageProcessor.from_pretrained(args.checkpoint)
     augment = make_transform("image-classification", processor, training=True, crop_scale=(0.35, 1.0))
     process = make_transform("image-classification", processor, training=False)
 
@@ -59,12 +67,12 @@ def main() -> None:
     train = make_dataloader(splits["train"].repeat(None).shuffle(seed=0, buffer_size=1000), augment)
     validation = make_dataloader(splits["validation" if "validation" in splits else "test"], process)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, int(steps) // 10, int(steps))
+    schedule = get_cosine_schedule_with_warmup(optimizer, args.steps // 10, args.steps)
     # The main process reads and distributes the rows, so each is downloaded once.
     model, optimizer, train, validation = accelerator.prepare(model, optimizer, train, validation)
 
     model.train()
-    for step, batch in enumerate(islice(train, int(steps)), start=1):
+    for step, batch in enumerate(islice(train, args.steps), start=1):
         loss = model(**batch).loss
         accelerator.backward(loss)
         optimizer.step()
@@ -82,9 +90,9 @@ def main() -> None:
         accuracy.add_batch(predictions=logits, references=labels)
     accelerator.print(f"accuracy {accuracy.compute(k=1)['accuracy']:.3f}")
     if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(output_dir)
-        processor.save_pretrained(output_dir)
+        accelerator.unwrap_model(model).save_pretrained(args.output_dir)
+        processor.save_pretrained(args.output_dir)
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

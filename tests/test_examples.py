@@ -55,6 +55,16 @@ def run_example(tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_help_is_printed_before_the_slow_imports(name, tmp_path):
+    for module in ("torch", "transformers", "evaluate", "accelerate"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(3)")
+    command = [sys.executable, str(EXAMPLES / name), "--help"]
+    process = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert "OUTPUT_DIR" in process.stdout
+
+
 @pytest.fixture(scope="module")
 def initial_checkpoint(tiny_fields, tmp_path_factory):
     """Folder of a small classifier of four classes with random weights and BGR input."""
