@@ -5,17 +5,19 @@ import math
 import re
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .io import read_json
 from .tasks import TRAINABLE_TASKS, Task, TaskName, find_task
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
+
+Result = TypeVar("Result")
 
 ASSETS = Path(__file__).parent / "assets"
 IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
@@ -270,16 +272,37 @@ def is_hub_reachable() -> bool:
 def _answers(endpoint: str, period: int) -> bool:
     from huggingface_hub import get_session
 
-    answered = threading.Event()
+    with suppress(Exception):  # whatever fails, the Hub can't be used
+        call_within(HUB_TIMEOUT_SECONDS, lambda: get_session().head(endpoint, timeout=HUB_TIMEOUT_SECONDS))
+        return True
+    return False
 
-    def request() -> None:
-        with suppress(Exception):  # whatever fails, the Hub can't be used
-            get_session().head(endpoint, timeout=HUB_TIMEOUT_SECONDS)
-            answered.set()
 
-    # In a thread: the timeout of a request excludes the name resolution and restarts with every byte.
-    threading.Thread(target=request, daemon=True).start()
-    return answered.wait(HUB_TIMEOUT_SECONDS)
+def call_within(seconds: float, request: Callable[[], Result]) -> Result:
+    """Return the result of a network request in a thread, which is left behind after this time.
+
+    The timeout of the HTTP client excludes the name resolution and restarts with every byte.
+
+    Raises:
+        TimeoutError: If the request takes longer.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(request())
+        except BaseException as error:  # raised in the calling thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    for error in errors:
+        raise error
+    if not results:
+        raise TimeoutError(f"took more than {seconds:g} s")
+    return results[0]
 
 
 @contextmanager

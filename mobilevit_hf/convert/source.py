@@ -14,6 +14,7 @@ from huggingface_hub import get_session
 from safetensors.torch import load_file
 
 from ..io import read_json, user_path
+from ..model_sources import call_within
 from ..tasks import TASKS, TaskName
 from .rules import Origin
 
@@ -21,6 +22,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a saved model, i
 URL_SCHEME = "https"
 MAX_REDIRECTS = 10
 MAX_DOWNLOAD_BYTES = 1 << 30  # the largest MobileViT with optimizer state takes about 100 MB
+MAX_DOWNLOAD_SECONDS = 300
 
 
 class _Ignored:
@@ -141,20 +143,24 @@ def remove_code_pointers(fields: Any) -> None:
 
 
 def _download(url: str, folder: Path) -> Path:
-    """Download a file of at most MAX_DOWNLOAD_BYTES; it gets the suffix of the URL's path."""
+    """Download a file within the limits of size and time; it gets the suffix of the URL's path."""
     file = folder / f"checkpoint{PurePosixPath(urlsplit(url).path).suffix}"
     try:
-        with closing(_open_url(url)) as response, file.open("wb") as target:
-            for chunk in response.iter_raw(1 << 20):
-                if response.num_bytes_downloaded > MAX_DOWNLOAD_BYTES:
-                    raise ValueError(f"larger than {MAX_DOWNLOAD_BYTES >> 20} MiB, unlike any MobileViT checkpoint")
-                target.write(chunk)
+        call_within(MAX_DOWNLOAD_SECONDS, lambda: _fetch(url, file))
     except Exception as error:  # also an invalid URL, whose class depends on huggingface_hub's version
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{url}: download failed ({reason}). Check the URL, or download the file and pass its path."
         ) from error
     return file
+
+
+def _fetch(url: str, file: Path) -> None:
+    with closing(_open_url(url)) as response, file.open("wb") as target:
+        for chunk in response.iter_raw(1 << 20):
+            if response.num_bytes_downloaded > MAX_DOWNLOAD_BYTES:
+                raise ValueError(f"larger than {MAX_DOWNLOAD_BYTES >> 20} MiB, unlike any MobileViT checkpoint")
+            target.write(chunk)
 
 
 def _open_url(url: str) -> Any:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
+from ..model_sources import call_within
 from .image_formats import FORMATS, FORMATS_BY_SUFFIX, IMAGE_SUFFIXES, UNREAD_SUFFIXES, describe_unread
 from .image_repair import strip_metadata
 
@@ -33,7 +34,7 @@ TOO_LARGE = f"more than {MAX_PIXELS // 10**6} megapixels: scale it down"
 MAX_READ_BYTES = 256 * 2**20  # into memory: larger files are left to Pillow, which reads in parts
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_TIMEOUT_SECONDS = 30  # to connect, and between two parts of the response
-MAX_DOWNLOAD_SECONDS = 600
+MAX_DOWNLOAD_SECONDS = 60
 
 # Raised by Pillow's decoders on damaged files.
 DECODER_ERRORS = (
@@ -232,13 +233,20 @@ class LazyImage:
 
 
 def _download(url: str) -> bytes:
+    try:
+        return call_within(MAX_DOWNLOAD_SECONDS, lambda: _fetch(url))
+    except TimeoutError as error:
+        raise UnreadableImageError(f"can't be fetched: {error}") from error
+
+
+def _fetch(url: str) -> bytes:
     session = get_session()
     headers = {"User-Agent": "mobilevit-hf", "Accept-Encoding": "identity"}
     try:
         request = session.build_request("GET", url, headers=headers, timeout=DOWNLOAD_TIMEOUT_SECONDS)
     except Exception as error:  # an invalid URL; which package defines the class depends on huggingface_hub's version
         raise UnreadableImageError(f"can't be fetched: {error}") from error
-    data, deadline = bytearray(), time.monotonic() + MAX_DOWNLOAD_SECONDS
+    data, deadline = bytearray(), time.monotonic() + MAX_DOWNLOAD_SECONDS  # ends the thread
     try:
         with closing(session.send(request, stream=True, follow_redirects=True)) as response:
             if response.is_error:

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import pickle
+import socket
 import sys
 import threading
 from collections import defaultdict, deque
@@ -202,6 +203,15 @@ def test_download_follows_redirect(server, timm_file, tmp_path, output_dir, suff
     report = convert_checkpoint(f"{server.url}/first{suffix}", output_dir)
     assert (report.origin, report.num_labels) == ("timm", 5)
     transformers.MobileViTForImageClassification.from_pretrained(output_dir)
+
+
+def test_download_time_is_limited(monkeypatch, output_dir):
+    monkeypatch.setattr(source, "URL_SCHEME", "http")
+    monkeypatch.setattr(source, "MAX_DOWNLOAD_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections, but never answers
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/model.pth"
+        with pytest.raises(ValueError, match=r"download failed \(took more than 0\.1 s\)"):
+            convert_checkpoint(url, output_dir)
 
 
 @pytest.mark.parametrize("url", ["http://host/model.pth", "ftp://host/model.pth", "file:///model.pth"])
