@@ -1,12 +1,15 @@
 """Software and hardware of the machine for reports and model cards: versions, processor, memory."""
 
 import contextlib
+import json
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +25,20 @@ def library_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):  # run from a checkout
             versions[name] = version(name)
     return versions
+
+
+def pip_command(extra: str) -> str:
+    """Return the command that installs an extra of this package from where the package was installed from."""
+    name = f"mobilevit-hf[{extra}]"
+    with contextlib.suppress(PackageNotFoundError):  # run from a checkout
+        origin = json.loads(distribution("mobilevit-hf").read_text("direct_url.json") or "{}")
+        if not origin:  # from an index
+            return f"pip install '{name}'"
+        if origin.get("dir_info", {}).get("editable"):
+            return f"pip install -e '{url2pathname(urlsplit(origin['url']).path)}[{extra}]'"
+        vcs = origin.get("vcs_info")
+        return f"pip install '{name} @ {vcs['vcs'] + '+' if vcs else ''}{origin['url']}'"
+    return f"pip install '{Path(__file__).parents[1]}[{extra}]'"
 
 
 def describe_hardware(device: "str | torch.device" = "cpu", *, num_processes: int = 1) -> dict[str, Any]:

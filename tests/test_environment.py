@@ -1,10 +1,12 @@
+import json
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PathDistribution, version
 
 import pytest
 import torch
 
+from mobilevit_hf import environment
 from mobilevit_hf.environment import cpu_name, describe_hardware, library_versions, peak_memory
 
 
@@ -38,3 +40,23 @@ def test_peak_memory_grows_with_an_allocation():
     block = bytearray(os.urandom(2**20)) * 256
     assert len(block) == 256 * 2**20
     assert 10 < before < peak_memory() < 2**20
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, "pip install 'mobilevit-hf[demo]'"),
+        ({"url": "file:///a%20b/c", "dir_info": {"editable": True}}, "pip install -e '/a b/c[demo]'"),
+        ({"url": "file:///a/c", "dir_info": {}}, "pip install 'mobilevit-hf[demo] @ file:///a/c'"),
+        (
+            {"url": "https://a/c.git", "vcs_info": {"vcs": "git", "commit_id": "1"}},
+            "pip install 'mobilevit-hf[demo] @ git+https://a/c.git'",
+        ),
+    ],
+)
+def test_pip_command_installs_from_the_origin_of_the_package(tmp_path, monkeypatch, origin, command):
+    (tmp_path / "METADATA").touch()
+    if origin:
+        (tmp_path / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.setattr(environment, "distribution", lambda name: PathDistribution(tmp_path))
+    assert environment.pip_command("demo") == command

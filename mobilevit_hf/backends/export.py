@@ -16,7 +16,7 @@ from ..records import EXPORT_FILE, ExportRecord, read_export_records, write_expo
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import cache
 from .files import exported_bytes, hash_files, replace_exported
-from .formats import FORMATS, check_backend
+from .formats import FORMATS, QUANTIZATION_PACKAGES, check_backend, check_packages
 from .pytorch import load_model
 from .runtime import load_exported_model
 from .tracing import quiet
@@ -68,6 +68,8 @@ def export_model(
     task = read_task(os.fspath(model), folder, EXPORTABLE_TASKS).name
     for backend in backends:
         check_backend(backend, task, dtype, quantization)
+    if quantization:
+        check_packages(f"quantization: {quantization!r}", QUANTIZATION_PACKAGES)
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
     with checkpoint_errors(folder):
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)

@@ -4,9 +4,11 @@ Importing this module does not import torch: command-line options list the forma
 """
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..environment import pip_command
 from ..tasks import EXPORTABLE_TASKS, TaskName
 
 if TYPE_CHECKING:
@@ -96,6 +98,8 @@ FORMATS: dict[str, Format] = {
 BACKENDS = ("torch", *(name for name, format in FORMATS.items() if format.runtime))
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8",)
+QUANTIZATION_PACKAGES = ("nncf",)  # for export only
+EXTRA = "backends"  # of this package, with the packages of all formats
 
 
 def check_backend(backend: str, task: str, dtype: str, quantization: str | None) -> None:
@@ -117,11 +121,22 @@ def check_backend(backend: str, task: str, dtype: str, quantization: str | None)
         supported = [name for name, other in FORMATS.items() if quantization in other.quantizations]
         expected = f"None; only {', '.join(supported)} supports it" if supported else " or ".join(QUANTIZATIONS)
         raise ValueError(f"quantization: got {quantization!r} for {backend}, expected {expected}. Leave it out.")
-    missing = [package for package in format.packages if importlib.util.find_spec(package) is None]
-    if missing:
+    check_packages(f"backend: {backend!r}", format.packages)
+
+
+def check_packages(feature: str, packages: Sequence[str]) -> None:
+    """Check that packages are installed.
+
+    Raises:
+        ValueError: If not, with the commands that install those that are missing, or all that backends need.
+    """
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         *others, last = missing
         names = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
-        raise ValueError(f"backend: {backend!r} requires {names} not installed. Run: pip install {' '.join(missing)}")
+        raise ValueError(
+            f"{feature} requires {names} not installed. Run: pip install {' '.join(missing)} (or, for all backends: "
+            f"{pip_command(EXTRA)})"
+        )
 
 
 def dtype_name(dtype: "str | torch.dtype | None") -> str:

@@ -11,7 +11,6 @@ Depthwise convolutions are quantized per channel by default, which folded batch 
 differ strongly between channels.
 """
 
-import importlib.util
 import io
 import logging
 from collections.abc import Iterable, Sequence
@@ -31,6 +30,7 @@ from ..data.types import Problem, Sample
 from ..evaluation.evaluator import evaluate_model
 from ..evaluation.inference import Prepared, prepare_ahead
 from ..tasks import TaskName
+from .formats import QUANTIZATION_PACKAGES, check_packages
 from .openvino import convert_openvino, save_openvino
 from .runtime import ExportedModel, load_exported_model
 from .telemetry import import_openvino
@@ -82,8 +82,7 @@ def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) ->
     Raises:
         ValueError: If NNCF is not installed.
     """
-    if importlib.util.find_spec("nncf") is None:
-        raise ValueError("quantization: int8 needs nncf, which is not installed. Install it: pip install nncf")
+    check_packages("quantization: 'int8'", QUANTIZATION_PACKAGES)
     images = [image[None] for batch in batches for image in np.asarray(batch, dtype=np.float32)]
     with quiet(), redirect_stdout(io.StringIO()):  # log messages and progress bars
         nncf = import_openvino("nncf")

@@ -105,6 +105,9 @@ def load_exported_model(
         raise ValueError(f"backend: {backend} files can't be run in Python. Use one of the other backends.")
     try:
         runtime = pkgutil.resolve_name(runtime_class)(path, threads or torch.get_num_threads())
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"backend: {backend} can't be imported ({reason}). Install it again.") from error
     except Exception as error:  # each library has exceptions of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: {backend} can't read it ({reason}). Remove it and export again.") from error

@@ -1,6 +1,8 @@
 """The table of formats: unsupported requests and missing packages are one-line errors."""
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 from backend_support import BACKENDS, require_backend
@@ -48,8 +50,17 @@ def test_unsupported_request_is_a_one_line_error(task, options, message, model_d
 )
 def test_missing_package_error_names_the_pip_command(missing, message, monkeypatch):
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name in missing else object())
-    with pytest.raises(ValueError, match="^" + re.escape(f"backend: 'onnx' requires {message}") + "$"):
+    monkeypatch.setattr(formats, "pip_command", "pip install package[{}]".format)
+    message = f"backend: 'onnx' requires {message} (or, for all backends: pip install package[backends])"
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         formats.check_backend("onnx", "image-classification", "float32", None)
+
+
+def test_extra_has_the_packages_of_all_formats():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    names = {re.match(r"[\w-]+", text)[0] for text in project["optional-dependencies"][formats.EXTRA]}
+    packages = {package for format in formats.FORMATS.values() for package in format.packages}
+    assert names == packages | {*formats.QUANTIZATION_PACKAGES}
 
 
 def test_dtype_names():
