@@ -1,5 +1,6 @@
 """Validate annotated boxes and convert them to samples; invalid boxes become problems."""
 
+import posixpath
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
@@ -12,6 +13,7 @@ from ..images import DECODER_ERRORS
 from ..sequences import ObjectTable, Samples
 from ..types import Objects, Problem, ProblemKind, Split
 from .folder import DataFolder, has_exif, read_size
+from .lookup import FileIndex
 
 NAN = float("nan")
 INVALID_BOX = (NAN,) * 4  # placeholder for a box that can't be parsed
@@ -122,6 +124,15 @@ def make_labeled_samples(
         else:
             folder.report(name, "unknown class", f"class {key!r} is not in the training split")
     return Samples(names, [folder.path(name) for name in names], targets)
+
+
+def note_unused(index: FileIndex, images: Mapping[str, Sequence[AnnotatedImage]], reason: str) -> None:
+    """Note the images without an annotation that are in the folders of those with one."""
+    used = {image.name for part in images.values() for image in part}
+    directories = {posixpath.dirname(name) for name in used}
+    unused = [name for name in index.names if posixpath.dirname(name) in directories and name not in used]
+    if unused:
+        index.folder.notes.append(f"Skipped {len(unused)} images {reason}, such as {unused[0]}.")
 
 
 def make_splits(

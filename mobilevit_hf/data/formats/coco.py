@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import Dataset
-from .annotations import AnnotatedImage, make_splits, parse_object
+from .annotations import AnnotatedImage, make_splits, note_unused, parse_object
 from .folder import SPLIT_NAMES, DataFolder
 from .lookup import FileIndex, Reference, match_files, parents, split_of_file
 
@@ -58,6 +58,7 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
             split: _read_images(index, name, None if file else split, contents.pop(split), names[split])
             for split, name in files.items()
         }
+        note_unused(index, images, f"that {' or '.join(files.values())} doesn't list")
         splits = make_splits(folder, images, {name: label for label, name in enumerate(classes)})
     finally:
         if collects_cycles:

@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ..types import Dataset
-from .annotations import INVALID_BOX, AnnotatedImage, Annotation, find_classes, make_splits
+from .annotations import INVALID_BOX, AnnotatedImage, Annotation, find_classes, make_splits, note_unused
 from .folder import SPLIT_NAMES, DataFolder, is_image_name
 from .lookup import FileIndex, Reference, match_files, parents, split_of
 
@@ -50,7 +50,7 @@ def read(folder: DataFolder) -> Dataset:
         raise ValueError(f"{folder.root}: got no XML files, expected Annotations/*.xml next to JPEGImages.")
     index = FileIndex.of_images(folder)
     images = {split: _read_files(index, names, split) for split, names in _files_by_split(folder).items()}
-    _note_unused(folder, index, images)
+    note_unused(index, images, "without a valid XML file in a split")
     classes, labels = find_classes(images)
     return Dataset("object-detection", classes, make_splits(folder, images, labels), "voc")
 
@@ -234,12 +234,3 @@ def _parse_float(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def _note_unused(folder: DataFolder, index: FileIndex, images: dict[str, list[AnnotatedImage]]) -> None:
-    """Note the images without an annotation in the folders of those with one."""
-    used = {image.name for part in images.values() for image in part}
-    directories = {posixpath.dirname(name) for name in used}
-    unused = [name for name in index.names if posixpath.dirname(name) in directories and name not in used]
-    if unused:
-        folder.notes.append(f"Skipped {len(unused)} images without a valid XML file in a split, such as {unused[0]}.")

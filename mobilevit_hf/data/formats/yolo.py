@@ -23,6 +23,7 @@ CLASS_FILES = (
 SPLIT_KEYS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 NO_VALUES = ("", "~", "null", "Null", "NULL", "None", "[]")
 DESCRIPTION_KEYS = re.compile(r"^[\"']?(names|train|val|valid)[\"']?\s*[:=]", re.MULTILINE)
+MAX_CHARACTERS = 2_000_000  # of a YAML or a label file
 MAX_FILES = 200  # files of a kind that are read to recognize the format
 
 
@@ -110,9 +111,12 @@ def _has_rows(folder: DataFolder, name: str) -> bool:
     return len(numbers) > 4 and numbers[0] % 1 == 0
 
 
-def _read_text(folder: DataFolder, name: str) -> str:
-    with open(folder.path(name), encoding="utf-8-sig", errors="replace") as file:
-        return file.read(1_000_000)
+def _read_text(folder: DataFolder, name: str, errors: str = "replace") -> str:
+    with open(folder.path(name), encoding="utf-8-sig", errors=errors) as file:
+        text = file.read(MAX_CHARACTERS + 1)
+    if len(text) > MAX_CHARACTERS and errors == "strict":
+        raise ValueError(f"more than {MAX_CHARACTERS} characters")
+    return text
 
 
 def _find_description(folder: DataFolder) -> str | None:
@@ -131,8 +135,8 @@ def _load_description(folder: DataFolder, file: str) -> dict[str, Any]:
         if file.endswith(".data"):
             pairs = (line.partition("=") for line in folder.read_lines(file))
             return {key.strip(): value.strip() for key, _, value in pairs}
-        with open(path, encoding="utf-8-sig") as opened:
-            content = yaml.load(opened, Loader=yaml.BaseLoader)  # which creates nothing but text
+        text = _read_text(folder, file, errors="strict")
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # which creates nothing but text
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -189,9 +193,11 @@ def _parse_names(folder: DataFolder, file: str, names: Any) -> dict[int, str]:
 def _keypoint_values(folder: DataFolder, file: str | None, content: dict[str, Any]) -> int:
     """Return the number of values of an object's keypoints."""
     shape = content.get("kpt_shape") or []
-    if not isinstance(shape, list) or not all(isinstance(n, str) and n.isdecimal() for n in shape) or len(shape) == 1:
-        raise ValueError(f"{folder.root / (file or '')}: got `kpt_shape: {shape}`, expected numbers such as [17, 3].")
-    return int(shape[0]) * int(shape[1]) if shape else 0
+    if not shape:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, str) and n.isdecimal() for n in shape):
+        raise ValueError(f"{folder.root / (file or '')}: expected two numbers in `kpt_shape`, such as [17, 3].")
+    return int(shape[0]) * int(shape[1])
 
 
 def _images_by_split(
@@ -356,8 +362,8 @@ def _read_image(folder: DataFolder, parser: RowParser, name: str, file: str | No
     if file is None:
         return AnnotatedImage(name)
     try:
-        with open(folder.path(file), encoding="utf-8-sig") as opened:
-            rows = [(number, row.strip()) for number, row in enumerate(opened, start=1) if row.strip()]
+        lines = _read_text(folder, file, errors="strict").split("\n")
+        rows = [(number, row.strip()) for number, row in enumerate(lines, start=1) if row.strip()]
     except (OSError, ValueError) as error:
         folder.report(file, "unreadable annotation", " ".join(str(error).split()))
         return None

@@ -312,6 +312,14 @@ def test_boxes_of_an_image_that_is_listed_twice_are_combined(tmp_path):
     assert "more than once" in dataset.notes[0]
 
 
+def test_unlisted_images_are_noted(tmp_path):
+    for name in "ab":
+        save_image(tmp_path / "images" / f"{name}.jpg")
+    write(tmp_path / "coco.json", coco_json([[1, 2, 3, 4]]))
+    dataset = load_dataset(tmp_path)
+    assert "Skipped 1 images that coco.json doesn't list, such as images/b.jpg." in dataset.notes
+
+
 def test_byte_order_mark(tmp_path):
     save_image(tmp_path / "a.jpg")
     (tmp_path / "coco.json").write_text(json.dumps(coco_json([[1, 2, 3, 4]])), encoding="utf-8-sig")

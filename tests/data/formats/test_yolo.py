@@ -113,7 +113,10 @@ def test_label_files(tmp_path):
         ("names: " + "[" * 10_000, "can't be read"),
         ("train: gone\nval: images/val\nnames: [cat, dog]\n", "gone"),
         ("train: [{a: 1}]\nnames: [cat, dog]\n", "names of folders"),
-        ("names: [cat, dog]\nkpt_shape: [17]\n", r"kpt_shape: \['17'\]"),
+        ("names: [cat, dog]\nkpt_shape: [17]\n", "two numbers in `kpt_shape`"),
+        ("names: [cat, dog]\nkpt_shape: &a [*a, *a]\n", "can't be read|two numbers"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n", "unique names"),
+        (f"names: [{'cat, ' * 500_000}]\n", "more than 2000000 characters"),
     ],
 )
 def test_invalid_yaml_raises(tmp_path, data_yaml, message):
