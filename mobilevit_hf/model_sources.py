@@ -2,7 +2,9 @@
 
 import json
 import math
+import pickle
 import re
+import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -135,7 +137,7 @@ def load_image_processor(source: str | Path, **kwargs: Any) -> "BaseImageProcess
     try:
         with checkpoint_errors(source):
             processor = AutoImageProcessor.from_pretrained(source, **kwargs)
-    except (IndexError, ValueError) as error:
+    except (LookupError, ValueError) as error:
         if str(error).startswith(f"{source}: ") or "trust_remote_code" in str(error):
             raise
         raise ValueError(
@@ -207,7 +209,14 @@ def checkpoint_errors(source: str | Path) -> Generator[None, None, None]:
         raise ValueError(
             f"{source}: got no {IMAGE_PROCESSOR_FILE}, expected an image processor. Save one there."
         ) from error
-    except (AttributeError, KeyError, TypeError, ImportError) as error:
+    except (EOFError, RuntimeError, pickle.UnpicklingError, struct.error) as error:  # of torch.load
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        raise ValueError(
+            f"{source}: pytorch_model.bin can't be read, it is damaged or not a state dict. Save the model again, or "
+            f"convert the file: mobilevit convert {source} OUT"
+        ) from error
+    except (AttributeError, TypeError, ImportError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"{source}: can't be loaded, its config.json or {IMAGE_PROCESSOR_FILE} is invalid ({reason}). Fix it, or "

@@ -6,8 +6,8 @@ import re
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 SECRETS = (
     (re.compile(r"(?<=://)[^\s/?#]+@"), "…@"),  # user and password of a URL
-    (re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{10,}"), r"\1_…"),
     (re.compile(r"\bBearer [!-~]+"), "Bearer …"),
+    (re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{10,}"), r"\1_…"),
 )
 # Query of a presigned URL, which gives access by itself.
 QUERY = re.compile(r"(?<=\S)\?\S+=\S+")

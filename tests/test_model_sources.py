@@ -1,10 +1,12 @@
 import json
+import os
 import re
 import shutil
 import socket
 import time
 
 import pytest
+import torch
 from huggingface_hub import HfApi, constants, metadata_load
 from safetensors import safe_open
 from transformers import AutoConfig
@@ -241,6 +243,24 @@ def test_recommended_threshold_defaults_to_that_of_the_pipeline(detector_dir):
 def test_exported_models_are_not_weights(tmp_path, file, expected):
     (tmp_path / file).touch()
     assert has_weights(tmp_path) is expected
+
+
+class Folder:
+    """Object that creates a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("created",)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut off", {"weights": Folder()}])
+def test_damaged_or_foreign_pickled_weights_are_an_error_in_one_line(content, classifier_dir, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (classifier_dir / "model.safetensors").unlink()
+    file = classifier_dir / "pytorch_model.bin"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(ValueError, match=rf"^{classifier_dir}: pytorch_model\.bin can't be read, [^\n]+$"):
+        mobilevit_hf.pipeline("image-classification", classifier_dir)
+    assert not (tmp_path / "created").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00damaged!", None])
