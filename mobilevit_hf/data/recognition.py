@@ -107,9 +107,10 @@ def _recognized(folder: DataFolder, formats: Mapping[str, Any]) -> list[str]:
         return names
     is_imagefolder = "imagefolder" in formats and imagefolder.recognizes(folder)
     if "csv" in formats and (tables := csv_files.find_tables(folder)[0]):
-        if not is_imagefolder or not csv_files.agree_with_folders(folder, tables):
+        if not is_imagefolder or not csv_files.agree_with_folders(tables):
             return ["csv"]
-        folder.notes.append(f"Skipped {', '.join(table.name for table in tables)}: its labels are the class folders.")
+        skipped = ", ".join(table.name for table in tables)
+        folder.notes.append(f"Skipped {skipped}: the folders of the images are their classes.")
     return ["imagefolder"] if is_imagefolder else []
 
 

@@ -53,9 +53,10 @@ HEADLESS_BOX = ("image", "x1", "y1", "x2", "y2", "class")  # keras-retinanet's f
 
 @dataclass
 class Table:
-    """A file whose rows name images, and the indices of its columns; `targets` are several for one-hot labels."""
+    """A file whose rows name images of an index, and its columns; `targets` are several for one-hot labels."""
 
     name: str
+    index: FileIndex
     columns: Sequence[str]
     has_header: bool
     image: int
@@ -64,15 +65,15 @@ class Table:
     size: list[int] = field(default_factory=list)
     split: int | None = None
 
-    def rows(self, folder: DataFolder) -> Iterator[tuple[int, list[str]]]:
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the line number and the cells of each row."""
-        for number, row in enumerate(read_rows(folder, self.name), start=1):
+        for number, row in enumerate(read_rows(self.index.folder, self.name), start=1):
             if number > self.has_header and any(row):
                 yield number, row + [""] * (len(self.columns) - len(row))
 
-    def match_images(self, index: FileIndex) -> dict[str, tuple[str | None, str]]:
+    def match_images(self) -> dict[str, tuple[str | None, str]]:
         """Return the image of each value in the column of images, or None and the reason."""
-        return _match(index, self.name, [row[self.image] for _, row in self.rows(index.folder)])
+        return _match(self.index, self.name, [row[self.image] for _, row in self.rows()])
 
     def label(self, row: list[str]) -> str:
         """Return the label of a row, empty if it has none."""
@@ -97,17 +98,16 @@ def find_tables(folder: DataFolder) -> tuple[list[Table], list[Table]]:
     return [table for table in tables if table.targets], [table for table in tables if not table.targets]
 
 
-def agree_with_folders(folder: DataFolder, tables: Sequence[Table]) -> bool:
+def agree_with_folders(tables: Sequence[Table]) -> bool:
     """Return whether labels are one to one with the folders of their images, or their column is not named so."""
+    if any(table.box for table in tables):
+        return False
     if not any(_is_label_column(table.columns[number]) for table in tables for number in table.targets[:1]):
         return True
-    index = FileIndex.of_images(DataFolder(folder.root))  # whose notes and problems are not reported
     labels, folders = defaultdict(set), defaultdict(set)
     for table in tables:
-        if table.box:
-            return False
-        images = table.match_images(index)
-        for _, row in table.rows(folder):
+        images = table.match_images()
+        for _, row in table.rows():
             if name := images[row[table.image]][0]:
                 class_folder = posixpath.basename(posixpath.dirname(name))
                 labels[class_folder].add(table.label(row))
@@ -195,11 +195,11 @@ def _encoding(path: str) -> str:
 
 def _candidates(folder: DataFolder) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name, kind in folder.walk():
-        suffix = posixpath.splitext(name)[1].lower()
-        if kind == "file" and suffix in SUFFIXES and SUBMISSION not in name.lower():
-            groups[posixpath.dirname(name), suffix].append(name)
-    return [name for names in groups.values() if len(names) <= MAX_GROUP for name in names]
+    for suffix in SUFFIXES:
+        for name in folder.files_by_suffix().get(suffix, ()):
+            if SUBMISSION not in name.lower():
+                groups[posixpath.dirname(name), suffix].append(name)
+    return sorted(name for names in groups.values() if len(names) <= MAX_GROUP for name in names)
 
 
 def _infer_table(folder: DataFolder, name: str, index: FileIndex) -> Table | None:
@@ -224,7 +224,7 @@ def _infer_table(folder: DataFolder, name: str, index: FileIndex) -> Table | Non
         columns, rows = rows[0], rows[1:]
     else:
         columns = HEADLESS_BOX if width == len(HEADLESS_BOX) else [f"column {n + 1}" for n in range(width)]
-    table = Table(name, columns, has_header, image)
+    table = Table(name, index, columns, has_header, image)
     _infer_columns(table, rows)
     return table
 
@@ -294,14 +294,13 @@ def _select_tables(folder: DataFolder, tables: list[Table]) -> list[Table]:
 
 def _read_images(folder: DataFolder, tables: list[Table]) -> dict[str, dict[str, AnnotatedImage]]:
     """Return the annotated images by split and name."""
-    index = FileIndex.of_images(folder)
     images: dict[str, dict[str, AnnotatedImage]] = {}
     for table in tables:
         names = ", ".join(f"`{table.columns[number]}`" for number in table.targets[:3])
         names += f" and {len(table.targets) - 3} more" if len(table.targets) > 3 else ""
         folder.notes.append(f"Read {table.name}: images from `{table.columns[table.image]}`, labels from {names}.")
-        matches = table.match_images(index)
-        for number, row in table.rows(folder):
+        matches = table.match_images()
+        for number, row in table.rows():
             name, reason = matches[row[table.image]]
             if name is None:
                 folder.report(row[table.image], "missing image", f"line {number} of {table.name}: {reason}")
@@ -311,7 +310,7 @@ def _read_images(folder: DataFolder, tables: list[Table]) -> dict[str, dict[str,
                 _add_box(table, row, part.setdefault(name, AnnotatedImage(name)))
             elif reason := _add_label(table.label(row), name, part):
                 folder.report(name, "unreadable annotation", f"line {number} of {table.name}: {reason}")
-    unlisted = sorted(set(index.names).difference(*images.values()))
+    unlisted = sorted(set(tables[0].index.names).difference(*images.values()))
     if unlisted:
         folder.notes.append(f"Skipped {len(unlisted)} images in no row, such as {unlisted[0]}.")
     return images

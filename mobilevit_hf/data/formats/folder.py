@@ -41,6 +41,8 @@ class DataFolder:
         blobs = self.root.parents[1] / "blobs" if self.root.parent.name == "snapshots" else self.root
         self._allowed = tuple(f"{str(path).rstrip(os.sep)}{os.sep}" for path in (self.root, blobs))
         self._listings: dict[str, dict[str, str]] = {}
+        self._walked: list[tuple[str, str]] | None = None
+        self._by_suffix: dict[str, list[str]] | None = None
         self._linked: set[str] = set()  # files and folders whose link leads out of the folder
         self._reported: set[str] = set()  # entries of kind "outside"
 
@@ -112,17 +114,35 @@ class DataFolder:
 
     def walk(self, directory: str = ".") -> Iterator[tuple[str, str]]:
         """Yield the names and kinds of all entries below a directory, in alphabetical order, without its folders."""
-        pending = [iter(self.entries(directory).items())]
-        parents = [directory]
-        while pending:
-            base, kind = next(pending[-1], ("", ""))
-            if not base:
-                pending.pop(), parents.pop()
-            elif kind == "folder":
-                parents.append(join(parents[-1], base))
-                pending.append(iter(self.entries(parents[-1]).items()))
+        if directory != ".":
+            yield from self._walk(directory)
+            return
+        if self._walked is None:  # several formats look for their files
+            self._walked = list(self._walk("."))
+        yield from self._walked
+
+    def _walk(self, directory: str) -> Iterator[tuple[str, str]]:
+        parents = [(directory, iter(self.entries(directory).items()))]
+        while parents:
+            parent, entries = parents[-1]
+            prefix = "" if parent == "." else f"{parent}/"
+            for base, kind in entries:
+                if kind == "folder":
+                    name = f"{prefix}{base}"
+                    parents.append((name, iter(self.entries(name).items())))
+                    break
+                yield f"{prefix}{base}", kind
             else:
-                yield join(parents[-1], base), kind
+                parents.pop()
+
+    def files_by_suffix(self) -> dict[str, list[str]]:
+        """Return the names of all files by their suffix in lower case."""
+        if self._by_suffix is None:
+            self._by_suffix = {}
+            for name, kind in self.walk():
+                if kind == "file":
+                    self._by_suffix.setdefault(posixpath.splitext(name)[1].lower(), []).append(name)
+        return self._by_suffix
 
     def has_images(self, directory: str) -> bool:
         """Return whether there is any image below a directory."""
@@ -156,8 +176,9 @@ class DataFolder:
         if not self._is_inside(path):
             self._linked.add(directory)
         kinds = {}
+        prefix = "" if directory == "." else f"{directory}/"
         for entry in sorted(visible, key=lambda entry: entry.name):
-            name = join(directory, entry.name)
+            name = f"{prefix}{entry.name}"
             kind = self._kind(entry, name)
             if kind == "folder" and is_run(entry.path):
                 self.notes.append(f"Skipped {name}, the output of a training run.")

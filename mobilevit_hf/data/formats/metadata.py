@@ -17,7 +17,9 @@ LABEL_COLUMNS = ("label", "labels")
 
 def find_files(folder: DataFolder) -> list[str]:
     """Return the metadata files at any level of the folder."""
-    return [name for name, kind in folder.walk() if kind == "file" and posixpath.basename(name) in FILE_NAMES]
+    files = folder.files_by_suffix()
+    names = [name for suffix in (".jsonl", ".csv") for name in files.get(suffix, ())]
+    return sorted(name for name in names if posixpath.basename(name) in FILE_NAMES)
 
 
 def has_annotations(folder: DataFolder) -> bool:

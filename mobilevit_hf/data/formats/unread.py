@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..images import IMAGE_SUFFIXES
 from .folder import DataFolder, is_image_name
 
 HEAD_BYTES = 2**16  # of a file that are searched
@@ -53,14 +54,14 @@ class UnreadAnnotations:
 
 def find_unread(folder: DataFolder) -> list[UnreadAnnotations]:
     """Return the annotations of other tools, and files that are named like the images or name them."""
-    stems, by_group = set(), defaultdict(list)
-    for name, kind in folder.walk():
-        directory, base = posixpath.split(name)
-        stem, suffix = posixpath.splitext(base)
-        if kind == "file" and is_image_name(base):
-            stems.add(stem)
-        elif kind == "file":
-            by_group[directory, suffix.lower()].append(name)
+    images, by_group = [], defaultdict(list)
+    for suffix, names in folder.files_by_suffix().items():
+        if suffix in IMAGE_SUFFIXES:
+            images += names
+        else:
+            for name in names:
+                by_group[posixpath.dirname(name), suffix].append(name)
+    stems = {posixpath.splitext(posixpath.basename(name))[0] for name in images} if by_group else set()
     found: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
     for names in by_group.values():
         if identified := _identify(folder, names, stems):
