@@ -30,16 +30,16 @@ from .inference import (
     backend_titles,
     compare_backends,
     count_labels,
-    in_turn,
     load_pipeline,
     predict_files,
     predict_upload,
 )
 from .middleware import HostMiddleware, SizeMiddleware
-from .uploads import MAX_FILES, check_upload, check_uploads, delete_uploads
+from .turns import in_turn
+from .uploads import MAX_FILES, check_upload, check_uploads, count_pixels, delete_uploads
 
-# Events of each kind at a time. Their predictions take turns on one thread, see `in_turn`.
-QUEUE: dict[str, Any] = {"concurrency_limit": 4}
+# Events of each kind at a time, whose predictions take turns, see `in_turn`.
+QUEUE: dict[str, Any] = {"concurrency_limit": 8}
 # Events that wait, of all visitors; more are rejected at once.
 MAX_WAITING = 64
 # Model, backend and threshold.
@@ -255,7 +255,9 @@ def predict_image(load: Load, path: str | None, model: str, backend: str, thresh
         return EMPTY, HIDDEN, None, PLACEHOLDER, HIDDEN, ""
     try:
         pipeline = load(model, backend)
-        image, predictions, milliseconds, calls = in_turn(predict_upload, pipeline, path, threshold)
+        image, predictions, milliseconds, calls = in_turn(
+            count_pixels(path), predict_upload, pipeline, path, threshold
+        )
     except (ValueError, OSError) as error:
         return EMPTY, HIDDEN, None, _format_error(error), HIDDEN, ""
     finally:

@@ -4,10 +4,9 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 from PIL import Image
 from transformers import Pipeline
@@ -18,18 +17,13 @@ from ..data.images import UnreadableImageError, load_image
 from ..model_sources import read_task, resolve_model
 from ..pipelines import pipeline
 from ..tasks import TaskName
-from .uploads import read_upload
+from .turns import in_turn
+from .uploads import count_pixels, read_upload
 
 DETECTION: TaskName = "object-detection"
 # Timed calls per measurement, fewer if they take longer than this.
 TIMED_CALLS, TIMED_SECONDS = 5, 1.0
 
-# Runs one prediction at a time, so that others do not slow down the measured latency, in the order of arrival: between
-# two images of a visitor, those of others get their turn.
-EXECUTOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
-
-P = ParamSpec("P")
-R = TypeVar("R")
 # Function (model, backend) that returns a pipeline.
 Load = Callable[[str, str], Pipeline]
 # Output of a pipeline for one image, sorted by descending score.
@@ -47,11 +41,6 @@ def backend_titles() -> dict[str, str]:
     """Return the installed backends with their titles."""
     backends = [setting.backend for setting in available_settings(DETECTION)]
     return {backend: FORMATS[backend].title if backend in FORMATS else "PyTorch" for backend in backends}
-
-
-def in_turn(function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
-    """Call a function on the thread of predictions and return its result."""
-    return EXECUTOR.submit(function, *args, **options).result()
 
 
 @lru_cache(maxsize=8)
@@ -110,7 +99,7 @@ def compare_backends(load: Load, model: str, path: str, threshold: float) -> Ite
     for backend, title in backend_titles().items():
         try:
             pipeline = load(model, backend)
-            _, predictions, milliseconds, _ = in_turn(predict_upload, pipeline, path, threshold)
+            _, predictions, milliseconds, _ = in_turn(count_pixels(path), predict_upload, pipeline, path, threshold)
             row = [title, f"{milliseconds:.1f}", summarize(pipeline.task, predictions, threshold)]
         except UnreadableImageError:
             raise
@@ -130,9 +119,11 @@ def predict_files(pipeline: Pipeline, paths: Iterable[str], threshold: float) ->
     The column "error" is present if at least one file can't be read.
     """
     results: list[tuple[str, Predictions, str]] = []
+    pixels = 0
     for path in paths:
+        pixels += count_pixels(path)
         try:
-            results.append((Path(path).name, in_turn(_predict_file, pipeline, path, threshold), ""))
+            results.append((Path(path).name, in_turn(pixels, _predict_file, pipeline, path, threshold), ""))
         except ValueError as error:
             results.append((Path(path).name, [], str(error)))
     is_detector = pipeline.task == DETECTION

@@ -1,7 +1,6 @@
 """Predictions and latencies of the demo."""
 
 import re
-import threading
 
 import pytest
 import transformers
@@ -33,27 +32,6 @@ def test_latency_is_the_median_of_warm_calls(monkeypatch):
     assert [prediction["label"] for prediction in predictions] == ["dog", "cat"]
     assert milliseconds == pytest.approx(250)
     assert (timed, len(calls)) == (4, 5)
-
-
-def test_predictions_of_others_come_between_the_images_of_a_request(monkeypatch):
-    order, waiting, started = [], threading.Event(), threading.Event()
-
-    def predict(pipeline, path, threshold):
-        order.append(path)
-        started.set()
-        assert waiting.wait(10)
-        return [{"label": "cat", "score": 1}]
-
-    monkeypatch.setattr(inference, "_predict_file", predict)
-    pipeline = type("Pipeline", (), {"task": CLASSIFICATION})()
-    batch = threading.Thread(target=inference.predict_files, args=[pipeline, ["1", "2", "3"], 0.5])
-    batch.start()
-    assert started.wait(10)
-    other = inference.EXECUTOR.submit(order.append, "other")  # arrives during the first image
-    waiting.set()
-    batch.join(10)
-    other.result()
-    assert order == ["1", "other", "2", "3"]
 
 
 @pytest.mark.slow
