@@ -58,8 +58,8 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 training = TrainingArguments(
     args.output_dir, num_train_epochs=args.epochs, per_device_train_batch_size=8, learning_rate=2e-3,
     weight_decay=0.01, max_grad_norm=10, lr_scheduler_type="cosine", warmup_steps=0.1,
-    logging_strategy="epoch", eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
-    metric_for_best_model="map", remove_unused_columns=False, eval_do_concat_batches=False
+    logging_strategy="epoch", eval_strategy="epoch", save_strategy="epoch", save_total_limit=1,
+    load_best_model_at_end=True, metric_for_best_model="map", remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
 # The collator is `dict`: items of `ImageDataset` are whole batches.
 trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)

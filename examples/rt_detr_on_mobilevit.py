@@ -86,8 +86,8 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 training = TrainingArguments(
     args.output_dir, num_train_epochs=args.epochs, per_device_train_batch_size=8, learning_rate=5e-4,
     weight_decay=1e-4, max_grad_norm=0.1, lr_scheduler_type="cosine", warmup_steps=0.1,
-    logging_strategy="epoch", eval_strategy="epoch", save_strategy="best", save_total_limit=1, metric_for_best_model="map", greater_is_better=True,
-    remove_unused_columns=False, eval_do_concat_batches=False
+    logging_strategy="epoch", eval_strategy="epoch", save_strategy="best", save_total_limit=1,
+    metric_for_best_model="map", greater_is_better=True, remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
 trainer = Trainer(
     model, training, drop_crowds, train, validation, processor, compute_metrics=compute_metrics,

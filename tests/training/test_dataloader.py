@@ -8,7 +8,7 @@ from training_runs import SCRIPT_OF
 
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.training.arguments import TrainArguments
-from mobilevit_hf.training.dataloader import TrainingDataLoader, batch_shapes
+from mobilevit_hf.training.dataloader import TrainingDataLoader, batch_shapes, check_batches
 from mobilevit_hf.training.initialization import create_classifier, create_detector
 from mobilevit_hf.training.tasks import TRAINING_TASKS
 
@@ -17,6 +17,28 @@ def test_multi_scale_shapes_are_those_of_the_paper():
     assert batch_shapes("off", 256, 128, 0.3) == [(256, 256, 128)]
     paper = [(160, 160, 327), (192, 192, 227), (256, 256, 128), (288, 288, 101), (320, 320, 81)]
     assert batch_shapes("on", 256, 128, 0.3) == paper  # section 3.3
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "is_valid"),
+    [
+        ("object-detection", {"per_device_train_batch_size": 1}, False),
+        ("object-detection", {"per_device_train_batch_size": 2, "multi_scale": "on"}, False),
+        ("object-detection", {"per_device_train_batch_size": 1, "image_size": 288, "multi_scale": "off"}, True),
+        ("object-detection", {"per_device_train_batch_size": 2}, True),
+        ("image-classification", {"per_device_train_batch_size": 1, "image_size": 32}, False),
+        ("image-classification", {"per_device_train_batch_size": 1, "image_size": 64}, True),
+    ],
+)
+def test_batches_that_batch_normalization_rejects_raise(task, options, is_valid):
+    arguments = TrainArguments(model="xxs", **options).for_task(task)
+    stride = {"object-detection": 256, "image-classification": 32}[task]
+    size = arguments.image_size or 224
+    if is_valid:
+        check_batches(arguments, size, stride)
+        return
+    with pytest.raises(ValueError, match=r"per_device_train_batch_size: got [12], .*Increase it or --image-size"):
+        check_batches(arguments, size, stride)
 
 
 @pytest.mark.parametrize("image_size", [64, 96, 100, 160, 224, 256, 320])

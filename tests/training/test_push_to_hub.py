@@ -35,6 +35,14 @@ def test_publication_is_checked_before_training(options, role, message, hub, tra
     assert not (tmp_path / "run").exists()
 
 
+def test_unlisted_license_is_doubted_before_the_data_is_read(hub, train_command, mobilevit):
+    hub.role = "read"
+    train_command[1] = "missing"
+    code, _, err = mobilevit(*train_command, "--license", "apache2")
+    assert code == 2
+    assert "Did you mean apache-2.0?" in err.splitlines()[0]
+
+
 @pytest.mark.slow
 def test_failed_publication_keeps_the_model(hub, train_command, mobilevit, tmp_path):
     hub.fail("POST", "/commit/", 403)

@@ -311,6 +311,25 @@ def test_two_processes_evaluate_like_one(task, run_dir, small_datasets, process_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_three_processes_resume_bit_equal(accumulation, small_datasets, initial_checkpoint, run_script, tmp_path):
+    """Sums of three numbers depend on their order, unlike those of two; the shards differ in size."""
+    options = {"--gradient-accumulation-steps": accumulation, "--max-steps": 4, "--save-steps": 2}
+    words = (*SMALL, "--model", initial_checkpoint, *(word for option in options.items() for word in option))
+    task = "image-classification"
+    expected, resumed = tmp_path / "expected", tmp_path / "resumed"
+    data = shutil.copytree(small_datasets[task], tmp_path / "data")
+    sorted((data / "train").rglob("*.png"))[0].unlink()
+    run_script(task, data, *words, "--output-dir", expected, processes=3)
+    (resumed / "checkpoints").mkdir(parents=True)
+    shutil.copy(expected / "checkpoints/step-00000002.pt", resumed / "checkpoints")
+    run_script(task, data, *words, "--output-dir", resumed, "--resume", "auto", processes=3)
+    assert (resumed / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    states = [load_checkpoint(find_checkpoints(folder)[-1]) for folder in (expected, resumed)]
+    assert all(torch.equal(value, states[1]["model"][name]) for name, value in states[0]["model"].items())
+
+
+@pytest.mark.slow
 def test_two_processes_resume_bit_equal(task, process_runs, small_datasets, run_script, tmp_path):
     """Resume from the files that a run killed after its second step leaves."""
     expected, killed = process_runs / "2", tmp_path / "run"

@@ -8,6 +8,7 @@ import re
 import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -18,8 +19,10 @@ from training_runs import SCRIPT_OF, SCRIPTS, SHORT, SMALL, list_files, only_lin
 
 from mobilevit_hf.cli import console
 from mobilevit_hf.cli.train import ProgressBar
+from mobilevit_hf.training import trainer
 from mobilevit_hf.training.arguments import TrainArguments
 from mobilevit_hf.training.callbacks import TrainingProgress
+from mobilevit_hf.training.output_dir import OutputDirInUseError
 
 
 @pytest.fixture
@@ -97,6 +100,35 @@ def test_flags_override_the_recipe_and_the_recipe_the_defaults(
     assert read_metrics(tmp_path / "run")[-1]["step"] == 2
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words", "expected"),
+    [
+        ({"num_train_epochs": 300}, ("--max-steps", 2), {"num_train_epochs": None, "max_steps": 2}),
+        ({"max_steps": 9}, ("--num-train-epochs", 2), {"num_train_epochs": 2.0, "max_steps": None}),
+        ({"bf16": True}, ("--fp16",), {"bf16": False, "fp16": True}),
+        ({"fp16": True}, ("--no-bf16",), {"bf16": False, "fp16": True}),
+        ({"bf16": True}, ("--no-bf16",), {"bf16": False, "fp16": False}),
+        ({"license": "other", "license_name": "a"}, ("--license", "mit"), {"license": "mit", "license_name": None}),
+        (
+            {"license": "other", "license_name": "a"},
+            ("--license-name", "b"),
+            {"license": "other", "license_name": "b"},
+        ),
+        ({"task": "object-detection"}, (), {"task": "object-detection"}),
+    ],
+)
+@pytest.mark.parametrize("recipe_first", [True, False])
+def test_flags_replace_what_they_exclude_in_the_recipe(
+    recipe_first, recipe, words, expected, mobilevit, training_calls, tmp_path
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    parts = [("--recipe", path), words]
+    code, _, err = mobilevit("train", *parts[not recipe_first], "images", *parts[recipe_first])
+    assert code == 0, err
+    assert {name: getattr(training_calls[0], name) for name in expected} == expected
+
+
 # --- output directory ------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +161,22 @@ def test_resume_uses_the_last_output_directory(training_calls, mobilevit, tmp_pa
             (tmp_path / "runs" / name).mkdir(parents=True, exist_ok=True)
         assert mobilevit("train", "shapes", *words)[0] == 0
         assert training_calls[-1].output_dir == expected
+
+
+def test_trainings_that_start_at_once_use_different_directories(mobilevit, training_calls, monkeypatch):
+    train = trainer.train
+
+    def train_after_another(arguments, callback):
+        if not training_calls:
+            Path(arguments.output_dir).mkdir(parents=True)
+            training_calls.append(None)
+            raise OutputDirInUseError("output_dir: in use")
+        return train(arguments, callback)
+
+    monkeypatch.setattr(trainer, "train", train_after_another)
+    code, out, err = mobilevit("train", "images")
+    assert code == 0, err
+    assert out.strip() == str(Path("runs/images-2"))
 
 
 def test_several_processes_require_an_output_directory(mobilevit, training_calls, monkeypatch):
@@ -195,7 +243,8 @@ def test_error_is_one_line_and_nothing_is_written(words, expected, mobilevit, wo
     before = list_files(working_dir)
     code, out, err = mobilevit("train", *words)
     assert (code, out) == (2, "")
-    line = only_line(err)
+    from_scratch = "note: Training xxs from scratch"  # the first line without --model
+    line = only_line("\n".join(line for line in err.splitlines() if not line.startswith(from_scratch)))
     assert line.startswith("error: ")
     for part in expected:
         assert part in line
@@ -222,7 +271,7 @@ def test_invalid_value_raises_before_torch_is_imported(run_python):
 def test_script_rejects_data_of_the_other_task(script, dataset, working_dir, no_hub, monkeypatch, capfd):
     before = list_files(working_dir)
     monkeypatch.setattr("mobilevit_hf.cli.train.tune_allocator", lambda: True)
-    monkeypatch.setattr(sys, "argv", [script, dataset])
+    monkeypatch.setattr(sys, "argv", [script, dataset, "--model", "xxs"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(SCRIPTS / script), run_name="__main__")
     line = only_line(capfd.readouterr().err)
@@ -240,8 +289,10 @@ def test_without_hub_it_trains_from_scratch(small_datasets, mobilevit, no_plots,
     words = ("--output-dir", tmp_path / "run", *SHORT, "--max-steps", 1)
     code, _, err = mobilevit("train", small_datasets["image-classification"], *words)
     assert code == 0
-    notes = [line for line in err.splitlines() if "apple/mobilevit-xx-small" in line]
-    assert "xxs from scratch" in only_line("\n".join(notes))
+    first, *others = err.splitlines()
+    assert first.startswith("note: Training xxs from scratch")
+    assert "apple/mobilevit-xx-small" in first
+    assert not any("from scratch" in line for line in others)
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["hidden_sizes"] == [64, 80, 96]
     assert config["image_size"] == 96  # the images are smaller than the model's 256

@@ -19,8 +19,10 @@ from transformers import AutoModelForImageClassification, MobileViTImageProcesso
 import mobilevit_hf
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.evaluation import EvaluationResult, evaluate_model
+from mobilevit_hf.modeling.finite import check_finite_weights
 from mobilevit_hf.training import checkpoint, state, tasks, trainer
 from mobilevit_hf.training.callbacks import TrainerCallback
+from mobilevit_hf.training.ema import EMA
 from mobilevit_hf.training.signals import StoppedError
 from mobilevit_hf.training.trainer import train
 
@@ -84,6 +86,32 @@ def test_too_high_learning_rate_raises_and_stops_workers(make_arguments, tmp_pat
     with pytest.raises(ValueError, match=r"not finite at step [2-4], .*Try a lower --learning-rate"):
         train(make_arguments(tmp_path / "run", **options))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("name", ["mobilevit.conv_stem.normalization.running_var", "classifier.weight"])
+def test_weights_that_are_not_finite_raise_and_the_best_are_kept(name, make_arguments, monkeypatch, tmp_path):
+    """The loss of a step does not depend on running statistics, and not yet on the weights that it updates."""
+    update, folder = EMA.update, tmp_path / "run"
+
+    def damage(ema):
+        update(ema)
+        if ema.num_updates == 4:
+            ema._current[name].view(-1)[0] = math.inf
+            ema._averages[name].view(-1)[0] = math.inf
+
+    monkeypatch.setattr(EMA, "update", damage)
+    with pytest.raises(ValueError, match=r"not finite after step 4: .*best weights, of step 2.*--learning-rate"):
+        train(make_arguments(folder, eval_steps=2, save_steps=2, logging_steps=100))
+    assert [path.name for path in checkpoint.find_checkpoints(folder)] == ["step-00000002.pt"]
+    check_finite_weights(AutoModelForImageClassification.from_pretrained(folder), "saved")
+    assert not (folder / "results.json").exists()
+
+
+def test_metric_that_is_not_finite_raises(set_evaluations, make_arguments, tmp_path):
+    set_evaluations(0.5, math.nan)
+    with pytest.raises(ValueError, match=r"accuracy is nan at step 4.*best weights, of step 2"):
+        train(make_arguments(tmp_path / "run", eval_steps=2))
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "run")
 
 
 # --- saved weights ---------------------------------------------------------------------------------------------------
