@@ -69,7 +69,7 @@ class TrainingRecord:
     steps: int | None = None
     seconds: Number | None = None
     images_per_second: Number | None = None  # median, summed over all processes
-    hardware: dict[str, Any] = field(default_factory=dict)  # see `environment.describe_hardware`
+    hardware: dict[str, str | int | None] = field(default_factory=dict)  # see `environment.describe_hardware`
     versions: dict[str, str] = field(default_factory=dict)  # see `environment.library_versions`
 
 

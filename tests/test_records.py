@@ -82,6 +82,7 @@ def test_null_selects_the_default():
         ({"command": 3}, "'command'"),
         ({"seconds": "1.5"}, "'seconds'"),
         ({"data": 3}, "got int"),
+        ({"hardware": {"cores": [1]}}, "'hardware'"),
         ({"data": {"format": "voc", "classes": [1]}}, "'classes'"),
         ({"data": {"format": "voc", "classes": [], "counts": {"train": 3}}}, "'counts'"),
         ({"initial_checkpoint": {"kind": "random"}}, "'kind'"),
