@@ -110,7 +110,11 @@ def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
             f"streaming: got {path} in the format {data_format}, expected a Hub id or Parquet files. Disable "
             "it: images of local folders are always read on access."
         )
-    dataset = DATA_FORMATS[data_format].read(folder, **options)
+    try:
+        dataset = DATA_FORMATS[data_format].read(folder, **options)
+    except ValueError as error:
+        suggestion = "" if is_inferred or path.is_file() else _suggest_format(path, data_format)
+        raise ValueError(f"{error}{suggestion}") from error
     if unread := describe_unread(name for name, kind in folder.walk() if kind == "file"):
         folder.notes.append(unread)
     if is_inferred and data_format == "imagefolder" and not metadata.has_annotations(folder):
@@ -118,6 +122,15 @@ def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
     dataset.splits = {split: dataset.splits[split] for split in SPLITS if split in dataset.splits}
     dataset.root, dataset.notes, dataset.problems = folder.root, folder.notes, folder.problems
     return dataset
+
+
+def _suggest_format(path: Path, data_format: str) -> str:
+    """Return a sentence about the format that a folder has instead of the one that was set, empty if there is none."""
+    try:
+        _, inferred = recognize(DataFolder(path), DATA_FORMATS, None)
+    except ValueError:
+        return ""
+    return "" if inferred == data_format else f' The folder looks like data_format="{inferred}".'
 
 
 def _file_format(folder: DataFolder, path: Path, data_format: str | None) -> str:

@@ -90,7 +90,7 @@ def check_class_folders(outer: DataFolder, folder: DataFolder, dataset: Dataset)
 
 
 def _explain_missing_classes(folder: DataFolder, unread: list[UnreadAnnotations]) -> tuple[str, str]:
-    """Return what there is instead of class folders, and what to do."""
+    """Return what the folder contains instead of class folders, and what to do."""
     if unread:
         return f"unread annotations: {_list(unread)}", unread[0].action
     if masks := _find_masks(folder):

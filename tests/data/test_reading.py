@@ -50,6 +50,12 @@ def test_invalid_arguments_raise(class_folders, options, message):
         load_dataset(class_folders, **options)
 
 
+@pytest.mark.parametrize("data_format", ["coco", "voc", "yolo", "csv"])
+def test_wrong_format_names_the_right_one(class_folders, data_format):
+    with pytest.raises(ValueError, match=r'looks like data_format="imagefolder"\.$'):
+        load_dataset(class_folders, data_format=data_format)
+
+
 def test_unsupported_file_raises(tmp_path):
     save_image(tmp_path / "a.png")
     with pytest.raises(ValueError, match="is a file"):

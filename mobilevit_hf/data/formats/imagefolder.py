@@ -14,7 +14,7 @@ MASK_WORDS = {
     *("annot", "annots", "annotation", "annotations", "groundtruth", "gt", "label", "labels", "mask", "masks", "seg"),
     *("segmentation", "segmentations"),
 }
-PART_WORDS = {"batch", "folder", "jpeg", "jpg", "part", "photo", "photos", "pics", "pictures", "png", "pred"}
+PART_WORDS = {"batch", "folder", "jpeg", "jpg", "part", "photo", "photos", "pics", "png", "pred"}
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
