@@ -64,7 +64,7 @@ def choose_initial_checkpoint() -> tuple[str, list[str]]:
         resolve_model(DEFAULT_MODEL)
     except ValueError as error:
         return FALLBACK_VARIANT, [
-            f"Training {FALLBACK_VARIANT} from scratch, with new weights instead of pretrained ones, which needs more "
+            f"Training {FALLBACK_VARIANT} from scratch instead of from pretrained weights, which needs more "
             f"images and time: {error}"
         ]
     return DEFAULT_MODEL, []
