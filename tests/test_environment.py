@@ -1,7 +1,10 @@
 import json
 import os
 import platform
+import re
+import sys
 from importlib.metadata import PathDistribution, version
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,11 +38,14 @@ def test_hardware_of_a_gpu(monkeypatch):
     assert "threads" not in hardware
 
 
-def test_peak_memory_grows_with_an_allocation():
-    before = peak_memory()
-    block = bytearray(os.urandom(2**20)) * 256
+def test_peak_memory_includes_allocations():
+    before, block = peak_memory(), bytearray(os.urandom(2**20)) * 256
     assert len(block) == 256 * 2**20
-    assert 10 < before < peak_memory() < 2**20
+    assert 256 < peak_memory() < 2**20
+    assert peak_memory() >= before
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        assert peak_memory() >= int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10 - 1
 
 
 @pytest.mark.parametrize(

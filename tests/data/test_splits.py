@@ -74,5 +74,5 @@ def test_detection_split_is_stratified_by_the_rarest_class(tmp_path):
 
 def test_test_split_is_never_split(tmp_path):
     for number in range(9):
-        save_image(tmp_path / "test" / "a" / f"{number}.png")
+        save_image(tmp_path / "test" / "ab"[number % 2] / f"{number}.png")
     assert split_sizes(load_dataset(tmp_path)) == {"test": 9}
