@@ -37,7 +37,7 @@ def recognize(folder: DataFolder, formats: Mapping[str, Any], data_format: str |
         if names := _recognized(current, candidates):
             _note_entered(folder, current, path)
             return current, _choose(current, names, formats)
-        if imagefolder.class_folders(current):
+        if imagefolder.class_names(current):
             fallback = path, current
         name = _find_inner(current, candidates)
         if name is None:
@@ -118,10 +118,13 @@ def _find_inner(folder: DataFolder, formats: Mapping[str, Any]) -> str | None:
     """Return the subfolder that contains the dataset: the only one with images, or the only one with annotations."""
     names = imagefolder.class_folders(folder)
     names = names or [name for name, kind in folder.entries(".").items() if kind == "folder"]
-    if len(names) == 1:
-        return names[0]
+    for part in (names, imagefolder.class_names(folder)):
+        if len(part) == 1:
+            return part[0]
     specific = {name: module for name, module in formats.items() if name not in FALLBACKS}
     found = [name for name in names if _recognized(folder.subfolder(name), specific)]
+    if not found and "imagefolder" in formats:
+        found = imagefolder.find_datasets(folder)
     if len(found) > 1:
         raise ValueError(
             f"{folder.root}: got several datasets, in {', '.join(found)}, expected one. Pass the folder of one."

@@ -196,3 +196,51 @@ def test_several_datasets_raise(tmp_path):
         write(tmp_path / name / "train.parquet", "")
     with pytest.raises(ValueError, match="several datasets, in one, two"):
         load_dataset(tmp_path)
+
+
+REPOSITORIES = {
+    "examples": (["Dataset/0", "Dataset/1", "Examples"], "Dataset"),
+    "documentation": (["faces/with", "faces/without", "Readme_images", "Logo", "net/Readme_images"], "faces"),
+    "other folders": (["images/cat", "images/dog", "tools/plots", "weights"], "images"),
+    "splits": (["work/data/cat", "work/data/dog", "work/split/train/cat", "work/split/train/dog"], "work/split"),
+    "classes": (["cat", "dog", "docs", "screenshots"], "."),
+}
+
+
+@pytest.mark.parametrize("case", REPOSITORIES)
+def test_the_dataset_of_a_repository_is_found(tmp_path, case):
+    folders, expected = REPOSITORIES[case]
+    add_images(tmp_path, folders)
+    (tmp_path / "README.md").write_text("A repository.")
+    dataset = load_dataset(tmp_path)
+    assert dataset.root == tmp_path / expected
+    assert len(dataset.classes) == 2
+    assert "Skipped" in " ".join(dataset.notes)
+
+
+def test_most_images_of_a_repository_are_its_dataset(tmp_path):
+    add_images(tmp_path, ["faces/with", "faces/without"], 10)
+    add_images(tmp_path, ["other"], 1)
+    assert load_dataset(tmp_path).classes == ("faces", "other")
+    (tmp_path / "train.py").touch()
+    assert load_dataset(tmp_path).classes == ("with", "without")
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["dataset/with_mask", "Readme_images", "Logo"], "dataset: got one folder of images"),
+        (["docs/img", "assets", "demo"], "images without labels"),
+        (["src/net", "tools/track"], "images without labels"),
+        (["data/cat", "data/dog", "more/cat", "more/dog"], "several datasets, in data, more"),
+        (["JPEGImages", "SegmentationClass", "SegmentationClassVisualization"], "Segmentation datasets"),
+    ],
+)
+def test_a_repository_without_one_dataset_raises(tmp_path, folders, expected):
+    add_images(tmp_path, folders)
+    (tmp_path / "README.md").write_text("A repository.")
+    for folder in folders:
+        if folder.startswith(("src", "tools")):
+            (tmp_path / folder / "main.py").touch()
+    with pytest.raises(ValueError, match=expected):
+        load_dataset(tmp_path)

@@ -1,6 +1,7 @@
 """Class folders."""
 
 import datasets
+import pytest
 from dataset_files import problem_kinds, sample_names, save_image, split_sizes
 
 from mobilevit_hf.data.reading import load_dataset
@@ -55,3 +56,21 @@ def test_skipped_images_and_folders_are_noted(class_folders):
     save_image(class_folders / "extra" / "a" / "1.jpg")
     notes = " ".join(load_dataset(class_folders).notes)
     assert all(word in notes for word in ("train/loose.jpg", "train/empty", "extra"))
+
+
+@pytest.mark.parametrize(
+    ("validation", "classes"),
+    [
+        (["fruit/apple/fuji", "fruit/pear"], ("carrot", "fuji", "gala", "pear")),
+        (["fruit/session_9", "root/session_8"], ("fruit", "root")),
+        ([], ("fruit", "root")),
+    ],
+)
+def test_nested_folders_are_classes_if_splits_share_them(tmp_path, validation, classes):
+    for folder in ("fruit/apple/fuji", "fruit/apple/gala", "fruit/pear", "root/carrot"):
+        save_image(tmp_path / "train" / folder / "1.png")
+    for folder in validation:
+        save_image(tmp_path / "val" / folder / "1.png")
+    dataset = load_dataset(tmp_path)
+    assert dataset.classes == classes
+    assert any(note.startswith("Classes are the") for note in dataset.notes)
