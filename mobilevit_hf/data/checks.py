@@ -19,7 +19,7 @@ from ..tasks import TaskName
 from .duplicates import MAX_COMPARED, find_near_duplicates, make_thumbnail
 from .images import DECODER_ERRORS, LOSSES, UnreadableImageError, load_with_losses, open_header
 from .sequences import LazySequence
-from .types import Dataset, Problem, ProblemKind, Sample, Split
+from .types import LEAKAGE, Dataset, Problem, ProblemKind, Sample, Split
 
 STREAM_SAMPLES = 1000  # of a stream, which may be endless, that are checked
 # Larger images are decoded one at a time in a separate thread: each takes up to 20 bytes per pixel on its way to RGB,
@@ -55,9 +55,9 @@ class DatasetReport:
         notes: `Dataset.notes`, the streams that were checked in part, what decoding loses (`LOSSES`), and images of
             different classes that look alike.
         problems: `Dataset.problems`, then those of the check in the order of the samples.
-        invalid_fraction: Fraction of the samples with an error, 0..1.
-        invalid_samples: Invalid samples by split and index: mask (N,) of the valid objects, or None if the whole
-            sample is invalid.
+        invalid_fraction: Fraction of the samples with an error, 0..1, without those that are in a later split, too.
+        invalid_samples: Samples to leave out, by split and index: mask (N,) of the valid objects, or None for the
+            whole sample, which is invalid or also in a later split.
         validation_cut_off: Whether the validation split was split off the training split.
     """
 
@@ -143,15 +143,20 @@ def drop_invalid(dataset: Dataset, report: DatasetReport, max_bad: float = 0.05)
         ValueError: If more than a fraction `max_bad` (0..1) of the samples is invalid, or a split has none left.
     """
     if report.invalid_fraction > max_bad:
-        problems = [f"{p.name}: {p.kind} ({p.reason})" for p in report.problems[:5]]
-        if len(report.problems) > len(problems):
-            problems.append(f"and {len(report.problems) - len(problems)} more")
+        errors = [p for p in report.problems if p.is_error and p.kind != LEAKAGE]
+        problems = [f"{p.name}: {p.kind} ({p.reason})" for p in errors[:5]]
+        if len(errors) > len(problems):
+            problems.append(f"and {len(errors) - len(problems)} more")
         raise ValueError(
             f"max_bad: got {report.invalid_fraction:.1%} invalid samples, expected at most {max_bad:.1%}: "
             f"{'; '.join(problems)}. Fix them (`mobilevit check-data` lists all), or raise the limit to skip them."
         )
     if empty := [name for name, count in report.num_samples.items() if not count]:
-        raise ValueError(f"split {', '.join(empty)}: got no valid sample, expected at least one. Fix or remove it.")
+        duplicates = report.problem_counts.get(LEAKAGE)
+        others = f" but {duplicates} images that another split contains, too" if duplicates else ""
+        raise ValueError(
+            f"split {', '.join(empty)}: got no valid sample{others}, expected at least one. Fix or remove it."
+        )
     return replace(dataset, splits=valid_splits(dataset, report))
 
 
@@ -233,7 +238,8 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
             mask, sample_problems = _validate(inspection, duplicates.get((split, index)), len(classes))
             if sample_problems:
                 problems += sample_problems
-                invalid_names.add(sample.name)
+                if any(problem.kind != LEAKAGE for problem in sample_problems):
+                    invalid_names.add(sample.name)
                 invalid[split][index] = mask
             if mask is None:
                 continue
@@ -341,7 +347,7 @@ def _validate(inspection: _Inspection, duplicate: str | None, num_classes: int) 
     if inspection.error:
         return None, [Problem(sample.name, "unreadable image", inspection.error)]
     if duplicate:
-        return None, [Problem(sample.name, "same image in two splits", f"equal to {duplicate}")]
+        return None, [Problem(sample.name, LEAKAGE, f"equal to {duplicate}")]
     objects = sample.objects
     if objects is None:
         if sample.label in range(num_classes):

@@ -60,23 +60,28 @@ def load_dataset(
         raise ValueError(f"data_format: got {data_format!r}, expected one of {', '.join(DATA_FORMATS)}.")
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction: got {validation_fraction}, expected at least 0 and less than 1.")
-    path = local_path(source)
-    if path is not None:
+    check_source(source, data_format)
+    if (path := local_path(source)) is not None:
         if revision is not None:
             raise ValueError(f"revision: got {revision!r} for the local {source}, expected a dataset on the Hub.")
         read = _read_archive if path.is_file() and is_archive(path) else _read_path
         dataset = read(path, data_format, streaming)
-    elif data_format in (None, "datasets") and HUB_ID.fullmatch(str(source)):
+    else:
         name = HUB_ALIASES.get(str(source), str(source))
         dataset = hf_datasets.read_hub(name, revision=revision, token=token, streaming=streaming)
-    else:
-        raise ValueError(f"{source}: no file or folder of this name. Pass a folder of images or a Hub id (user/name).")
     _drop_empty_splits(dataset, str(source))
     if not dataset.classes:
         raise ValueError(f"{source}: got no class in the training split, expected at least one annotated image.")
     if "train" in dataset.splits and "validation" not in dataset.splits:
         _add_validation(dataset, validation_fraction, seed)
     return dataset
+
+
+def check_source(source: str | Path, data_format: str | None) -> None:
+    """Raise a ValueError if a dataset is neither local nor, by its name and format, on the Hub."""
+    is_hub_id = data_format in (None, "datasets") and HUB_ID.fullmatch(str(source))
+    if local_path(source) is None and not is_hub_id:
+        raise ValueError(f"{source}: no file or folder of this name. Pass a folder of images or a Hub id (user/name).")
 
 
 def local_path(source: str | Path) -> Path | None:

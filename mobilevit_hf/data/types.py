@@ -23,6 +23,7 @@ ProblemKind = Literal[
     "same image in two classes",
 ]
 
+LEAKAGE: ProblemKind = "same image in two splits"  # whose samples are valid, but left out of the earlier split
 # Kinds whose samples are used: images with an empty label file are background, and which of two classes is right is
 # unknown.
 WARNINGS: tuple[ProblemKind, ...] = ("empty label file", "same image in two classes")

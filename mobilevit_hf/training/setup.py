@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.checks import DatasetReport, check_dataset, drop_invalid
-from ..data.reading import load_dataset
-from ..data.types import Dataset
+from ..data.reading import check_source, load_dataset
+from ..data.types import LEAKAGE, Dataset, ProblemKind
+from ..environment import pip_command
 from ..modeling.layers_cpu import use_fast_layers
 from ..modeling.variants_mobilevit import VARIANTS
 from ..records import TrainingRecord
@@ -39,6 +40,12 @@ from .resume import (
 from .tasks import TRAINING_TASKS, LossFunction, TrainingTask
 
 T = TypeVar("T")
+
+# What is done with duplicates, of which a dataset may have many: one message tells their number.
+DUPLICATES: dict[ProblemKind, str] = {
+    LEAKAGE: "left out of the earlier split",
+    "same image in two classes": "used with both classes",
+}
 
 
 @dataclass(kw_only=True)
@@ -80,6 +87,7 @@ def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: T
 
     The output directory is locked.
     """
+    check_source(arguments.data, arguments.data_format)
     resumed = find_resume_checkpoint(arguments, callback.on_message)
     requested = dataclasses.replace(arguments, model=_choose_model(arguments, resumed, callback))
     check_initial_checkpoint(
@@ -103,8 +111,12 @@ def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: T
         check_resumed_data(complete, data, resumed["data"])
     for note in report.notes:
         callback.on_message(note)
-    for problem in report.problems:
-        callback.on_message(f"{problem.name}: {problem.reason}", problem.kind)
+    for kind in report.problem_counts:
+        problems = [f"{problem.name}: {problem.reason}" for problem in report.problems if problem.kind == kind]
+        if kind in DUPLICATES:
+            problems = [f"{len(problems)}, {DUPLICATES[kind]}, such as {problems[0]}"]
+        for problem in problems:
+            callback.on_message(problem, kind)
     set_seed(arguments.seed)
     task = TRAINING_TASKS[dataset.task](complete, dataset)
     initial = task.create_model(report)
@@ -138,7 +150,7 @@ def create_accelerator(arguments: TrainArguments) -> Accelerator:
         AcceleratorState._reset_state()
     if arguments.report_to not in ("none", *(tracker.value for tracker in get_available_trackers())):
         raise ValueError(
-            f"report_to: got {arguments.report_to}, which is not installed. Run: pip install {arguments.report_to}"
+            f"report_to: got {arguments.report_to}, which is not installed. Run: {pip_command('trackers')}"
         )
     try:
         accelerator = Accelerator(

@@ -268,10 +268,19 @@ def test_drop_invalid_raises_for_an_empty_split(tmp_path):
         drop_invalid(dataset, check_dataset(dataset), max_bad=1)
 
 
+def test_equal_splits_leave_no_training_image(tmp_path):
+    dataset = make_classification_dataset(tmp_path, 2)
+    dataset.splits["validation"] = dataset.splits["train"]
+    with pytest.raises(ValueError, match="split train: got no valid sample but 2 images that another split contains"):
+        drop_invalid(dataset, check_dataset(dataset))
+
+
 def test_duplicate_stays_in_the_later_split(tmp_path):
     dataset = make_classification_dataset(tmp_path, 3)
     dataset.splits["test"] = [dataset.splits["train"][0], dataset.splits["validation"][1]]
-    kept = drop_invalid(dataset, check_dataset(dataset), max_bad=0.5).splits
+    report = check_dataset(dataset)
+    assert report.invalid_fraction == 0
+    kept = drop_invalid(dataset, report, max_bad=0).splits
     assert [sample.name for sample in kept["train"]] == ["1.png", "2.png"]
     assert [sample.name for sample in kept["validation"]] == ["3.png", "5.png"]
     assert [sample.name for sample in kept["test"]] == ["0.png", "4.png"]

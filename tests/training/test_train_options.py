@@ -139,7 +139,12 @@ def test_default_output_directory_is_named_after_the_dataset(mobilevit, training
         ("user/some data", ("runs/photos-2",), "runs/some-data"),
         ("photos", ("runs/photos-3",), "runs/photos-4"),
         (".", (), f"runs/{tmp_path.name}"),
+        ("pets.v2.zip", (), "runs/pets.v2"),
+        ("pets.tar.gz", (), "runs/pets"),
+        ("pets.v3", ("pets.v3",), "runs/pets.v3"),
     ):
+        if data.startswith("pets") and not existing:
+            (tmp_path / data).touch()
         for path in existing:
             (tmp_path / path).mkdir(parents=True)
         assert mobilevit("train", data)[0] == 0

@@ -22,8 +22,8 @@ PART_WORDS = {"batch", "folder", "jpeg", "jpg", "part", "photo", "photos", "pics
 DOCUMENTATION_WORDS = frozenset(
     re.findall(
         r"\w+",
-        "asset assets banner demo demos doc docs documentation example examples fig figs figure figures icon icons logo "
-        "logos media output outputs plot plots preview previews readme result results sample samples screenshot "
+        "asset assets banner demo demos doc docs documentation example examples fig figs figure figures icon icons "
+        "logo logos media output outputs plot plots preview previews readme result results sample samples screenshot "
         "screenshots static thumbnail thumbnails",
     )
 )
