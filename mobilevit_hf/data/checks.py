@@ -59,6 +59,7 @@ class DatasetReport:
         invalid_samples: Samples to leave out, by split and index: mask (N,) of the valid objects, or None for the
             whole sample, which is invalid or also in a later split.
         validation_cut_off: Whether the validation split was split off the training split.
+        pixel_hashes: SHA-256 of the decoded images in order, by split.
     """
 
     task: TaskName
@@ -76,6 +77,7 @@ class DatasetReport:
     invalid_fraction: float
     invalid_samples: dict[str, dict[int, Tensor | None]]
     validation_cut_off: bool
+    pixel_hashes: dict[str, str]
 
     @property
     def problem_counts(self) -> dict[ProblemKind, int]:
@@ -273,6 +275,10 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
         invalid_fraction=len(invalid_names) / max(1, len(names | invalid_names)),
         invalid_samples=invalid,
         validation_cut_off=dataset.validation_cut_off,
+        pixel_hashes={
+            split: hashlib.sha256(b"".join(inspection.digest or b"-" for inspection in inspected)).hexdigest()
+            for split, inspected in inspections.items()
+        },
     )
 
 

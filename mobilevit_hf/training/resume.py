@@ -27,18 +27,22 @@ def find_resume_checkpoint(arguments: TrainArguments, log: Callable[[str], objec
     Damaged checkpoints are logged.
 
     Raises:
-        ValueError: If the directory has other files, or only damaged checkpoints.
+        ValueError: If the directory has files of something else, files although `resume` is None, or only damaged
+            checkpoints.
     """
     folder, damaged = Path(str(arguments.output_dir)), []
-    files = list_files(folder)
-    if arguments.resume is None:
-        if files:
-            raise ValueError(
-                f"output_dir: {folder} is not empty. Resume the run in it (--resume auto), or choose another "
-                "--output-dir."
-            )
-        return None
-    for path in reversed(find_checkpoints(folder)):
+    files, checkpoints = list_files(folder), find_checkpoints(folder)
+    others = [name for name in files if name not in (RECIPE_FILE, HISTORY_FILE, TRACKER_PROJECT)]
+    if others and not checkpoints:
+        raise ValueError(
+            f"output_dir: got {folder} with {', '.join(others[:3])}{', …' * (len(others) > 3)} but no checkpoint, "
+            "expected a run to resume or an empty directory. Choose another --output-dir."
+        )
+    if files and arguments.resume is None:
+        raise ValueError(
+            f"output_dir: {folder} is not empty. Resume the run in it (--resume auto), or choose another --output-dir."
+        )
+    for path in reversed(checkpoints):
         try:
             saved = load_checkpoint(path)
         except ValueError as error:
@@ -49,11 +53,6 @@ def find_resume_checkpoint(arguments: TrainArguments, log: Callable[[str], objec
         return saved
     if damaged:
         raise ValueError(f"output_dir: {'; '.join(damaged)}; there is no intact one. Choose another --output-dir.")
-    if files := [name for name in files if name not in (RECIPE_FILE, HISTORY_FILE, TRACKER_PROJECT)]:
-        raise ValueError(
-            f"output_dir: got {folder} with {', '.join(files[:3])}{', …' * (len(files) > 3)} but no checkpoint, "
-            "expected a run to resume or an empty directory. Choose another --output-dir."
-        )
     return None
 
 
@@ -127,9 +126,10 @@ def _find_difference(data: dict[str, Any], saved: dict[str, Any]) -> str | None:
             counts = [values[kind].get(split, 0) for values in (data, saved)]
             if counts[0] != counts[1]:
                 return f"{text.format(counts[0], split)}, expected {counts[1]} as in the checkpoint"
-    changed = [split for split, value in data["annotations"].items() if value != saved["annotations"].get(split)]
-    if changed:
-        return f"other file names, labels or boxes in the {changed[0]} split, expected those of the checkpoint"
+    for kind, text in (("annotations", "file names, labels or boxes"), ("pixels", "images under the same names")):
+        for split, value in data.get(kind, {}).items():
+            if value != saved[kind].get(split):
+                return f"other {text} in the {split} split, expected those of the checkpoint"
     return None
 
 

@@ -106,7 +106,7 @@ def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: T
         check_incomplete(complete, resumed)
 
     dataset, report = scan_dataset(dataset, accelerator, arguments.max_bad)
-    data["valid_images"] = report.num_samples
+    data |= {"valid_images": report.num_samples, "pixels": report.pixel_hashes}
     if resumed:
         check_resumed_data(complete, data, resumed["data"])
     for note in report.notes:

@@ -310,11 +310,9 @@ def test_resume_with_other_arguments_raises(name, value, before, make_arguments,
     assert {path: path.read_bytes() for path in uninterrupted_run.rglob("*.*") if path.is_file()} == before_files
 
 
-def test_output_dir_that_is_not_empty_raises(make_arguments, uninterrupted_run, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    for folder in (uninterrupted_run, tmp_path):
-        with pytest.raises(ValueError, match=r"is not empty.*--resume auto.*--output-dir"):
-            train(make_arguments(folder))
+def test_output_dir_of_a_run_raises(make_arguments, uninterrupted_run):
+    with pytest.raises(ValueError, match=r"is not empty.*--resume auto.*--output-dir"):
+        train(make_arguments(uninterrupted_run))
     with pytest.raises(ValueError, match="resume: got 'always', expected auto"):
         train(make_arguments(uninterrupted_run, resume="always"))
 
@@ -368,13 +366,14 @@ def test_only_damaged_checkpoints_raise(make_arguments, stopped_run, tmp_path):
 # --- output directory ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("resume", [None, "auto"])
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "notes.txt", "checkpoints/best.pt"])
-def test_resume_raises_for_files_without_a_checkpoint(name, make_arguments, tmp_path):
+def test_output_dir_with_files_of_something_else_raises(name, resume, make_arguments, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path} with {name.partition('/')[0]} but no checkpoint")):
-        train(make_arguments(tmp_path, resume="auto"))
+        train(make_arguments(tmp_path, resume=resume))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [path]
     assert path.read_text() == "mine"
 
@@ -472,6 +471,13 @@ def rename_image(data):
     path.rename(path.with_name("new.png"))
 
 
+def swap_images(data):
+    first, second = sorted((data / "train").rglob("*.png"))[::17]
+    pixels = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(pixels)
+
+
 def damage_image(data):
     sorted((data / "train").rglob("*.png"))[0].write_bytes(b"")
 
@@ -483,6 +489,7 @@ def damage_image(data):
         (add_class, r"added: zebra; removed: none"),
         (add_image, r"got 19 train images, expected 18"),
         (rename_image, r"other file names, labels or boxes in the train split"),
+        (swap_images, r"got other images under the same names in the train split"),
         (damage_image, r"got 17 valid train images, expected 18"),
     ],
 )

@@ -63,7 +63,7 @@ def make_options(small_datasets, initial_checkpoint, detector_dir, tmp_path):
 INDEPENDENT_ERRORS = [
     ({"data": ""}, "^data: got none"),
     ({"output_dir": ""}, "^output_dir: got none"),
-    ({"output_dir": "used"}, "used is not empty.*--resume auto"),
+    ({"output_dir": "used"}, "got .*used with notes.txt but no checkpoint.*--output-dir"),
     ({"report_to": "wandb"}, "^report_to: got wandb, which is not installed"),
     ({"fp16": True}, "^fp16: got a CPU"),
     ({"model": "user/nothing at all"}, "There is no directory user/nothing at all"),
