@@ -193,7 +193,8 @@ def _describe_missing(folder: DataFolder) -> str:
     )
     if archives := [name for name in files if is_archive(Path(name))]:
         return f"{folder.root}: got no images but {', '.join(archives[:3])}, expected {expected}. Unpack the archives."
-    if unread := find_unread(folder) or _find_tables(folder):
+    unread = find_unread(folder)
+    if unread := [kind for kind in unread if kind.is_certain] or _find_tables(folder) or unread:
         return (
             f"{folder.root}: got annotations that are not read: {_list(unread)}, expected {expected}. "
             f"{unread[0].action}"

@@ -1,6 +1,5 @@
 """CSV and text files with one row per image or box, at any level of the folder, such as `labels.csv`."""
 
-import codecs
 import csv
 import posixpath
 import re
@@ -12,13 +11,12 @@ from itertools import islice
 from ..types import Dataset, Split
 from . import metadata
 from .annotations import INVALID_BOX, AnnotatedImage, Annotation, make_labeled_samples, make_samples
-from .folder import SPLIT_NAMES, DataFolder, is_image_name
+from .folder import SPLIT_NAMES, DataFolder, is_image_name, text_encoding
 from .lookup import FileIndex, Reference, match_files, split_of, split_of_file
 from .unread import SUBMISSION
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 MAX_GROUP = 20  # files of the same suffix in a directory; more belong to one image each
-BLOCK = 2**20
 SAMPLE_ROWS = 50  # from which the columns are inferred
 FEW_ROWS = 10  # of which each may have a class of its own
 MAX_LABEL = 100  # characters; a longer text is a description
@@ -33,6 +31,8 @@ LABEL_COLUMNS = (
         "diagnosis",
         "dx",
         "disease",
+        "finding",
+        "pathology",
         "choice",
         "target",
         "classid",
@@ -47,6 +47,9 @@ BOX_COLUMNS = (
     ("left", "top", "right", "bottom"),
     ("xtl", "ytl", "xbr", "ybr"),
 )
+BOX_TEXT_COLUMNS = ("bbox", "box", "boundingbox")  # of "[x, y, width, height]"
+NO_LABEL_COLUMNS = ("source",)
+ONLY_CLASS = "object"  # of boxes without classes
 SIZE_COLUMNS = ("width", "height")
 HEADLESS_BOX = ("image", "x1", "y1", "x2", "y2", "class")  # keras-retinanet's format
 
@@ -61,8 +64,9 @@ class Table:
     has_header: bool
     image: int
     targets: list[int] = field(default_factory=list)
-    box: list[int] = field(default_factory=list)  # x1, y1, x2, y2
+    box: list[int] = field(default_factory=list)  # x1, y1, x2, y2; or one with the text [x, y, width, height]
     size: list[int] = field(default_factory=list)
+    has_one_class: bool = False  # whether no column may be a class of its boxes
     split: int | None = None
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
@@ -77,6 +81,8 @@ class Table:
 
     def label(self, row: list[str]) -> str:
         """Return the label of a row, empty if it has none."""
+        if not self.targets:
+            return ONLY_CLASS
         if len(self.targets) == 1:
             return row[self.targets[0]]
         chosen = [self.columns[index] for index in self.targets if _is_one(row[index])]
@@ -95,7 +101,8 @@ def find_tables(folder: DataFolder) -> tuple[list[Table], list[Table]]:
         return [], []
     index = FileIndex.of_images(folder)
     tables = [table for name in candidates if (table := _infer_table(folder, name, index))]
-    return [table for table in tables if table.targets], [table for table in tables if not table.targets]
+    readable = [table for table in tables if table.targets or table.has_one_class]
+    return readable, [table for table in tables if table not in readable]
 
 
 def agree_with_folders(tables: Sequence[Table]) -> bool:
@@ -120,9 +127,10 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
 
     The column of images is the one whose values are paths or names of images in the folder, with or without suffix.
     Labels are in a column named `label`, `class` or the like, in the only other column, or in a column per class with
-    a single 1 per row. Columns such as `xmin`, `ymin`, `xmax` and `ymax` are boxes, in pixels or, if none is above 1,
-    relative to the image size. The split of a row is that of a column `split`, of the file's name or of the image's
-    folder. Classes are those of the training split, in alphabetical or numerical order.
+    a single 1 per row. Columns such as `xmin`, `ymin`, `xmax` and `ymax`, or a column `bbox` of `[x, y, width,
+    height]`, are boxes, in pixels or, if none is above 1, relative to the image size; without any column that may be
+    their class, they are of one class. The split of a row is that of a column `split`, of the file's name or of the
+    image's folder. Classes are those of the training split, in alphabetical or numerical order.
 
     Args:
         folder: Folder of the dataset.
@@ -164,7 +172,7 @@ def read_rows(folder: DataFolder, name: str) -> Iterator[list[str]]:
     """Yield the stripped cells of each line; a line of a text file ends with its label."""
     try:
         path = folder.path(name)
-        with open(path, encoding=_encoding(path), errors="replace", newline="") as file:
+        with open(path, encoding=text_encoding(path), errors="replace", newline="") as file:
             first = file.readline()
             file.seek(0)
             delimiter = max(",;\t|", key=first.count)
@@ -176,21 +184,6 @@ def read_rows(folder: DataFolder, name: str) -> Iterator[list[str]]:
                     yield line.strip().rsplit(maxsplit=1)
     except (OSError, csv.Error) as error:
         raise ValueError(f"{folder.root / name} can't be read: {error}") from error
-
-
-def _encoding(path: str) -> str:
-    """Return the encoding of a text file: UTF-8, UTF-16 with a byte order mark, or else that of Windows."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with open(path, "rb") as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return "utf-16"
-        file.seek(0)
-        try:
-            while block := file.read(BLOCK):
-                decoder.decode(block)
-        except UnicodeDecodeError:
-            return "cp1252"
-    return "utf-8-sig"
 
 
 def _candidates(folder: DataFolder) -> list[str]:
@@ -243,7 +236,9 @@ def _infer_columns(table: Table, rows: list[list[str]]) -> None:
     places = {_normalize(column): number for number, column in enumerate(table.columns)}
     places = {column: number for column, number in places.items() if number != table.image}
     boxes = [names for names in BOX_COLUMNS if set(names) <= places.keys()]
-    table.box = [places[column] for column in boxes[0]] if boxes else []
+    texts = [places[column] for column in BOX_TEXT_COLUMNS if column in places]
+    texts = [n for n in texts if rows and all(len(_numbers(row[n])) == 4 for row in rows if row[n])]
+    table.box = [places[column] for column in boxes[0]] if boxes else texts[:1]
     table.size = [places[column] for column in SIZE_COLUMNS if column in places]
     table.split = next((places[column] for column in SPLIT_COLUMNS if column in places), None)
     named = [places[column] for column in LABEL_COLUMNS if column in places]
@@ -256,6 +251,9 @@ def _infer_columns(table: Table, rows: list[list[str]]) -> None:
         table.targets = others
     elif len(one_hot) > 1 and all(sum(_is_one(row[number]) for number in one_hot) == 1 for row in rows):
         table.targets = one_hot
+    elif table.box:
+        others = [n for n in others if _normalize(table.columns[n]) not in NO_LABEL_COLUMNS]
+        table.has_one_class = not any(_are_labels(rows, n) and not _are_numbers(rows, n) for n in others)
 
 
 def _normalize(column: str) -> str:
@@ -273,6 +271,16 @@ def _are_labels(rows: list[list[str]], column: int) -> bool:
     is_fraction = any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", value) for value in values)
     is_index = len(set(values)) == len(values) and (len(values) > FEW_ROWS or all(map(str.isdecimal, values)))
     return any(values) and not (is_text or is_fraction or is_index)
+
+
+def _are_numbers(rows: list[list[str]], column: int) -> bool:
+    return all(re.fullmatch(r"-?[\d.]+", row[column]) for row in rows if row[column])
+
+
+def _numbers(text: str) -> list[float]:
+    """Return the numbers in the text of a list, such as `[1.0, 2]`; none if it has other text."""
+    words = re.split(r"[\s,;]+", text.strip("[]() "))
+    return list(map(float, words)) if all(re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", word) for word in words) else []
 
 
 def _is_one(value: str) -> bool:
@@ -298,7 +306,11 @@ def _read_images(folder: DataFolder, tables: list[Table]) -> dict[str, dict[str,
     for table in tables:
         names = ", ".join(f"`{table.columns[number]}`" for number in table.targets[:3])
         names += f" and {len(table.targets) - 3} more" if len(table.targets) > 3 else ""
-        folder.notes.append(f"Read {table.name}: images from `{table.columns[table.image]}`, labels from {names}.")
+        if table.has_one_class:
+            names = f"no column: all boxes are of one class, {ONLY_CLASS}"
+        box = f" boxes [x, y, width, height] from `{table.columns[table.box[0]]}`," if len(table.box) == 1 else ""
+        image = table.columns[table.image]
+        folder.notes.append(f"Read {table.name}: images from `{image}`,{box} labels from {names}.")
         matches = table.match_images()
         for number, row in table.rows():
             name, reason = matches[row[table.image]]
@@ -337,13 +349,19 @@ def _add_box(table: Table, row: list[str], image: AnnotatedImage) -> None:
     if not any(values):
         return
     try:
-        box = tuple(map(float, values))
+        box = tuple(map(float, values)) if len(values) == 4 else _corners(values[0])
         size = tuple(float(row[number]) for number in table.size)
     except ValueError:
         box, size = INVALID_BOX, ()
     image.annotations.append(Annotation(table.label(row) or None, box))
     if len(size) == 2 and min(size) > 0:
         image.size = size
+
+
+def _corners(text: str) -> tuple[float, ...]:
+    """Return (x1, y1, x2, y2) of the text of a list (x, y, width, height)."""
+    x, y, width, height = _numbers(text)
+    return x, y, x + width, y + height
 
 
 def _are_relative(images: dict[str, dict[str, AnnotatedImage]]) -> bool:

@@ -1,5 +1,6 @@
 """Folder of a dataset: its splits, its images by name, and protection against paths that lead out of it."""
 
+import codecs
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ RUNS = "runs"
 # Folders that macOS, Synology and `mobilevit predict` leave; hidden ones are skipped too.
 IGNORED_FOLDERS = ("__MACOSX", "@eaDir", "mobilevit-samples")
 MAX_DEPTH = 64  # of nested folders
+BLOCK = 2**20
 ROTATED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 # A file without any of these near its start is upright; searching takes a tenth of the time of Pillow's open.
 EXIF_MARKERS = (b"Exif", b"eXIf", b"ns.adobe.com/xap")
@@ -265,3 +267,18 @@ def has_exif(path: str) -> bool:
     with open(path, "rb") as file:
         start = file.read(8192)
     return any(marker in start for marker in EXIF_MARKERS)
+
+
+def text_encoding(path: str) -> str:
+    """Return the encoding of a text file: UTF-8, UTF-16 with a byte order mark, or else that of Windows."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with open(path, "rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+        file.seek(0)
+        try:
+            while block := file.read(BLOCK):
+                decoder.decode(block)
+        except UnicodeDecodeError:
+            return "cp1252"
+    return "utf-8-sig"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..types import Dataset, Split
 from .annotations import AnnotatedImage, Annotation, find_classes, make_labeled_samples, make_samples, parse_objects
-from .folder import DataFolder
+from .folder import DataFolder, text_encoding
 from .lookup import split_of
 
 FILE_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -68,7 +68,8 @@ def read(folder: DataFolder) -> Dataset:
 
 def _read_rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
     try:
-        with open(folder.path(name), encoding="utf-8-sig", newline="") as file:
+        path = folder.path(name)
+        with open(path, encoding=text_encoding(path), newline="") as file:
             if name.endswith(".csv"):
                 yield from csv.DictReader(file)
                 return

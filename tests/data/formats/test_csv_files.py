@@ -60,11 +60,12 @@ def test_labels_are_read(tmp_path, layout):
     assert any(TABLES[layout][0] in note for note in dataset.notes)
 
 
+@pytest.mark.parametrize("file", ["labels.csv", "images/metadata.csv"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_encodings(tmp_path, encoding):
+def test_encodings(tmp_path, encoding, file):
     write_table(tmp_path, "x", [])
     rows = [f"{name}.png,{'äé'[n % 2]}" for n, name in enumerate(NAMES)]
-    (tmp_path / "labels.csv").write_text("\n".join(["filename,label", *rows]), encoding=encoding)
+    (tmp_path / file).write_text("\n".join(["file_name,label", *rows]), encoding=encoding)
     assert load_dataset(tmp_path).classes == ("ä", "é")
 
 
@@ -194,6 +195,7 @@ BOX_TABLES = {
         "{},x,cat,1,0.025,0.275,0.0666667,0.4",
         "{},x,dog,1,0.125,0.625,0.2,0.866667",
     ],
+    "one column": ["image_id,width,height,bbox,label", '{},40,30,"[1, 2, 10.0, 10]",cat', "{},40,30,5 6 20 20,dog"],
     "no header": ["images/{},1,2,11,12,cat", "images/{},5,6,25,26,dog"],
 }
 
@@ -213,6 +215,22 @@ def test_boxes_are_read(tmp_path, layout):
     assert (first, second) == (0, 1)
     assert box == pytest.approx([1, 2, 11, 12], abs=0.01)
     assert other == pytest.approx([5, 6, 25, 26], abs=0.01)
+
+
+def test_boxes_without_classes_are_of_one_class(tmp_path):
+    for name in "ab":
+        save_image(tmp_path / f"{name}.png", (40, 30))
+    rows = ['a,40,30,"[1, 2, 10, 10]",{}', 'a,40,30,"[5, 6, 20, 20]",{}', "b,40,30,,{}"]
+    for column, raises in (("source", False), ("kind", True)):
+        lines = [f"image_id,width,height,bbox,{column}", *(row.format("x") for row in rows)]
+        write(tmp_path / "train.csv", "\n".join(lines))
+        if raises:  # the column may be the class
+            with pytest.raises(ValueError, match=r"bbox, kind.*Name its columns file_name and label"):
+                load_dataset(tmp_path)
+            continue
+        dataset = load_dataset(tmp_path, validation_fraction=0)
+        assert dataset.classes == ("object",)
+        assert [len(labeled_boxes(sample)) for sample in dataset.splits["train"]] == [2, 0]
 
 
 def test_tables_in_splits(tmp_path):
