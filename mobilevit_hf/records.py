@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -57,6 +57,20 @@ class InitialCheckpoint:
 
 @strict
 @dataclass(kw_only=True)
+class HardwareRecord:
+    """Hardware of a measurement: see `environment.describe_hardware`."""
+
+    device: str | None = None
+    cpu: str | None = None
+    cores: int | None = None
+    gpu: str | None = None
+    threads: int | None = None
+    processes: int | None = None
+    system: str | None = None
+
+
+@strict
+@dataclass(kw_only=True)
 class TrainingRecord:
     """A training run, as written to `run.json`. Contains no path, user or machine name."""
 
@@ -69,26 +83,43 @@ class TrainingRecord:
     steps: int | None = None
     seconds: Number | None = None
     images_per_second: Number | None = None  # median, summed over all processes
-    hardware: dict[str, str | int | None] = field(default_factory=dict)  # see `environment.describe_hardware`
+    hardware: HardwareRecord | None = None
     versions: dict[str, str] = field(default_factory=dict)  # see `environment.library_versions`
 
 
 @strict
 @dataclass(kw_only=True)
-class ResultsRecord:
-    """Evaluation of the saved weights, as training writes it to `results.json`. See `evaluation.EvaluationResult`."""
+class EvaluationRecord:
+    """Result of an evaluation, as `mobilevit evaluate --json` prints it. See `evaluation.EvaluationResult`."""
+
+    data: str | None = None  # path or Hub id
+    split: str | None = None
+    num_images: int | None = None
+    metrics: dict[str, Number | dict[str, Number | dict[str, Number]]] = field(default_factory=dict)
+    intervals: dict[str, tuple[Number, Number] | list[Number]] = field(default_factory=dict)
+    images_per_second: Number | None = None
+    best_threshold: dict[str, Number] | None = None  # fields of `evaluation.BestThreshold`; detection only
+
+    def validate_metrics(self) -> None:
+        """Check that all metrics are numbers but those `per_class`, and that an interval has two ends."""
+        for name, value in self.metrics.items():
+            if isinstance(value, dict) != (name == "per_class"):
+                raise ValueError(f"metrics: got {type(value).__name__} for {name}")
+        for name, ends in self.intervals.items():
+            if len(ends) != 2:
+                raise ValueError(f"intervals: got {len(ends)} ends for {name}, expected 2")
+
+
+@strict
+@dataclass(kw_only=True)
+class ResultsRecord(EvaluationRecord):
+    """Evaluation of the saved weights, as training writes it to `results.json`."""
 
     metric: str  # metric that selected the weights
     best: Number | None = None  # best value of that metric on the validation split
     steps: int | None = None
     seconds: Number | None = None  # of the training
-    split: str | None = None
-    num_images: int | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    intervals: dict[str, Any] = field(default_factory=dict)
-    images_per_second: Number | None = None
     threshold: Number | None = None  # score threshold with the highest F1; detection only
-    best_threshold: dict[str, Number] | None = None  # fields of `evaluation.BestThreshold`; detection only
 
 
 @strict
@@ -110,7 +141,7 @@ class ExportRecord:
     drop: dict[str, Any] | None = None  # fields of `backends.quantization.AccuracyDrop`; quantized models only
     latency_ms: dict[str, Number] | None = None  # median by batch size
     versions: dict[str, str] | None = None  # of the export libraries
-    machine: Any = None  # hardware on which the latency was measured
+    machine: HardwareRecord | None = None  # on which the latency was measured
 
 
 def read_record(path: Path, record_class: type[Record]) -> Record | None:
@@ -158,8 +189,9 @@ def from_dict(record_class: type[Record], values: Mapping[str, Any], source: str
     for item in dataclasses.fields(record_class):
         value = values.get(item.name)
         if value is not None:
-            nested = types[item.name]
-            arguments[item.name] = from_dict(nested, value, source) if dataclasses.is_dataclass(nested) else value
+            kinds = (types[item.name], *get_args(types[item.name]))
+            nested: Any = next(filter(dataclasses.is_dataclass, kinds), None)
+            arguments[item.name] = from_dict(nested, value, source) if nested else value
         elif item.default is MISSING and item.default_factory is MISSING:
             raise ValueError(f"{source}: got no {item.name}, expected a {record_class.__name__}. Remove or fix it.")
     try:

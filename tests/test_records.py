@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -82,7 +83,8 @@ def test_null_selects_the_default():
         ({"command": 3}, "'command'"),
         ({"seconds": "1.5"}, "'seconds'"),
         ({"data": 3}, "got int"),
-        ({"hardware": {"cores": [1]}}, "'hardware'"),
+        ({"hardware": {"cores": [1]}}, "'cores'"),
+        ({"hardware": {"threads": "two"}}, "'threads'"),
         ({"data": {"format": "voc", "classes": [1]}}, "'classes'"),
         ({"data": {"format": "voc", "classes": [], "counts": {"train": 3}}}, "'counts'"),
         ({"initial_checkpoint": {"kind": "random"}}, "'kind'"),
@@ -94,6 +96,24 @@ def test_invalid_record_names_the_file_and_the_field(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         read_record(path, TrainingRecord)
     assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": {"accuracy": "high"}},
+        {"metrics": {"accuracy": {"cat": 1}}},
+        {"metrics": {"per_class": 5}},
+        {"metrics": {"per_class": {"cat": {"f1": "x"}}}},
+        {"intervals": {"accuracy": 5}},
+        {"intervals": {"accuracy": [0.5]}},
+    ],
+)
+def test_invalid_metrics_name_the_file_and_the_field(tmp_path, change):
+    path = tmp_path / RESULTS_FILE
+    path.write_text(json.dumps({"metric": "accuracy"} | change))
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: .*{next(iter(change))}.*\. Remove or fix it\.$"):
+        read_record(path, ResultsRecord)
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "{}"])

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..environment import describe_hardware
 from ..io import write_atomically
-from ..model_sources import checkpoint_errors, has_weights, read_task, resolve_model
-from ..records import EXPORT_FILE, ExportRecord, read_export_records, write_export_records
+from ..model_sources import has_weights, load_image_processor, read_task, resolve_model
+from ..records import EXPORT_FILE, ExportRecord, HardwareRecord, read_export_records, write_export_records
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import cache
 from .files import exported_bytes, hash_files, replace_exported
@@ -71,8 +71,7 @@ def export_model(
     if quantization:
         check_packages(f"quantization: {quantization!r}", QUANTIZATION_PACKAGES)
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
-    with checkpoint_errors(folder):
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    processor = load_image_processor(folder, trust_remote_code=False)
     pixels, images = verification_pixels(task, processor), None
     if calibration:
         from .quantization import export_int8, load_calibration_images  # imports datasets
@@ -104,7 +103,7 @@ def export_model(
                 files=hash_files(path),
                 size=list(pixels.shape[2:]),
                 versions=cache.package_versions(FORMATS[backend]),
-                machine=describe_hardware(),
+                machine=HardwareRecord(**describe_hardware()),
                 **measured,
             )
             _announce(output_dir, record, folder)

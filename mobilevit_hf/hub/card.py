@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
 
-from ..records import ExportRecord
+from ..records import ExportRecord, HardwareRecord
 from ..redaction import redact
 from ..tasks import METRICS, TRAINABLE_TASKS
 from .metadata import Evaluation, ModelMetadata
@@ -252,16 +252,16 @@ def _fastest_backend(exports: Sequence[ExportRecord]) -> str | None:
     return fastest.backend if fastest else None
 
 
-def _describe_machine(hardware: Mapping[str, Any]) -> str | None:
+def _describe_machine(hardware: HardwareRecord | None) -> str | None:
     """Return the processor, its cores and the processes, such as "AMD EPYC (2 cores, 1 used)"."""
-    name = hardware.get("gpu") or hardware.get("cpu") or hardware.get("system")
+    hardware = hardware or HardwareRecord()
+    name = hardware.gpu or hardware.cpu or hardware.system
     if not name:
         return None
-    if "gpu" not in hardware and hardware.get("cores"):
-        cores, threads = hardware["cores"], hardware.get("threads", hardware["cores"])
-        name = f"{name} ({count(cores, 'core')}{f', {threads} used' if threads < cores else ''})"
-    processes = hardware.get("processes", 1)
-    return name if processes == 1 else f"{name}, {processes} processes"
+    if not hardware.gpu and hardware.cores:
+        used = f", {hardware.threads} used" if (hardware.threads or math.inf) < hardware.cores else ""
+        name = f"{name} ({count(hardware.cores, 'core')}{used})"
+    return name if hardware.processes in (None, 1) else f"{name}, {hardware.processes} processes"
 
 
 def _rare_classes(metadata: ModelMetadata) -> list[tuple[str, int]]:

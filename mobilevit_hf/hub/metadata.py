@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from ..records import (
     RESULTS_FILE,
     TRAINING_FILE,
     DatasetRecord,
+    EvaluationRecord,
     ExportRecord,
     Number,
     ResultsRecord,
     TrainingRecord,
+    from_dict,
     read_export_records,
     read_record,
 )
@@ -85,7 +87,7 @@ class Evaluation:
     split: str
     num_images: int
     metrics: Mapping[str, Any]
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    intervals: Mapping[str, Sequence[Number]] = field(default_factory=dict)
     threshold: Mapping[str, Number] | None = None
     images_per_second: float | None = None
 
@@ -213,25 +215,25 @@ def _read_evaluations(folder: Path, training: TrainingRecord | None) -> Iterator
     path = folder / RESULTS_FILE
     results = read_record(path, ResultsRecord)
     if results and results.metrics:
-        yield _evaluation(path, vars(results), training.data.name if training else None, results.images_per_second)
+        yield _evaluation(path, results, training.data.name if training else None, results.images_per_second)
     for path in sorted(folder.glob(EVALUATIONS)):
-        values = read_json(path)
-        name = re.sub(r"(?<=..):.*", "", values.get("data") or "")  # without a configuration's name
-        yield _evaluation(path, values, public_name(Path(name)) if name else None)
+        record = from_dict(EvaluationRecord, read_json(path), str(path))
+        name = re.sub(r"(?<=..):.*", "", record.data or "")  # without a configuration's name
+        yield _evaluation(path, record, public_name(Path(name)) if name else None)
 
 
-def _evaluation(path: Path, values: Mapping[str, Any], dataset: str | None, speed: float | None = None) -> Evaluation:
-    names = ("split", "num_images", "metrics")
-    if missing := [name for name in names if values.get(name) is None]:
+def _evaluation(path: Path, record: EvaluationRecord, dataset: str | None, speed: float | None = None) -> Evaluation:
+    values = {name: getattr(record, name) for name in ("split", "num_images", "metrics")}
+    if missing := [name for name, value in values.items() if value in (None, {})]:
         raise ValueError(
             f"{path}: got no {', '.join(missing)}, expected results of training or `mobilevit evaluate --json`. "
             "Remove it, or evaluate again."
         )
     return Evaluation(
         dataset=dataset,
-        **{name: values[name] for name in names},
-        intervals=values.get("intervals") or {},
-        threshold=values.get("best_threshold"),
+        **values,
+        intervals=record.intervals,
+        threshold=record.best_threshold,
         images_per_second=speed,
     )
 

@@ -13,7 +13,7 @@ from ..data.checks import DatasetReport, Range
 from ..data.reading import HUB_ALIASES, local_path
 from ..environment import describe_hardware, library_versions
 from ..hub.licenses import describe_initial_checkpoint, public_name
-from ..records import TRAINING_FILE, DatasetRecord, TrainingRecord, write_record
+from ..records import TRAINING_FILE, DatasetRecord, HardwareRecord, TrainingRecord, write_record
 from .arguments import HUB, TaskArguments, TrainArguments
 from .state import TrainingResult
 
@@ -55,7 +55,7 @@ def write_training_record(record: TrainingRecord, result: TrainingResult, accele
         steps=result.steps,
         seconds=round(result.seconds, 1),
         images_per_second=round(statistics.median(speeds), 1) if speeds else None,
-        hardware=describe_hardware(accelerator.device, num_processes=accelerator.num_processes),
+        hardware=HardwareRecord(**describe_hardware(accelerator.device, num_processes=accelerator.num_processes)),
         versions=library_versions(),
     )
     write_record(result.output_dir / TRAINING_FILE, record)

@@ -97,7 +97,7 @@ def test_training_is_recorded(task, run_dir):
     assert record.arguments["image_size"] == 64
     assert record.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert record.versions["python"] == sys.version.split()[0]
-    assert record.hardware["device"] == "cpu"
+    assert record.hardware.device == "cpu"
     license = {"id": "cc-by-4.0"}
     assert record.initial_checkpoint == InitialCheckpoint(
         kind="local", name="base", base_model="username/base", license=license
