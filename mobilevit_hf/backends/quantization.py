@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.images import find_images
+from ..data.image_formats import find_images
 from ..data.reading import load_dataset
 from ..data.types import Problem, Sample
 from ..evaluation.evaluator import evaluate_model

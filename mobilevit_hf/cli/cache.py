@@ -15,7 +15,7 @@ def cache(
         str | None, typer.Argument(metavar="clear", help="Remove all of them. Default: list them.")
     ] = None,
 ) -> None:
-    """List the cached exported models, or remove them and unpacked datasets.
+    """List or clear cached exported models and unpacked datasets.
 
     `mobilevit predict --backend` exports a model on first use and keeps it in this cache.
     """

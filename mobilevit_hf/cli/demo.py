@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ..model_sources import DEFAULT_MODEL, builtin_models
+from ..environment import pip_command
+from ..model_sources import DEFAULT_MODEL, builtin_models, resolve_model
 from . import console
 
 
@@ -34,8 +35,10 @@ def demo(
     connections from other machines, only the given models can be selected. Press Ctrl-C to stop.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("gradio is not installed. Install it: pip install gradio")
+        raise ValueError(f"gradio is not installed. Install it: {pip_command('demo')}")
     _check_address(host, port)
+    for name in model or []:
+        resolve_model(name)
     from ..demo import build_app, is_loopback, launch
     from ..samples import SAMPLES, write_sample
 

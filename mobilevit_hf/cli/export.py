@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..model_sources import resolve_model
 from . import console
 from .console import MEGABYTE
 from .options import Dtype, ExportFormat, ModelArgument, Quantization
@@ -44,7 +45,8 @@ def export(
     Each exported file is compared with the model and kept only if the predictions agree. Size, error and latency are
     written to export.json in the output directory.
     """
-    from ..backends.export import export_model
+    resolve_model(model)
+    from ..backends.export import export_model  # takes seconds: after the model is found
 
     records: list[ExportRecord] = []
     backends = [str(backend) for backend in (*to, *(more or []))]

@@ -139,9 +139,7 @@ def _predict_samples(options: Options) -> None:
 
 def _predict_and_print(images: list[str], model: str, options: Options) -> tuple[int, int]:
     """Print the predictions for images; return how many could not be read, and how many there were."""
-    backend = options.runtime["backend"]
-    folder = resolve_model(model, folder=None if backend == Backend.torch else backend)
-    from ..data.images import UnreadableImageError, find_images  # takes seconds: after the model is found
+    from ..data.image_formats import find_images
 
     sources, missing, notes = find_images(images)
     for note in notes:
@@ -151,6 +149,10 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
     failures, total = len(missing), len(sources) + len(missing)
     if not sources:
         return failures, total
+    backend = options.runtime["backend"]
+    folder = resolve_model(model, folder=None if backend == Backend.torch else backend)
+    from ..data.images import UnreadableImageError  # takes seconds: after the model is found
+
     predictor = _load_pipeline(model, folder, options)
     is_detector = predictor.task == "object-detection"
     threshold = recommended_threshold(predictor.model.config) if options.threshold is None else options.threshold
@@ -239,7 +241,7 @@ def _report_unreadable(source: str, reason: str, as_json: bool) -> None:
 def _save_detections(
     predictor: "Pipeline", source: str, image: "Image.Image", detections: list[dict[str, Any]], folder: Path
 ) -> Path:
-    from ..data.images import is_url
+    from ..data.image_formats import is_url
     from ..visualization import draw_detections, save_image
 
     names = [name for _, name in sorted((predictor.model.config.id2label or {}).items())]

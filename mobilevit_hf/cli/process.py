@@ -3,8 +3,8 @@
 import atexit
 import gc
 import os
+import re
 import sys
-import textwrap
 from collections.abc import Callable
 from types import ModuleType
 
@@ -18,6 +18,7 @@ from .interrupts import EXIT_INTERRUPTED, exit_now, handle_interrupts
 DEBUG = "MOBILEVIT_DEBUG"
 TRACEBACK = "Traceback (most recent call last)"  # in the message of an error of another process
 MAX_REASON = 600  # characters; torch adds the frames of its C++ code
+MAX_WORD = 300  # such as a path; what is wrong with it stands after it
 
 
 def run_and_exit(program: Callable[[], int | None]) -> None:
@@ -67,7 +68,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if TRACEBACK in text:
         text = text.strip().splitlines()[-1]
-    return textwrap.shorten(text, MAX_REASON, placeholder=" …") if len(text) > MAX_REASON else " ".join(text.split())
+    text = re.sub(rf"\S{{{MAX_WORD},}}", lambda word: f"{word[0][:MAX_WORD]}…", " ".join(text.split()))
+    return f"{text[:MAX_REASON]} …" if len(text) > MAX_REASON else text
 
 
 def _report_usage(error: TyperException) -> None:

@@ -119,7 +119,7 @@ def _train_in_default_folder(arguments: TrainArguments, bar: "ProgressBar") -> "
 def _default_folder(data: str, *, resume: bool) -> Path:
     """Return the next free directory named after the dataset, or the last existing one to resume from."""
     path = user_path(data).absolute()
-    name = re.sub(r"(\.tar)?\.\w+$", "", path.name) if path.is_file() else path.name
+    name = re.sub(r"(\.tar)?\.\w+$", "", path.name) if os.path.isfile(path) else path.name  # noqa: PTH113, as in `local_path`
     name = re.sub(r"[^\w.-]+", "-", name)[:MAX_NAME].strip(".-") or "training"
     folders = [RUNS / name]
     while folders[-1].exists():

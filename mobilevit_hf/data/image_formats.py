@@ -1,9 +1,11 @@
-"""Suffixes of the image formats that are read, and the reasons for those that are not."""
+"""Formats of images that are read, the reasons for those that are not, and the search for image files."""
 
 import contextlib
+import glob
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 from PIL import Image
 
@@ -72,3 +74,42 @@ def describe_unread(names: Iterable[str]) -> str | None:
         for suffix, names in sorted(by_suffix.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
     return f"Skipped files that are not read as images: {'; '.join(counts)}."
+
+
+def is_url(source: str) -> bool:
+    """Return whether a source is an http(s) URL."""
+    return source.startswith(("http://", "https://"))
+
+
+def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str], list[str]]:
+    """Resolve files, folders, glob patterns and URLs to images.
+
+    Args:
+        sources: Files of any suffix, http(s) URLs, glob patterns (`"photos/*.jpg"`, `**` for subfolders), or folders,
+            of which all files below with a suffix in `IMAGE_SUFFIXES` are returned in alphabetical order.
+
+    Returns:
+        The unique paths and URLs in the order of the sources, the reason for each source without any image, and notes
+        on the files in folders that are not read.
+    """
+    images: dict[str, None] = {}
+    missing: dict[str, str] = {}
+    notes: list[str] = []
+    for source in sources:
+        path = Path(source)
+        if is_url(source) or path.is_file():
+            images[source] = None
+            continue
+        if path.is_dir():
+            files = [str(p) for p in sorted(path.rglob("*")) if p.is_file()]
+            matches = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]  # noqa: PTH122
+            unread = describe_unread(files)
+            reason = "no images in this folder" + (f". {unread.rstrip('.')}" if unread else "")
+            notes += [unread] if matches and unread else []
+        else:
+            matches = [match for match in sorted(glob.glob(source, recursive=True)) if os.path.isfile(match)]  # noqa: PTH207, PTH113
+            reason = "no such file or folder"
+        images.update(dict.fromkeys(matches))
+        if not matches:
+            missing[source] = reason
+    return list(images), missing, notes

@@ -1,6 +1,5 @@
-"""Find images on disk and at URLs, and decode them to upright 8-bit RGB, whole or only the region that is needed."""
+"""Decode images to upright 8-bit RGB, whole or only the region that is needed."""
 
-import glob
 import io
 import math
 import os
@@ -8,7 +7,7 @@ import struct
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +22,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..model_sources import call_within
-from .image_formats import FORMATS, FORMATS_BY_SUFFIX, IMAGE_SUFFIXES, UNREAD_SUFFIXES, describe_unread
+from .image_formats import FORMATS, FORMATS_BY_SUFFIX, UNREAD_SUFFIXES, is_url
 from .image_repair import strip_metadata
 
 Result = TypeVar("Result")
@@ -77,45 +76,6 @@ MAX_REDUCTION = 8  # a JPEG block has 8x8 pixels
 
 class UnreadableImageError(ValueError):
     """An image can't be fetched or decoded. The message is the reason, in one line."""
-
-
-def is_url(source: str) -> bool:
-    """Return whether a source is an http(s) URL."""
-    return source.startswith(("http://", "https://"))
-
-
-def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str], list[str]]:
-    """Resolve files, folders, glob patterns and URLs to images.
-
-    Args:
-        sources: Files of any suffix, http(s) URLs, glob patterns (`"photos/*.jpg"`, `**` for subfolders), or folders,
-            of which all files below with a suffix in `IMAGE_SUFFIXES` are returned in alphabetical order.
-
-    Returns:
-        The unique paths and URLs in the order of the sources, the reason for each source without any image, and notes
-        on the files in folders that are not read.
-    """
-    images: dict[str, None] = {}
-    missing: dict[str, str] = {}
-    notes: list[str] = []
-    for source in sources:
-        path = Path(source)
-        if is_url(source) or path.is_file():
-            images[source] = None
-            continue
-        if path.is_dir():
-            files = [str(p) for p in sorted(path.rglob("*")) if p.is_file()]
-            matches = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]  # noqa: PTH122
-            unread = describe_unread(files)
-            reason = "no images in this folder" + (f". {unread.rstrip('.')}" if unread else "")
-            notes += [unread] if matches and unread else []
-        else:
-            matches = [match for match in sorted(glob.glob(source, recursive=True)) if os.path.isfile(match)]  # noqa: PTH207, PTH113
-            reason = "no such file or folder"
-        images.update(dict.fromkeys(matches))
-        if not matches:
-            missing[source] = reason
-    return list(images), missing, notes
 
 
 def load_image(source: str | Path | bytes | Image.Image) -> Image.Image:

@@ -23,7 +23,7 @@ DATA_FORMATS["imagefolder"] = imagefolder
 FORMATS_BY_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"} | dict.fromkeys(csv_files.SUFFIXES, "csv")
 SPLITS = ("train", "validation", "test")
 HUB_ALIASES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # names in papers
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]{,95}(/\w[\w.-]{,95})?(:[\w.-]+)?")
 
 
 def load_dataset(

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from mobilevit_hf.environment import pip_command
+
 
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -17,7 +19,7 @@ def test_missing_gradio_is_a_one_line_error(mobilevit, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     code, out, err = mobilevit("demo")
     assert (code, out) == (2, "")
-    assert err == "error: gradio is not installed. Install it: pip install gradio\n"
+    assert err == f"error: gradio is not installed. Install it: {pip_command('demo')}\n"
 
 
 def test_port_in_use_is_a_one_line_error(mobilevit):

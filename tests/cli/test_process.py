@@ -43,6 +43,7 @@ def failing_command(mobilevit, monkeypatch):
             "unexpected RuntimeError: OSError: disk is full. Set MOBILEVIT_DEBUG=1 for the traceback.",
         ),
         (ValueError("size: got 0,\nexpected 1."), "size: got 0, expected 1."),
+        (ValueError(f"{'x' * 5000}: no such file."), f"{'x' * 300}… no such file."),
         (OSError(f"http://me:secret@host/a?X-Signature=1 {TOKEN}"), "http://…@host/a?… hf_…"),
     ],
 )

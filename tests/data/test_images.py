@@ -17,11 +17,11 @@ from torchvision.transforms import v2
 from transformers.image_utils import load_image as stock_load_image
 
 from mobilevit_hf.data import images
+from mobilevit_hf.data.image_formats import find_images
 from mobilevit_hf.data.images import (
     LazyImage,
     Region,
     UnreadableImageError,
-    find_images,
     load_image,
     load_with_losses,
 )

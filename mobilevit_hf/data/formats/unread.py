@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..images import IMAGE_SUFFIXES
+from ..image_formats import IMAGE_SUFFIXES
 from .folder import DataFolder, is_image_name
 
 HEAD_BYTES = 2**16  # of a file that are searched
