@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+with contextlib.suppress(ImportError):  # Windows
+    import fcntl
+
 # Names of temporary folders: a killed process leaves them behind, and only folders of this name are removed later.
 TEMP_PREFIX = ".mobilevit-tmp-"
 # File in each entry of the cache that holds the entry's name: nothing else in the cache folder is removed.
@@ -69,15 +72,38 @@ def temporary_folder(parent: Path) -> Generator[Path, None, None]:
     """
     folder = parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     folder.mkdir()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a file system without locks
+            stack.enter_context(_lock(folder))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def temporary_folders(parent: Path) -> list[Path]:
     """Return the temporary folders in `parent`, those of running processes included."""
     return [path for path in parent.glob(f"{TEMP_PREFIX}*") if path.is_dir() and not path.is_symlink()]
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders in `parent` that killed processes left behind."""
+    for folder in temporary_folders(parent):
+        with contextlib.suppress(OSError), _lock(folder):  # in use, or on a system without locks of folders
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Generator[None, None, None]:
+    """Hold a lock on a folder, which the system releases if the process is killed.
+
+    Raises:
+        OSError: If another process holds it, or the system can't lock folders.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)  # an error on Windows
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def move_into_place(source: Path, target: Path) -> None:

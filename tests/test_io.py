@@ -115,6 +115,16 @@ def test_temporary_folders_are_only_those_of_this_package(tmp_path):
     assert temporary_folders(tmp_path) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't lock folders")
+def test_temporary_folders_of_killed_processes_are_removed(tmp_path, run_python):
+    abandoned = tmp_path / f"{TEMP_PREFIX}abandoned"
+    abandoned.mkdir()
+    with temporary_folder(tmp_path) as used:
+        run_python(f"import pathlib; from mobilevit_hf import io; io.remove_abandoned(pathlib.Path({str(tmp_path)!r}))")
+        assert used.is_dir()
+        assert not abandoned.exists()
+
+
 def test_home_folder_of_an_unknown_user_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home_folder() == tmp_path

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoImageProcessor
 
 from ..allocator import tune_allocator
 from ..environment import peak_memory
-from ..model_sources import checkpoint_errors
+from ..model_sources import load_image_processor
 from ..modeling.fused_mobilevit import fold_batch_norm
 from ..tasks import TaskName
 from .formats import BACKENDS, QUANTIZATIONS, check_backend, dtype_name
@@ -127,8 +126,7 @@ def _load(
     tune_allocator()
     model, _ = load_model(task, folder, {"trust_remote_code": False})
     if setting.backend != "torch":
-        with checkpoint_errors(folder):
-            processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = load_image_processor(folder, trust_remote_code=False)
         exported = load_backend_model(model, task, processor, **setting._asdict(), threads=threads, source=folder)
         return lambda pixels: exported(pixel_values=pixels), exported.file_bytes
     if setting.quantization:

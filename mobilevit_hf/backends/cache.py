@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +18,8 @@ from ..io import (
     is_cache_entry,
     mark_cache_entry,
     read_json,
+    remove_abandoned,
     temporary_folder,
-    temporary_folders,
 )
 from ..records import EXPORT_FILE, ExportRecord, read_record, write_record
 from .files import check_exported, exported_bytes, hash_files
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 MAX_BYTES = 2 * 2**30
-# An unfinished folder of this age was left behind by a killed process.
-MAX_SCRATCH_SECONDS = 24 * 3600
 
 # Configuration fields that change the outputs without changing the weights' names or shapes.
 CONFIG_FIELDS = (
@@ -201,10 +198,7 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
         if total > max_bytes and entry.folder != keep and _remove(entry.folder):
             total -= entry.bytes
             removed += entry.bytes
-    for scratch in temporary_folders(cache_folder()):
-        with contextlib.suppress(OSError):
-            if time.time() - scratch.stat().st_mtime > MAX_SCRATCH_SECONDS:
-                shutil.rmtree(scratch, ignore_errors=True)
+    remove_abandoned(cache_folder())
     return removed
 
 

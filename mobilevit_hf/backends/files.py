@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from ..io import move_into_place, temporary_folder
+from ..io import move_into_place, remove_abandoned, temporary_folder
 from ..records import EXPORT_FILE, ExportRecord
 
 
@@ -60,6 +60,7 @@ def check_exported(path: Path, records: Sequence[ExportRecord]) -> None:
 def replace_exported(path: Path) -> Generator[Path, None, None]:
     """Yield a temporary path; on success its files replace those at `path`, on failure nothing is left behind."""
     existing = next(folder for folder in path.parents if folder.exists())
+    remove_abandoned(existing)
     with temporary_folder(existing) as folder:
         yield folder / path.name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
+from ..model_sources import read_config
 from ..records import EXPORT_FILE, read_export_records
 from ..tasks import TaskName
 from . import cache
@@ -88,8 +89,7 @@ def load_exported_folder(
             f"{folder}: got no weights and {', '.join(files) or 'no exported files'}, expected "
             f"{FORMATS[backend].path(dtype, quantization)}. Pass the model it was exported from."
         )
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    return load_exported_model(path, config, task, backend, threads)
+    return load_exported_model(path, read_config(folder, trust_remote_code=False), task, backend, threads)
 
 
 def _find_exported_file(
