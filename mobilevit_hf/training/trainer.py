@@ -263,11 +263,11 @@ class Trainer:
         raise self._divergence(f"The loss is not finite at step {step}, on these images: {names}.")
 
     def _divergence(self, fact: str) -> ValueError:
-        state = self.state
-        kept = f" and the best weights, of step {state.best_step}," if state.best_step else ""
+        best = f" and the best weights, of step {self.state.best_step}," if self.state.best_step else ""
+        kept = f"Earlier checkpoints{best} are intact." if self.has_checkpoint else "There is no checkpoint yet."
         return ValueError(
-            f"{fact} Earlier checkpoints{kept} are intact. Try a lower --learning-rate, a longer warm-up "
-            "(--warmup-steps) or a lower --max-grad-norm; without --fp16, if it was set."
+            f"{fact} {kept} Try a lower --learning-rate, a longer warm-up (--warmup-steps) or a lower "
+            "--max-grad-norm; without --fp16, if it was set."
         )
 
     def _check_weights(self) -> None:

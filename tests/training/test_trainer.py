@@ -73,17 +73,11 @@ def test_invalid_loss_error_names_step_and_images(accumulation, nan_loss, make_a
     saved = load_last_checkpoint(tmp_path / "run")
     assert saved["state"]["step"] == (number - 1) // accumulation
     assert all(value.isfinite().all() for value in (*saved["model"].values(), *saved["ema"]["averages"].values()))
-    shutil.copy(other_files(black)[0], black)
-    assert train(make_arguments(tmp_path / "run", resume="auto", **options)).steps == 12
-
-
-def other_files(path):
-    return sorted(other for other in path.parent.iterdir() if other != path)
 
 
 def test_too_high_learning_rate_raises_and_stops_workers(make_arguments, tmp_path):
     options = {"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0.0, "dataloader_num_workers": 1}
-    with pytest.raises(ValueError, match=r"not finite at step [2-4], .*Try a lower --learning-rate"):
+    with pytest.raises(ValueError, match=r"not finite at step [2-4], .*There is no checkpoint yet. Try a lower --l"):
         train(make_arguments(tmp_path / "run", **options))
     assert not multiprocessing.active_children()
 
@@ -100,7 +94,7 @@ def test_weights_that_are_not_finite_raise_and_the_best_are_kept(name, make_argu
             ema._averages[name].view(-1)[0] = math.inf
 
     monkeypatch.setattr(EMA, "update", damage)
-    with pytest.raises(ValueError, match=r"not finite after step 4: .*best weights, of step 2.*--learning-rate"):
+    with pytest.raises(ValueError, match=r"not finite after step 4: .*checkpoints and the best weights, of step 2,"):
         train(make_arguments(folder, eval_steps=2, save_steps=2, logging_steps=100))
     assert [path.name for path in checkpoint.find_checkpoints(folder)] == ["step-00000002.pt"]
     check_finite_weights(AutoModelForImageClassification.from_pretrained(folder), "saved")
