@@ -156,7 +156,11 @@ def _drop_empty_splits(dataset: Dataset, source: str) -> None:
         dataset.notes.append(f"Skipped the {split} split, which has no valid image.")
     if not dataset.splits:
         first = next((f" First problem: {p.name}: {p.kind}, {p.reason}." for p in dataset.problems), "")
-        raise ValueError(f"{source}: got no valid image and {len(dataset.problems)} problems.{first}")
+        are_missing = dataset.root and all(problem.kind == "missing image" for problem in dataset.problems)
+        action = (
+            f" Add the images: they are found by their names in any folder of {dataset.root}." if are_missing else ""
+        )
+        raise ValueError(f"{source}: got no valid image and {len(dataset.problems)} problems.{first}{action}")
 
 
 def _add_validation(dataset: Dataset, fraction: float, seed: int) -> None:

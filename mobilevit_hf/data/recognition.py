@@ -1,6 +1,7 @@
 """Recognize the format of a local dataset by the content of its folder, and the folder that contains it."""
 
 import posixpath
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -174,12 +175,16 @@ def _find_tables(folder: DataFolder) -> list[UnreadAnnotations]:
 
 
 def _find_masks(folder: DataFolder) -> list[str]:
-    """Return the folders of images with masks, by their names or by those of files such as `1_mask.png`."""
+    """Return the folders of masks, by their names, by files such as `1_mask.png`, or by files named like images."""
     images = [name for name, kind in folder.walk() if kind == "file" and is_image_name(name)]
     stems = {posixpath.splitext(name)[0] for name in images}
-    folders = {posixpath.dirname(name) for name in images}
-    masks = {name for name in folders if imagefolder.is_mask_folder(posixpath.basename(name))}
+    by_folder: dict[str, set[str]] = defaultdict(set)
+    for stem in stems:
+        by_folder[posixpath.dirname(stem)].add(posixpath.basename(stem))
+    masks = {name for name in by_folder if imagefolder.is_mask_folder(posixpath.basename(name))}
     masks |= {posixpath.dirname(stem) for stem in stems for end in MASK_ENDINGS if f"{stem}{end}" in stems}
+    for base in filter(lambda name: imagefolder.is_container(posixpath.basename(name)), by_folder):
+        masks |= {name for name in by_folder if name != base and by_folder[name] <= by_folder[base]}
     return sorted(masks)
 
 

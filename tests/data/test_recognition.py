@@ -135,7 +135,10 @@ def test_other_files_next_to_class_folders_are_skipped(tmp_path, file):
     assert load_dataset(tmp_path).classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize("folders", [("images", "masks"), ("train", "trainannot"), ("train/images", "train/labels")])
+@pytest.mark.parametrize(
+    "folders",
+    [("images", "masks"), ("images", "trimaps"), ("train", "trainannot"), ("train/images", "train/labels")],
+)
 def test_masks_are_named(tmp_path, folders):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
@@ -202,6 +205,7 @@ REPOSITORIES = {
     "examples": (["Dataset/0", "Dataset/1", "Examples"], "Dataset"),
     "documentation": (["faces/with", "faces/without", "Readme_images", "Logo", "net/Readme_images"], "faces"),
     "other folders": (["images/cat", "images/dog", "tools/plots", "weights"], "images"),
+    "container": (["database/cat", "database/dog", "images"], "database"),
     "splits": (["work/data/cat", "work/data/dog", "work/split/train/cat", "work/split/train/dog"], "work/split"),
     "classes": (["cat", "dog", "docs", "screenshots"], "."),
 }
@@ -231,6 +235,7 @@ def test_most_images_of_a_repository_are_its_dataset(tmp_path):
     [
         (["dataset/with_mask", "Readme_images", "Logo"], "dataset: got one folder of images"),
         (["docs/img", "assets", "demo"], "images without labels"),
+        (["images", "checkpoint/cells"], "not named after classes"),
         (["src/net", "tools/track"], "images without labels"),
         (["data/cat", "data/dog", "more/cat", "more/dog"], "several datasets, in data, more"),
         (["JPEGImages", "SegmentationClass", "SegmentationClassVisualization"], "Segmentation datasets"),

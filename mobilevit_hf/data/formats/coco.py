@@ -79,9 +79,10 @@ def find_files(folder: DataFolder) -> dict[str, str]:
         if len(names) > 1:  # next to those of other tasks, such as person_keypoints_train.json
             files[split] = names = [n for n in names if posixpath.basename(n).startswith("instances")] or names
         if len(names) > 1:
+            no_images = "" if folder.has_images(".") else " and no images"
             raise ValueError(
-                f"{folder.root}: got {names[0]} and {names[1]}, expected one file for the {split} split. "
-                "Remove one, or pass the path of the other."
+                f"{folder.root}: got {names[0]} and {names[1]}{no_images}, expected one file for the {split} split"
+                f"{no_images and ' and its images'}. Pass the path of one, such as {folder.root / names[0]}."
             )
     return {split: files[split][0] for split in ("train", "validation", "test") if split in files}
 

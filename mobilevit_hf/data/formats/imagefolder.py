@@ -29,6 +29,7 @@ DOCUMENTATION_WORDS = frozenset(
 )
 REPOSITORY_FILES = ("readme.md", "readme.rst", "license", "license.md", "license.txt")
 CODE_SUFFIXES = (".py", ".ipynb", ".js", ".ts", ".java", ".c", ".cpp", ".h", ".html", ".css", ".sh", ".m", ".swift")
+CONTAINERS = ("images", "imgs", "jpegimages", "data", "dataset", "datasets")  # never a class
 PASCAL_MASKS = re.compile(r"Segmentation(?:Class|Object)\w*")
 MAIN_SHARE = 0.9  # of a repository's images in the folder of its dataset
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -44,8 +45,9 @@ def recognizes(folder: DataFolder) -> bool:
 def find_datasets(folder: DataFolder) -> list[str]:
     """Return the folders that contain class folders of their own, if those of this level are no classes.
 
-    They are none if one of them has splits, a name such as `data`, or almost all images of a repository: classes are
-    seldom so different. Of several datasets, the one with splits is returned, or else the one with most images.
+    They are none if one of them has splits, a name such as `data`, or almost all images of a repository, or if another
+    is named like all images: classes are seldom so different. Of several datasets, the one with splits is returned, or
+    else the one with most images.
     """
     if _split_directories(folder) != {"train": "."}:
         return []
@@ -57,7 +59,8 @@ def find_datasets(folder: DataFolder) -> list[str]:
     with_splits = [name for name, part in inner.items() if _split_directories(part) != {"train": "."}]
     sizes = {name: len(folder.images(name)) for name in names}
     main = [name for name in inner if sizes[name] >= MAIN_SHARE * sum(sizes.values())]
-    if not with_splits and not any(map(is_generic, inner)) and not (main and _is_repository(folder)):
+    is_main = bool(main) and len(inner) == 1 and _is_repository(folder)
+    if not (with_splits or is_main or any(map(is_generic, inner)) or any(map(is_container, names))):
         return []
     return next((part for part in (with_splits, main) if len(part) == 1), list(inner))
 
@@ -118,7 +121,12 @@ def are_classes(names: Collection[str]) -> bool:
     """
     subjects = {tuple(word for word in _words(name) if not _is_generic(word)) for name in names}
     has_generic = all(any(map(_is_generic, _words(name))) for name in names)
-    return len(names) > 1 and not (len(subjects) == 1 and has_generic)
+    return len(names) > 1 and not (len(subjects) == 1 and has_generic) and not any(map(is_container, names))
+
+
+def is_container(name: str) -> bool:
+    """Return whether a folder's name, such as `images`, is that of all images of a dataset."""
+    return name.lower() in CONTAINERS
 
 
 def is_generic(name: str) -> bool:
