@@ -111,13 +111,15 @@ RULES: dict[Origin, tuple[tuple[str, str], ...]] = {
     "transformers": ((r"^(backbone\.)?(?=(conv_stem|encoder|conv_1x1_exp)\.)", "mobilevit."),),
 }
 
-# Parameters to ignore. Any other parameter that the model doesn't have is an error. `n_averaged` is the counter of
-# torch.optim.swa_utils.AveragedModel.
+# Tensors of a training to ignore: the counter of torch.optim.swa_utils.AveragedModel, and those of losses and metrics,
+# such as the class weights in a Lightning module's `criterion.weight`.
+TRAINING = (r"^n_averaged$", r"^\w*(criterion|loss|metric|acc)\w*\.")
+# Parameters to ignore. Any other parameter that the model doesn't have is an error.
 IGNORED: dict[Origin, tuple[str, ...]] = {
     # The auxiliary head is used in training only; the encoder's classifier remains from pretraining.
-    "official": (r"^n_averaged$", r"^seg_head\.aux_head\.", r"^encoder\.(conv_1x1_exp|classifier)\."),
-    "timm": (r"^n_averaged$",),
-    "transformers": (r"^n_averaged$",),
+    "official": (*TRAINING, r"^seg_head\.aux_head\.", r"^encoder\.(conv_1x1_exp|classifier)\."),
+    "timm": TRAINING,
+    "transformers": TRAINING,
 }
 
 # Prefix of the (translated) parameters of a task's head. A model without any of these is a backbone.

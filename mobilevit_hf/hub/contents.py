@@ -16,6 +16,7 @@ from ..backends.files import check_exported
 from ..backends.formats import FORMATS
 from ..backends.pytorch import load_model
 from ..io import home_folder, read_json
+from ..model_sources import load_image_processor, read_config
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
@@ -174,6 +175,13 @@ def _check_configs(folder: Path, files: dict[str, Path | bytes]) -> Iterator[str
             yield f'the classes have no names: set id2label in {CONFIG}, such as {{"0": "cat", "1": "dog"}}'
         elif invalid := [key for key in names if not key.isdecimal()]:
             yield f"id2label in {CONFIG}: got {invalid[0]!r} as a class index, expected 0, 1, ..."
+            return
+    try:
+        read_config(folder, trust_remote_code=False)
+        if PROCESSOR in files:
+            load_image_processor(folder, trust_remote_code=False)
+    except ValueError as error:
+        yield str(error).removeprefix(f"{folder}: ")
 
 
 def _check_weights(folder: Path) -> Iterator[str]:

@@ -30,9 +30,13 @@ LEVELS = ["stride_16", "stride_32", "stride_64", "stride_128", "stride_256", "po
             | {f"model_ema.module.{key}": value for key, value in weights.items()}
         },
         lambda weights: {"model": {"state_dict": weights}},
+        lambda weights: {
+            "state_dict": {f"model.{key}": value for key, value in weights.items()}
+            | {name: torch.ones(5) for name in ("criterion.weight", "val_acc.tp", "test_metrics.f1.tp")}
+        },
         lambda weights: {key: value.half() if value.is_floating_point() else value for key, value in weights.items()},
     ],
-    ids="state_dict model ddp compiled lightning net backbone compiled_part averaged_copy nested half".split(),  # noqa: SIM905
+    ids="state_dict model ddp compiled lightning net backbone compiled_part averaged_copy nested loss half".split(),  # noqa: SIM905
 )
 def test_wrapped_state_dicts_are_extracted(timm_file, tmp_path, output_dir, wrap):
     weights = torch.load(timm_file)

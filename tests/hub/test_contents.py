@@ -174,6 +174,11 @@ INVALID = {
     "placeholders as class names": (configure(id2label={"0": "LABEL_0", "1": "LABEL_1"}), "id2label"),
     "list of class names": (configure(id2label=["cat", "dog"]), 'id2label in config.json, such as {"0"'),
     "class without an index": (configure(id2label={"cat": "cat"}), "'cat' as a class index"),
+    "invalid field": (configure(patch_size="2"), "invalid config.json.*patch_size"),
+    "invalid image processor": (
+        write("preprocessor_config.json", '{"image_processor_type": "MobileViTImageProcessor", "resample": 99}'),
+        "resample: got 99",
+    ),
     "other model type": (configure(model_type="vit"), "model_type: got vit, expected mobilevit"),
     "no config": (remove("config.json"), "got no config.json"),
     "invalid JSON": (write("config.json", "{"), r"config\.json.* can't be read"),
