@@ -24,19 +24,22 @@ _EXCLUDED_FORMATS = {
     *("GBR", "BLP", "FTEX", "XVTHUMB", "IM", "MSP", "PCD", "PIXAR"),
 }
 
+# Suffixes that browsers and scanners give to JPEG files, and that Pillow doesn't register.
+_OTHER_SUFFIXES = dict.fromkeys((".jif", ".pjp", ".pjpeg"), "JPEG")
+
 # Format by suffix. Formats outside of `FORMATS`, whose content has a short signature or none, are tried only for files
 # of their own suffix: TGA would accept arbitrary bytes.
 FORMATS_BY_SUFFIX = {
     suffix: image_format
-    for suffix, image_format in Image.registered_extensions().items()
+    for suffix, image_format in (Image.registered_extensions() | _OTHER_SUFFIXES).items()
     if image_format not in _EXCLUDED_FORMATS
 }
 IMAGE_SUFFIXES = frozenset(FORMATS_BY_SUFFIX)
 
 _REASONS = {
     "camera raw; develop it to JPEG": (
-        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
-        ".sr2 .srf .srw .x3f"
+        ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw "
+        ".rw2 .rwl .sr2 .srf .srw .x3f"
     ),
     "video or animation; extract its frames": (
         ".3gp .avi .flc .fli .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .webm .wmv"
@@ -49,7 +52,7 @@ _REASONS = {
     ),
     "HEIC; install pillow-heif to read it": ".heic .heics .heif .heifs .hif",  # not reached if it is installed
     "not supported; convert it to PNG or JPEG": (
-        ".blp .bpg .ftc .ftu .gbr .hdp .iim .im .jls .jxl .jxr .palm .pcd .pxr .wdp"
+        ".blp .bpg .ftc .ftu .gbr .hdp .iim .im .jls .jng .jxl .jxr .mng .palm .pcd .pict .pxr .wbmp .wdp"
     ),
 }
 UNREAD_SUFFIXES = {

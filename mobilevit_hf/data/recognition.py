@@ -8,6 +8,7 @@ from typing import Any
 
 from .archives import is_archive
 from .formats import csv_files, imagefolder
+from .formats.annotations import find_difference
 from .formats.folder import DataFolder, is_image_name, is_run, join
 from .formats.unread import UnreadAnnotations, find_unread
 from .image_formats import describe_unread
@@ -144,23 +145,30 @@ def _note_entered(folder: DataFolder, inner: DataFolder, path: str) -> None:
 
 
 def _choose(folder: DataFolder, names: list[str], formats: Mapping[str, Any]) -> str:
-    """Return the only format of several that can be read."""
+    """Return the only format of several that can be read, or the first of those that agree."""
     if len(names) == 1:
         return names[0]
-    readable = [name for name in names if _is_readable(folder, formats[name])]
-    if len(readable) == 1:
-        others = ", ".join(name for name in names if name != readable[0])
-        folder.notes.append(f"Read as {readable[0]}; the folder also has files as in {others}, which can't be read.")
-        return readable[0]
-    choices = " or ".join(f'data_format="{name}"' for name in readable or names)
-    raise ValueError(f"{folder.root}: could be {' or '.join(readable or names)}. Set {choices}.")
+    datasets = {name: dataset for name in names if (dataset := _try_read(folder, formats[name]))}
+    difference = find_difference(*datasets.values()) if datasets else None
+    if not datasets or difference:
+        choices = " or ".join(f'data_format="{name}"' for name in datasets or names)
+        which = f", which differ in {difference}" if difference else ""
+        raise ValueError(f"{folder.root}: could be {' or '.join(datasets or names)}{which}. Set {choices}.")
+    chosen, *same = datasets
+    if same:
+        folder.notes.append(f"Read as {chosen}; the files of {' and '.join(same)} describe the same objects.")
+    if others := [name for name in names if name not in datasets]:
+        folder.notes.append(f"Read as {chosen}; files as in {', '.join(others)} can't be read.")
+    return chosen
 
 
-def _is_readable(folder: DataFolder, module: Any) -> bool:
+def _try_read(folder: DataFolder, module: Any) -> Dataset | None:
+    """Return the dataset in a format, None if it has no samples or can't be read."""
     try:
-        return any(map(len, module.read(DataFolder(folder.root)).splits.values()))
+        dataset = module.read(DataFolder(folder.root))
     except (ValueError, OSError):
-        return False
+        return None
+    return dataset if any(map(len, dataset.splits.values())) else None
 
 
 def _list(annotations: list[UnreadAnnotations]) -> str:

@@ -117,14 +117,14 @@ def test_damaged_files_raise_the_reason(corner_colors, tmp_path):
 
 SAVED_SUFFIXES = (
     *("jpg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
-    *("avif", "jp2", "j2k", "jpx", "tga", "ico", "icns", "pcx", "sgi", "qoi", "dds", "mpo", "TGA", "JFIF"),
+    *("avif", "jp2", "j2k", "jpx", "tga", "ico", "icns", "pcx", "sgi", "qoi", "dds", "mpo", "TGA", "JFIF", "pjpeg"),
 )
 
 
 @pytest.mark.parametrize("suffix", SAVED_SUFFIXES)
 def test_all_photo_formats_of_pillow_are_read(suffix, image, tmp_path):
     path = tmp_path / f"a.{suffix}"
-    image.resize((32, 32)).save(path, Image.registered_extensions()[path.suffix.lower()])
+    image.resize((32, 32)).save(path, Image.registered_extensions().get(path.suffix.lower(), "JPEG"))
     assert find_images([str(tmp_path)])[0] == [str(path)]
     expected = stock_load_image(str(path))
     assert np.array_equal(load_image(path), expected)

@@ -8,13 +8,31 @@ from hostile_files import HEIC, damaged_metadata
 from mobilevit_hf.data.reading import load_dataset
 
 
-def test_ambiguous_format_raises(tmp_path):
-    write_voc_dataset(tmp_path, {"a": voc_xml(("cat", 1, 2, 3, 4))})
-    write(tmp_path / "classes.txt", "dog")
-    write(tmp_path / "labels" / "a.txt", "0 0.5 0.5 0.1 0.1")
-    with pytest.raises(ValueError, match="voc or yolo"):
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "1 0.5 0.5 0.5 0.4\n0 0.25 0.5 0.5 0.4",  # other classes
+        "0 0.5 0.5 0.5 0.4\n1 0.25 0.5 0.3 0.4",  # another box
+        "0 0.5 0.5 0.5 0.4",  # a missing box
+    ],
+)
+def test_ambiguous_format_raises(tmp_path, rows):
+    write_voc_dataset(tmp_path, {"a": voc_xml(("dog", 0, 9, 20, 21), ("cat", 10, 9, 30, 21))})
+    write(tmp_path / "classes.txt", "cat\ndog")
+    write(tmp_path / "labels" / "a.txt", rows)
+    with pytest.raises(ValueError, match=r"voc or yolo, which differ in JPEGImages/a.jpg\. .*voc.* or .*yolo"):
         load_dataset(tmp_path)
-    assert load_dataset(tmp_path, data_format="voc").classes == ("cat",)
+    assert load_dataset(tmp_path, data_format="voc").classes == ("cat", "dog")
+
+
+def test_formats_with_the_same_objects_are_read_once(tmp_path):
+    write_voc_dataset(tmp_path, {"a": voc_xml(("dog", 1, 10, 20, 21), ("cat", 11, 10, 30, 21)), "b": voc_xml()})
+    save_image(tmp_path / "JPEGImages" / "c.jpg")  # without annotations
+    write(tmp_path / "classes.txt", "cat\ndog\nbird")
+    write(tmp_path / "labels" / "a.txt", "0 0.5 0.5 0.5 0.4\n1 0.25 0.5 0.5 0.4")
+    dataset = load_dataset(tmp_path)
+    assert dataset.data_format == "voc"
+    assert "Read as voc; the files of yolo describe the same objects." in dataset.notes
 
 
 def test_missing_source_raises(tmp_path):
@@ -130,3 +148,17 @@ def test_damaged_metadata_costs_no_annotated_image(tmp_path):
     dataset = load_dataset(tmp_path, validation_fraction=0)
     assert dataset.problems == []
     assert split_sizes(dataset) == {"train": len(files)}
+
+
+def test_missing_images_are_looked_for_in_the_folder(tmp_path):
+    write_voc_dataset(tmp_path, {"a": voc_xml(("dog", 1, 10, 20, 21))})
+    (tmp_path / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(ValueError, match=r"no file of the name a.*Add the images: .* any folder of"):
+        load_dataset(tmp_path)
+
+
+def test_two_coco_files_of_a_split_name_the_path_of_one(tmp_path):
+    for name in ("annotations.json", "annotations_unofficial.json"):
+        write(tmp_path / name, coco_json([[1, 2, 9, 9]]))
+    with pytest.raises(ValueError, match=r"and no images, .* Pass the path of one, such as .*annotations\.json"):
+        load_dataset(tmp_path)

@@ -11,7 +11,7 @@ import torch
 
 from ..images import DECODER_ERRORS
 from ..sequences import ObjectTable, Samples
-from ..types import Objects, Problem, ProblemKind, Split
+from ..types import Dataset, Objects, Problem, ProblemKind, Split
 from .folder import DataFolder, has_exif, read_size
 from .lookup import FileIndex
 
@@ -21,6 +21,7 @@ CATEGORY_KEYS = ("category", "categories", "label", "labels")
 MAX_CLASS_NUMBER = 100_000  # a larger one, perhaps from another column, would create names until memory is exhausted
 MAX_AREA = 1e38  # larger ones, which exceed float32, are ignored
 ROUNDING_PIXELS = 1.0  # boxes that exceed the image by less are clipped without a problem
+CONVERSION_PIXELS = 2.0  # by which converters move boxes: VOC may count pixels from 1, and YOLO files are rounded
 
 
 class Annotation(NamedTuple):
@@ -159,6 +160,43 @@ def make_splits(
         for split, part in parts.items()
         if part or not images[split]
     }
+
+
+def find_difference(dataset: Dataset, *others: Dataset) -> str | None:
+    """Return an image whose split or objects differ between datasets in memory, None if all describe the same."""
+    objects = _objects_by_image(dataset)
+    for other in map(_objects_by_image, others):
+        for key in sorted(objects.keys() | other.keys()):
+            if not _are_same(objects.get(key, []), other.get(key, [])):
+                return key[1]
+    return None
+
+
+def _objects_by_image(dataset: Dataset) -> dict[tuple[str, str], list[tuple[str, list[float]]]]:
+    """Return the class and the box of each object, by split and image, without images that have none."""
+    return {
+        (split, sample.name): [
+            (dataset.classes[label], box)
+            for label, box in zip(sample.objects.labels.tolist(), sample.objects.boxes.tolist(), strict=True)
+        ]
+        for split, samples in dataset.splits.items()
+        for sample in samples
+        if sample.objects is not None and len(sample.objects.labels)
+    }
+
+
+def _are_same(objects: Iterable[tuple[str, list[float]]], others: Iterable[tuple[str, list[float]]]) -> bool:
+    rest = list(others)
+    for name, box in objects:
+        same = (i for i, other in enumerate(rest) if other[0] == name and _are_close(box, other[1]))
+        if (index := next(same, None)) is None:
+            return False
+        del rest[index]
+    return not rest
+
+
+def _are_close(box: Sequence[float], other: Sequence[float]) -> bool:
+    return max(abs(a - b) for a, b in zip(box, other, strict=True)) <= CONVERSION_PIXELS
 
 
 def make_samples(

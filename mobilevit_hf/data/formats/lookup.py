@@ -158,11 +158,11 @@ def _key(path: str) -> str:
 
 
 def _decode(paths: Iterable[str]) -> Iterable[str]:
-    """Yield paths, and those that were encoded for a URL also decoded. Label Studio puts local ones behind `?d=`."""
+    """Yield paths, and those of URLs also decoded and without a query, but for Label Studio's `?d=` of local files."""
     for path in paths:
         yield path
-        if "%" in path or "?d=" in path:
-            yield unquote(path).replace("?d=", "/")
+        if "%" in path or "?" in path:
+            yield unquote(path.replace("?d=", "/").partition("?")[0])
 
 
 def _count_common(folders: Sequence[str], others: Sequence[str]) -> int:

@@ -272,6 +272,7 @@ def test_other_json_is_not_recognized(tmp_path, content):
         ("..\\label\\a.jpg", "images/a.jpg"),
         ("/home/someone/project/images/a.jpg", "images/a.jpg"),
         ("https://host/files/my%20photo.jpg", "images/my photo.jpg"),
+        ("https://host/a%20b/a.jpg?expires=1&signature=1%2F2", "images/a.jpg"),
         ("my photo.jpg ", "images/my photo.jpg"),
         ("/data/local-files/?d=images/a.jpg", "images/a.jpg"),
         ("a.jpg", "photos/site 1/a.jpg"),
