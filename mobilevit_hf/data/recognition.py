@@ -98,6 +98,8 @@ def _explain_missing_classes(folder: DataFolder, unread: list[UnreadAnnotations]
     if masks := _find_masks(folder):
         action = "Segmentation datasets are not supported yet. Use a dataset for classification or detection."
         return f"mask images in {', '.join(masks)}", action
+    if archives := _find_archives(folder):
+        return f"archives that are not read: {', '.join(archives[:SHOWN])}", "Unpack them."
     action = "Move the images of each class into a folder with its name, or add their annotations."
     return "no annotations", action
 
@@ -182,6 +184,10 @@ def _find_tables(folder: DataFolder) -> list[UnreadAnnotations]:
     return [UnreadAnnotations([t.name], f"columns {', '.join(t.columns)}", action) for t in tables]
 
 
+def _find_archives(folder: DataFolder) -> list[str]:
+    return [name for name, kind in folder.walk() if kind == "file" and is_archive(Path(name))]
+
+
 def _find_masks(folder: DataFolder) -> list[str]:
     """Return the folders of masks, by their names, by files such as `1_mask.png`, or by files named like images."""
     images = [name for name, kind in folder.walk() if kind == "file" and is_image_name(name)]
@@ -204,8 +210,8 @@ def _describe_missing(folder: DataFolder) -> str:
         "a folder for each class, COCO JSON, Pascal VOC XML, YOLO labels, a CSV file with file names and labels, or a "
         "dataset of the datasets library"
     )
-    if archives := [name for name in files if is_archive(Path(name))]:
-        return f"{folder.root}: got no images but {', '.join(archives[:3])}, expected {expected}. Unpack the archives."
+    if archives := _find_archives(folder):
+        return f"{folder.root}: got no images but {', '.join(archives[:SHOWN])}, expected {expected}. Unpack them."
     unread = find_unread(folder)
     if unread := [kind for kind in unread if kind.is_certain] or _find_tables(folder) or unread:
         return (

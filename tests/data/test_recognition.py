@@ -178,6 +178,13 @@ def test_archives_in_the_folder_are_named(tmp_path):
         load_dataset(tmp_path)
 
 
+def test_archives_next_to_images_are_named(tmp_path):
+    save_image(tmp_path / "photos" / "a.jpg")
+    write(tmp_path / "labels_my-project-name.zip", "")
+    with pytest.raises(ValueError, match=r"one folder of images .*labels_my-project-name\.zip.*Unpack"):
+        load_dataset(tmp_path)
+
+
 def test_a_run_is_no_dataset(tmp_path):
     save_image(tmp_path / "curves.png")
     write(tmp_path / "run.json", {})

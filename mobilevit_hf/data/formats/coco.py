@@ -95,8 +95,7 @@ def _only_json(folder: DataFolder) -> list[str]:
 
 def _json_files(folder: DataFolder) -> list[str]:
     """Return the COCO files, by a search for their keys. Annotations of single images, as of LabelMe, are none."""
-    names = [name for name, kind in folder.walk() if kind == "file" and name.lower().endswith(".json")]
-    names.sort(key=lambda name: (name.count("/"), name))
+    names = sorted(folder.files_by_suffix().get(".json", ()), key=lambda name: (name.count("/"), name))
     return [name for name in names[:MAX_FILES] if _has_coco_keys(folder.path(name))]
 
 

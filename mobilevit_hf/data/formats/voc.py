@@ -56,7 +56,7 @@ def read(folder: DataFolder) -> Dataset:
 
 
 def _xml_files(folder: DataFolder) -> list[str]:
-    return [name for name, kind in folder.walk() if kind == "file" and name.lower().endswith(".xml")]
+    return folder.files_by_suffix().get(".xml", [])
 
 
 def _is_annotation(path: str) -> bool:
@@ -79,8 +79,7 @@ def _files_by_split(folder: DataFolder) -> dict[str, list[str]]:
 
 def _find_lists(folder: DataFolder) -> list[str]:
     """Return the lists of images, in `ImageSets/Main` of any subfolder or in the folder itself."""
-    texts = [name for name, kind in folder.walk() if kind == "file" and name.endswith(".txt")]
-    texts = [name for name in texts if _list_split(name)]
+    texts = [name for name in folder.files_by_suffix().get(".txt", ()) if _list_split(name)]
     for ending in IMAGE_SETS:
         if names := [name for name in texts if f"/{posixpath.dirname(name)}".endswith(f"/{ending}")]:
             return names

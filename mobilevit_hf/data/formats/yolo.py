@@ -90,7 +90,7 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
 
 def _files(folder: DataFolder, *suffixes: str) -> list[str]:
     """Return the files with a suffix in all subfolders, those in fewer folders first."""
-    names = [name for name, kind in folder.walk() if kind == "file" and name.lower().endswith(suffixes)]
+    names = [name for suffix in suffixes for name in folder.files_by_suffix().get(suffix, ())]
     return sorted(names, key=lambda name: (name.count("/"), name))
 
 
@@ -250,9 +250,7 @@ def _resolve_entry(folder: DataFolder, file: str, base: Any, entry: str) -> str 
     entry = entry.replace("\\", "/")
     parts = [part for part in entry.split("/") if part not in ("", ".", "..")]
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
-    ends = [
-        end for end in ends if split_of(end) == split_of(ends[0])
-    ]  # images/ is not all that is left of test/images/
+    ends = [end for end in ends if split_of(end) == split_of(ends[0])]  # test/images/ is not images/
     for candidate in (posixpath.join(parent, base or "", entry), posixpath.join(parent, entry), entry, *ends):
         path = folder.normalize(candidate)
         if path and (folder.entries(path) or folder.locate([path])[0]):
