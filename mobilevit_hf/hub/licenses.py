@@ -120,9 +120,19 @@ def check_listed(license_id: str | None) -> str | None:
     name = (license_id or "").strip().lower()
     if not name or name in LICENSE_IDS:
         return None
-    similar = difflib.get_close_matches(name, LICENSE_IDS, n=1)
-    suggestion = f" Did you mean {similar[0]}?" if similar else ""
+    suggestion = f" Did you mean {similar}?" if (similar := _nearest(name)) else ""
     return f"License {name} is not listed by the Hub, which may reject the card.{suggestion} Ids: {LICENSES_PAGE}"
+
+
+def _nearest(name: str) -> str | None:
+    """Return the license id that is most similar to a name such as "MIT License" or "GPLv3", None if none is."""
+    ids = {_normalize(id): id for id in LICENSE_IDS}
+    return next((ids[key] for key in difflib.get_close_matches(_normalize(name), ids, n=1)), None)
+
+
+def _normalize(name: str) -> str:
+    """Return a name without the parts that are written differently: GPL-3.0, GPLv3, GPL version 3."""
+    return re.sub(r"licen[cs]e|version|v(?=\d)|\.0$|[^a-z0-9.]", "", name.lower())
 
 
 def _validate(license: License) -> License:
@@ -130,7 +140,8 @@ def _validate(license: License) -> License:
     name = license.id.strip().lower()
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
         raise ValueError(
-            f"license: got {license.id!r}, expected an id such as apache-2.0 or mit. Pass one (ids: {LICENSES_PAGE})."
+            f"license: got {license.id!r}, expected an id such as {_nearest(name) or 'apache-2.0'}. Pass one (ids: "
+            f"{LICENSES_PAGE})."
         )
     if name == OTHER and not license.name:
         raise ValueError("license: got other, expected a name with it. Pass --license-name and --license-link.")

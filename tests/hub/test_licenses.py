@@ -96,7 +96,13 @@ def test_image_folder_is_not_mistaken_for_a_model(name, kind, monkeypatch, tmp_p
 
 @pytest.mark.parametrize(
     ("license", "message"),
-    [(License("all mine"), "'all mine'"), (License("other"), "--license-name"), (License("-"), "'-'")],
+    [
+        (License("all mine"), "'all mine'"),
+        (License("Apache License 2.0"), "such as apache-2.0"),
+        (License("MIT License"), "such as mit"),
+        (License("other"), "--license-name"),
+        (License("-"), "'-'"),
+    ],
 )
 def test_invalid_license_is_rejected(license, message):
     with pytest.raises(ValueError, match=message):
@@ -110,7 +116,13 @@ def test_listed_license_has_no_warning(license):
 
 @pytest.mark.parametrize(
     ("license", "suggestion"),
-    [("apache", "Did you mean apache-2.0?"), ("GPL3.0", "Did you mean gpl-3.0?"), ("foo", "")],
+    [
+        ("apache", "Did you mean apache-2.0?"),
+        ("GPL3.0", "Did you mean gpl-3.0?"),
+        ("GPLv3", "Did you mean gpl-3.0?"),
+        ("cc-by-4", "Did you mean cc-by-4.0?"),
+        ("foo", ""),
+    ],
 )
 def test_unlisted_license_warning_suggests_the_nearest_id(license, suggestion):
     warning = check_listed(license)
