@@ -50,7 +50,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 raise ValueError(f"the checksum of {damaged} does not match")
         content = torch.load(path, map_location="cpu", weights_only=True)
         if missing := CHECKPOINT_KEYS - {*content}:
-            raise ValueError(f"it has no {min(missing)}")
+            raise ValueError(f"it has no {min(missing)}, as one of another version of mobilevit-hf")
     except PermissionError:
         raise
     except Exception as error:
@@ -74,7 +74,7 @@ def save_model(
         ValueError: If they can't be written; the previous files are kept.
     """
     with explain_full_disk(output_dir), atomic_folder(output_dir) as scratch:
-        model.save_pretrained(scratch, state_dict=weights)
+        model.save_pretrained(scratch, state_dict=weights and {**weights})  # it removes what it has written
         processor.save_pretrained(scratch)
 
 

@@ -128,7 +128,7 @@ def _find_difference(data: dict[str, Any], saved: dict[str, Any]) -> str | None:
                 return f"{text.format(counts[0], split)}, expected {counts[1]} as in the checkpoint"
     for kind, text in (("annotations", "file names, labels or boxes"), ("pixels", "images under the same names")):
         for split, value in data.get(kind, {}).items():
-            if value != saved[kind].get(split):
+            if value != saved.get(kind, {}).get(split):
                 return f"other {text} in the {split} split, expected those of the checkpoint"
     return None
 

@@ -105,6 +105,15 @@ def test_failed_save_keeps_previous_model(tiny_model, checkpoints, tmp_path, mon
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_save_keeps_the_weights_in_memory(tiny_model, checkpoints, tmp_path):
+    """The next checkpoint stores the best weights again."""
+    model = tiny_model(mobilevit_hf.MobileViTForImageClassification)
+    processor = transformers.AutoImageProcessor.from_pretrained(checkpoints["image-classification"])
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    save_model(tmp_path, model, processor, weights)
+    assert weights.keys() == model.state_dict().keys()
+
+
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     save_steps(tmp_path, [1, 2, 3], keep=9)
     kept = [".gitignore", "notes.txt", ".settings/a.txt", "checkpoints/.hidden", ".scratch-mine/a.txt"]
