@@ -120,7 +120,9 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path, run_python)
     abandoned = tmp_path / f"{TEMP_PREFIX}abandoned"
     abandoned.mkdir()
     with temporary_folder(tmp_path) as used:
-        run_python(f"import pathlib; from mobilevit_hf import io; io.remove_abandoned(pathlib.Path({str(tmp_path)!r}))")
+        run_python(
+            f"import pathlib; from mobilevit_hf import io; io.remove_abandoned(pathlib.Path({str(tmp_path)!r}))"
+        )
         assert used.is_dir()
         assert not abandoned.exists()
 
