@@ -44,8 +44,8 @@ def _encode_as_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def printable(text: str) -> str:
-    """Return a text with undecodable bytes and control characters escaped, for file names and messages."""
-    return "".join(c if c.isprintable() else _escape_character(c) for c in text)
+    """Return a text without passwords and tokens, and with undecodable bytes and control characters escaped."""
+    return "".join(c if c.isprintable() else _escape_character(c) for c in redact(text))
 
 
 def _escape_character(character: str) -> str:
@@ -60,17 +60,17 @@ def log(kind: str, text: str, color: str = "yellow") -> None:
 
 def print_line(text: str, style: str = "") -> None:
     """Print a line to standard output: no markup, no wrapping, no highlighting."""
-    output.print(printable(redact(text)), style=style or None, soft_wrap=True, highlight=False, markup=False)
+    output.print(printable(text), style=style or None, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """Print a value to standard output as ASCII JSON: one line, or indented.
+    """Print a value to standard output as ASCII JSON without passwords and tokens: one line, or indented.
 
     Raises:
         ValueError: If a number is not finite.
     """
     try:
-        text = json.dumps(value, indent=indent, allow_nan=False)
+        text = redact(json.dumps(value, indent=indent, allow_nan=False)).replace("…", r"\u2026")
     except ValueError as error:
         raise ValueError(
             "--json: got NaN or infinity in the result, expected finite numbers. Leave out --json to see it."

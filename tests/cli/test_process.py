@@ -154,6 +154,17 @@ def test_secrets_are_redacted(text, expected):
     assert redact(text) == expected
 
 
+def test_password_of_a_url_is_not_printed(capsys):
+    name = "https://user:secret@host/a.jpg"
+    console.print_line(name)
+    console.print_json({"image": name, "error": f"{name} is missing"})
+    console.log("unreadable", name)
+    out, err = capsys.readouterr()
+    assert "secret" not in out + err
+    assert out.splitlines()[1].isascii()
+    assert json.loads(out.splitlines()[1])["image"] == "https://…@host/a.jpg"
+
+
 def test_token_of_the_environment_is_redacted(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "unusual-secret")
     assert redact("header unusual-secret") == "header hf_…"
