@@ -225,23 +225,19 @@ def test_corrupt_image_is_reported_and_skipped(initial_checkpoint, small_dataset
     assert read_results(tmp_path / "run")["num_images"] == 9
 
 
-def test_too_many_corrupt_images_raise_and_nothing_is_written(run_dir, small_datasets, mobilevit, tmp_path):
+def test_too_many_corrupt_images_raise_and_nothing_is_written(small_datasets, mobilevit, tmp_path):
     shutil.copytree(small_datasets["image-classification"], tmp_path / "data")
     corrupt = sorted((tmp_path / "data/train/circle").iterdir())[:3]
     for path in corrupt:
         path.write_bytes(path.read_bytes()[:300])
-    shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    for folder in ("new", "run"):
-        words = ("--output-dir", tmp_path / folder, "--resume", "auto", *SMALL)
-        code, out, err = mobilevit("train", tmp_path / "data", *words)
-        assert (code, out) == (2, "")
-        line = only_line(err)
-        assert all(path.name in line for path in corrupt)
-        assert "9.1%" in line
-        assert "check-data" in line
+    words = ("--model", "xxs", "--output-dir", tmp_path / "new", "--resume", "auto", *SMALL)
+    code, out, err = mobilevit("train", tmp_path / "data", *words)
+    assert (code, out) == (2, "")
+    line = only_line(err)
+    assert all(path.name in line for path in corrupt)
+    assert "9.1%" in line
+    assert "check-data" in line
     assert not (tmp_path / "new").exists()
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
