@@ -89,11 +89,8 @@ def _identify(folder: DataFolder, names: list[str], stems: set[str]) -> tuple[st
             return "rows of numbers as in YOLO", "Add their class names as classes.txt or data.yaml.", True
         return "named like the images", "Convert them to COCO JSON, YOLO or Pascal VOC.", True
     if len(names) <= FILES_PER_DIRECTORY:
-        words = set(re.split(r"""[\s"'/\\,;:<>]+""", _head(folder, names[0]).decode(errors="replace")))
-        if (
-            len(words & stems) + sum(is_image_name(word) and posixpath.splitext(word)[0] in stems for word in words)
-            > 1
-        ):
+        words = re.split(r"""[\s"'/\\,;:<>]+""", _head(folder, names[0]).decode(errors="replace"))
+        if len(stems & {_stem(word) for word in words}) > 1:
             return "names the images", CONVERT, False
     return None
 
