@@ -237,6 +237,12 @@ def test_most_images_of_a_repository_are_its_dataset(tmp_path):
     assert load_dataset(tmp_path).classes == ("with", "without")
 
 
+def test_a_class_may_have_the_name_of_documentation(tmp_path):
+    add_images(tmp_path, ["figure", "table"], 51)
+    (tmp_path / "README.md").touch()
+    assert load_dataset(tmp_path).classes == ("figure", "table")
+
+
 @pytest.mark.parametrize(
     ("folders", "expected"),
     [

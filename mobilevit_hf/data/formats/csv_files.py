@@ -24,21 +24,8 @@ MAX_LABEL = 100  # characters; a longer text is a description
 # Normalized names of columns, names of classes before their numbers.
 LABEL_COLUMNS = (
     *("labelname", "classname", "categoryname", "class", "label", "category", "labels", "classes", "categories"),
-    *(
-        "breed",
-        "species",
-        "variety",
-        "diagnosis",
-        "dx",
-        "disease",
-        "finding",
-        "pathology",
-        "choice",
-        "target",
-        "classid",
-        "labelid",
-        "categoryid",
-    ),
+    *("breed", "species", "variety", "diagnosis", "dx", "disease", "finding", "pathology", "choice", "target"),
+    *("classid", "labelid", "categoryid"),
 )
 SPLIT_COLUMNS = ("split", "set", "subset", "dataset", "datasplit", "partition", "usage")
 BOX_COLUMNS = (

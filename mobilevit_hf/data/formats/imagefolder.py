@@ -19,14 +19,26 @@ MASK_WORDS = {
 }
 PART_WORDS = {"batch", "folder", "jpeg", "jpg", "part", "photo", "photos", "pics", "png", "pred"}
 # Words of the names of folders that illustrate a repository, where they are no classes.
-DOCUMENTATION_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "asset assets banner demo demos doc docs documentation example examples fig figs figure figures icon icons "
-        "logo logos media output outputs plot plots preview previews readme result results sample samples screenshot "
-        "screenshots static thumbnail thumbnails",
-    )
-)
+DOCUMENTATION_WORDS = {
+    *(
+        "asset",
+        "assets",
+        "banner",
+        "demo",
+        "demos",
+        "doc",
+        "docs",
+        "documentation",
+        "example",
+        "examples",
+        "fig",
+        "figs",
+    ),
+    *("figure", "figures", "icon", "icons", "logo", "logos", "media", "output", "outputs", "plot", "plots", "preview"),
+    *("previews", "readme", "result", "results", "sample", "samples", "screenshot", "screenshots", "static"),
+    *("thumbnail", "thumbnails"),
+}
+MAX_ILLUSTRATIONS = 50
 REPOSITORY_FILES = ("readme.md", "readme.rst", "license", "license.md", "license.txt")
 CODE_SUFFIXES = (".py", ".ipynb", ".js", ".ts", ".java", ".c", ".cpp", ".h", ".html", ".css", ".sh", ".m", ".swift")
 CONTAINERS = ("images", "imgs", "jpegimages", "data", "dataset", "datasets")  # never a class
@@ -66,7 +78,10 @@ def find_datasets(folder: DataFolder) -> list[str]:
 
 
 def class_names(folder: DataFolder) -> list[str]:
-    """Return the names of the folders with images that may be classes: not those of documentation and of code."""
+    """Return the names of the folders with images that may be classes: not those of documentation and of code.
+
+    A folder with a name such as `figures` is of documentation only if it has few images: it may be a class.
+    """
     names = class_folders(folder)
     if _is_repository(folder) or not all(_holds_images(folder, name) for name in names):
         names = [name for name in names if not _is_documentation(folder, name)]
@@ -93,6 +108,8 @@ def _is_repository(folder: DataFolder) -> bool:
 
 def _is_documentation(folder: DataFolder, directory: str) -> bool:
     """Return whether a folder, or all of its folders with images, are named like those of documentation."""
+    if len(folder.images(directory)) > MAX_ILLUSTRATIONS:
+        return False
     words = _words(posixpath.basename(directory))
     if not DOCUMENTATION_WORDS.isdisjoint(words):
         return all(word in DOCUMENTATION_WORDS or _is_generic(word) for word in words)
