@@ -20,25 +20,12 @@ MASK_WORDS = {
 PART_WORDS = {"batch", "folder", "jpeg", "jpg", "part", "photo", "photos", "pics", "png", "pred"}
 # Words of the names of folders that illustrate a repository, where they are no classes.
 DOCUMENTATION_WORDS = {
-    *(
-        "asset",
-        "assets",
-        "banner",
-        "demo",
-        "demos",
-        "doc",
-        "docs",
-        "documentation",
-        "example",
-        "examples",
-        "fig",
-        "figs",
-    ),
-    *("figure", "figures", "icon", "icons", "logo", "logos", "media", "output", "outputs", "plot", "plots", "preview"),
-    *("previews", "readme", "result", "results", "sample", "samples", "screenshot", "screenshots", "static"),
-    *("thumbnail", "thumbnails"),
+    *("asset", "assets", "banner", "demo", "demos", "doc", "docs", "documentation", "example", "examples", "fig"),
+    *("figs", "figure", "figures", "icon", "icons", "logo", "logos", "media", "output", "outputs", "plot", "plots"),
+    *("preview", "previews", "readme", "result", "results", "sample", "samples", "screenshot", "screenshots"),
+    *("static", "thumbnail", "thumbnails"),
 }
-MAX_ILLUSTRATIONS = 50
+MAX_ILLUSTRATIONS = 50  # images in such a folder; with more, it may be a class
 REPOSITORY_FILES = ("readme.md", "readme.rst", "license", "license.md", "license.txt")
 CODE_SUFFIXES = (".py", ".ipynb", ".js", ".ts", ".java", ".c", ".cpp", ".h", ".html", ".css", ".sh", ".m", ".swift")
 CONTAINERS = ("images", "imgs", "jpegimages", "data", "dataset", "datasets")  # never a class
