@@ -55,6 +55,8 @@ def _report(error: Exception) -> int:
             return console.EXIT_UNREADABLE
         case TyperException():
             _report_usage(error)
+        case RuntimeError() if "home directory" in str(error):  # of pathlib, in libraries
+            console.log("error", "HOME: got no value and no user, expected a folder. Set it.", color="red")
         case ValueError() | OSError():
             console.log("error", _reason(error) or type(error).__name__, color="red")
         case _:

@@ -42,6 +42,10 @@ def failing_command(mobilevit, monkeypatch):
             RuntimeError("Caught in worker\nTraceback (most recent call last):\n  File x\nOSError: disk is full"),
             "unexpected RuntimeError: OSError: disk is full. Set MOBILEVIT_DEBUG=1 for the traceback.",
         ),
+        (
+            RuntimeError("Could not determine home directory."),
+            "HOME: got no value and no user, expected a folder. Set it.",
+        ),
         (ValueError("size: got 0,\nexpected 1."), "size: got 0, expected 1."),
         (ValueError(f"{'x' * 5000}: no such file."), f"{'x' * 300}… no such file."),
         (OSError(f"http://me:secret@host/a?X-Signature=1 {TOKEN}"), "http://…@host/a?… hf_…"),
