@@ -219,6 +219,7 @@ def train_ours(case: Case, after_step: AfterStep) -> None:
         use_cpu=True,
     )
     callback = AfterStepCallback()
+    Path(str(arguments.output_dir)).mkdir(parents=True)
     run = trainer_module.prepare_run(arguments, trainer_module.create_accelerator(arguments), callback)
     trainer = trainer_module.Trainer(run, callback, time.monotonic())
     trainer.train()

@@ -132,12 +132,12 @@ def run_measured(run_python):
 def test_decompression_bombs_take_no_memory(run_measured, tmp_path):
     files = decompression_bombs(np.random.default_rng(0))
     del files["below the limit.png"]  # needs the memory of an image of its size
-    folder = tmp_path / "files" / "class"
-    folder.mkdir(parents=True)
-    for i in range(2):
+    for i, label in enumerate("ab"):
+        folder = tmp_path / "files" / label
+        folder.mkdir(parents=True)
         for name, data in files.items():
             (folder / f"{i} {name}").write_bytes(data)
-    (folder / "good.png").write_bytes(encode(noise(np.random.default_rng(0)), "png"))
+        (folder / "good.png").write_bytes(encode(noise(np.random.default_rng(i)), "png"))
     code, out, growth = run_measured("check-data", tmp_path / "files", "--json")
     assert code == 1
     assert len(json.loads(out)["bad"]) == 2 * len(files)
@@ -154,7 +154,7 @@ def test_large_images_are_decoded_one_at_a_time(run_measured, tmp_path):
         path.write_bytes(data)
     code, out, growth = run_measured("check-data", tmp_path / "files", "--json")
     assert code == 1
-    assert json.loads(out)["bad_by_kind"].keys() == {"same image in two splits"}
+    assert json.loads(out)["bad_by_kind"].keys() == {"same image in two splits", "same image in two classes"}
     assert growth < 1600
 
 
