@@ -95,13 +95,13 @@ def _is_repository(folder: DataFolder) -> bool:
 
 def _is_documentation(folder: DataFolder, directory: str) -> bool:
     """Return whether a folder, or all of its folders with images, are named like those of documentation."""
-    if len(folder.images(directory)) > MAX_ILLUSTRATIONS:
-        return False
     words = _words(posixpath.basename(directory))
     if not DOCUMENTATION_WORDS.isdisjoint(words):
-        return all(word in DOCUMENTATION_WORDS or _is_generic(word) for word in words)
-    inner = [] if _holds_images(folder, directory) else class_folders(folder, directory)
-    return bool(inner) and all(_is_documentation(folder, join(directory, name)) for name in inner)
+        is_named = all(word in DOCUMENTATION_WORDS or _is_generic(word) for word in words)
+    else:
+        inner = [] if _holds_images(folder, directory) else class_folders(folder, directory)
+        is_named = bool(inner) and all(_is_documentation(folder, join(directory, name)) for name in inner)
+    return is_named and len(folder.images(directory)) <= MAX_ILLUSTRATIONS  # last: walks the folder
 
 
 def _is_code(folder: DataFolder, directory: str) -> bool:
