@@ -162,6 +162,26 @@ def make_splits(
     }
 
 
+def make_dataset(
+    folder: DataFolder,
+    images: Mapping[str, Iterable[AnnotatedImage]],
+    labels: Mapping[Any, int],
+    classes: tuple[str, ...],
+    data_format: str,
+    *,
+    is_detection: bool,
+    is_relative: bool = False,
+) -> Dataset:
+    """Create a dataset from images by split, with boxes for detection (see `make_samples`) or else with one class."""
+    splits: dict[str, Split] = {}
+    for split, part in images.items():
+        if is_detection:
+            splits[split] = make_samples(folder, part, labels, is_relative=is_relative)
+        else:
+            splits[split] = make_labeled_samples(folder, ((i.name, i.annotations[0].key) for i in part), labels)
+    return Dataset("object-detection" if is_detection else "image-classification", classes, splits, data_format)
+
+
 def find_difference(dataset: Dataset, *others: Dataset) -> str | None:
     """Return an image whose split or objects differ between datasets in memory, None if all describe the same."""
     objects = _objects_by_image(dataset)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ..types import Dataset, Split
+from ..types import Dataset
 from . import metadata
-from .annotations import INVALID_BOX, AnnotatedImage, Annotation, make_labeled_samples, make_samples
+from .annotations import INVALID_BOX, AnnotatedImage, Annotation, make_dataset
 from .folder import SPLIT_NAMES, DataFolder, is_image_name, text_encoding
 from .lookup import FileIndex, Reference, match_files, split_of, split_of_file
 from .unread import SUBMISSION
@@ -145,14 +145,9 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     keys = {annotation.key for image in chosen.values() for annotation in image.annotations} - {None}
     classes = tuple(sorted(map(str, keys), key=lambda key: (0, int(key), "") if key.isdecimal() else (1, 0, key)))
     labels = {name: number for number, name in enumerate(classes)}
-    splits: dict[str, Split] = {}
-    for split in sorted(images, key=["train", "validation", "test"].index):
-        part = images[split].values()
-        if is_detection:
-            splits[split] = make_samples(folder, part, labels, is_relative=_are_relative(images))
-        else:
-            splits[split] = make_labeled_samples(folder, ((i.name, i.annotations[0].key) for i in part), labels)
-    return Dataset("object-detection" if is_detection else "image-classification", classes, splits, "csv")
+    parts = {split: images[split].values() for split in ("train", "validation", "test") if split in images}
+    is_relative = is_detection and _are_relative(images)
+    return make_dataset(folder, parts, labels, classes, "csv", is_detection=is_detection, is_relative=is_relative)
 
 
 def read_rows(folder: DataFolder, name: str) -> Iterator[list[str]]:

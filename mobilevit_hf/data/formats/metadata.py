@@ -6,8 +6,8 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from ..types import Dataset, Split
-from .annotations import AnnotatedImage, Annotation, find_classes, make_labeled_samples, make_samples, parse_objects
+from ..types import Dataset
+from .annotations import AnnotatedImage, Annotation, find_classes, make_dataset, parse_objects
 from .folder import DataFolder, text_encoding
 from .lookup import split_of
 
@@ -57,13 +57,7 @@ def read(folder: DataFolder) -> Dataset:
             f"{folder.root / find_files(folder)[0]}: got no image with a class, expected a column `objects` with "
             "`bbox` and `categories`, or a column `label`."
         )
-    splits: dict[str, Split] = {}
-    for split, part in images.items():
-        if is_detection:
-            splits[split] = make_samples(folder, part, labels)
-        else:
-            splits[split] = make_labeled_samples(folder, ((i.name, i.annotations[0].key) for i in part), labels)
-    return Dataset("object-detection" if is_detection else "image-classification", classes, splits, "imagefolder")
+    return make_dataset(folder, images, labels, classes, "imagefolder", is_detection=is_detection)
 
 
 def _read_rows(folder: DataFolder, name: str) -> Iterator[dict[str, Any]]:
