@@ -35,12 +35,14 @@ def make_photos(count: int) -> list[Any]:
     return photos
 
 
-def find_threshold(count_boxes: Callable[[float], float], boxes: int = BOXES) -> float:
-    """Return the score threshold that keeps about `boxes` detections per photo.
+def find_threshold(
+    count_boxes: Callable[[float], float], boxes: int = BOXES, low: float = 1 / (NUM_CLASSES + 1)
+) -> float:
+    """Return the score threshold above `low` that keeps about `boxes` detections per photo.
 
-    With random weights it is just above chance.
+    With random weights and softmax it is just above chance.
     """
-    low, high = 1 / (NUM_CLASSES + 1), 1.0
+    high = 1.0
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if count_boxes(middle) > boxes else (low, middle)

@@ -49,6 +49,7 @@ class Case:
         allocator: Key of `ALLOCATORS`.
         threads: PyTorch's number of threads, None for its default.
         fields: Configuration of the variant, for candidates with a configuration class.
+        setting: Key of the benchmark's settings, empty if it has none.
     """
 
     variant: str
@@ -57,9 +58,15 @@ class Case:
     allocator: str
     threads: int | None
     fields: dict[str, Any]
+    setting: str = ""
 
     def __str__(self) -> str:
-        return f"{self.variant}, batch {self.batch}, {self.size}x{self.size}, allocator: {self.allocator}"
+        return f"{label_of(vars(self))}, {self.size}x{self.size}, allocator: {self.allocator}"
+
+
+def label_of(case: dict[str, Any]) -> str:
+    """Return variant, batch size and setting of a case or a result."""
+    return ", ".join(filter(None, (case["variant"], f"batch {case['batch']}", case["setting"])))
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -143,7 +150,7 @@ def print_report(results: list[dict[str, Any]], environment: dict[str, Any], not
             table.add_column(column, justify="right")
         for result in rows:
             for index, (name, row) in enumerate(result["candidates"].items()):
-                label = f"{result['variant']}, batch {result['batch']}" if index == 0 else ""
+                label = label_of(result) if index == 0 else ""
                 numbers = (
                     f"{row['median_ms']:.1f}",
                     f"{row['min_ms']:.1f}",
@@ -169,6 +176,7 @@ def main(
     notes: list[str],
     size: int = 256,
     candidates: dict[str, Candidate] = CANDIDATES,
+    settings: dict[str, dict[str, Candidate]] | None = None,
 ) -> None:
     """Run the command line of a benchmark.
 
@@ -181,26 +189,37 @@ def main(
         notes: Explanations printed below the table.
         size: Default height and width of the images.
         candidates: Candidates by name, ours last.
+        settings: Candidates of each setting, instead of `candidates`. A setting in which ours is not installed is
+            skipped.
     """
+    settings = settings or {"": candidates}
     if sys.argv[1:2] == ["--worker"]:
         request = json.loads(sys.argv[2])
-        candidate = request["candidate"]
-        serve(build, candidates[candidate].module, candidate, Case(**request["case"]))
+        candidate, case = request["candidate"], Case(**request["case"])
+        serve(build, settings[case.setting][candidate].module, candidate, case)
         return
-    args = _parse_arguments(description, variants, batches, size)
+    args = _parse_arguments(description, variants, batches, size, list(settings))
+    installed = {setting: available(settings[setting]) for setting in args.settings}
+    cases = [case for case in build_cases(args) if OURS in installed[case.setting]]
     try:
-        _run_and_report(args, build_cases(args), available(candidates), check, notes)
+        _run_and_report(args, cases, installed, check, notes)
     except WorkerError as error:
         sys.exit(f"\nA candidate failed. {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _parse_arguments(description: str, variants: list[str], batches: list[int], size: int) -> argparse.Namespace:
+def _parse_arguments(
+    description: str, variants: list[str], batches: list[int], size: int, settings: list[str]
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=variants)
     parser.add_argument("--batches", nargs="+", type=_positive, default=batches, help="images per call")
     parser.add_argument("--size", type=_positive, default=size, help="height and width of the images")
+    if len(settings) > 1:
+        parser.add_argument("--settings", nargs="+", choices=settings, default=settings)
+    else:
+        parser.set_defaults(settings=settings)
     parser.add_argument("--rounds", type=_positive, default=7, help="rounds per candidate")
     parser.add_argument("--allocator", choices=(*ALLOCATORS, "both"), default="both", help="; ".join(ALLOCATORS))
     parser.add_argument("--threads", type=_positive, help="PyTorch's number of threads (default: chosen by PyTorch)")
@@ -223,15 +242,28 @@ def build_cases(args: argparse.Namespace) -> list[Case]:
     configs = {name: MobileViTConfig.from_variant(name, num_labels=NUM_CLASSES) for name in args.variants}
     fields = ("hidden_sizes", "neck_hidden_sizes", "expand_ratio", "hidden_dropout_prob", "num_labels")
     return [
-        Case(variant, batch, args.size, allocator, args.threads, {name: getattr(config, name) for name in fields})
+        Case(
+            variant,
+            batch,
+            args.size,
+            allocator,
+            args.threads,
+            {name: getattr(config, name) for name in fields},
+            setting,
+        )
         for allocator in allocators
         for variant, config in configs.items()
         for batch in args.batches
+        for setting in args.settings
     ]
 
 
 def _run_and_report(
-    args: argparse.Namespace, cases: list[Case], candidates: list[str], check: Callable[[Case], str], notes: list[str]
+    args: argparse.Namespace,
+    cases: list[Case],
+    candidates: dict[str, list[str]],
+    check: Callable[[Case], str],
+    notes: list[str],
 ) -> None:
     environment = describe_environment()
     notes = [*notes, COLUMNS_NOTE, *(check(case) for case in {case.variant: case for case in cases}.values())]
@@ -239,7 +271,7 @@ def _run_and_report(
     try:
         for number, case in enumerate(cases, start=1):
             print(f"[{number}/{len(cases)}] {case}", file=sys.stderr, flush=True)
-            results.append(compare(case, candidates, args.rounds))
+            results.append(compare(case, candidates[case.setting], args.rounds))
     finally:
         if results:
             print_report(results, environment, notes)

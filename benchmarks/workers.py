@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,12 +43,18 @@ class Candidate:
     module: str
 
 
+@cache
+def is_installed(package: str) -> bool:
+    """Return whether a package is installed; a missing one is printed to stderr, once."""
+    found = importlib.util.find_spec(package) is not None
+    if not found:
+        print(f"{package}: not installed, skipped.", file=sys.stderr)
+    return found
+
+
 def available(candidates: dict[str, Candidate]) -> list[str]:
-    """Return the names of the installed candidates; the others are printed to stderr."""
-    names = [name for name, candidate in candidates.items() if importlib.util.find_spec(candidate.package)]
-    for name in candidates.keys() - set(names):
-        print(f"{name}: skipped, {candidates[name].package} is not installed.", file=sys.stderr)
-    return names
+    """Return the names of the installed candidates."""
+    return [name for name, candidate in candidates.items() if is_installed(candidate.package)]
 
 
 # --- worker process --------------------------------------------------------------------------------------------------
@@ -146,7 +153,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env=_environment_without_allocator_settings(),
+            env=environment_without_allocator_settings(),
         )
         self.imported_mib = self.peak_mib = math.nan
         self.threads = 0
@@ -195,7 +202,12 @@ class Worker:
         self.close()
 
 
-def _environment_without_allocator_settings() -> dict[str, str]:
+def yolo_environment(folder: str) -> dict[str, str]:
+    """Return environment variables for ultralytics: no downloads, no installations, settings in this folder."""
+    return {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": folder}
+
+
+def environment_without_allocator_settings() -> dict[str, str]:
     settings = ("MALLOC_", "GLIBC_TUNABLES")
     return {name: value for name, value in os.environ.items() if not name.startswith(settings)}
 

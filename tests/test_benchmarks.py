@@ -1,12 +1,15 @@
 """The benchmarks run and report every candidate; speed is not tested."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from toy_datasets import draw_classification
+from toy_datasets import draw_classification, draw_detection
+
+from mobilevit_hf.data.reading import load_dataset
 
 REPOSITORY = Path(__file__).parent.parent
 CLASSIFIERS = ["stock", "timm contiguous", "timm channels_last", "as loaded", "ours"]
@@ -14,6 +17,13 @@ DETECTORS = ["torchvision", "torchvision channels_last", "ours, pipeline", "ours
 BACKENDS = ["stock", "timm"] + [
     f"{name}{setting}" for setting in (", onnx", ", bfloat16", "") for name in ("runtime API", "ours")
 ]
+ENGINES = {
+    "torch": ["YOLO11n", "YOLO11n, network", "ours, network", "ours"],
+    "onnx": ["YOLO11n", "YOLO11n, network", "ours, network", "ours"],
+    "openvino, default": ["YOLO11n", "ours"],
+    "openvino, float32": ["YOLO11n", "YOLO11n, network", "ours, network", "ours"],
+    "openvino, bfloat16": ["YOLO11n", "YOLO11n, network", "ours, network", "ours"],
+}
 PIPELINES = ["stock", "ours, torch", "ours, onnx", "ours, detection torch", "ours, detection", "ours"]
 
 
@@ -100,3 +110,122 @@ def test_training_epoch_reads_every_image(candidate: str, run_python, tmp_path: 
     """
     images = ",".join(sorted(map(str, data.rglob("*.png"))))
     assert run_python(code).splitlines() == [images, images]
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+
+
+def run_benchmark(script: str, options: str, *arguments: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, REPOSITORY / "benchmarks" / script, *arguments, *options.split()]
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
+@pytest.mark.slow
+def test_detection_pipelines_run_every_installed_engine(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    options = f"--batches 2 --rounds 1 --size 64 --threads 1 --allocator users --json {file}"
+    process = run_benchmark("detection_pipelines.py", options)
+    packages = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
+    has_yolo = importlib.util.find_spec("ultralytics") is not None
+    expected = {
+        setting: [name for name in names if has_yolo or not name.startswith("YOLO")]
+        for setting, names in ENGINES.items()
+        if importlib.util.find_spec(packages[setting.partition(",")[0]])
+    }
+    results = json.loads(file.read_text())["results"]
+    assert {result["setting"]: list(result["candidates"]) for result in results} == expected
+    assert ("ultralytics: not installed, skipped." in process.stderr) != has_yolo
+    for name in {name for names in expected.values() for name in names}:
+        assert name in process.stdout
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_yolo_folder_has_the_splits_and_boxes_of_the_dataset(tmp_path: Path) -> None:
+    from training_detection import split, write_yolo
+
+    source = draw_detection(tmp_path / "coco", train=9, validation=2)
+    classes, splits = split(str(source))
+    truth = write_yolo(classes, splits, tmp_path / "yolo")
+    copy = load_dataset(tmp_path / "yolo")
+    assert copy.classes == classes
+    assert {name: len(samples) for name, samples in copy.splits.items()} == {"train": 6, "validation": 2, "test": 3}
+    files = [Path(sample.image).read_bytes() for samples in copy.splits.values() for sample in samples]
+    assert len(set(files)) == 11
+    for name, samples in splits.items():
+        for sample, copied in zip(samples, copy.splits[name], strict=True):
+            assert Path(copied.image).read_bytes() == Path(sample.image).read_bytes()
+            assert copied.objects.boxes.tolist() == [
+                pytest.approx(box, abs=0.01) for box in sample.objects.boxes.tolist()
+            ]
+            assert copied.objects.labels.tolist() == sample.objects.labels.tolist()
+    assert [image["file_name"] for image in truth["images"]] == [f"images/test/{number:06}.png" for number in range(3)]
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_referee_scores_predictions_as_pycocotools(tmp_path: Path) -> None:
+    from training_detection import score, split, write_yolo
+
+    pycocotools = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    classes, splits = split(str(draw_detection(tmp_path / "coco", train=30, validation=2)))
+    truth = write_yolo(classes, splits, tmp_path / "yolo")
+    predictions, rows = [], []
+    for image, sample in zip(truth["images"], splits["test"], strict=True):
+        boxes = (sample.objects.boxes + image["id"]).tolist()  # shifted more with every image
+        labels = sample.objects.labels.tolist()
+        scores = [1 / (2 + image["id"] + number) for number in range(len(boxes))]
+        predictions.append({"boxes": boxes, "labels": [classes[label] for label in labels], "scores": scores})
+        for (x1, y1, x2, y2), label, value in zip(boxes, labels, scores, strict=True):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            rows.append({"image_id": image["id"], "category_id": label, "bbox": box, "score": value})
+    coco = pycocotools.COCO()
+    coco.dataset = truth
+    coco.createIndex()
+    evaluator = COCOeval(coco, coco.loadRes(rows), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    expected = {"map": evaluator.stats[0], "map_50": evaluator.stats[1]}
+    assert score(truth, predictions) == pytest.approx(expected)
+    assert 0 < expected["map"] < expected["map_50"] < 1
+
+
+@pytest.mark.slow
+def test_training_of_detectors_stops_after_its_cpu_time_and_is_not_repeated(tmp_path: Path) -> None:
+    data, file = draw_detection(tmp_path / "data", train=24, validation=4), tmp_path / "results.json"
+    options = f"--minutes 0.4 --seeds 3 --json {file}"
+    process = run_benchmark("training_detection.py", options, data)
+    written = file.read_text()
+    results = json.loads(written)["results"]
+    has_yolo = importlib.util.find_spec("ultralytics") is not None
+    assert [result["candidate"] for result in results] == ["YOLO11n"] * has_yolo + ["ours"]
+    assert ("ultralytics: not installed, skipped." in process.stderr) != has_yolo
+    for result in results:
+        assert result["images"] == {"train": 16, "validation": 4, "test": 8}
+        assert 0 <= result["map"] <= result["map_50"] <= 1
+        assert 0.2 * 60 < result["cpu_seconds"] < 4 * 60
+    again = run_benchmark("training_detection.py", options, data)
+    assert (again.stdout, file.read_text()) == (process.stdout, written)
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_table_divides_the_durations_of_peers_by_those_of_ours() -> None:
+    import all as all_benchmarks
+
+    def candidate(*rounds: float) -> dict[str, list[float]]:
+        return {"rounds_ms": list(rounds)}
+
+    result = {"variant": "xxs", "batch": 2, "setting": "onnx", "allocator": "users"}
+    candidates = {"ours": candidate(10, 20, 40), "YOLO11n": candidate(20, 10, 80), "ours, network": candidate(8, 8, 8)}
+    part = next(part for part in all_benchmarks.PARTS if part.script == "detection_pipelines.py")
+    rows = list(all_benchmarks.rows_of(part, {"results": [result | {"candidates": candidates}]}))
+    title = "detection from JPEG files, 320x320, xxs, batch 2, onnx"
+    assert rows == [(title, "10.0 ms", "YOLO11n 10.0", "2.00"), (f"{title}, network", "4.0 ms", "", "")]
+    lines = all_benchmarks.format_table(rows).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == list(rows[0])
