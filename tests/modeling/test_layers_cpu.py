@@ -53,6 +53,19 @@ def test_token_linear_uses_convolution_only_for_large_float32(convolutions):
     torch.testing.assert_close(actual, F.linear(large, layer.weight, layer.bias), atol=1e-5, rtol=0)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_token_linear_uses_onednn_with_a_single_thread(convolutions):
+    layer, threads = TokenLinear(96, 192), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        layer(torch.randn(4, 256, 96))
+        ((images, weight, bias),) = convolutions
+        backend = torch._C._select_conv_backend(images, weight, bias, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    finally:
+        torch.set_num_threads(threads)
+    assert backend == torch._C._ConvBackend.Mkldnn
+
+
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
 def test_fast_dropout_statistics(p):
     torch.manual_seed(0)
