@@ -33,7 +33,7 @@ class TokenLinear(nn.Linear):
             or input.numel() * self.out_features < POINTWISE_CONVOLUTION_MIN_MACS
         ):
             return super().forward(input)
-        num_tokens = input.shape[:-1].numel()
+        num_tokens = input.numel() // self.in_features
         batch = POINTWISE_CONVOLUTION_BATCH if num_tokens % POINTWISE_CONVOLUTION_BATCH == 0 else 1
         # (B, N, D) → (batch, D, 1, B * N / batch) in channels_last, and back, all without a copy
         images = input.reshape(batch, 1, num_tokens // batch, self.in_features).permute(0, 3, 1, 2)
