@@ -21,7 +21,7 @@ DETECTOR_SIZE, DETECTOR_CLASSES = 320, 80
 BOXES = 20  # approximate number of detections per photo
 
 
-def write_photos(folder: Path, count: int = NUM_PHOTOS) -> list[str]:
+def write_photos(folder: Path) -> list[str]:
     """Write JPEG files of 400x533 pixels, crops of a sample photo, and return their paths."""
     import numpy as np
     from matplotlib.cbook import get_sample_data
@@ -31,7 +31,7 @@ def write_photos(folder: Path, count: int = NUM_PHOTOS) -> list[str]:
     with Image.open(get_sample_data("grace_hopper.jpg")) as photo:
         photo.load()
     paths = []
-    for number in range(count):
+    for number in range(NUM_PHOTOS):
         width = int(generator.integers(200, photo.width))
         height = min(photo.height, width * 4 // 3)
         left, top = (int(generator.integers(0, limit + 1)) for limit in (photo.width - width, photo.height - height))
@@ -41,7 +41,7 @@ def write_photos(folder: Path, count: int = NUM_PHOTOS) -> list[str]:
     return paths
 
 
-def build_detector(case: Case, paths: list[str], size: int) -> tuple[Any, Any, float]:
+def build_detector(case: Case, paths: list[str]) -> tuple[Any, Any, float]:
     """Return a detector with random weights, its image processor and the threshold for about `BOXES` detections."""
     import torch
     from detection import calibrate, find_threshold, make_photos, mean_count
@@ -53,9 +53,9 @@ def build_detector(case: Case, paths: list[str], size: int) -> tuple[Any, Any, f
         MobileViTSSDLiteImageProcessor,
     )
 
-    config = MobileViTSSDLiteConfig.from_variant(case.variant, num_labels=DETECTOR_CLASSES, image_size=size)
+    config = MobileViTSSDLiteConfig.from_variant(case.variant, num_labels=DETECTOR_CLASSES, image_size=DETECTOR_SIZE)
     model = MobileViTSSDLiteForObjectDetection(config)
-    processor = MobileViTSSDLiteImageProcessor(size={"height": size, "width": size})
+    processor = MobileViTSSDLiteImageProcessor(size={"height": DETECTOR_SIZE, "width": DETECTOR_SIZE})
     calibrate(model, lambda: model(**processor(make_photos(4), return_tensors="pt")))
     with torch.no_grad():
         for head in model.head.level_heads.values():
@@ -88,7 +88,7 @@ def build(candidate: str, case: Case) -> Call:
         model = build_model(candidate, case).eval()
         pipe = transformers.pipeline("image-classification", model=model, image_processor=processor)
     elif "detection" in candidate:
-        model, processor, threshold = build_detector(case, paths, DETECTOR_SIZE)
+        model, processor, threshold = build_detector(case, paths)
         pipe = mobilevit_hf.pipeline("object-detection", model, image_processor=processor, backend=backend)
         options = {"threshold": threshold}
     else:
