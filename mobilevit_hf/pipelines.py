@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 from transformers import Pipeline, PreTrainedModel
 
-from .backends.formats import BACKENDS, check_backend, dtype_name
+from .backends.formats import AUTO, BACKENDS, check_backend, dtype_name
 from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
 from .data.images import UnreadableImageError, is_url, load_image
 from .model_sources import (
@@ -54,7 +54,9 @@ def pipeline(
         compile: With "torch", compile the model with inductor, which requires a C++ compiler. The first image, and the
             first batch of another size, take half a minute.
         kwargs: Arguments of `transformers.pipeline`: `device`, `dtype`, `revision`, `token`, `model_kwargs`, `top_k`,
-            ... Exported models support `dtype` "float32" (default), "float16" with onnx and "bfloat16" with openvino.
+            ... Exported models support `dtype` "float32" (default), "float16" with onnx, "bfloat16" with openvino, and
+            "auto": a lower precision if it was checked for the model and the processor has instructions for it. The
+            pipeline's `model.choice` gives the reason. With "torch", "auto" is the dtype of the checkpoint.
 
     Returns:
         transformers' pipeline, with the same calls and outputs. Pipelines of exported models are thread-safe.
@@ -154,6 +156,8 @@ def _backend_pipeline(
     from .backends.runtime import check_device
 
     dtype = dtype_name(kwargs.pop("dtype", None))
+    if quantization and dtype == AUTO:
+        dtype = "float32"
     check_backend(backend, task, dtype, quantization)
     task = cast("TaskName", task)  # checked above
     check_device(kwargs.get("device"))

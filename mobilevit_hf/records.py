@@ -124,6 +124,17 @@ class ResultsRecord(EvaluationRecord):
 
 @strict
 @dataclass(kw_only=True)
+class DropRecord:
+    """Accuracy of a quantized model compared with its torch model: see `backends.quantization.AccuracyDrop`."""
+
+    metric: str
+    model: Number
+    exported: Number
+    num_images: int
+
+
+@strict
+@dataclass(kw_only=True)
 class ExportRecord:
     """An exported model: one entry of `export.json`."""
 
@@ -138,7 +149,10 @@ class ExportRecord:
     verified: bool = True  # the outputs were compared with those of the PyTorch model
     max_error: Number | None = None  # largest absolute difference in the outputs
     agreement: Number | None = None  # fraction of predictions equal to those of the PyTorch model, 0..1
-    drop: dict[str, Any] | None = None  # fields of `backends.quantization.AccuracyDrop`; quantized models only
+    strict_agreement: Number | None = None  # without near ties of labels
+    num_images: int | None = None  # number of images on which they were compared
+    images: Literal["samples", "calibration"] | None = None  # generated sample images, or the user's own
+    drop: DropRecord | None = None  # quantized models only
     latency_ms: dict[str, Number] | None = None  # median by batch size
     versions: dict[str, str] | None = None  # of the export libraries
     machine: HardwareRecord | None = None  # on which the latency was measured

@@ -22,7 +22,7 @@ from ..environment import peak_memory
 from ..model_sources import load_image_processor
 from ..modeling.fused_mobilevit import fold_batch_norm
 from ..tasks import TaskName
-from .formats import BACKENDS, QUANTIZATIONS, check_backend, dtype_name
+from .formats import AUTO, BACKENDS, DTYPES, QUANTIZATIONS, check_backend, dtype_name
 from .loader import load_backend_model
 from .pytorch import load_model
 
@@ -52,7 +52,10 @@ def parse_setting(text: str) -> Setting:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
     if precision in QUANTIZATIONS:
         return Setting(backend, "float32", precision)
-    return Setting(backend, dtype_name(precision or None), None)
+    setting = Setting(backend, dtype_name(precision or None), None)
+    if setting[:2] == ("torch", AUTO):
+        raise ValueError(f"dtype: got {AUTO} for torch, expected one of {', '.join(DTYPES)}.")
+    return setting
 
 
 def available_settings(task: str) -> list[Setting]:

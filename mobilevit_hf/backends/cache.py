@@ -132,6 +132,13 @@ def get_or_create(
     return folder / file
 
 
+def read_entry(path: Path) -> ExportRecord:
+    """Return the record of a file of `get_or_create`."""
+    record = read_record(path.parents[1] / EXPORT_FILE, ExportRecord)
+    assert record is not None
+    return record
+
+
 @contextlib.contextmanager
 def _writable(root: Path) -> Generator[Path, None, None]:
     """Create a temporary folder in the cache."""

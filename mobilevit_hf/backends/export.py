@@ -3,8 +3,9 @@
 import os
 import pkgutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -16,11 +17,15 @@ from ..records import EXPORT_FILE, ExportRecord, HardwareRecord, read_export_rec
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import cache
 from .files import exported_bytes, hash_files, replace_exported
-from .formats import FORMATS, QUANTIZATION_PACKAGES, check_backend, check_packages
+from .formats import AUTO, FORMATS, QUANTIZATION_PACKAGES, check_backend, check_packages
+from .precision import choose_precision, fast_precisions, is_accurate, lower_precisions
 from .pytorch import load_model
 from .runtime import load_exported_model
 from .tracing import quiet
-from .verify import TIE_TOLERANCE, check_comparison, compare, measure_latency, verification_pixels
+from .verify import MIN_AGREEMENT, TIE_TOLERANCE, check_comparison, compare, measure_latency, verification_pixels
+
+if TYPE_CHECKING:
+    from .quantization import CalibrationImages
 
 # What an app needs next to the exported file.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
@@ -31,12 +36,13 @@ def export_model(
     output_dir: str | os.PathLike[str],
     backends: str | Iterable[str],
     *,
-    dtype: str = "float32",
+    dtype: str = AUTO,
     quantization: str | None = None,
     calibration: str | None = None,
     max_drop: float = 1.0,
     log: Callable[[str], object] = print,
     progress: Callable[[ExportRecord], object] | None = None,
+    note: Callable[[str], object] = print,
 ) -> list[ExportRecord]:
     """Export a model to one file per backend.
 
@@ -47,12 +53,15 @@ def export_model(
         model: Directory, built-in name or Hub id.
         output_dir: Directory to write; may be the model's own.
         backends: One or more keys of `FORMATS`: "onnx", "openvino", "executorch", "coreml".
-        dtype: Compute dtype: "float32", "float16" or "bfloat16", as the backend supports.
+        dtype: Compute dtype: "float32", "float16" or "bfloat16", as the backend supports. "auto": float32 and, with
+            `calibration`, without `quantization` and on a processor with bfloat16 instructions, for OpenVINO also
+            bfloat16 if at least 99% of the predictions on these images agree.
         quantization: "int8" for a quantized file; requires `calibration`.
         calibration: Dataset or folder of images like those the model will see, for verification and quantization.
         max_drop: Largest accuracy drop by quantization, in percentage points.
         log: Called with one line of text for each unreadable calibration image.
         progress: Called with each record after its file is written.
+        note: Called with one line of text for each backend whose precision was chosen by "auto" on calibration images.
 
     Raises:
         ValueError: If a backend does not support the request or is not installed, the model can't be loaded, or an
@@ -74,45 +83,125 @@ def export_model(
     processor = load_image_processor(folder, trust_remote_code=False)
     pixels, images = verification_pixels(task, processor), None
     if calibration:
-        from .quantization import export_int8, load_calibration_images  # imports datasets
+        from .quantization import load_calibration_images  # imports datasets
 
         images = load_calibration_images(calibration, task, processor)
         for problem in images.problems:
             log(f"{problem.name}: {problem.reason}")
-    weights, records = cache.weights_hash(torch_model), []
-    for backend in backends:
-        file = FORMATS[backend].path(dtype, quantization)
-        with replace_exported(output_dir / file) as path:
-            if quantization and images:
-                measured = export_int8(torch_model, task, processor, path, dtype, images, max_drop)
-            else:
-                # A model is confident on real images: no ties.
-                verification, tie_tolerance = (images.calibration, 0.0) if images else (pixels, TIE_TOLERANCE)
-                arguments = (torch_model, task, processor, backend, path, verification, dtype, tie_tolerance)
-                measured = export_verified(*arguments)
-            if measured.get("verified", True):
-                exported = load_exported_model(path, torch_model.config, task, backend)
-                measured["latency_ms"] = measure_latency(exported, pixels)
-            record = ExportRecord(
-                backend=backend,
-                file=file,
-                dtype=dtype,
-                quantization=quantization,
-                bytes=exported_bytes(path),
-                weights=weights,
-                files=hash_files(path),
-                size=list(pixels.shape[2:]),
-                versions=cache.package_versions(FORMATS[backend]),
-                machine=HardwareRecord(**describe_hardware()),
-                **measured,
-            )
-            _announce(output_dir, record, folder)
-        others = [each for each in read_export_records(output_dir / EXPORT_FILE) if each.file != file]
-        write_export_records(output_dir / EXPORT_FILE, [*others, record])
+    weights = cache.weights_hash(torch_model)
+    exporter = _Exporter(folder, output_dir, torch_model, task, processor, weights, pixels, images, max_drop)
+    records: list[ExportRecord] = []
+
+    def add(record: ExportRecord) -> None:
         records.append(record)
         if progress:
             progress(record)
+
+    for backend in backends:
+        add(exporter.export(backend, "float32" if dtype == AUTO else dtype, quantization))
+        if dtype == AUTO and images and not quantization and lower_precisions(backend):
+            rejected = []
+            if "bfloat16" in fast_precisions(backend):
+                try:
+                    add(exporter.export(backend, "bfloat16", None, is_optional=True))
+                except InaccurateError as error:
+                    rejected.append(error.record)
+            kept = [record for record in read_export_records(output_dir / EXPORT_FILE) if record.backend == backend]
+            note(choose_precision(backend, task, kept + rejected).describe(backend))
     return records
+
+
+class InaccurateError(Exception):
+    """An optional export in lower precision whose check failed; not written."""
+
+    def __init__(self, record: ExportRecord) -> None:
+        super().__init__(record)
+        self.record = record
+
+
+@dataclass(frozen=True)
+class _Exporter:
+    """Exports of one model to one directory.
+
+    Attributes:
+        folder: Directory of the model.
+        weights: Hash of its weights.
+        pixels: (B, 3, H, W) outputs of the image processor for sample images.
+        images: The user's images, None to verify on the sample images.
+        max_drop: Largest accuracy drop by quantization, in percentage points.
+    """
+
+    folder: Path
+    output_dir: Path
+    model: PreTrainedModel
+    task: TaskName
+    processor: BaseImageProcessor
+    weights: str
+    pixels: Tensor
+    images: "CalibrationImages | None"
+    max_drop: float
+
+    def export(self, backend: str, dtype: str, quantization: str | None, *, is_optional: bool = False) -> ExportRecord:
+        """Write a file if it passes its check, and its record to `export.json`.
+
+        Args:
+            is_optional: Whether the file is for `dtype="auto"`, which has stricter limits.
+
+        Raises:
+            InaccurateError: If an optional file is not accurate enough. A record of an earlier file is removed.
+            ValueError, OSError: As `export_model`.
+        """
+        file = FORMATS[backend].path(dtype, quantization)
+        try:
+            with replace_exported(self.output_dir / file) as path:
+                measured = self._write(backend, dtype, quantization, path, 0.0 if is_optional else MIN_AGREEMENT)
+                record = ExportRecord(
+                    backend=backend,
+                    file=file,
+                    dtype=dtype,
+                    quantization=quantization,
+                    bytes=exported_bytes(path),
+                    weights=self.weights,
+                    files=hash_files(path),
+                    size=list(self.pixels.shape[2:]),
+                    versions=cache.package_versions(FORMATS[backend]),
+                    machine=HardwareRecord(**describe_hardware()),
+                    **measured,
+                )
+                if is_optional and not is_accurate(record):
+                    raise InaccurateError(record)
+                _announce(self.output_dir, record, self.folder)
+        except InaccurateError:
+            _write_records(self.output_dir, file)
+            raise
+        _write_records(self.output_dir, file, record)
+        return record
+
+    def _write(
+        self, backend: str, dtype: str, quantization: str | None, path: Path, min_agreement: float
+    ) -> dict[str, Any]:
+        """Write and verify a file, and return fields of its record."""
+        model, task, processor, images = self.model, self.task, self.processor, self.images
+        # A model is confident on real images: no ties.
+        pixels, tie_tolerance = (images.calibration, 0.0) if images else (self.pixels, TIE_TOLERANCE)
+        if quantization and images:
+            from .quantization import export_int8  # imports datasets
+
+            measured = export_int8(model, task, processor, path, dtype, images, self.max_drop)
+        else:
+            arguments = (model, task, processor, backend, path, pixels, dtype, tie_tolerance, min_agreement)
+            measured = export_verified(*arguments)
+        if measured.get("verified", True):
+            exported = load_exported_model(path, model.config, task, backend)
+            measured["latency_ms"] = measure_latency(exported, self.pixels)
+            measured |= {"num_images": len(pixels), "images": "calibration" if images else "samples"}
+        return measured
+
+
+def _write_records(output_dir: Path, file: str, *records: ExportRecord) -> None:
+    """Replace the records of a file in `export.json`."""
+    others = [each for each in read_export_records(output_dir / EXPORT_FILE) if each.file != file]
+    write_export_records(output_dir / EXPORT_FILE, [*others, *records])
 
 
 def _announce(output_dir: Path, record: ExportRecord, folder: Path) -> None:
@@ -154,8 +243,13 @@ def export_verified(
     pixels: Tensor,
     dtype: str,
     tie_tolerance: float = TIE_TOLERANCE,
+    min_agreement: float = MIN_AGREEMENT,
 ) -> dict[str, Any]:
     """Write a model as a file for one backend, compare the two on `pixels`, and return fields of the `ExportRecord`.
+
+    Args:
+        tie_tolerance: As for `compare`.
+        min_agreement: As for `check_comparison`.
 
     Raises:
         ValueError: If the exported model differs from the torch model.
@@ -165,5 +259,6 @@ def export_verified(
         return {"verified": False}
     exported = load_exported_model(path, model.config, task, backend)
     comparison = compare(model, exported, pixels, task, processor, tie_tolerance)
-    check_comparison(comparison, f"{FORMATS[backend].title} in {dtype}", float32=dtype == "float32")
+    name, float32 = f"{FORMATS[backend].title} in {dtype}", dtype == "float32"
+    check_comparison(comparison, name, float32=float32, min_agreement=min_agreement)
     return comparison._asdict()

@@ -97,6 +97,7 @@ FORMATS: dict[str, Format] = {
 # Backends of `pipeline`: torch, which needs no export, and the formats with a runtime.
 BACKENDS = ("torch", *(name for name, format in FORMATS.items() if format.runtime))
 DTYPES = ("float32", "bfloat16", "float16")
+AUTO = "auto"  # dtype that `precision.choose_precision` chooses
 QUANTIZATIONS = ("int8",)
 QUANTIZATION_PACKAGES = ("nncf",)  # for export only
 EXTRA = "backends"  # of this package, with the packages of all formats
@@ -115,7 +116,7 @@ def check_backend(backend: str, task: str, dtype: str, quantization: str | None)
         others = [name for name, other in FORMATS.items() if task in other.tasks]
         hint = f"Use {' or '.join(others)}." if others else f"Pass a model for {' or '.join(EXPORTABLE_TASKS)}."
         raise ValueError(f"task: {task} can't be exported to {backend}. {hint}")
-    if dtype not in format.dtypes:
+    if dtype not in (AUTO, *format.dtypes):
         raise ValueError(f"dtype: got {dtype}, expected {' or '.join(format.dtypes)} for {backend}.")
     if quantization is not None and quantization not in format.quantizations:
         supported = [name for name, other in FORMATS.items() if quantization in other.quantizations]
@@ -140,14 +141,12 @@ def check_packages(feature: str, packages: Sequence[str]) -> None:
 
 
 def dtype_name(dtype: "str | torch.dtype | None") -> str:
-    """Return the name of a compute dtype; float32 for None and "auto".
+    """Return the name of a compute dtype, or "auto"; float32 for None.
 
     Raises:
-        ValueError: If it is not one of `DTYPES`.
+        ValueError: If it is neither "auto" nor one of `DTYPES`.
     """
-    name = str(dtype).removeprefix("torch.")
-    if dtype is None or name == "auto":
-        return "float32"
-    if name not in DTYPES:
-        raise ValueError(f"dtype: got {name}, expected one of {', '.join(DTYPES)}.")
+    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in (AUTO, *DTYPES):
+        raise ValueError(f"dtype: got {name}, expected one of {', '.join((*DTYPES, AUTO))}.")
     return name

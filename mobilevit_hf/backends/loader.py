@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,27 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
 from ..model_sources import read_config
-from ..records import EXPORT_FILE, read_export_records
+from ..records import EXPORT_FILE, ExportRecord, read_export_records
 from ..tasks import TaskName
 from . import cache
 from .export import export_verified
 from .files import check_exported, exported_files
-from .formats import FORMATS, check_backend
+from .formats import AUTO, FORMATS, check_backend
+from .precision import choose_precision, fast_precisions
 from .runtime import ExportedModel, load_exported_model
-from .verify import preprocess, sample_images, verification_pixels
+from .verify import (
+    MIN_AGREEMENT,
+    TIE_TOLERANCE,
+    Comparison,
+    check_comparison,
+    preprocess,
+    sample_images,
+    verification_pixels,
+)
 
 logger = logging.getLogger(__name__)
+
+Exports = dict[tuple[str, str | None], tuple[ExportRecord, Path]]  # by dtype and quantization
 
 
 def load_backend_model(
@@ -38,6 +50,8 @@ def load_backend_model(
     Args:
         model: Torch model in float32 on the CPU; not modified.
         backend: Backend with a runtime.
+        dtype: Compute dtype. "auto" chooses among the exported files of `source` or, if there are none, between
+            float32 and bfloat16, which is exported and checked first; see `precision.choose_precision`.
         quantization: "int8", which requires an exported file, or None.
         threads: Number of threads. Default: torch's number of threads.
         source: Directory or Hub id of the model. An exported file there is used if it was made from the same weights
@@ -49,11 +63,19 @@ def load_backend_model(
             the torch model.
     """
     check_backend(backend, task, dtype, quantization)
-    weights = cache.weights_hash(model)
-    path = None
-    if source is not None:
+    weights, options = cache.weights_hash(model), hub_kwargs or {}
+    export = partial(_export_cached, model, task, processor, backend, weights)
+    choice = path = None
+    if dtype == AUTO:
+        exports = _find_exports(source, weights, backend, options) if source else {}
+        if not exports and "bfloat16" in fast_precisions(backend):
+            exports = {("bfloat16", None): export("bfloat16", min_agreement=0.0)}
+        choice = choose_precision(backend, task, [record for record, _ in exports.values()])
+        dtype, quantization = choice.dtype, choice.quantization
+        _, path = exports.get((dtype, quantization), (None, None))
+    elif source is not None:
         try:
-            path = _find_exported_file(source, weights, backend, dtype, quantization, hub_kwargs or {})
+            path = _find_exported_file(source, weights, backend, dtype, quantization, options)
         except ValueError as error:
             if quantization is not None:  # can't be exported without images
                 raise
@@ -64,14 +86,44 @@ def load_backend_model(
             f"mobilevit export MODEL OUT --to {backend} --quantization {quantization} --calibration DATA"
         )
     if path is None:
+        _, path = export(dtype)
+    exported = load_exported_model(path, model.config, task, backend, threads)
+    exported.choice = choice
+    return exported
 
-        def write(file: Path) -> dict[str, Any]:
-            pixels = verification_pixels(task, processor)
-            return export_verified(model, task, processor, backend, file, pixels, dtype)
 
-        height, width = preprocess(sample_images(1), processor).shape[2:]
-        path = cache.get_or_create(weights, backend, dtype, (height, width), write)
-    return load_exported_model(path, model.config, task, backend, threads)
+def _export_cached(
+    model: PreTrainedModel,
+    task: TaskName,
+    processor: BaseImageProcessor,
+    backend: str,
+    weights: str,
+    dtype: str,
+    min_agreement: float = MIN_AGREEMENT,
+) -> tuple[ExportRecord, Path]:
+    """Return a cached export and its record, exporting the model if it is missing.
+
+    Args:
+        weights: Hash of the model's weights.
+        min_agreement: Smallest agreement in lower precision with the torch model on sample images.
+
+    Raises:
+        ValueError: If the exported model differs from the torch model.
+    """
+
+    def write(file: Path) -> dict[str, Any]:
+        pixels = verification_pixels(task, processor)
+        arguments = (model, task, processor, backend, file, pixels, dtype, TIE_TOLERANCE, min_agreement)
+        return export_verified(*arguments) | {"num_images": len(pixels), "images": "samples"}
+
+    height, width = preprocess(sample_images(1), processor).shape[2:]
+    path = cache.get_or_create(weights, backend, dtype, (height, width), write)
+    record = cache.read_entry(path)
+    if record.max_error is not None and record.agreement is not None:  # may have been cached with a lower limit
+        name = f"{FORMATS[backend].title} in {dtype}"
+        comparison = Comparison(record.max_error, record.agreement)
+        check_comparison(comparison, name, float32=dtype == "float32", min_agreement=min_agreement)
+    return record, path
 
 
 def load_exported_folder(
@@ -82,6 +134,11 @@ def load_exported_folder(
     Raises:
         ValueError: If the folder has no matching file.
     """
+    choice = None
+    if dtype == AUTO:
+        exports = _find_exports(str(folder), None, backend, {})
+        choice = choose_precision(backend, task, [record for record, _ in exports.values()])
+        dtype, quantization = choice.dtype, choice.quantization
     path = _find_exported_file(str(folder), None, backend, dtype, quantization, {})
     if path is None:
         files = [record.file for record in read_export_records(folder / EXPORT_FILE)]
@@ -89,7 +146,38 @@ def load_exported_folder(
             f"{folder}: got no weights and {', '.join(files) or 'no exported files'}, expected "
             f"{FORMATS[backend].path(dtype, quantization)}. Pass the model it was exported from."
         )
-    return load_exported_model(path, read_config(folder, trust_remote_code=False), task, backend, threads)
+    exported = load_exported_model(path, read_config(folder, trust_remote_code=False), task, backend, threads)
+    exported.choice = choice
+    return exported
+
+
+def _find_exports(source: str, weights: str | None, backend: str, hub_kwargs: Mapping[str, Any]) -> Exports:
+    """Return the exported files of a directory or repository for a backend.
+
+    A warning is logged for each file that was made from other weights, or changed. Arguments as for
+    `_find_exported_file`.
+    """
+    exports: Exports = {}
+    records, _ = _read_records(source, hub_kwargs)
+    for record in records:
+        precisions = (*FORMATS[backend].dtypes, *FORMATS[backend].quantizations)
+        if record.backend == backend and record.dtype and (record.quantization or record.dtype) in precisions:
+            try:
+                path = _find_exported_file(source, weights, backend, record.dtype, record.quantization, hub_kwargs)
+            except ValueError as error:
+                logger.warning("%s Until then, it is not used.", error)
+            else:
+                if path:
+                    exports[record.dtype, record.quantization] = record, path
+    return exports
+
+
+def _read_records(source: str, hub_kwargs: Mapping[str, Any]) -> tuple[list[ExportRecord], dict[str, Any]]:
+    """Return the records of the exported files of a directory or repository, and arguments to find the files."""
+    options = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
+    options |= {f"_raise_exceptions_for_{problem}": False for problem in ("missing_entries", "connection_errors")}
+    file = cached_file(source, EXPORT_FILE, **options)
+    return read_export_records(Path(file)) if file else [], options
 
 
 def _find_exported_file(
@@ -103,17 +191,11 @@ def _find_exported_file(
     Raises:
         ValueError: If the recorded file was made from other weights, or is another file than when it was recorded.
     """
-    options = {name: value for name, value in hub_kwargs.items() if name in ("revision", "token")}
-    options |= {f"_raise_exceptions_for_{problem}": False for problem in ("missing_entries", "connection_errors")}
-    records = cached_file(source, EXPORT_FILE, **options)
-    if records is None:
-        return None
+    records, options = _read_records(source, hub_kwargs)
     file = FORMATS[backend].path(dtype, quantization)
     key = (backend, dtype, quantization, file)
     recorded = [
-        record
-        for record in read_export_records(Path(records))
-        if (record.backend, record.dtype, record.quantization, record.file) == key
+        record for record in records if (record.backend, record.dtype, record.quantization, record.file) == key
     ]
     if not recorded:
         return None

@@ -29,6 +29,7 @@ from ..data.reading import load_dataset
 from ..data.types import Problem, Sample
 from ..evaluation.evaluator import evaluate_model
 from ..evaluation.inference import Prepared, prepare_ahead
+from ..records import DropRecord
 from ..tasks import TaskName
 from .formats import QUANTIZATION_PACKAGES, check_packages
 from .openvino import convert_openvino, save_openvino
@@ -68,7 +69,7 @@ def export_int8(
     drop = measure_drop(model, exported, task, processor, images)
     check_drop(drop, max_drop)
     comparison = compare(model, exported, images.calibration, task, processor)
-    return {**comparison._asdict(), "drop": drop._asdict()}
+    return {**comparison._asdict(), "drop": DropRecord(**drop._asdict())}
 
 
 def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) -> "openvino.Model":

@@ -16,6 +16,7 @@ from ..modeling.modeling_mobilevit import check_pixel_values
 from ..tasks import TASKS, TaskName
 from .files import exported_bytes
 from .formats import FORMATS
+from .precision import Choice
 
 Runtime = Callable[[np.ndarray], list[np.ndarray]]  # pixels → outputs; see `formats.Format`
 
@@ -28,11 +29,13 @@ class ExportedModel:
     Attributes:
         outputs: Names of the outputs, in order.
         file_bytes: Size of the file, weights included.
+        choice: Precision that `dtype="auto"` chose, None if it was given.
     """
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     device, dtype = torch.device("cpu"), torch.float32
+    choice: Choice | None = None
 
     def __init__(self, config: PreTrainedConfig, task: TaskName, runtime: Runtime, file_bytes: int) -> None:
         self.config, self.runtime, self.file_bytes = config, runtime, file_bytes

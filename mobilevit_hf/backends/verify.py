@@ -29,6 +29,9 @@ BOXES_PER_IMAGE = 5
 # A classifier is unsure on synthetic images: a label counts as equal if its logit is within this fraction of the
 # logits' range from the largest.
 TIE_TOLERANCE = 0.1
+# That hides too much for a precision that nobody asked for. A classifier whose label changes on 5% of real photos in
+# bfloat16 agrees on all synthetic images with a tolerance of 0.1, on 95% with 0.03, and on 89% with none.
+STRICT_TIE_TOLERANCE = 0.02
 
 LATENCY_BATCH_SIZES = (1, 8)
 LATENCY_SECONDS, LATENCY_MIN_CALLS = 1.0, 5
@@ -41,10 +44,12 @@ class Comparison(NamedTuple):
         max_error: Largest absolute difference in the outputs.
         agreement: Fraction of images (pixels in segmentation) with the same top label, 0..1; for a detector, mAP at
             IoU 0.50 with the torch model's boxes as ground truth.
+        strict_agreement: Agreement with a tie tolerance of at most `STRICT_TIE_TOLERANCE`.
     """
 
     max_error: float
     agreement: float
+    strict_agreement: float | None = None
 
 
 def sample_images(number: int) -> list[Image.Image]:
@@ -116,9 +121,13 @@ def compare(
     pairs = list(zip(expected, actual, strict=True))
     max_error = max(float((e[name] - a[name]).abs().max()) for e, a in pairs for name in exported.outputs)
     if task == "object-detection":
-        return Comparison(max_error, _box_agreement(expected, actual, processor, model.config))
-    equal = [_label_agreement(e["logits"], a["logits"], tie_tolerance) for e, a in pairs]
-    return Comparison(max_error, torch.cat(equal).mean().item())
+        agreement = _box_agreement(expected, actual, processor, model.config)
+        return Comparison(max_error, agreement, agreement)
+    agreement, strict = (
+        torch.cat([_label_agreement(e["logits"], a["logits"], tolerance) for e, a in pairs]).mean().item()
+        for tolerance in (tie_tolerance, min(tie_tolerance, STRICT_TIE_TOLERANCE))
+    )
+    return Comparison(max_error, agreement, strict)
 
 
 def _label_agreement(expected: Tensor, actual: Tensor, tie_tolerance: float) -> Tensor:
@@ -156,20 +165,24 @@ def _box_agreement(
     return float(results["map_50"])
 
 
-def check_comparison(comparison: Comparison, name: str, *, float32: bool) -> None:
+def check_comparison(
+    comparison: Comparison, name: str, *, float32: bool, min_agreement: float = MIN_AGREEMENT
+) -> None:
     """Raise a ValueError if an exported model differs from the torch model by more than its precision allows.
 
     Args:
         name: Name in the error.
         float32: Whether it computes in float32 without quantization.
+        min_agreement: Smallest agreement in lower precision.
     """
-    max_error, agreement = comparison
+    max_error, agreement, _ = comparison
     if float32 and not max_error <= MAX_ERROR:  # also true for NaN
         raise ValueError(
             f"{name}: outputs differ from the torch model by up to {max_error:.2g}, expected at most {MAX_ERROR:g}. "
             "The file was not kept. Use the torch backend."
         )
-    min_agreement = MIN_AGREEMENT_FLOAT32 if float32 else MIN_AGREEMENT
+    if float32:
+        min_agreement = MIN_AGREEMENT_FLOAT32
     if not agreement >= min_agreement:
         raise ValueError(
             f"{name}: {agreement:.1%} of the predictions equal the torch model's, expected {min_agreement:.1%}. "

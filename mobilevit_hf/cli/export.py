@@ -25,7 +25,13 @@ def export(
     ],
     to: Annotated[list[ExportFormat], typer.Option(help="Backends to export to, such as --to onnx openvino.")],
     more: Annotated[list[ExportFormat] | None, typer.Argument(metavar="TO", hidden=True)] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Compute dtype of the exported model.")] = Dtype.float32,
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            help="Compute dtype of the exported model; auto: float32, and also bfloat16 if that is verified with "
+            "--calibration and the processor supports it."
+        ),
+    ] = Dtype.auto,
     quantization: Annotated[
         Quantization | None, typer.Option(help="Quantize weights and activations; requires --calibration.")
     ] = None,
@@ -62,6 +68,7 @@ def export(
                 max_drop=max_drop,
                 log=partial(console.log, "unreadable", color="red"),
                 progress=records.append,
+                note=partial(console.log, "note"),
             )
     finally:
         if records:  # also those that were written before an error

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..backends.formats import BACKENDS, DTYPES, FORMATS, QUANTIZATIONS
+from ..backends.formats import AUTO, BACKENDS, DTYPES, FORMATS, QUANTIZATIONS
 
 # Names of `data.reading.DATA_FORMATS`, which imports torch; a test compares them.
 DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder")
@@ -13,7 +13,7 @@ DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder")
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})
 Backend = StrEnum("Backend", {name: name for name in BACKENDS})
 ExportFormat = StrEnum("ExportFormat", {name: name for name in FORMATS})
-Dtype = StrEnum("Dtype", {name: name for name in DTYPES})
+Dtype = StrEnum("Dtype", {name: name for name in (AUTO, *DTYPES)})
 Quantization = StrEnum("Quantization", {name: name for name in QUANTIZATIONS})
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model directory, built-in name or Hub id.")]

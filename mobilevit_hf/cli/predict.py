@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlsplit
 
 import typer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import Pipeline
 
+    from ..backends.precision import Choice
     from ..data.images import UnreadableImageError
 
 runtime_option = partial(typer.Option, rich_help_panel="Runtime")
@@ -84,7 +85,13 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
     device: DeviceOption = Device.auto,
     backend: Annotated[Backend, runtime_option(help="Runtime; all but torch run on the CPU.")] = Backend.torch,
-    dtype: Annotated[Dtype | None, runtime_option(help="Precision. Default: float32.")] = None,
+    dtype: Annotated[
+        Dtype,
+        runtime_option(
+            help="Precision; auto: float32, or with openvino the fastest that was verified for the model and that the "
+            "processor supports."
+        ),
+    ] = Dtype.auto,
     quantization: Annotated[Quantization | None, runtime_option(help="Use the quantized file of the model.")] = None,
     threads: Annotated[
         int | None, runtime_option(min=1, help="Number of CPU threads. Default: torch's number of threads.")
@@ -99,7 +106,7 @@ def predict(
     """
     runtime = {
         "backend": str(backend),
-        "dtype": dtype and str(dtype),
+        "dtype": None if dtype is Dtype.auto and backend is Backend.torch else str(dtype),
         "quantization": quantization and str(quantization),
         "threads": threads,
         "compile": compile or None,
@@ -194,7 +201,12 @@ def _load_pipeline(name: str, folder: Path, options: Options) -> "Pipeline":
     if device not in (Device.auto, Device.cpu):
         raise ValueError(f"--device {device}: {backend} runs on the CPU. Leave it out, or use --backend torch.")
     with console.messages.status(f"Preparing the model for {backend}"):
-        return pipeline(task, str(folder), trust_remote_code=False, **arguments)
+        predictor = pipeline(task, str(folder), trust_remote_code=False, **arguments)
+    choice: Choice | None = cast("Any", predictor.model).choice
+    if choice and choice.reason:
+        exact = "" if choice.dtype == "float32" and not choice.quantization else " Exact: --dtype float32."
+        console.log("note", choice.describe(backend) + exact)
+    return predictor
 
 
 def _predict_batches(

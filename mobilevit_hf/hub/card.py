@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
 
+from ..backends.precision import describe_check, may_be_chosen
 from ..records import ExportRecord, HardwareRecord
 from ..redaction import redact
 from ..tasks import METRICS, TRAINABLE_TASKS
@@ -71,6 +72,7 @@ def render_card(metadata: ModelMetadata, repo_id: str) -> str:
         hyperparameters=_hyperparameters(metadata),
         exports=_export_table(metadata.exports),
         fastest=_fastest_backend(metadata.exports),
+        lower_precision=_lower_precision(metadata),
         rare_classes=_rare_classes(metadata),
     )
     text = re.sub(r"\n{3,}", "\n\n", body).strip()  # blank lines around omitted parts
@@ -250,6 +252,15 @@ def _fastest_backend(exports: Sequence[ExportRecord]) -> str | None:
     supported = [export for export in exports if export.backend in ("openvino", "onnx")]
     fastest = min(supported, key=lambda export: (export.latency_ms or {}).get("1", math.inf), default=None)
     return fastest.backend if fastest else None
+
+
+def _lower_precision(metadata: ModelMetadata) -> list[tuple[str, str, str]]:
+    """Return backend, precision and check of the exports that `dtype="auto"` may choose."""
+    return [
+        (export.backend, export.quantization or export.dtype or "", describe_check(export, metadata.task.name))
+        for export in metadata.exports
+        if may_be_chosen(export)
+    ]
 
 
 def _describe_machine(hardware: HardwareRecord | None) -> str | None:

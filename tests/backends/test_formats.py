@@ -66,7 +66,7 @@ def test_extra_has_the_packages_of_all_formats():
 def test_dtype_names():
     assert [formats.dtype_name(dtype) for dtype in (None, "auto", "torch.bfloat16", "float16")] == [
         "float32",
-        "float32",
+        "auto",
         "bfloat16",
         "float16",
     ]

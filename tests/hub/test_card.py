@@ -209,6 +209,17 @@ def test_other_license_names_the_license_of_the_initial_checkpoint(tmp_path):
 # --- body ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("agreement", "is_listed"), [(0.9956, True), (0.98, False)])
+def test_precision_that_is_chosen_automatically_is_listed(tmp_path, agreement, is_listed):
+    folder = write_run(tmp_path / "run")
+    checked = {"dtype": "bfloat16", "file": "openvino/openvino_model_bf16.xml", "agreement": agreement}
+    checked |= {"num_images": 150, "images": "calibration"}
+    (folder / "export.json").write_text(json.dumps([EXPORTS[0], EXPORTS[0] | checked]))
+    body = body_of(card_of(folder))
+    line = "- openvino in bfloat16: 99.6% of the labels equal those of float32 on 150 images\n"
+    assert (line in body) == ('`dtype="auto"`, the default of `mobilevit predict`' in body) == is_listed
+
+
 def test_marker_identifies_generated_cards():
     assert re.fullmatch(r"<!--.*-->", CARD_MARKER)
     assert not is_generated("# A handwritten card")
