@@ -1,7 +1,7 @@
 """Choose the precision for `dtype="auto"`: one that was checked for the model and that the processor is fast at.
 
-A lower precision that nobody asked for has to pass a stricter limit than an export that asks for it. Otherwise, and on
-backends without a row in `FEATURES`, the model runs in float32: float16 in ONNX Runtime is no faster on a CPU.
+The limits are stricter than for an export in an explicit precision. If they are not met, and on backends without a row
+in `FEATURES`, the model runs in float32: float16 in ONNX Runtime is no faster on a CPU.
 """
 
 import math

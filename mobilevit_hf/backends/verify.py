@@ -29,8 +29,8 @@ BOXES_PER_IMAGE = 5
 # A classifier is unsure on synthetic images: a label counts as equal if its logit is within this fraction of the
 # logits' range from the largest.
 TIE_TOLERANCE = 0.1
-# That hides too much for a precision that nobody asked for. A classifier whose label changes on 5% of real photos in
-# bfloat16 agrees on all synthetic images with a tolerance of 0.1, on 95% with 0.03, and on 89% with none.
+# For `dtype="auto"`. In bfloat16, a classifier whose label changes on 5% of real photos agrees on all synthetic images
+# with a tolerance of 0.1, on 95% with 0.03, and on 89% with none.
 STRICT_TIE_TOLERANCE = 0.02
 
 LATENCY_BATCH_SIZES = (1, 8)
