@@ -1,7 +1,7 @@
 """transformers' pipelines on this package's models and backends."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +9,10 @@ from typing import Any, cast
 import torch
 import transformers
 from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Pipeline, PreTrainedModel
+from transformers.pipelines.base import no_collate_fn, pad_collate_fn
+from transformers.pipelines.pt_utils import PipelineIterator
 
 from .backends.formats import AUTO, BACKENDS, check_backend, dtype_name
 from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
@@ -26,6 +29,7 @@ from .modeling.fused_mobilevit import fold_batch_norm
 from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from .records import EXPORT_FILE
 from .tasks import TASKS, TaskName
+from .threads import map_ahead, num_workers, one_torch_thread
 
 # transformers declares overloads for literal task names only.
 stock_pipeline: Callable[..., Pipeline] = transformers.pipeline
@@ -123,11 +127,68 @@ def _checked_forward(forward: Callable[..., Any], names: tuple[str, ...], *args:
 
 
 def _create_pipeline(task: str, **kwargs: Any) -> Pipeline:
-    """Create transformers' pipeline, with images decoded as everywhere in this package."""
+    """Create transformers' pipeline, with images decoded as everywhere in this package, and ahead of the model."""
     pipe = stock_pipeline(task, **kwargs)
     if pipe.task in TASKS:
         pipe.preprocess = partial(_decode_and_preprocess, pipe.preprocess)  # ty: ignore[invalid-assignment]
+        pipe.get_iterator = partial(_iterate_ahead, pipe, pipe.get_iterator)  # ty: ignore[invalid-assignment]
+    if not isinstance(pipe.model, torch.nn.Module):
+        pipe.run_single = partial(_run_in_one_torch_thread, pipe.run_single)
     return pipe
+
+
+def _run_in_one_torch_thread(function: Callable[..., Any], *args: Any) -> Any:
+    with one_torch_thread():
+        return function(*args)
+
+
+class _ComputedAhead(IterableDataset):
+    """A stage of a pipeline that runs in threads, ahead of the next stage."""
+
+    def __init__(self, function: Callable[..., Any], inputs: Any, ahead: int, workers: int) -> None:
+        self.function, self.inputs, self.ahead, self.workers = function, inputs, ahead, workers
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __iter__(self) -> Iterator[Any]:
+        # A dataset need not be iterable, nor end where it is.
+        is_sequence = isinstance(self.inputs, Sized) and hasattr(self.inputs, "__getitem__")
+        inputs = map(self.inputs.__getitem__, range(len(self))) if is_sequence else self.inputs
+        return map_ahead(self.function, inputs, self.ahead, self.workers)
+
+
+class _OneTorchThreadIterator(PipelineIterator):
+    """A pipeline's outputs, post-processed in the calling thread."""
+
+    def __next__(self) -> Any:
+        with one_torch_thread():
+            return super().__next__()
+
+
+def _iterate_ahead(
+    pipe: Pipeline,
+    get_iterator: Callable[..., Any],
+    inputs: Any,
+    processes: int,
+    batch_size: int,
+    *params: dict[str, Any],
+) -> Any:
+    """Iterate over a pipeline's outputs as `Pipeline.get_iterator`, with preprocessing in threads."""
+    if processes > 0:
+        return get_iterator(inputs, processes, batch_size, *params)
+    preprocess_params, forward_params, postprocess_params = params
+    preprocess, forward = partial(pipe.preprocess, **preprocess_params), partial(pipe.forward, **forward_params)
+    inputs = _ComputedAhead(preprocess, inputs, batch_size + num_workers(), num_workers())
+    collate = no_collate_fn if batch_size == 1 else pad_collate_fn(None, pipe.image_processor)
+    loader = DataLoader(inputs, batch_size=batch_size, collate_fn=collate)
+    if isinstance(pipe.model, torch.nn.Module):
+        outputs = PipelineIterator(loader, forward, {}, loader_batch_size=batch_size)
+        return PipelineIterator(outputs, pipe.postprocess, postprocess_params)
+    # The runtime's threads run the next batch while the outputs of one are post-processed and used.
+    batches = _ComputedAhead(forward, loader, ahead=2, workers=1)
+    outputs = PipelineIterator(batches, lambda outputs: outputs, {}, loader_batch_size=batch_size)
+    return _OneTorchThreadIterator(outputs, pipe.postprocess, postprocess_params)
 
 
 def _decode_and_preprocess(preprocess: Callable[..., Any], image: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,8 @@
 """ONNX files and ONNX Runtime."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,16 +40,28 @@ def write_onnx(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dty
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU: all threads share a single image, and each takes other images of a batch.
+
+    Threads that share an image meet after each operator, which takes a quarter more time per image.
+    """
 
     def __init__(self, path: Path, threads: int) -> None:
-        onnxruntime = import_onnxruntime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.session = _create_session(path, threads)
         self.input = self.session.get_inputs()[0].name
+        self.image_session = _create_session(path, 1) if threads > 1 else self.session
+        self.pool = ThreadPoolExecutor(threads)
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return the outputs for (B, 3, H, W) float32 pixels."""
-        return self.session.run(None, {self.input: pixels})
+        if len(pixels) == 1:
+            return self.session.run(None, {self.input: pixels})
+        outputs = self.pool.map(lambda image: self.image_session.run(None, {self.input: image[None]}), pixels)
+        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+
+
+def _create_session(path: Path, threads: int) -> Any:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

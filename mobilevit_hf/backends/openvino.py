@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PRECISION_KEY = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
-# A model compiled for one input shape is 10 % faster. This many shapes get their own, all others share a dynamic one.
-MAX_SHAPES = 4
+# A model compiled for one image size is 10 % faster. This many sizes get their own, all others share a dynamic one.
+MAX_SIZES = 4
 
 
 def write_openvino(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
@@ -55,45 +55,59 @@ def save_openvino(model: "openvino.Model", path: Path, dtype: str) -> None:
 
 
 class OpenVINORuntime:
-    """OpenVINO on the CPU, in the precision that the file was exported for."""
+    """OpenVINO on the CPU, in the precision that the file was exported for.
+
+    All threads share a single image, and each takes other images of a batch, which is faster by a tenth.
+    """
 
     def __init__(self, path: Path, threads: int) -> None:
         self.openvino = import_openvino()
         self.core = self.openvino.Core()
         self.model = self.core.read_model(path)
+        self.threads = threads
         self.options = {
-            "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             PRECISION_KEY[-1]: self.model.get_rt_info(PRECISION_KEY).astype(str),
         }
-        # By input shape; None is the dynamic one.
-        self.compiled: dict[tuple[int, ...] | None, Any] = {}
+        # By the number of images at a time and the image size; the size None is the dynamic one.
+        self.compiled: dict[tuple[int, tuple[int, ...] | None], Any] = {}
         self.lock, self.thread_local = threading.Lock(), threading.local()
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs for (B, 3, H, W) float32 pixels, copied because the next call reuses their memory."""
-        request = self._infer_request(pixels.shape)
-        request.set_input_tensor(self.openvino.Tensor(pixels, shared_memory=True))
-        request.infer()
-        return [request.get_output_tensor(i).data.copy() for i in range(len(self.model.outputs))]
+        """Return the outputs for (B, 3, H, W) float32 pixels, copied because the next image reuses their memory."""
+        outputs: list[list[np.ndarray]] = [[]] * len(pixels)
 
-    def _infer_request(self, shape: tuple[int, ...]) -> Any:
-        """Return this thread's request of the compiled model for an input shape."""
+        def copy(request: Any, index: int) -> None:
+            outputs[index] = [tensor.data.copy() for tensor in request.output_tensors]
+
+        requests = self._requests(1 if len(pixels) == 1 else self.threads, pixels.shape[2:])
+        requests.set_callback(copy)
+        for index in range(len(pixels)):
+            tensor = self.openvino.Tensor(pixels[index : index + 1], shared_memory=True)
+            requests.start_async(tensor, userdata=index)
+        requests.wait_all()
+        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+
+    def _requests(self, streams: int, size: tuple[int, ...]) -> Any:
+        """Return this thread's queue of requests for images of a size, of which so many run at a time."""
         with self.lock:
-            key = shape if shape in self.compiled or len(self.compiled) < MAX_SHAPES else None
+            sizes = {known for _, known in self.compiled}
+            key = (streams, size if size in sizes or len(sizes) < MAX_SIZES else None)
             if key not in self.compiled:
-                self.compiled[key] = self._compile(key)
-        requests = self.thread_local.__dict__.setdefault("requests", {})
-        if key not in requests:
-            requests[key] = self.compiled[key].create_infer_request()
-        return requests[key]
+                self.compiled[key] = self._compile(*key)
+        queues = self.thread_local.__dict__.setdefault("queues", {})
+        if key not in queues:
+            # A further request per stream waits while outputs are copied.
+            queues[key] = self.openvino.AsyncInferQueue(self.compiled[key], 2 * streams)
+        return queues[key]
 
-    def _compile(self, shape: tuple[int, ...] | None) -> Any:
+    def _compile(self, streams: int, size: tuple[int, ...] | None) -> Any:
         model = self.model.clone()
-        if shape:
-            model.reshape(list(shape))
+        if size:
+            model.reshape([1, 3, *size])
             _remove_identity_resizes(model)
-        return self.core.compile_model(model, "CPU", self.options)
+        mode = {"PERFORMANCE_HINT": "LATENCY"} if streams == 1 else {"NUM_STREAMS": streams}
+        return self.core.compile_model(model, "CPU", self.options | mode)
 
 
 def _remove_identity_resizes(model: "openvino.Model") -> None:

@@ -1,6 +1,6 @@
 """`mobilevit predict`: classify images or detect objects in them."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -166,19 +166,23 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
     arguments = {"threshold": threshold} if is_detector else {"top_k": options.top_k or 5}
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
-    for source, image, predictions in _predict_batches(predictor, sources, arguments):
-        if isinstance(image, UnreadableImageError):
-            failures += 1
-            _report_unreadable(source, str(image), options.as_json)
-            continue
-        saved = _save_detections(predictor, source, image, predictions, options.save) if options.save else None
-        if options.as_json:
-            record = {"image": source, "predictions": predictions} | ({"saved": str(saved)} if saved else {})
-            console.print_json(record)
-        elif is_detector:
-            _print_detections(source, predictions, threshold, saved)
-        else:
-            _print_labels(source, predictions)
+    results = _predict_ahead(predictor, sources, arguments, keep_images=bool(options.save))
+    with console.show_progress(disable=len(sources) <= BATCH_SIZE) as progress:
+        for source, image, predictions in progress.track(results, total=len(sources), description="Predicting"):
+            if isinstance(image, UnreadableImageError):
+                failures += 1
+                _report_unreadable(source, str(image), options.as_json)
+                continue
+            saved = None
+            if options.save and image:
+                saved = _save_detections(predictor, source, image, predictions, options.save)
+            if options.as_json:
+                record = {"image": source, "predictions": predictions} | ({"saved": str(saved)} if saved else {})
+                console.print_json(record)
+            elif is_detector:
+                _print_detections(source, predictions, threshold, saved)
+            else:
+                _print_labels(source, predictions)
     return failures, total
 
 
@@ -209,15 +213,16 @@ def _load_pipeline(name: str, folder: Path, options: Options) -> "Pipeline":
     return predictor
 
 
-def _predict_batches(
-    predictor: "Pipeline", sources: list[str], arguments: dict[str, Any]
-) -> "Iterator[tuple[str, Image.Image | UnreadableImageError, list[dict[str, Any]]]]":
-    """Yield each source with its image or the error, and its predictions by descending score."""
+def _predict_ahead(
+    predictor: "Pipeline", sources: list[str], arguments: dict[str, Any], keep_images: bool
+) -> "Iterator[tuple[str, Image.Image | UnreadableImageError | None, list[dict[str, Any]]]]":
+    """Yield each source with the error or, if kept, its image, and its predictions by descending score."""
     from torch import nn
 
     from ..data.images import UnreadableImageError, load_image
     from ..modeling.finite import NonFiniteOutputError
     from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
+    from ..threads import map_ahead, num_workers
 
     def load_or_error(source: str) -> "Image.Image | UnreadableImageError":
         try:
@@ -225,22 +230,27 @@ def _predict_batches(
         except UnreadableImageError as error:
             return error
 
+    drawn: deque[tuple[str, Image.Image | UnreadableImageError | None]] = deque()
+
+    def readable_images() -> "Iterator[Image.Image]":
+        for source, image in zip(sources, map_ahead(load_or_error, sources, num_workers()), strict=True):
+            is_readable = not isinstance(image, UnreadableImageError)
+            drawn.append((source, image if keep_images or not is_readable else None))
+            if is_readable:
+                yield image
+
     # Other detectors may resize each image to another size, which can't be batched. An exported model is no module.
     is_other = isinstance(predictor.model, nn.Module) and not isinstance(predictor.model, MobileViTPreTrainedModel)
     batch_size = 1 if is_other else BATCH_SIZE
-    starts = range(0, len(sources), batch_size)
-    with console.show_progress(disable=len(starts) == 1) as progress:
-        for start in progress.track(starts, description="Predicting"):
-            batch = sources[start : start + batch_size]
-            images = [load_or_error(source) for source in batch]
-            readable = {s: i for s, i in zip(batch, images, strict=True) if not isinstance(i, UnreadableImageError)}
-            try:
-                outputs = iter(predictor([*readable.values()], batch_size=batch_size, **arguments) if readable else [])
-            except NonFiniteOutputError as error:
-                raise ValueError(f"{[*readable][error.index]}: {error.reason}") from error
-            for source, image in zip(batch, images, strict=True):
-                predictions = [] if isinstance(image, UnreadableImageError) else next(outputs)
-                yield source, image, sorted(predictions, key=lambda prediction: -prediction["score"])
+    try:
+        for predictions in predictor(readable_images(), batch_size=batch_size, **arguments):
+            while isinstance(drawn[0][1], UnreadableImageError):
+                yield *drawn.popleft(), []
+            yield *drawn.popleft(), sorted(predictions, key=lambda prediction: -prediction["score"])
+    except NonFiniteOutputError as error:
+        batch = [source for source, image in drawn.copy() if not isinstance(image, UnreadableImageError)]
+        raise ValueError(f"{batch[error.index]}: {error.reason}") from error
+    yield from ((source, error, []) for source, error in drawn)
 
 
 def _report_unreadable(source: str, reason: str, as_json: bool) -> None:

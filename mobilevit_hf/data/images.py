@@ -4,6 +4,7 @@ import io
 import math
 import os
 import struct
+import threading
 import time
 import warnings
 import zlib
@@ -114,7 +115,7 @@ def open_header(source: str | Path | bytes, formats: tuple[str, ...] | None = No
     if formats is None:
         own = FORMATS_BY_SUFFIX.get(suffix)
         formats = FORMATS if own is None or own in FORMATS else (*FORMATS, own)
-    with warnings.catch_warnings(action="ignore"):
+    with _ignore_warnings:
         try:
             return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
         except DECODER_ERRORS:
@@ -123,10 +124,34 @@ def open_header(source: str | Path | bytes, formats: tuple[str, ...] | None = No
             return Image.open(io.BytesIO(stripped), formats=formats)
 
 
+class _IgnoreWarnings:
+    """Ignore warnings of image libraries while any thread decodes: the filters belong to the whole process."""
+
+    def __init__(self) -> None:
+        self.lock, self.depth, self.filters = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.depth == 0:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif|mobilevit_hf)\b")
+            self.depth += 1
+
+    def __exit__(self, *exception: Any) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                self.filters.__exit__(*exception)
+
+
+_ignore_warnings = _IgnoreWarnings()
+
+
 def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of an image, 1..8; 1 (upright) if the EXIF data is missing or damaged."""
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with _ignore_warnings:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
     except DECODER_ERRORS:
         return 1
@@ -227,7 +252,7 @@ def _read(source: Any, convert: Callable[[Image.Image], Result]) -> Result:
     """Open an image and convert it, without its metadata if it can't be decoded with it."""
     try:
         source = _download(source) if isinstance(source, str) and is_url(source) else source
-        with warnings.catch_warnings(action="ignore"):  # Pillow warns of damage that it repairs
+        with _ignore_warnings:  # Pillow warns of damage that it repairs
             if isinstance(source, Image.Image):
                 return _convert(source, convert)
             try:

@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from operator import attrgetter
@@ -19,6 +20,7 @@ from ..modeling.finite import check_finite_weights
 from ..modeling.fused_mobilevit import fold_batch_norm
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from ..tasks import TaskName, find_task
+from ..threads import one_torch_thread
 from .class_mapping import match_classes
 from .classification import ClassificationMetrics
 from .confidence_intervals import LEVEL
@@ -161,7 +163,8 @@ def _evaluate_shard(
     progress: Progress | None,
 ) -> _ShardResult:
     """Evaluate the samples of one process. Stop once its unreadable images exceed `max_bad` of all samples."""
-    if isinstance(model, nn.Module):  # an exported model is none
+    is_exported = not isinstance(model, nn.Module)
+    if not is_exported:
         check_finite_weights(model, type(model).__name__)
     is_mobilevit = isinstance(model, MobileViTPreTrainedModel)
     folded: Any = fold_batch_norm(model) if is_mobilevit else copy.deepcopy(model).eval()
@@ -173,8 +176,7 @@ def _evaluate_shard(
         total, own_total = math.inf, None
         shard = islice(enumerate(samples), step.start, None, step.step)
     result, start = _ShardResult(), time.perf_counter()
-    # Set once for all threads: `load_image` sets and restores filters that belong to the whole process.
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), one_torch_thread() if is_exported else nullcontext():
         for batch in make_batches(prepare_ahead(processor, shard, 2 * batch_size), batch_size):
             readable = [image for image in batch if isinstance(image, Prepared)]
             result.unreadable += [image for image in batch if isinstance(image, Unreadable)]

@@ -1,10 +1,9 @@
 """Run a model on samples as the pipeline does, with decoding and preprocessing ahead in threads."""
 
-import os
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,9 +13,7 @@ from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 from ..data.images import UnreadableImageError, load_image
 from ..data.types import Problem, Sample
 from ..modeling.finite import NonFiniteOutputError, check_finite_outputs
-
-# Decoding and resizing are fast compared with the network on a CPU; a GPU waits for as many threads as there are.
-MAX_THREADS = 8
+from ..threads import map_ahead
 
 # Outputs that metrics are computed from.
 OUTPUTS = ("logits", "pred_boxes")
@@ -43,22 +40,13 @@ class Unreadable:
 def prepare_ahead(
     processor: BaseImageProcessor, samples: Iterable[tuple[int, Sample]], ahead: int
 ) -> Iterator[Prepared | Unreadable]:
-    """Decode and preprocess indexed samples in threads, in order; at most `ahead` are in progress, to bound memory."""
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
-    pending = deque()
-    try:
-        for index, sample in samples:
-            pending.append(pool.submit(_prepare, processor, index, sample))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """Decode and preprocess indexed samples in threads, in order; see `map_ahead`."""
+    return map_ahead(partial(_prepare, processor), samples, ahead)
 
 
-def _prepare(processor: BaseImageProcessor, index: int, sample: Sample) -> Prepared | Unreadable:
+def _prepare(processor: BaseImageProcessor, indexed: tuple[int, Sample]) -> Prepared | Unreadable:
     """Preprocess one image at a time, as the pipeline does: some processors pad the images of a batch."""
+    index, sample = indexed
     try:
         image = load_image(sample.image)
     except UnreadableImageError as error:

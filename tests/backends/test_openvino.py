@@ -8,7 +8,7 @@ import torch
 from backend_support import require_backend
 
 from mobilevit_hf.backends.export import export_file
-from mobilevit_hf.backends.openvino import MAX_SHAPES, OpenVINORuntime, save_openvino
+from mobilevit_hf.backends.openvino import MAX_SIZES, OpenVINORuntime, save_openvino
 from mobilevit_hf.backends.pytorch import load_model
 from mobilevit_hf.backends.runtime import load_exported_model
 
@@ -40,14 +40,14 @@ def test_file_stores_the_compute_precision(model_dirs, tmp_path):
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
-def test_number_of_compiled_shapes_and_requests_is_bounded(doubling_model, tmp_path):
+def test_number_of_compiled_sizes_and_requests_is_bounded(doubling_model, tmp_path):
     """Each takes memory, which images of ever new sizes must not fill."""
     save_openvino(doubling_model, tmp_path / "m.xml", "float32")
     runtime = OpenVINORuntime(tmp_path / "m.xml", 1)
-    for side in range(1, 4 * MAX_SHAPES):
+    for side in range(1, 4 * MAX_SIZES):
         pixels = np.random.default_rng(side).random((1, 3, side, side), dtype=np.float32)
         np.testing.assert_allclose(runtime(pixels)[0], 2 * pixels)
-    assert len(runtime.thread_local.requests) == len(runtime.compiled) == MAX_SHAPES + 1
+    assert len(runtime.thread_local.queues) == len(runtime.compiled) == MAX_SIZES + 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
