@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers.activations import SiLUActivation
 
@@ -92,31 +91,52 @@ class FusedMobileViTLayer(MobileViTLayer):
         for name, module in layer.named_children():
             self.add_module(name, module)
         layers: Any = layer.transformer.layer
-        self.transformer = FusedTransformer(*map(FusedTransformerLayer, layers))
+        self.transformer = FusedTransformer(map(FusedTransformerLayer, layers))
         _fold_scale_and_shift(layer.layernorm, layer.conv_projection.convolution)
 
+    # At most five dimensions, the limit of LiteRT and Core ML, and one transposition.
+
     def unfold(self, features: Tensor, rows: int, columns: int) -> Tensor:
-        """Unfold (B, D, rows * p, columns * p) → (B * P, N, D): one sequence of patches per pixel index in a patch."""
+        """Unfold (B, D, rows * p, columns * p) → (P * B, N, D): one sequence of patches per pixel index in a patch."""
         p, (batch, channels) = self.patch_size, features.shape[:2]
-        # (B, H, W, D) → (B, rows, p, columns, p, D) → (B, p, p, rows, columns, D)
-        pixels = features.permute(0, 2, 3, 1).reshape(batch, rows, p, columns, p, channels).permute(0, 2, 4, 1, 3, 5)
-        return pixels.reshape(batch * p * p, rows * columns, channels)
+        # (B, H, W, D) → (B * rows, p, columns, p, D) → (p, p, B * rows, columns, D)
+        pixels = features.permute(0, 2, 3, 1).reshape(batch * rows, p, columns, p, channels).permute(1, 3, 0, 2, 4)
+        return pixels.reshape(p * p * batch, rows * columns, channels)
+
+    def fold(self, patches: Tensor, rows: int, columns: int) -> Tensor:
+        """Invert `unfold`: (P * B, N, D) → (B, D, rows * p, columns * p)."""
+        p, channels = self.patch_size, patches.shape[-1]
+        batch = patches.shape[0] // (p * p)
+        # (p, p, B * rows, columns, D) → (B * rows, p, columns, p, D) → (B, H, W, D)
+        pixels = patches.reshape(p, p, batch * rows, columns, channels).permute(2, 0, 3, 1, 4)
+        return pixels.reshape(batch, rows * p, columns * p, channels).permute(0, 3, 1, 2)
 
 
-class FusedTransformer(nn.Sequential):
-    """Transformer layers with the arguments of `MobileViTTransformer`; attention weights are not available."""
+class FusedTransformer(nn.ModuleList):
+    """Transformer layers, (B, N, D) → (B, N, D); attention weights are not available."""
 
-    def forward(self, input: Tensor, attentions: None = None) -> Tensor:
-        return super().forward(input)
+    def forward(self, sequences: Tensor, attentions: None = None) -> Tensor:
+        batch, length, _ = sequences.shape
+        # With two dimensions, a linear layer is one operation in ONNX, bias included.
+        tokens = sequences.flatten(0, 1)
+        for layer in self:
+            tokens = layer(tokens, batch, length)
+        return tokens.reshape(sequences.shape)
 
 
 class FusedTransformerLayer(nn.Module):
-    """Pre-norm transformer layer with the weights of its normalizations and the attention's scale folded in."""
+    """Pre-norm transformer layer, (B * N, D) → (B * N, D), with fewer parameters than the original.
+
+    Scale and shift of the normalizations and the scale of the attention are folded into the weights. The bias of the
+    keys adds the same to all scores of a query, so the softmax cancels it; that of the values is added to each context
+    as it is, as attention weights sum to 1, so it is folded into the output projection.
+    """
 
     def __init__(self, layer: MobileViTTransformerLayer) -> None:
         super().__init__()
         attention = layer.attention.attention
         self.num_heads = attention.num_attention_heads
+        # One product for all three would save calls, but splitting its output costs as much.
         self.query, self.key, self.value = attention.query, attention.key, attention.value
         self.project = layer.attention.output.dense
         self.expand, self.activation = layer.intermediate.dense, layer.intermediate.intermediate_act_fn
@@ -126,16 +146,21 @@ class FusedTransformerLayer(nn.Module):
         _fold_scale_and_shift(self.norm_after, self.expand)
         for parameter in (self.query.weight, self.query.bias):
             parameter.mul_((parameter.shape[0] // self.num_heads) ** -0.5)
+        self.project.bias.add_(self.project.weight @ self.value.bias)
+        for linear in (self.key, self.value):
+            linear.register_parameter("bias", None)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, batch: int, length: int) -> Tensor:
         normalized = self.norm_before(tokens)
-        # (B, N, D) → (B, heads, N, D / heads)
+        # (B * N, D) → (B, N, heads, D / heads)
         query, key, value = (
-            linear(normalized).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            linear(normalized).reshape(batch, length, self.num_heads, -1)
             for linear in (self.query, self.key, self.value)
         )
-        context = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        tokens = tokens + self.project(context.transpose(1, 2).flatten(2))
+        # Written out: the runtimes fuse this form, in which each operand is transposed once.
+        scores = query.permute(0, 2, 1, 3) @ key.permute(0, 2, 3, 1)  # (B, heads, N, N)
+        context = scores.softmax(dim=-1) @ value.permute(0, 2, 1, 3)  # (B, heads, N, D / heads)
+        tokens = tokens + self.project(context.permute(0, 2, 1, 3).reshape(tokens.shape))
         return tokens + self.reduce(self.activation(self.expand(self.norm_after(tokens))))
 
 
