@@ -144,7 +144,7 @@ def load_exported_folder(
         files = [record.file for record in read_export_records(folder / EXPORT_FILE)]
         raise ValueError(
             f"{folder}: got no weights and {', '.join(files) or 'no exported files'}, expected "
-            f"{FORMATS[backend].path(dtype, quantization)}. Pass the model it was exported from."
+            f"{FORMATS[backend].path(dtype, quantization)}. Pass the model it was exported from, or another dtype."
         )
     exported = load_exported_model(path, read_config(folder, trust_remote_code=False), task, backend, threads)
     exported.choice = choice
