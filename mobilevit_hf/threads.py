@@ -1,4 +1,4 @@
-"""Preprocessing in threads while a model runs, and torch's number of threads beside a runtime's."""
+"""Preprocessing in threads while a model runs, and torch's number of threads next to a runtime's."""
 
 import os
 import queue
@@ -26,7 +26,7 @@ def _openmp() -> ThreadpoolController:
 
 @contextmanager
 def one_torch_thread() -> Generator[None]:
-    """Run torch's operators in the calling thread alone, for pre- and post-processing beside another runtime.
+    """Run torch's operators in the calling thread alone, for pre- and post-processing next to another runtime.
 
     Threads of torch and of ONNX Runtime or OpenVINO wait for work by spinning, on cores that the others need: on two
     cores an image processor takes 28 ms instead of 1.6. Other threads keep their number of threads, unlike with

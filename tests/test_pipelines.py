@@ -3,9 +3,11 @@
 import base64
 import copy
 import io
+import itertools
 import json
 import pickle
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ from hub_server import HubServer
 from PIL import Image
 from torch import nn
 from transformers import MobileViTImageProcessor, ResNetConfig, ResNetForImageClassification
+from transformers.pipelines.pt_utils import KeyDataset
 
 import mobilevit_hf
 from mobilevit_hf import pipelines
 from mobilevit_hf.backends.quantization import _load_pixels
+from mobilevit_hf.backends.runtime import ExportedModel
 from mobilevit_hf.data.dataloader import make_batch
 from mobilevit_hf.data.transforms import make_transform
 from mobilevit_hf.data.types import Sample
@@ -308,6 +312,139 @@ def test_allocator_is_tuned_only_on_request(checkpoints, run_python):
         assert classify(image) == expected
         """
     run_python(code)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_torch_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def exported_pipeline(checkpoints):
+    """Return a function that creates the pipeline of an exported classifier with a given runtime."""
+
+    def create(runtime):
+        folder = checkpoints["image-classification"]
+        config = transformers.MobileViTConfig.from_pretrained(folder)
+        model_class = type("MobileViTForImageClassification", (ExportedModel,), {})
+        model = model_class(config, "image-classification", runtime, 0)
+        processor = MobileViTImageProcessor.from_pretrained(folder)
+        return pipelines._create_pipeline("image-classification", model=model, image_processor=processor, device="cpu")
+
+    return create
+
+
+def mean_colors(pixels):
+    """Logits of a fake runtime, which differ between images."""
+    return [np.concatenate([pixels.mean((2, 3)), pixels.max((2, 3))], axis=1)[:, :3]]
+
+
+@pytest.mark.parametrize("call", ["single", "list", "generator"])
+def test_exported_models_are_pre_and_post_processed_by_one_torch_thread(
+    call, exported_pipeline, image, two_torch_threads
+):
+    pipeline, numbers = exported_pipeline(mean_colors), []
+
+    def record(function):
+        return lambda *args, **kwargs: numbers.append(torch.get_num_threads()) or function(*args, **kwargs)
+
+    pipeline.preprocess, pipeline.postprocess = record(pipeline.preprocess), record(pipeline.postprocess)
+    results = [None] * 8
+
+    def run(index):
+        before = torch.get_num_threads()
+        if call == "single":
+            pipeline(image)
+        elif call == "list":
+            pipeline([image] * 3, batch_size=2)
+        else:
+            list(pipeline(image for _ in range(3)))
+        with pytest.raises(TypeError, match="Incorrect format"):
+            pipeline(5)
+        results[index] = before, torch.get_num_threads()
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [(2, 2)] * 8
+    assert set(numbers) == {1}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("exported", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_lists_generators_and_datasets_give_the_outputs_of_transformers(
+    exported, batch_size, checkpoints, exported_pipeline, image
+):
+    images = [image.rotate(20 * i) for i in range(5)]
+    if exported:
+        ours = exported_pipeline(mean_colors)
+        stock = transformers.ImageClassificationPipeline(model=ours.model, image_processor=ours.image_processor)
+    else:
+        folder = str(checkpoints["image-classification"])
+        ours, stock = (make("image-classification", folder) for make in (mobilevit_hf.pipeline, transformers.pipeline))
+    dataset = KeyDataset([{"image": each} for each in images], "image")
+    generators = [(each for each in images) for _ in range(2)]
+    for inputs, same_inputs in ((images, images), generators, (dataset, dataset)):
+        actual, expected = ours(inputs, batch_size=batch_size), stock(same_inputs, batch_size=batch_size)
+        assert isinstance(actual, list) == isinstance(expected, list)
+        if inputs is dataset:
+            assert len(actual) == len(expected)
+        pairs = list(zip(actual, expected, strict=True))
+        assert len(pairs) == len(images)
+        for prediction, reference in pairs:
+            assert_predictions_equal(prediction, reference)
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_next_images_are_preprocessed_while_the_model_runs(exported, checkpoints, exported_pipeline, image):
+    started = [threading.Event() for _ in range(4)]
+    calls = itertools.count(1)
+
+    def wait_for_next(*args):
+        following = next(calls)
+        assert following == len(started) or started[following].wait(10)
+
+    if exported:
+        pipeline = exported_pipeline(lambda pixels: wait_for_next() or mean_colors(pixels))
+    else:
+        pipeline = mobilevit_hf.pipeline("image-classification", str(checkpoints["image-classification"]))
+        pipeline.model.register_forward_pre_hook(wait_for_next)
+    preprocess, counter = pipeline.preprocess, itertools.count()
+    pipeline.preprocess = lambda *args, **kwargs: started[next(counter)].set() or preprocess(*args, **kwargs)
+    assert len(list(pipeline([image] * 4))) == 4
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_generators_are_consumed_lazily_and_answered_at_once(exported, checkpoints, exported_pipeline, image):
+    if exported:
+        pipeline = exported_pipeline(mean_colors)
+    else:
+        pipeline = mobilevit_hf.pipeline("image-classification", str(checkpoints["image-classification"]))
+    requested, drawn = threading.Semaphore(1), []  # transformers draws the first image at once
+
+    def requests():
+        while True:
+            assert requested.acquire(timeout=10)
+            drawn.append(image)
+            yield image
+
+    predictions = iter(pipeline(requests()))
+    for _ in range(3):
+        assert next(predictions)
+        requested.release()
+    for _ in range(100):
+        requested.release()
+    next(predictions)
+    assert len(drawn) < 30
 
 
 # --- the Hub ---------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class OpenVINORuntime:
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
     def _requests(self, streams: int, size: tuple[int, ...]) -> Any:
-        """Return this thread's queue of requests for images of a size, of which so many run at a time."""
+        """Return this thread's queue of requests for images of a size, `streams` of which run at a time."""
         with self.lock:
             sizes = {known for _, known in self.compiled}
             key = (streams, size if size in sizes or len(sizes) < MAX_SIZES else None)

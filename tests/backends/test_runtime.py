@@ -25,7 +25,7 @@ def test_outputs_equal_the_torch_models_for_any_size_and_batch(task, backend, mo
     model, _ = load_model(task, str(model_dirs[task]))
     path = tmp_path / Path(FORMATS[backend].path("float32", None)).name
     export_file(model, task, backend, path, torch.rand(1, 3, 64, 64), "float32")
-    exported = load_exported_model(path, model.config, task, backend, threads=1)
+    exported = load_exported_model(path, model.config, task, backend, threads=2)
     pairs = []
     for shape in SHAPES:
         pixels = torch.rand(shape)
