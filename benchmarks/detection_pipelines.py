@@ -59,7 +59,7 @@ def write_photos(folder: Path, count: int) -> list[str]:
 
 
 def load_ours(case: Case) -> Any:
-    """Return the pipeline of the built-in detector in the case's setting; the default is that of `mobilevit predict`."""
+    """Return the pipeline of the built-in detector in the case's setting; the default is mobilevit predict's."""
     import mobilevit_hf
 
     backend, dtype = parse_setting(case.setting)
