@@ -63,9 +63,9 @@ def pipeline(
             pipeline's `model.choice` gives the reason. With "torch", "auto" is the dtype of the checkpoint.
 
     Returns:
-        transformers' pipeline, with the same calls and outputs. Images of lists, datasets and generators are decoded and
-        resized in threads while the model runs. Pipelines of exported models are thread-safe; with `batch_size=8`, each
-        thread of ONNX Runtime and OpenVINO takes other images of a batch.
+        transformers' pipeline, with the same calls and outputs. Images of lists, datasets and generators are decoded
+        and resized in threads while the model runs. Pipelines of exported models are thread-safe; with `batch_size=8`,
+        each thread of ONNX Runtime and OpenVINO takes other images of a batch.
 
     Raises:
         KeyError, ValueError, OSError: As `transformers.pipeline`, for an unknown task or a missing model; if the

@@ -4,7 +4,9 @@ import contextlib
 import io
 import struct
 import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -383,3 +385,12 @@ def test_other_files_are_left_to_pillow(data):
 def test_rotated_jpeg_has_upright_size():
     image = LazyImage(jpeg_bytes(SMALL_IMAGE, exif=orientation_exif(6)))
     assert (image.width, image.height) == (21, 37)
+
+
+def test_threads_ignore_the_warnings_of_decoders_and_restore_the_filters():
+    encoded = list(unusual_images(np.random.default_rng(0)).values())
+    with warnings.catch_warnings(action="error"):
+        filters = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(load_image, encoded * 4))) == 4 * len(encoded)
+        assert warnings.filters == filters
