@@ -5,6 +5,7 @@ packages are missing are skipped.
 """
 
 import argparse
+import contextlib
 import json
 import signal
 import statistics
@@ -22,7 +23,8 @@ from workers import OURS
 
 FOLDER = Path(__file__).parent
 QUICK_SECONDS = 600.0  # a part that exceeds the rest of it is interrupted, and its finished cases are shown
-INTERRUPTED = 130  # exit code
+MIN_SECONDS = 10.0  # that a part needs to start
+INTERRUPTED = (130, -signal.SIGINT)  # exit codes
 HEADER = ("what", "ours", "peers", "peers / ours")
 NOTE = (
     "Duration per image, and that of each peer divided by that of ours, median over the rounds: above 1, ours is "
@@ -126,7 +128,7 @@ def run(part: Part, options: str, data: str | None, seconds: float | None) -> di
             process.send_signal(signal.SIGINT)  # it reports the cases that are finished
             code = process.wait()
             print(f"{part.script}: stopped after its finished cases, the time is up.", file=sys.stderr)
-        if code not in (0, INTERRUPTED):
+        if code and code not in INTERRUPTED:
             print(f"{part.script}: got exit code {code}, expected 0. Its messages are above.", file=sys.stderr)
         return json.loads(file.read_text()) if file.exists() else {}
 
@@ -191,17 +193,20 @@ def main() -> None:
     environment, start = describe_environment(), time.monotonic()
     rows: list[Row] = []
     reports: dict[str, Any] = {}
-    for part in PARTS:
-        options = part.quick if args.quick else part.full
-        data = getattr(args, part.data) if part.data else None
-        if options is None:
-            continue
-        if part.data and data is None:
-            print(f"{part.script}: skipped, it needs --{part.data.replace('_', '-')}.", file=sys.stderr)
-            continue
-        left = QUICK_SECONDS - (time.monotonic() - start) if args.quick else None
-        reports[part.script] = run(part, options, data, left)
-        rows += rows_of(part, reports[part.script])
+    with contextlib.suppress(KeyboardInterrupt):
+        for part in PARTS:
+            options = part.quick if args.quick else part.full
+            data = getattr(args, part.data) if part.data else None
+            left = start + QUICK_SECONDS - time.monotonic() if args.quick else None
+            if options is None:
+                continue
+            if part.data and data is None:
+                print(f"{part.script}: skipped, it needs --{part.data.replace('_', '-')}.", file=sys.stderr)
+            elif left is not None and left < MIN_SECONDS:
+                print(f"{part.script}: skipped, the time is up.", file=sys.stderr)
+            else:
+                reports[part.script] = run(part, options, data, left)
+                rows += rows_of(part, reports[part.script])
     print(format_table(rows))
     print(NOTE)
     print("\n".join(f"{name}: {value}" for name, value in environment.items()))
