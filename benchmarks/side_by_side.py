@@ -24,7 +24,8 @@ ALLOCATORS = {
 }
 NUM_CLASSES = 1000
 LOADED = "as loaded"  # this package's model as `from_pretrained` returns it
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "mobilevit-hf")
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "onnxruntime", "openvino", "mobilevit-hf")
+PACKAGES += ("ultralytics", "ultralytics-opencv-headless")  # two distributions of one package
 CANDIDATES = {
     "stock": Candidate("transformers", "transformers.models.mobilevit.modeling_mobilevit"),
     "timm contiguous": Candidate("timm", "timm"),
