@@ -330,10 +330,8 @@ def main() -> None:
         report = json.loads(args.json.read_text())
     for seed in args.seeds:
         for candidate in available({name: CANDIDATES[name] for name in args.candidates}):
-            key = (Path(args.data).name, args.minutes, candidate, seed)
-            if key in {
-                tuple(row[name] for name in ("data", "minutes", "candidate", "seed")) for row in report["results"]
-            }:
+            key = {"data": Path(args.data).name, "minutes": args.minutes, "candidate": candidate, "seed": seed}
+            if any(key.items() <= result.items() for result in report["results"]):
                 continue
             print(f"{candidate}, seed {seed}, {args.minutes:g} CPU minutes", file=sys.stderr, flush=True)
             try:
