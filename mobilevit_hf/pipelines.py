@@ -1,5 +1,6 @@
 """transformers' pipelines on this package's models and backends."""
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Sized
 from functools import partial
@@ -10,7 +11,7 @@ import torch
 import transformers
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Pipeline, PreTrainedModel
+from transformers import MobileViTImageProcessor, Pipeline, PreTrainedModel
 from transformers.pipelines.base import no_collate_fn, pad_collate_fn
 from transformers.pipelines.pt_utils import PipelineIterator
 
@@ -26,6 +27,7 @@ from .model_sources import (
 )
 from .modeling.finite import check_finite_outputs, check_finite_weights
 from .modeling.fused_mobilevit import fold_batch_norm
+from .modeling.image_processing_mobilevit_ssdlite import view_rgb
 from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
 from .records import EXPORT_FILE
 from .tasks import TASKS, TaskName
@@ -132,11 +134,25 @@ def _create_pipeline(task: str, **kwargs: Any) -> Pipeline:
     """Create transformers' pipeline, with images decoded as everywhere in this package, and ahead of the model."""
     pipe = stock_pipeline(task, **kwargs)
     if pipe.task in TASKS:
+        if type(pipe.image_processor) is MobileViTImageProcessor:
+            pipe.image_processor = copy.copy(pipe.image_processor)
+            pipe.image_processor.__class__ = _MobileViTImageProcessor
         pipe.preprocess = partial(_decode_and_preprocess, pipe.preprocess)  # ty: ignore[invalid-assignment]
         pipe.get_iterator = partial(_iterate_ahead, pipe, pipe.get_iterator)  # ty: ignore[invalid-assignment]
     if not isinstance(pipe.model, torch.nn.Module):
         pipe.run_single = partial(_run_in_one_torch_thread, pipe.run_single)
     return pipe
+
+
+class _MobileViTImageProcessor(MobileViTImageProcessor):
+    """The image processor of classifiers, without a copy to contiguous memory, as in that of detectors."""
+
+    def process_image(self, image: Any, *args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+        pixels = view_rgb(image, device)
+        return super().process_image(image, *args, device=device, **kwargs) if pixels is None else pixels
+
+
+_MobileViTImageProcessor.__name__ = MobileViTImageProcessor.__name__  # written by save_pretrained
 
 
 def _run_in_one_torch_thread(function: Callable[..., Any], *args: Any) -> Any:

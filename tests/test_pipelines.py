@@ -274,6 +274,21 @@ def test_saving_a_pipeline_writes_a_complete_checkpoint_or_fails(checkpoints, im
         assert_predictions_equal(stock(image), pipeline(image))
 
 
+def test_image_processor_saves_as_that_of_transformers_and_the_given_one_is_unchanged(checkpoints, image, tmp_path):
+    processor = MobileViTImageProcessor.from_pretrained(checkpoints["image-classification"])
+    pipeline = mobilevit_hf.pipeline(
+        "image-classification", str(checkpoints["image-classification"]), image_processor=processor
+    )
+    assert type(processor) is MobileViTImageProcessor
+    pipeline.image_processor.save_pretrained(tmp_path)
+    loaded = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is MobileViTImageProcessor
+    assert loaded.to_dict() == processor.to_dict()
+    for source in (image, np.array(image)):
+        expected = processor(source, return_tensors="pt").pixel_values
+        assert torch.equal(pipeline.image_processor(source, return_tensors="pt").pixel_values, expected)
+
+
 # --- the allocator ---------------------------------------------------------------------------------------------------
 
 
