@@ -66,11 +66,13 @@ def split(data: str) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def write_yolo(classes: tuple[str, ...], splits: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write a YOLO dataset; image files are copied.
+    """Write a YOLO dataset; image files are copied, unreadable ones left out.
 
     Returns:
         Ground truth of the test split in COCO's format; `file_name` is relative to `folder`.
     """
+    from mobilevit_hf.data.images import UnreadableImageError
+
     truth: dict[str, Any] = {
         "images": [],
         "annotations": [],
@@ -80,7 +82,11 @@ def write_yolo(classes: tuple[str, ...], splits: dict[str, Any], folder: Path) -
         for kind in ("images", "labels"):
             (folder / kind / name).mkdir(parents=True)
         for number, sample in enumerate(splits[split_name]):
-            file, size = _copy_image(sample.image, folder / "images" / name / f"{number:06}")
+            try:
+                file, size = _copy_image(sample.image, folder / "images" / name / f"{number:06}")
+            except UnreadableImageError as error:
+                print(f"{sample.name}: left out, {error}.", file=sys.stderr)
+                continue
             rows = [_yolo_row(*item, size) for item in _objects(sample) if not item[2]]
             (folder / "labels" / name / f"{file.stem}.txt").write_text("".join(rows))
             if name == "test":

@@ -166,6 +166,18 @@ def test_yolo_folder_has_the_splits_and_boxes_of_the_dataset(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_yolo_folder_leaves_out_truncated_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from training_detection import split, write_yolo
+
+    classes, splits = split(str(draw_detection(tmp_path / "coco", train=9, validation=2)))
+    sample = splits["train"][0]
+    Path(sample.image).write_bytes(Path(sample.image).read_bytes()[:-100])
+    write_yolo(classes, splits, tmp_path / "yolo")
+    assert f"{sample.name}: left out" in capsys.readouterr().err
+    assert len(list((tmp_path / "yolo/images/train").iterdir())) == len(splits["train"]) - 1
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_referee_scores_predictions_as_pycocotools(tmp_path: Path) -> None:
     from training_detection import score, split, write_yolo
 
