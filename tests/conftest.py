@@ -103,6 +103,15 @@ def image():
     return Image.fromarray((values * 255).round().astype(np.uint8))
 
 
+@pytest.fixture
+def two_torch_threads():
+    """Set torch's number of threads in the main thread to two during a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_fields():
     """Fields of a tiny MobileViT configuration with four classes."""

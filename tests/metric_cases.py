@@ -21,6 +21,18 @@ def objects(boxes=(), labels=None, **columns):
     return {"boxes": boxes, "labels": [0] * len(boxes) if labels is None else labels, **columns}
 
 
+def reference_map(content, results):
+    """Return mAP and mAP50 of pycocotools, given annotations and detections in COCO's format."""
+    truth = COCO()
+    truth.dataset = content
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[:2]
+
+
 def random_images(seed, count, most_detections):
     """Return predictions and references: jittered reference boxes, some of another class, with tied scores.
 

@@ -333,14 +333,6 @@ def test_allocator_is_tuned_only_on_request(checkpoints, run_python):
 
 
 @pytest.fixture
-def two_torch_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def exported_pipeline(checkpoints):
     """Return a function that creates the pipeline of an exported classifier with a given runtime."""
 

@@ -12,14 +12,6 @@ from mobilevit_hf.threads import map_ahead, num_workers, one_torch_thread
 AHEAD = 3
 
 
-@pytest.fixture
-def two_torch_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def run_in_threads(function, number=8):
     """Call a function in several threads at once and return its results, or raise its first error."""
     results, barrier = [None] * number, threading.Barrier(number)

@@ -12,8 +12,7 @@ from evaluation_cases import save_balanced_classifier
 from formula import formula_state_dict, official_shapes
 from hub_server import HubServer
 from huggingface_hub import HfApi
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from metric_cases import reference_map
 from transformers import AutoImageProcessor
 
 import mobilevit_hf
@@ -205,14 +204,7 @@ def compute_coco_map(content, detections):
         for detection in detections[image["file_name"]]
         for box in [detection["box"]]
     ]
-    truth = COCO()
-    truth.dataset = content
-    truth.createIndex()
-    metric = COCOeval(truth, truth.loadRes(results), "bbox")
-    metric.evaluate()
-    metric.accumulate()
-    metric.summarize()
-    return metric.stats[:2]
+    return reference_map(content, results)
 
 
 @pytest.fixture(scope="module")
