@@ -42,8 +42,8 @@ def multibox_loss(
         localization_loss_weight: Weight of the localization loss.
 
     Returns:
-        `loss_classification` and `loss_localization`; the loss is their sum. Both, and their gradients, are 0 if no
-        image has an object.
+        `loss_ce` (classification) and `loss_bbox` (localization), as DETR names them; the loss is their sum. Both, and
+        their gradients, are 0 if no image has an object.
     """
     is_positive = target_labels > BACKGROUND
     log_normalizer = logits.logsumexp(dim=-1)
@@ -55,6 +55,6 @@ def multibox_loss(
     distance = F.smooth_l1_loss(locations, target_locations, reduction="sum", beta=smooth_l1_beta)
     num_matched = is_positive.sum().clamp(min=1)
     return {
-        "loss_classification": (cross_entropy * (is_positive | is_negative)).sum() / num_matched,
-        "loss_localization": localization_loss_weight * distance / num_matched,
+        "loss_ce": (cross_entropy * (is_positive | is_negative)).sum() / num_matched,
+        "loss_bbox": localization_loss_weight * distance / num_matched,
     }

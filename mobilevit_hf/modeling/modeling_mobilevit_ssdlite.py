@@ -29,7 +29,7 @@ class MobileViTSSDLiteObjectDetectionOutput(ModelOutput):
 
     Attributes:
         loss: Sum of `loss_dict`, if labels are passed.
-        loss_dict: `loss_classification` and `loss_localization`.
+        loss_dict: `loss_ce` and `loss_bbox`.
         logits: (B, A, 1 + K) before the softmax, background at index 0.
         pred_boxes: (B, A, 4) (cx, cy, w, h) as fractions of the image, float32, not clipped.
         hidden_states: Feature maps of the backbone's stem and encoder layers, if requested.
@@ -245,7 +245,7 @@ class MobileViTSSDLiteForObjectDetection(MobileViTPreTrainedModel):
             _check_finite(pixel_values)
             loss_dict = self._compute_loss(logits.float(), locations.float(), anchors, labels)
         return MobileViTSSDLiteObjectDetectionOutput(
-            loss=loss_dict["loss_classification"] + loss_dict["loss_localization"] if loss_dict else None,
+            loss=loss_dict["loss_ce"] + loss_dict["loss_bbox"] if loss_dict else None,
             loss_dict=loss_dict,
             logits=logits,
             pred_boxes=decode_boxes(locations.float(), anchors, *self._variances),

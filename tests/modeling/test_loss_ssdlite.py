@@ -65,8 +65,8 @@ def test_multibox_loss_returns_named_terms():
         torch.zeros(1, 2, 3), torch.ones(1, 2, 4), torch.tensor([[1, 0]]), torch.zeros(1, 2, 4), smooth_l1_beta=4.0
     )
     assert parts == {
-        "loss_classification": pytest.approx(2 * math.log(3)),
-        "loss_localization": pytest.approx(4 * 0.5 / 4),
+        "loss_ce": pytest.approx(2 * math.log(3)),
+        "loss_bbox": pytest.approx(4 * 0.5 / 4),
     }
 
 
@@ -85,8 +85,8 @@ def test_multibox_loss_equals_official_code(reference_data, case):
     locations.requires_grad_()
     parts = multibox_loss(logits, locations, targets, target_locations)
     sum(parts.values()).backward()
-    assert parts["loss_classification"].item() == pytest.approx(report["eval_f64"]["cls_loss"], rel=1e-5)
-    assert parts["loss_localization"].item() == pytest.approx(report["eval_f64"]["reg_loss"], rel=1e-5)
+    assert parts["loss_ce"].item() == pytest.approx(report["eval_f64"]["cls_loss"], rel=1e-5)
+    assert parts["loss_bbox"].item() == pytest.approx(report["eval_f64"]["reg_loss"], rel=1e-5)
     torch.testing.assert_close(locations.grad, location_gradient, atol=1e-6, rtol=0)
     torch.testing.assert_close(logits.grad.abs().sum(dim=-1), logit_gradient, atol=1e-6, rtol=0)
     is_positive = targets > 0

@@ -329,7 +329,7 @@ def test_loss_and_gradients_are_finite(counts):
     outputs = model(make_pixels(), labels=[random_label(count, generator) for count in counts])
     outputs.loss.backward()
     assert outputs.loss.isfinite()
-    assert outputs.loss_dict.keys() == {"loss_classification", "loss_localization"}
+    assert outputs.loss_dict.keys() == {"loss_ce", "loss_bbox"}
     torch.testing.assert_close(sum(outputs.loss_dict.values()), outputs.loss)
     gradients = [parameter.grad for parameter in model.parameters()]
     assert all(gradient.isfinite().all() for gradient in gradients)
