@@ -96,7 +96,8 @@ def evaluate(
 
 
 def _to_json(result: "EvaluationResult") -> dict[str, Any]:
-    content = dataclasses.asdict(result)
+    content = dataclasses.asdict(dataclasses.replace(result, predictions=[]))
+    del content["predictions"]
     confusion = content.pop("confusion")
     if confusion is not None and len(confusion) <= MAX_CONFUSION:
         content["confusion"] = confusion.tolist()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,15 @@ from ..data.types import Sample
 from .average_precision import average_precision, coco_statistics, group_by_class
 from .confidence_intervals import chunk_sizes, percentile_interval
 from .inference import Prepared
-from .matcher import Matches, match, unpack
-from .results import BestThreshold, Mistake, select_worst
+from .matcher import match, unpack
+from .results import BestThreshold, DetectedImage, Mistake, select_worst
 from .task_metrics import Intervals, TaskMetrics
 
 
 class DetectionMetrics(TaskMetrics):
     """COCO's mean average precision and recall, and the best score threshold."""
 
-    state: list[tuple[int, str, Matches]]  # sample index, sample name and matches of each image
+    state: list[DetectedImage]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,7 +47,17 @@ class DetectionMetrics(TaskMetrics):
             targets = self._targets(prepared.sample)
             for boxes in (detections["boxes"], targets["boxes"]):
                 _check_boxes(boxes, prepared.sample)
-            self.state.append((prepared.index, prepared.sample.name, match(detections, targets)))
+            matches, order = match(detections, targets)
+            image = DetectedImage(
+                index=prepared.index,
+                name=prepared.sample.name,
+                size=prepared.size,
+                boxes=detections["boxes"].numpy().astype(np.float32)[order],
+                matches=matches,
+                object_boxes=targets["boxes"].numpy(),
+                is_crowd=targets["iscrowd"].numpy().astype(bool),
+            )
+            self.state.append(image)
 
     def _targets(self, sample: Sample) -> dict[str, Tensor]:
         if (objects := sample.objects) is None:
@@ -57,10 +67,10 @@ class DetectionMetrics(TaskMetrics):
         labels = self.class_indices[objects.labels]
         return {"boxes": objects.boxes, "labels": labels, "iscrowd": objects.iscrowd, "area": objects.areas}
 
-    def merge(self, states: Iterable[Sequence[tuple[int, str, Matches]]]) -> None:
-        """Concatenate the matches of all processes in the order of the samples."""
-        self.state = sorted(chain(*states), key=itemgetter(0))
-        self.images = [matches for _, _, matches in self.state]
+    def merge(self, states: Iterable[Sequence[DetectedImage]]) -> None:
+        """Concatenate the images of all processes in the order of the samples."""
+        self.state = sorted(chain(*states), key=attrgetter("index"))
+        self.images = [image.matches for image in self.state]
         self.matches = group_by_class(self.images)
 
     def compute(self) -> dict[str, Any]:
@@ -107,21 +117,30 @@ class DetectionMetrics(TaskMetrics):
             recall=float(true_positives[best] / num_objects),
         )
 
+    def predictions(self) -> list[DetectedImage]:
+        """Return the detections and objects of each image."""
+        return self.state
+
+    def losses(self) -> dict[str, float]:
+        """Return nothing."""
+        return {}
+
     def worst_mistakes(self) -> list[Mistake]:
         """Return the images with the most errors at the best threshold; without one, all detections count."""
         best = self.best_threshold()
-        mistakes = (_count_errors(*image, best.value if best else self.threshold) for image in self.state)
+        mistakes = (_count_errors(image, best.value if best else self.threshold) for image in self.state)
         return select_worst(mistake for mistake in mistakes if mistake.score)
 
 
-def _count_errors(index: int, name: str, matches: Matches, threshold: float) -> Mistake:
+def _count_errors(image: DetectedImage, threshold: float) -> Mistake:
     """Count the missed objects and wrong detections on an image at a score threshold and an IoU of 0.5."""
+    matches = image.matches
     detected = matches.scores > threshold
     hits, ignored = _at_iou_50(matches.hits), _at_iou_50(matches.ignored)
     num_objects = int(matches.counted[:, 0].sum())
     missed, wrong = num_objects - int(hits[detected].sum()), int((~hits & ~ignored)[detected].sum())
     target = f"{num_objects} object{'' if num_objects == 1 else 's'}"
-    return Mistake(index, name, target, f"{missed} missed, {wrong} wrong", float(missed + wrong))
+    return Mistake(image.index, image.name, target, f"{missed} missed, {wrong} wrong", float(missed + wrong))
 
 
 def _at_iou_50(packed: np.ndarray) -> np.ndarray:

@@ -34,12 +34,15 @@ class Matches:
     counted: np.ndarray
 
 
-def match(detections: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Matches:
+def match(detections: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tuple[Matches, np.ndarray]:
     """Match each detection, by descending score, with the object of highest IoU that is not matched yet.
 
     Args:
         detections: `boxes` (n, 4), (x1, y1, x2, y2) in pixels, `scores` (n,) and `labels` (n,).
         targets: `boxes` (m, 4) in the same format, `labels`, `iscrowd` and `area` (m,).
+
+    Returns:
+        The matches, and the index of each of their detections: at most `MAX_DETECTIONS` per class are matched.
     """
     boxes, scores, labels = (detections[name].numpy() for name in ("boxes", "scores", "labels"))
     order = np.lexsort((-scores, labels))
@@ -55,7 +58,7 @@ def match(detections: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Ma
         hits[detected], ignored[detected] = _match_class(ious, crowd[of_class], counted[of_class])
     # A detection of another area is not an error.
     ignored |= ~_in_areas((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))[..., None] & ~hits
-    return Matches(scores, labels, _pack(hits), _pack(ignored), classes, counted)
+    return Matches(scores, labels, _pack(hits), _pack(ignored), classes, counted), order
 
 
 def _match_class(ious: np.ndarray, is_crowd: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

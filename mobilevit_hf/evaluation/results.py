@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data.types import Problem
 from ..tasks import TaskName
+from .matcher import Matches
 
 MAX_MISTAKES = 24
 
@@ -42,6 +43,48 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class ClassifiedImages:
+    """Predictions of a classifier: one row per image, in the order of the samples.
+
+    Attributes:
+        indices: (N,) int64 index of the sample.
+        names: Name of each sample.
+        targets, predictions: (N,) int64 target and predicted class, as the model's class index.
+        scores, target_scores: (N,) float32 probability of the predicted and of the target class, 0..1.
+    """
+
+    indices: np.ndarray
+    names: list[str]
+    targets: np.ndarray
+    predictions: np.ndarray
+    scores: np.ndarray
+    target_scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class DetectedImage:
+    """Detections and objects of an image.
+
+    Attributes:
+        index, name: Index and name of the sample.
+        size: Height and width in pixels.
+        boxes: (n, 4) float32 (x1, y1, x2, y2) in pixels, in the order of `matches.scores`: by class and descending
+            score.
+        matches: Scores and classes of the detections, classes of the objects, and their matches.
+        object_boxes: (m, 4) float32 in the same format, in the order of `matches.objects`.
+        is_crowd: (m,) whether an object is a crowd.
+    """
+
+    index: int
+    name: str
+    size: tuple[int, int]
+    boxes: np.ndarray
+    matches: Matches
+    object_boxes: np.ndarray
+    is_crowd: np.ndarray
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """Result of an evaluation.
 
@@ -57,6 +100,9 @@ class EvaluationResult:
             of the model's classes. None for a detector.
         mistakes: Worst mistakes, at most `MAX_MISTAKES`: for a classifier, wrong predictions by their probability;
             for a detector, images by missed objects plus wrong detections at the best threshold and an IoU of 0.5.
+        predictions: Predictions of all readable images.
+        losses: Mean loss over the images: `loss`, and the terms of a detector's loss.
+        classes: Class names of the model, by index.
     """
 
     task: TaskName
@@ -69,6 +115,9 @@ class EvaluationResult:
     notes: list[str] = field(default_factory=list)
     confusion: np.ndarray | None = None
     mistakes: list[Mistake] = field(default_factory=list)
+    predictions: ClassifiedImages | list[DetectedImage] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
 
 
 def select_worst(mistakes: Iterable[Mistake]) -> list[Mistake]:

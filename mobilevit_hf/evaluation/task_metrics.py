@@ -9,7 +9,7 @@ from numpy.random import Generator
 from transformers import BaseImageProcessor
 
 from .inference import Prepared
-from .results import BestThreshold, Mistake
+from .results import BestThreshold, ClassifiedImages, DetectedImage, Mistake
 
 Intervals = dict[str, tuple[float, float]]
 
@@ -49,6 +49,14 @@ class TaskMetrics(ABC):
     @abstractmethod
     def confidence_intervals(self, metrics: Mapping[str, Any], resamples: int, generator: Generator) -> Intervals:
         """Return the bootstrap confidence intervals of some of the computed metrics."""
+
+    @abstractmethod
+    def predictions(self) -> ClassifiedImages | list[DetectedImage]:
+        """Return the predictions of all images, in the order of the samples."""
+
+    @abstractmethod
+    def losses(self) -> dict[str, float]:
+        """Return the loss and its terms, empty if the model has none."""
 
     @abstractmethod
     def worst_mistakes(self) -> list[Mistake]:

@@ -27,7 +27,7 @@ def random_case(count, seed, crowds):
 
 
 def match_all(detections, targets):
-    return group_by_class([match(*pair) for pair in zip(detections, targets, strict=True)])
+    return group_by_class([match(*pair)[0] for pair in zip(detections, targets, strict=True)])
 
 
 def pycocotools_map(detections, targets, indices):

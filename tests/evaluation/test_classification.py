@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from evaluation_cases import compute_in_shards
 
 from mobilevit_hf.data.types import Sample
 from mobilevit_hf.evaluation.classification import ClassificationMetrics
+from mobilevit_hf.evaluation.inference import Prepared
 from mobilevit_hf.metrics import TopKAccuracy
 
 
@@ -57,15 +59,33 @@ def test_confusion_matrix_and_mistakes_use_the_models_classes(num_shards):
         assert mistake.score == pytest.approx(-score, rel=1e-5)
 
 
-def test_state_does_not_grow_with_the_number_of_images():
+def test_state_takes_few_bytes_per_image():
+    logits, samples = random_logits(100, 12)
     sizes = []
     for times in (2, 20):
-        logits, samples = random_logits(100, 12)
-        _, (state,) = compute_in_shards(
-            lambda: ClassificationMetrics(None, dict(enumerate("abcdefghijkl")), range(12)),
-            np.tile(logits, (times, 1)),
-            samples * times,
-            1,
-        )
-        sizes.append(len(state))
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+        metrics = ClassificationMetrics(None, dict(enumerate("abcdefghijkl")), range(12))
+        for start in range(0, 100 * times, 100):
+            metrics.update(logits, [Prepared(start + i, sample, None, (1, 1)) for i, sample in enumerate(samples)])
+        sizes.append(len(pickle.dumps(metrics.state)))
+    assert sizes[1] - sizes[0] < 60 * 1800
+
+
+def test_predictions_and_loss_equal_those_of_torch():
+    logits, samples = random_logits(60, 12, seed=2)
+    logits *= 4
+    logits[0, 3], logits[0, 4], samples[0] = 300, -300, dataclasses.replace(samples[0], label=4)  # probability 0
+    metrics, _ = compute_in_shards(
+        lambda: ClassificationMetrics(None, dict(enumerate("abcdefghijkl")), range(12)), logits, samples, 3
+    )
+    targets = torch.tensor([sample.label for sample in samples])
+    probabilities = torch.tensor(logits).softmax(dim=1)
+    result = metrics.predictions()
+    assert (result.indices.tolist(), result.names) == (list(range(60)), [sample.name for sample in samples])
+    assert (result.targets == targets.numpy()).all()
+    assert (result.predictions == probabilities.argmax(dim=1).numpy()).all()
+    assert result.scores == pytest.approx(probabilities.amax(dim=1).numpy(), rel=1e-5)
+    assert result.target_scores == pytest.approx(probabilities[range(60), targets].numpy(), rel=1e-4, abs=1e-30)
+    assert result.scores.dtype == result.target_scores.dtype == np.float32
+    expected = torch.nn.functional.cross_entropy(torch.tensor(logits), targets).item()
+    assert expected > 10
+    assert metrics.losses() == {"loss": pytest.approx(expected, rel=1e-5)}

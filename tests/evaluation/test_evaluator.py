@@ -240,10 +240,11 @@ def run_in_threads(count, evaluate):
 
 
 def comparable(result):
-    """Return the fields of a result, without the speed and with the confusion matrix as a list."""
-    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    del fields["images_per_second"]
-    return fields | {"confusion": None if result.confusion is None else result.confusion.tolist()}
+    """Return the fields of a result without the speed, with arrays as lists."""
+    fields = {name: value for name, value in vars(result).items() if name != "images_per_second"}
+    return json.loads(
+        json.dumps(fields, default=lambda value: value.tolist() if hasattr(value, "tolist") else vars(value))
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
