@@ -9,7 +9,8 @@ from filelock import FileLock, Timeout
 
 LOCK_FILE = ".lock"
 # Files of a run that has no checkpoint yet: options, log lines, and the folder of TensorBoard.
-RECIPE_FILE, HISTORY_FILE, TRACKER_PROJECT = "recipe.yaml", "metrics.jsonl", "mobilevit_hf"
+RECIPE_FILE, HISTORY_FILE, TABLE_FILE = "recipe.yaml", "metrics.jsonl", "results.csv"
+TRACKER_PROJECT = "mobilevit_hf"
 # Launchers and schedulers write logs into the directory before training starts.
 LOG_SUFFIXES = (".log", ".out", ".err")
 

@@ -10,7 +10,7 @@ from ..data.types import Dataset, Sample
 from ..records import RESULTS_FILE
 from .arguments import HUB, TaskArguments, TrainArguments
 from .checkpoint import find_checkpoints, load_checkpoint
-from .output_dir import HISTORY_FILE, RECIPE_FILE, TRACKER_PROJECT, list_files
+from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TRACKER_PROJECT, list_files
 
 # Arguments that extend a run.
 DURATION = ("num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience")
@@ -32,7 +32,7 @@ def find_resume_checkpoint(arguments: TrainArguments, log: Callable[[str], objec
     """
     folder, damaged = Path(str(arguments.output_dir)), []
     files, checkpoints = list_files(folder), find_checkpoints(folder)
-    others = [name for name in files if name not in (RECIPE_FILE, HISTORY_FILE, TRACKER_PROJECT)]
+    others = [name for name in files if name not in (RECIPE_FILE, HISTORY_FILE, TABLE_FILE, TRACKER_PROJECT)]
     if others and not checkpoints:
         raise ValueError(
             f"output_dir: got {folder} with {', '.join(others[:3])}{', …' * (len(others) > 3)} but no checkpoint, "

@@ -71,15 +71,16 @@ class Run:
 
 
 class LossModel(nn.Module):
-    """A model and its loss, batch → scalar: Accelerate wraps this module and leaves the model itself unchanged."""
+    """A model and its loss: Accelerate wraps this module and leaves the model itself unchanged."""
 
     def __init__(self, model: nn.Module, loss_function: LossFunction) -> None:
         super().__init__()
         self.model, self.loss_function = model, loss_function
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Return the loss of a batch."""
-        return self.loss_function(self.model, batch)
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the `loss` of a batch and its parts, scalars by name."""
+        losses = self.loss_function(self.model, batch)
+        return losses if isinstance(losses, dict) else {"loss": losses}
 
 
 def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: TrainerCallback) -> Run:

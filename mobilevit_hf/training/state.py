@@ -2,11 +2,13 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..evaluation import EvaluationResult
@@ -53,22 +55,29 @@ class TrainingResult:
 
 
 class ThroughputMeter:
-    """Mean loss, throughput and data waiting time of a logging interval.
+    """Mean losses, throughput and data waiting time of a logging interval.
 
     Attributes:
-        mean_loss: Mean loss of the last complete interval; NaN before.
+        losses: Mean of the `loss` and its parts, by name, in the last complete interval; empty before.
         images_per_second: Throughput of this process in it; 0 before.
         waiting: Fraction of its time spent waiting for batches, 0..1.
     """
 
     def __init__(self) -> None:
-        self.mean_loss, self.images_per_second, self.waiting = math.nan, 0.0, 0.0
+        self.losses: dict[str, float] = {}
+        self.images_per_second, self.waiting = 0.0, 0.0
         self._start_interval()
 
     def _start_interval(self) -> None:
-        self._loss, self._batches, self._images, self._waited = 0.0, 0, 0, 0.0
+        self._sums: Counter[str] = Counter()
+        self._batches, self._images, self._waited = 0, 0, 0.0
         self._started = time.monotonic()
-        self._pending: tuple[Tensor, Callable[[], None]] | None = None
+        self._pending: tuple[dict[str, Tensor], Callable[[], None]] | None = None
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the last complete interval; NaN before."""
+        return self.losses.get("loss", math.nan)
 
     def watch(self, batches: Iterator[T]) -> Iterator[T]:
         """Yield the batches and measure the time spent waiting for them."""
@@ -80,31 +89,31 @@ class ThroughputMeter:
                 return
             yield batch
 
-    def add(self, loss: Tensor, images: int, fail: Callable[[], None]) -> None:
-        """Count a batch; its loss is read while the next one runs, which avoids waiting for a GPU.
+    def add(self, losses: dict[str, Tensor], images: int, fail: Callable[[], None]) -> None:
+        """Count a batch; its losses are read while the next one runs, which avoids waiting for a GPU.
 
         `fail` raises the error for a loss that is not finite.
         """
-        self._read_loss()
-        self._pending = (loss, fail)
+        self._read_losses()
+        self._pending = (losses, fail)
         self._images += images
 
-    def _read_loss(self) -> None:
+    def _read_losses(self) -> None:
         if self._pending:
-            loss, fail = self._pending
+            losses, fail = self._pending
             self._pending = None
-            value = loss.item()
-            if not math.isfinite(value):
+            values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+            if not all(map(math.isfinite, values.values())):
                 fail()
-            self._loss += value
+            self._sums.update(values)
             self._batches += 1
 
     def close(self) -> None:
         """Compute the interval's figures and start the next one."""
-        self._read_loss()
+        self._read_losses()
         if self._batches:
             seconds = max(time.monotonic() - self._started, 1e-9)
-            self.mean_loss = self._loss / self._batches
+            self.losses = {name: value / self._batches for name, value in self._sums.items()}
             self.images_per_second = self._images / seconds
             self.waiting = self._waited / seconds
         self._start_interval()

@@ -17,7 +17,8 @@ from ..tasks import TaskName
 from .arguments import TaskArguments
 from .initialization import CLASSIFIER_TYPES, DETECTOR_TYPES, InitialModel, create_classifier, create_detector
 
-LossFunction: TypeAlias = Callable[[nn.Module, dict[str, Any]], Tensor]
+# Model and batch → scalar loss, or the `loss` and the parts that it is the sum of, by name.
+LossFunction: TypeAlias = Callable[[nn.Module, dict[str, Any]], Tensor | dict[str, Tensor]]
 
 
 class TrainingTask(ABC):
@@ -42,7 +43,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def loss_function(self, report: DatasetReport, device: torch.device) -> LossFunction:
-        """Return a function (model, batch) → scalar loss."""
+        """Return the loss of a model on a batch."""
 
     def update_config(self, model: PreTrainedModel, result: EvaluationResult) -> None:
         """Store results of the evaluation in the model's configuration."""
@@ -101,8 +102,13 @@ class DetectionTask(TrainingTask):
         return self._common_augmentation() | {name: getattr(self.arguments, name) for name in ("zoom_out", "crop")}
 
     def loss_function(self, report: DatasetReport, device: torch.device) -> LossFunction:
-        """Return the model's own loss."""
-        return lambda model, batch: model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
+        """Return the model's own loss and its parts, `loss_ce` and `loss_bbox`."""
+
+        def loss(model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+            outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"])
+            return {"loss": outputs.loss, **outputs.loss_dict}
+
+        return loss
 
     def update_config(self, model: PreTrainedModel, result: EvaluationResult) -> None:
         """Store the threshold with the highest F1 as the recommended one."""

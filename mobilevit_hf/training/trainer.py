@@ -25,15 +25,19 @@ from ..tasks import TASKS
 from .arguments import TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
 from .checkpoint import History, explain_full_disk, remove_leftovers, save_checkpoint, save_model
-from .output_dir import HISTORY_FILE, RECIPE_FILE, TRACKER_PROJECT, lock_output_dir
+from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TRACKER_PROJECT, lock_output_dir
 from .push_to_hub import publish_result
 from .record import write_training_record
 from .reports import write_reports
+from .results_table import evaluation_values, write_results_table
 from .resume import raise_if_complete
 from .setup import Run, create_accelerator, prepare_run, run_in_main_process
 from .signals import StoppedError, catch_signals
 from .state import ThroughputMeter, TrainerState, TrainingResult
 
+# Bootstrap resamples for the intervals in the history, which take 1% of an evaluation's time for a detector on a CPU
+# (1000: 18%). Those of the saved weights are computed with `RESAMPLES`.
+LOGGED_RESAMPLES = 100
 # Longest time between checkpoints, whatever `save_steps` is.
 SAVE_SECONDS = 600
 # Time reserved at the end of a run with `max_minutes`: a multiple of the last evaluation's duration (the saved weights
@@ -73,7 +77,7 @@ class Trainer:
         self.state, self.seconds_before = TrainerState(), 0.0
         self.progress, self.learning_rate = 0.0, 0.0
         self.history: History | None = None
-        self.evaluation: EvaluationResult | None = None
+        self.evaluation: EvaluationResult | None = None  # of the saved weights, if they are the last
         self.best_model: dict[str, Any] | None = None  # in the main process: weights and recommended threshold
         self.meter, self.saved, self.has_checkpoint = ThroughputMeter(), began, run.resumed is not None
 
@@ -146,9 +150,9 @@ class Trainer:
         self._set_train_mode()
         with closing(self.run.loader.epoch(state.epoch, state.batch, state.epoch_progress)) as batches:
             for specs, batch in self.meter.watch(batches):
-                loss = self._train_batch(batch)
+                losses = self._train_batch(batch)
                 state.batch += 1
-                self.meter.add(loss, len(batch["pixel_values"]), partial(self._fail, state.step + 1, specs))
+                self.meter.add(losses, len(batch["pixel_values"]), partial(self._fail, state.step + 1, specs))
                 if not self.accelerator.sync_gradients:
                     continue
                 state.step += 1
@@ -160,12 +164,12 @@ class Trainer:
                     return
         state.epoch, state.batch, state.epoch_progress = state.epoch + 1, 0, self.progress
 
-    def _train_batch(self, batch: dict[str, Any]) -> Tensor:
+    def _train_batch(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Run forward and backward pass, and the optimizer step after the last accumulated batch."""
         loss_model, arguments = self.run.loss_model, self.arguments
         with self.accelerator.accumulate(loss_model):
-            loss = loss_model(batch)
-            self.accelerator.backward(loss)
+            losses = loss_model(batch)
+            self.accelerator.backward(losses["loss"])
             if self.accelerator.sync_gradients:
                 self._average_gradients()
                 if arguments.max_grad_norm:
@@ -175,7 +179,7 @@ class Trainer:
                 group["lr"] = self.learning_rate
             self.run.optimizer.step()
             self.run.optimizer.zero_grad()
-        return loss.detach()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _average_gradients(self) -> None:
         """Average the gradients of all processes, which start with equal weights.
@@ -193,11 +197,12 @@ class Trainer:
     def _after_step(self, stopped: bool, signals: list[int]) -> None:
         """Log, evaluate and save if due; raise if a signal stopped the run."""
         arguments, state = self.arguments, self.state
-        if state.step % arguments.logging_steps == 0 or self.progress >= 1:
+        evaluations = self._count_due(arguments.eval_steps)
+        evaluates = evaluations > state.evaluations or self.progress >= 1
+        if state.step % arguments.logging_steps == 0 or evaluates:
             self._log()
         self.callback.on_progress(self._current_progress())
-        evaluations = self._count_due(arguments.eval_steps)
-        if evaluations > state.evaluations or self.progress >= 1:
+        if evaluates:
             state.evaluations = evaluations
             self._evaluate()
             if self._stops_early():
@@ -295,7 +300,7 @@ class Trainer:
     def _log(self) -> None:
         self.meter.close()
         line = dataclasses.asdict(self._current_progress()) | {"seconds": round(self.state.seconds, 1)}
-        line["waiting_for_data"] = round(self.meter.waiting, 3)
+        line |= self.meter.losses | {"waiting_for_data": round(self.meter.waiting, 3)}
         del line["seconds_left"]
         self._add_line(line)
 
@@ -311,7 +316,7 @@ class Trainer:
         with self.run.ema.swap() if self.run.ema else nullcontext():
             self._synchronize_buffers()
             self._check_weights()
-            result = self._evaluate_model(RESAMPLES if self.progress >= 1 else 0)
+            result = self._evaluate_model(RESAMPLES if self.progress >= 1 else LOGGED_RESAMPLES)
             value = result.metrics.get(self.arguments.metric_for_best_model, -1.0) if result else None
             if value is not None and not math.isfinite(value):
                 raise self._divergence(f"{self.arguments.metric_for_best_model} is {value} at step {state.step}.")
@@ -324,11 +329,13 @@ class Trainer:
         state.evaluation_seconds = time.monotonic() - started
         self.meter.skip()
         if result and self.history:
-            metrics = {f"eval_{name}": value for name, value in result.metrics.items() if isinstance(value, float)}
-            self._add_line({"epoch": self._current_progress().epoch, **metrics})
+            self._add_line({"epoch": self._current_progress().epoch, **evaluation_values(result)})
             shown = [name for name in TASKS[self.run.task.dataset.task].metrics if name in result.metrics]
             text = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in shown)
             self.callback.on_message(f"step {state.step}: {text}", "validation")
+        if self.history:
+            with explain_full_disk(self.output_dir):
+                write_results_table(self.output_dir / TABLE_FILE, self.history.lines)
 
     def _evaluate_model(self, resamples: int) -> EvaluationResult | None:
         samples = self.run.task.dataset.splits.get("validation")
@@ -361,7 +368,7 @@ class Trainer:
 
     def _keep_best(self, result: EvaluationResult | None) -> None:
         """Keep the model's current weights as the result of the run."""
-        self.evaluation, model = result, self.run.model
+        self.evaluation, model = result if self.progress >= 1 else None, self.run.model
         if result:
             self.run.task.update_config(model, result)
         if self.accelerator.is_main_process:
@@ -407,8 +414,7 @@ class Trainer:
     def _finish(self) -> TrainingResult:
         """Evaluate the saved weights with confidence intervals, write record and reports, and publish."""
         dataset = self.run.task.dataset
-        evaluated = self.evaluation is not None and self.evaluation.intervals
-        if "validation" in dataset.splits and not evaluated:  # the saved weights are not the last
+        if "validation" in dataset.splits and self.evaluation is None:  # the saved weights are not the last
             best = type(self.run.model).from_pretrained(self.output_dir)
             self.run.model.load_state_dict(best.state_dict())
             self.evaluation = self._evaluate_model(RESAMPLES)
