@@ -24,6 +24,7 @@ from .model_sources import (
     has_weights,
     load_image_processor,
     offline_if_unreachable,
+    recommended_threshold,
 )
 from .modeling.finite import check_finite_outputs, check_finite_weights
 from .modeling.fused_mobilevit import fold_batch_norm
@@ -65,9 +66,10 @@ def pipeline(
             pipeline's `model.choice` gives the reason. With "torch", "auto" is the dtype of the checkpoint.
 
     Returns:
-        transformers' pipeline, with the same calls and outputs. Images of lists, datasets and generators are decoded
-        and resized in threads while the model runs. Pipelines of exported models are thread-safe; with `batch_size=8`,
-        each thread of ONNX Runtime and OpenVINO takes other images of a batch.
+        transformers' pipeline, with the same calls and outputs, except that the default `threshold` of a detector is
+        the one it recommends. Images of lists, datasets and generators are decoded and resized in threads while the
+        model runs. Pipelines of exported models are thread-safe; with `batch_size=8`, each thread of ONNX Runtime and
+        OpenVINO takes other images of a batch.
 
     Raises:
         KeyError, ValueError, OSError: As `transformers.pipeline`, for an unknown task or a missing model; if the
@@ -133,6 +135,8 @@ def _checked_forward(forward: Callable[..., Any], names: tuple[str, ...], *args:
 def _create_pipeline(task: str, **kwargs: Any) -> Pipeline:
     """Create transformers' pipeline, with images decoded as everywhere in this package, and ahead of the model."""
     pipe = stock_pipeline(task, **kwargs)
+    if pipe.task == "object-detection":
+        pipe._postprocess_params.setdefault("threshold", recommended_threshold(pipe.model.config))
     if pipe.task in TASKS:
         if type(pipe.image_processor) is MobileViTImageProcessor:
             pipe.image_processor = copy.copy(pipe.image_processor)

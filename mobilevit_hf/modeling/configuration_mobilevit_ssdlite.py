@@ -1,5 +1,6 @@
 """Configuration of MobileViT with an SSDLite head (MobileViT paper, section 4.2; SSD, arXiv 1512.02325)."""
 
+import copy
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -132,6 +133,11 @@ class MobileViTSSDLiteConfig(PreTrainedConfig):
                 "start a detector from a MobileViT classifier or backbone, use "
                 "MobileViTSSDLiteForObjectDetection.from_backbone."
             )
+        # `transformers.pipeline` gets here only if it runs the code of the checkpoint.
+        if kwargs.get("_from_pipeline"):
+            from .pipeline_mobilevit_ssdlite import CUSTOM_PIPELINES
+
+            config_dict["custom_pipelines"] = copy.deepcopy(CUSTOM_PIPELINES)
         return config_dict, unused_kwargs
 
     @classmethod

@@ -180,7 +180,7 @@ def test_pipeline_matches_forward_and_nms(official_detector, image, output_dir):
 def test_output_contains_model_code(official_detector, output_dir):
     """The code makes the model loadable where this package is not installed."""
     convert_checkpoint(official_detector, output_dir)
-    code = {f"{kind}_mobilevit_ssdlite.py" for kind in ("configuration", "image_processing", "modeling")}
+    code = {f"{kind}_mobilevit_ssdlite.py" for kind in ("configuration", "image_processing", "modeling", "pipeline")}
     code |= {f"{kind}_mobilevit.py" for kind in ("configuration", "layers", "modeling", "variants")}
     code |= {f"{part}_ssdlite.py" for part in ("anchors", "boxes", "loss", "matcher")}
     files = {"config.json", "model.safetensors", "preprocessor_config.json"}

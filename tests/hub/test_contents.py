@@ -30,6 +30,7 @@ CODE = {
     "matcher_ssdlite.py",
     "modeling_mobilevit.py",
     "modeling_mobilevit_ssdlite.py",
+    "pipeline_mobilevit_ssdlite.py",
     "variants_mobilevit.py",
 }
 

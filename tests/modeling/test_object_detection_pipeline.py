@@ -28,6 +28,7 @@ CODE_FILES = {
     "matcher_ssdlite.py",
     "modeling_mobilevit.py",
     "modeling_mobilevit_ssdlite.py",
+    "pipeline_mobilevit_ssdlite.py",
     "variants_mobilevit.py",
 }
 
