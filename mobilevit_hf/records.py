@@ -90,20 +90,27 @@ class TrainingRecord:
 @strict
 @dataclass(kw_only=True)
 class EvaluationRecord:
-    """Result of an evaluation, as `mobilevit evaluate --json` prints it. See `evaluation.EvaluationResult`."""
+    """Result of an evaluation, as `mobilevit evaluate --json` prints it. See `evaluation.EvaluationResult`.
+
+    The figures per class of a detector are in `per_class_metrics`; `per_class` has the mAP of each class.
+    """
 
     data: str | None = None  # path or Hub id
     split: str | None = None
     num_images: int | None = None
     metrics: dict[str, Number | dict[str, Number | dict[str, Number]]] = field(default_factory=dict)
     intervals: dict[str, tuple[Number, Number] | list[Number]] = field(default_factory=dict)
+    class_intervals: dict[str, dict[str, tuple[Number, Number] | list[Number]]] | None = None
+    losses: dict[str, Number] | None = None  # the loss and its terms
     images_per_second: Number | None = None
-    best_threshold: dict[str, Number] | None = None  # fields of `evaluation.BestThreshold`; detection only
+    # Fields of `evaluation.ThresholdMetrics`; detection only.
+    best_threshold: dict[str, Number] | None = None
+    recommended_threshold: dict[str, Number] | None = None
 
     def validate_metrics(self) -> None:
         """Check that all metrics are numbers but those `per_class`, and that an interval has two ends."""
         for name, value in self.metrics.items():
-            if isinstance(value, dict) != (name == "per_class"):
+            if isinstance(value, dict) != name.startswith("per_class"):
                 raise ValueError(f"metrics: got {type(value).__name__} for {name}")
         for name, ends in self.intervals.items():
             if len(ends) != 2:
@@ -112,11 +119,28 @@ class EvaluationRecord:
 
 @strict
 @dataclass(kw_only=True)
+class CrossValidationRecord:
+    """Metrics of the models of a cross-validation, each measured on its own fold, which it was not trained on."""
+
+    metrics: dict[str, list[Number]]  # one value per fold, by metric
+    std: dict[str, Number]  # sample standard deviation of these values
+    num_images: list[int]  # of each fold
+    thresholds: list[Number] = field(default_factory=list)  # with the highest F1 on each fold; detection only
+
+
+@strict
+@dataclass(kw_only=True)
 class ResultsRecord(EvaluationRecord):
-    """Evaluation of the saved weights, as training writes it to `results.json`."""
+    """Evaluation of the saved weights, as training writes it to `results.json`.
+
+    After a cross-validation, `split` is "cross-validation" and the metrics are means over the folds: the saved model
+    is trained on all images in the same way.
+    """
 
     metric: str  # metric that selected the weights
-    best: Number | None = None  # best value of that metric on the validation split
+    best: Number | None = None  # best value of that metric on the validation split, or its mean over the folds
+    num_evaluations: int | None = None  # on the validation split, of which `best` is the best
+    cross_validation: CrossValidationRecord | None = None
     steps: int | None = None
     seconds: Number | None = None  # of the training
     threshold: Number | None = None  # score threshold with the highest F1; detection only

@@ -94,6 +94,9 @@ TASKS: dict[TaskName, Task] = {
         ),
     )
 }
+# Below, top-5 accuracy says little: of five classes it is always 1.
+MIN_TOP_5_CLASSES = 10
+
 EXPORTABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection", "image-segmentation")
 TRAINABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection")
 

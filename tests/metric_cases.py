@@ -59,8 +59,8 @@ def random_images(seed, count, most_detections):
     return predictions, references
 
 
-def compute_pycocotools(predictions, references):
-    """Return the twelve statistics and the average precision per class of pycocotools."""
+def evaluate_pycocotools(predictions, references):
+    """Return the finished evaluation of pycocotools and the classes."""
     labels = sorted({int(label) for image in [*predictions, *references] for label in image["labels"]})
 
     def to_coco(images):
@@ -86,8 +86,32 @@ def compute_pycocotools(predictions, references):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
+    return evaluation, labels
+
+
+def compute_pycocotools(predictions, references):
+    """Return the twelve statistics and the average precision per class of pycocotools."""
+    evaluation, labels = evaluate_pycocotools(predictions, references)
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
     return evaluation.stats, {label: precision[:, :, i].mean() for i, label in enumerate(labels)}
+
+
+def compute_class_metrics(predictions, references):
+    """Return average precision and recall of each class by pycocotools, -1 without references."""
+    evaluation, labels = evaluate_pycocotools(predictions, references)
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    return {
+        label: {
+            "map": precision[:, :, i, 0, 2].mean(),
+            "map_50": precision[0, :, i, 0, 2].mean(),
+            "map_75": precision[5, :, i, 0, 2].mean(),
+            "map_small": precision[:, :, i, 1, 2].mean(),
+            "map_medium": precision[:, :, i, 2, 2].mean(),
+            "map_large": precision[:, :, i, 3, 2].mean(),
+            "mar_100": recall[:, i, 0, 2].mean(),
+        }
+        for i, label in enumerate(labels)
+    }
 
 
 COCO_KEYS = [
@@ -98,7 +122,7 @@ COCO_KEYS = [
 
 def assert_matches_pycocotools(result, predictions, references):
     statistics, per_class = compute_pycocotools(predictions, references)
-    assert list(result) == [*COCO_KEYS, "per_class"]
+    assert [key for key in result if key != "per_class_metrics"] == [*COCO_KEYS, "per_class"]
     assert [result[key] for key in COCO_KEYS] == pytest.approx(statistics.tolist(), abs=1e-9)
     assert result["per_class"] == pytest.approx(per_class, abs=1e-9)
     json.dumps(result, allow_nan=False)

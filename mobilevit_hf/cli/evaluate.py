@@ -1,18 +1,24 @@
 """`mobilevit evaluate`: measure accuracy or mean average precision on a labeled dataset."""
 
+import contextlib
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from ..allocator import tune_allocator
+from ..io import user_path
 from ..model_sources import read_task, resolve_model
+from ..records import RESULTS_FILE
+from ..reports.files import check_report_folder
 from ..tasks import METRICS
 from . import console
 from .options import DataArgument, DataFormatOption, Device, DeviceOption, JsonOption, ModelArgument
 
 if TYPE_CHECKING:
+    from ..data.types import Dataset, Split
     from ..evaluation import EvaluationResult
 
 SHOWN_CLASSES = 20  # rows of the table of classes
@@ -36,6 +42,14 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Maximum number of images: evenly spaced, or the first of a stream."),
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write a report to DIR, a new folder or one with an earlier report: report.html, figures, "
+            "predictions.csv and results.json.",
+        ),
+    ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Download a Hub dataset and cache it, instead of streaming it.")
     ] = False,
@@ -49,6 +63,9 @@ def evaluate(
     OUT --labels coco and mobilevit evaluate OUT COCO, where COCO contains annotations/instances_val2017.json and
     val2017.
     """
+    if save:
+        save = user_path(save)
+        check_report_folder(save)
     folder = resolve_model(model)
     task = read_task(model, folder).name
 
@@ -80,13 +97,21 @@ def evaluate(
     problems = [*skipped, *result.problems]
     for note in (*dataset.notes, *result.notes):
         console.log("note", note)
+    content = {"model": model, "data": data, "split": name}
+    content |= _to_json(dataclasses.replace(result, problems=problems))
     if as_json:
-        heading = {"model": model, "data": data, "split": name}
-        console.print_json(heading | _to_json(dataclasses.replace(result, problems=problems)))
+        console.print_json(content)
     else:
         for problem in problems:
             console.log(problem.kind, f"{problem.name}: {problem.reason}", color="red")
         _print_result(result, f"{model} on {data}, {name}: {result.num_images} images")
+    if save:
+        evaluated = limit_samples(select_split(dataset, split)[1], limit)  # a stream is read again
+        page = _write_report(save, result, dataset, evaluated, content)
+        if as_json:
+            console.log("report", str(page), color="green")
+        else:
+            console.print_line(f"report: {page}")
     if problems:
         total = result.num_images + len(result.problems)
         unreadable = f"{len(result.problems)} of {total} images could not be read"
@@ -95,9 +120,43 @@ def evaluate(
         raise typer.Exit(console.EXIT_UNREADABLE)
 
 
+def _write_report(
+    folder: Path, result: "EvaluationResult", dataset: "Dataset", samples: "Split", content: dict[str, Any]
+) -> Path:
+    """Write the report and `results.json`; return the path of the page."""
+    from ..data.reading import local_path
+    from ..hub.licenses import public_name
+    from ..reports import count_classes, write_report
+
+    def public(source: str, path: Path | None) -> str | None:
+        return public_name(path) if path else source
+
+    model, data = content["model"], content["data"]
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        page, *_ = write_report(
+            folder,
+            result,
+            samples,
+            title=public(model, local_path(model)) or "Model",
+            split=content["split"],
+            dataset=public(data, local_path(data)),
+            counts=count_classes(dataset, result.classes),
+            texts={RESULTS_FILE: console.format_json(content, indent=2) + "\n"},
+        )
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    return page
+
+
 def _to_json(result: "EvaluationResult") -> dict[str, Any]:
     content = dataclasses.asdict(dataclasses.replace(result, predictions=[]))
     del content["predictions"]
+    content["mistakes"] = [dataclasses.asdict(mistake) for mistake in result.mistakes]
     confusion = content.pop("confusion")
     if confusion is not None and len(confusion) <= MAX_CONFUSION:
         content["confusion"] = confusion.tolist()

@@ -1,13 +1,14 @@
 from .class_mapping import match_classes
 from .evaluator import BATCH_SIZE, evaluate_model
-from .results import BestThreshold, ClassifiedImages, DetectedImage, EvaluationResult, Mistake
+from .predictions import ClassifiedImages, DetectedImage
+from .results import EvaluationResult, Mistake, ThresholdMetrics
 
 __all__ = [
     "evaluate_model",
     "EvaluationResult",
     "ClassifiedImages",
     "DetectedImage",
-    "BestThreshold",
+    "ThresholdMetrics",
     "Mistake",
     "match_classes",
     "BATCH_SIZE",

@@ -20,7 +20,8 @@ class ClassMatches:
     """Matches of the n detections and m objects of one class on all images.
 
     Attributes:
-        images: (n,) image index of each detection, by descending score.
+        scores: (n,) score of each detection, descending.
+        images: (n,) image index of each detection.
         ranks: (n,) number of detections of the class on the same image with a higher score.
         hits, ignored: (n, 5), see `Matches`.
         object_images: (m,) image index of each object.
@@ -28,6 +29,7 @@ class ClassMatches:
     """
 
     label: int
+    scores: np.ndarray
     images: np.ndarray
     ranks: np.ndarray
     hits: np.ndarray
@@ -53,25 +55,39 @@ def group_by_class(images: Sequence[Matches]) -> list[ClassMatches]:
     groups = []
     for label, start, end in zip(classes.tolist(), starts, ends, strict=True):
         detected, of_class = order[start:end], objects == label
-        detections = (array[detected] for array in (detection_images, ranks_on_image, hits, ignored))
+        detections = (array[detected] for array in (scores, detection_images, ranks_on_image, hits, ignored))
         groups.append(ClassMatches(label, *detections, object_images[of_class], counted[of_class]))
     return groups
 
 
 def coco_statistics(matches: Sequence[ClassMatches], num_images: int, id2label: Mapping[int, str]) -> dict[str, Any]:
-    """Compute the metrics of `CocoMap`; -1 for a metric without objects."""
+    """Compute the metrics of `CocoMap`, and those of each class in `per_class_metrics`; -1 without objects.
+
+    The row of a class has `map`, `map_50`, `map_75`, `map_small`, `map_medium`, `map_large`, `mar_100` and `support`,
+    the number of its objects.
+    """
     weights = np.ones((num_images, 1), dtype=np.int64)
     precision = [average_precision(matches, weights, area)[..., 0] for area in range(len(AREAS))]
+    recall = {limit: _recall(matches, limit=limit) for limit in DETECTION_LIMITS}
     sizes = list(enumerate(AREAS))[1:]
     names = class_names([group.label for group in matches], id2label)
+    average = {
+        "map": precision[0],
+        "map_50": precision[0][:, :1],
+        "map_75": precision[0][:, 5:6],
+        **{f"map_{name}": precision[area] for area, name in sizes},
+    }
+    of_class = average | {f"mar_{MAX_DETECTIONS}": recall[MAX_DETECTIONS]}
     return {
-        "map": _mean(precision[0]),
-        "map_50": _mean(precision[0][:, 0]),
-        "map_75": _mean(precision[0][:, 5]),
-        **{f"map_{name}": _mean(precision[area]) for area, name in sizes},
-        **{f"mar_{limit}": _mean(_recall(matches, limit=limit)) for limit in DETECTION_LIMITS},
+        **{name: _mean(values) for name, values in average.items()},
+        **{f"mar_{limit}": _mean(values) for limit, values in recall.items()},
         **{f"mar_{name}": _mean(_recall(matches, area)) for area, name in sizes},
         "per_class": dict(zip(names, map(_mean, precision[0]), strict=True)),
+        "per_class_metrics": {
+            name: {key: _mean(values[index]) for key, values in of_class.items()}
+            | {"support": int(matches[index].counted[:, 0].sum())}
+            for index, name in enumerate(names)
+        },
     }
 
 

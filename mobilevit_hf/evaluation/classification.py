@@ -1,17 +1,19 @@
 """Metrics of image classification, from counts of predicted and target classes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, compress
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
 from ..data.types import Sample
-from ..metrics.class_names import per_class_table
-from .confidence_intervals import chunk_sizes, percentile_interval
+from ..metrics.class_names import class_names, per_class_table
+from ..tasks import MIN_TOP_5_CLASSES
+from .calibration import reliability
+from .confidence_intervals import bootstrap_interval, chunk_sizes, wilson_interval
 from .inference import Prepared
-from .results import ClassifiedImages, Mistake, select_worst
+from .predictions import ClassifiedImages
 from .task_metrics import Intervals, TaskMetrics
 
 TOP = 5
@@ -82,7 +84,7 @@ class ClassificationMetrics(TaskMetrics):
         return confusion
 
     def compute(self) -> dict[str, Any]:
-        """Compute the metrics of `TopKAccuracy`."""
+        """Compute the metrics of `TopKAccuracy`, and the expected calibration error."""
         confusion, count = self.confusion_matrix(), len(self.rows)
         predicted, support, correct = confusion.sum(axis=0), confusion.sum(axis=1), confusion.diagonal()
         classes = np.flatnonzero(predicted + support)
@@ -93,33 +95,53 @@ class ClassificationMetrics(TaskMetrics):
             "support": support,
         }
         columns = {name: column[classes] for name, column in columns.items()}
-        # With at most five classes, the target is always among the top five.
-        top = {f"top_{TOP}_accuracy": float((self.rows["rank"] < TOP).mean())} if len(confusion) > TOP else {}
+        top = {f"top_{TOP}_accuracy": float(self._is_in_top().mean())} if len(confusion) >= MIN_TOP_5_CLASSES else {}
+        is_correct = self.rows["prediction"] == self.rows["target"]
         return {
             "accuracy": float(correct.sum() / count),
             **top,
             "macro_f1": float(columns["f1"].mean()),
+            "ece": reliability(self.rows["score"], is_correct).ece,
             "per_class": per_class_table(columns, classes.tolist(), self.id2label),
         }
 
+    def _is_in_top(self) -> np.ndarray:
+        """Return whether the target of an image (N,) is among the `TOP` highest logits."""
+        return self.rows["rank"] < TOP
+
     def confidence_intervals(self, metrics: Mapping[str, Any], resamples: int, generator: Generator) -> Intervals:
-        """Compute the intervals of accuracy, macro F1 and top-5 accuracy.
+        """Compute the intervals of accuracy and top-5 accuracy, and of macro F1 by resampling.
 
         Resampling N images is sampling the counts of their (predicted, target) pairs from a multinomial distribution.
         """
         count = len(self.rows)
         pairs = np.stack([self.rows["prediction"], self.rows["target"]], axis=1)
         pairs, counts = np.unique(pairs, axis=0, return_counts=True)
-        accuracies, macro_f1s = [], []
+        intervals = {"accuracy": wilson_interval(int(counts[pairs[:, 0] == pairs[:, 1]].sum()), count)}
+        if "top_5_accuracy" in metrics:
+            intervals["top_5_accuracy"] = wilson_interval(int(self._is_in_top().sum()), count)
+        if not resamples:
+            return intervals
+        values = []
         for size in chunk_sizes(resamples, len(pairs)):
             samples = generator.multinomial(count, counts / count, size=size)
-            correct = samples * (pairs[:, 0] == pairs[:, 1])
-            accuracies.append(correct.sum(axis=1) / count)
-            macro_f1s.append(_macro_f1(pairs, samples, correct))
-        values = {"accuracy": np.concatenate(accuracies), "macro_f1": np.concatenate(macro_f1s)}
-        if "top_5_accuracy" in metrics:
-            values["top_5_accuracy"] = generator.binomial(count, metrics["top_5_accuracy"], resamples) / count
-        return {name: percentile_interval(resampled) for name, resampled in values.items()}
+            values.append(_macro_f1(pairs, samples, samples * (pairs[:, 0] == pairs[:, 1])))
+        macro_f1 = bootstrap_interval(np.concatenate(values), metrics["macro_f1"], count)
+        return intervals | {"macro_f1": macro_f1}
+
+    def class_intervals(self) -> dict[str, Intervals]:
+        """Compute the intervals of precision and recall, of classes that have predictions or targets respectively."""
+        confusion = self.confusion_matrix()
+        totals = {"precision": confusion.sum(axis=0), "recall": confusion.sum(axis=1)}
+        classes = np.flatnonzero(totals["precision"] + totals["recall"]).tolist()
+        return {
+            name: {
+                metric: wilson_interval(int(confusion[index, index]), int(total[index]))
+                for metric, total in totals.items()
+                if total[index]
+            }
+            for name, index in zip(class_names(classes, self.id2label), classes, strict=True)
+        }
 
     def predictions(self) -> ClassifiedImages:
         """Return the target and the prediction of each image, with their probabilities."""
@@ -131,20 +153,6 @@ class ClassificationMetrics(TaskMetrics):
     def losses(self) -> dict[str, float]:
         """Return the mean cross-entropy of the targets."""
         return {"loss": float(self.rows["loss"].mean(dtype=np.float64))}
-
-    def worst_mistakes(self) -> list[Mistake]:
-        """Return the wrong predictions with the highest probabilities."""
-        wrong = self.rows["prediction"] != self.rows["target"]
-        return select_worst(
-            Mistake(
-                int(row["index"]),
-                name,
-                self.id2label[int(row["target"])],
-                self.id2label[int(row["prediction"])],
-                float(row["score"]),
-            )
-            for name, row in zip(compress(self.names, wrong), self.rows[wrong], strict=True)
-        )
 
 
 def _macro_f1(pairs: np.ndarray, counts: np.ndarray, correct: np.ndarray) -> np.ndarray:

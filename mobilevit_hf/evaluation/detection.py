@@ -1,41 +1,77 @@
 """Metrics of object detection, from the matches of detections and objects."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
+from torchvision.ops import box_convert, clip_boxes_to_image
 
 from ..data.types import Sample
 from .average_precision import average_precision, coco_statistics, group_by_class
-from .confidence_intervals import chunk_sizes, percentile_interval
+from .confidence_intervals import bootstrap_interval, chunk_sizes
+from .curves import threshold_curve, threshold_metrics
+from .detection_errors import confusion_matrix
 from .inference import Prepared
-from .matcher import match, unpack
-from .results import BestThreshold, DetectedImage, Mistake, select_worst
+from .matcher import match
+from .outcomes import count_by_class
+from .predictions import DetectedImage
+from .results import ThresholdMetrics
 from .task_metrics import Intervals, TaskMetrics
 
 
-class DetectionMetrics(TaskMetrics):
-    """COCO's mean average precision and recall, and the best score threshold."""
+@dataclass
+class DetectionState:
+    """Images with their detections, and the loss and its terms for each group: index of its first image, its number
+    of objects, and the values by name.
+    """
 
-    state: list[DetectedImage]
+    images: list[DetectedImage] = field(default_factory=list)
+    losses: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)
+
+
+class DetectionMetrics(TaskMetrics):
+    """COCO's mean average precision and recall, score thresholds, and metrics per class."""
+
+    state: DetectionState
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.class_indices = torch.tensor(self.targets)
-        self.threshold = getattr(self.processor, "score_threshold", 0.0)
-        self.state = []
+        self.lowest = getattr(self.processor, "score_threshold", 0.0)
+        self.state = DetectionState()
+
+    def label(self, group: Sequence[Prepared]) -> list[dict[str, Tensor]]:
+        """Return the labels of the detector: boxes (cx, cy, w, h) inside the image, as fractions of it."""
+        labels = []
+        for prepared in group:
+            targets, (height, width) = self._targets(prepared.sample), prepared.size
+            boxes = box_convert(clip_boxes_to_image(targets["boxes"], prepared.size), "xyxy", "cxcywh")
+            is_inside = (boxes[:, 2:] > 0).all(dim=1)
+            labels.append(
+                {
+                    "class_labels": targets["labels"][is_inside],
+                    "boxes": boxes[is_inside] / torch.tensor([width, height, width, height]),
+                    "iscrowd": targets["iscrowd"][is_inside],
+                }
+            )
+        return labels
 
     def postprocess(self, outputs: Any, group: Sequence[Prepared]) -> list[dict[str, Tensor]]:
         """Return the detections of each image, without classes that the dataset lacks."""
+        if (terms := getattr(outputs, "loss_dict", None)) is not None:
+            losses = {"loss": outputs.loss.item()} | {name: value.item() for name, value in terms.items()}
+            num_objects = sum(int((self._targets(prepared.sample)["iscrowd"] == 0).sum()) for prepared in group)
+            self.state.losses.append((group[0].index, num_objects, losses))
         sizes = torch.tensor([prepared.size for prepared in group], device=outputs.logits.device)
         post_process = self.processor.post_process_object_detection  # ty: ignore[missing-attribute], detectors only
         detections = []
-        for result in post_process(outputs, self.threshold, sizes):
+        for result in post_process(outputs, self.lowest, sizes):
             result = {name: result[name].float().cpu() for name in ("boxes", "scores", "labels")}
             keep = torch.isin(result["labels"], self.class_indices.float())
             detections.append({name: value[keep] for name, value in result.items()})
@@ -57,7 +93,7 @@ class DetectionMetrics(TaskMetrics):
                 object_boxes=targets["boxes"].numpy(),
                 is_crowd=targets["iscrowd"].numpy().astype(bool),
             )
-            self.state.append(image)
+            self.state.images.append(image)
 
     def _targets(self, sample: Sample) -> dict[str, Tensor]:
         if (objects := sample.objects) is None:
@@ -67,19 +103,36 @@ class DetectionMetrics(TaskMetrics):
         labels = self.class_indices[objects.labels]
         return {"boxes": objects.boxes, "labels": labels, "iscrowd": objects.iscrowd, "area": objects.areas}
 
-    def merge(self, states: Iterable[Sequence[DetectedImage]]) -> None:
+    def merge(self, states: Iterable[DetectionState]) -> None:
         """Concatenate the images of all processes in the order of the samples."""
-        self.state = sorted(chain(*states), key=attrgetter("index"))
-        self.images = [image.matches for image in self.state]
-        self.matches = group_by_class(self.images)
+        states = list(states)
+        self.state = DetectionState(
+            images=sorted(chain(*(state.images for state in states)), key=attrgetter("index")),
+            losses=sorted(chain(*(state.losses for state in states)), key=itemgetter(0)),
+        )
+        self.images = self.state.images
+        self.matches = group_by_class([image.matches for image in self.images])
+        self.best = threshold_curve(self.matches, self.lowest).best()
+
+    @property
+    def _threshold(self) -> float:
+        """Score threshold of counts: the recommended or else the best one; without either, all detections count."""
+        chosen = self.best.value if self.recommended is None and self.best else self.recommended
+        return -1.0 if chosen is None else chosen
 
     def compute(self) -> dict[str, Any]:
-        """Compute the metrics of `CocoMap`."""
-        return coco_statistics(self.matches, len(self.images), self.id2label)
+        """Compute the metrics of `CocoMap`, and those of each class in `per_class_metrics`."""
+        metrics = coco_statistics(self.matches, len(self.images), self.id2label)
+        counts = count_by_class(self.images, self._threshold, len(self.id2label))
+        for group, row in zip(self.matches, metrics["per_class_metrics"].values(), strict=True):
+            numbers = counts[group.label]
+            row |= {"precision": numbers.precision, "recall": numbers.recall, "f1": numbers.f1}
+            row |= {"count_bias": numbers.mean_error, "count_error": numbers.mean_absolute_error}
+        return metrics
 
     def confidence_intervals(self, metrics: Mapping[str, Any], resamples: int, generator: Generator) -> Intervals:
-        """Compute the intervals of mAP and mAP50 by resampling the images; none without objects."""
-        if metrics["map"] < 0:
+        """Compute the intervals of mAP, mAP50 and mAP75 by resampling the images; none without objects."""
+        if metrics["map"] < 0 or not resamples:
             return {}
         count, values = len(self.images), []
         longest = max(len(group.images) for group in self.matches)
@@ -88,64 +141,40 @@ class DetectionMetrics(TaskMetrics):
             values.append(average_precision(self.matches, weights))
         precision = np.concatenate(values, axis=-1)  # (classes, thresholds, resamples)
         precision = precision[..., ~np.isnan(precision).all(axis=(0, 1))]  # resamples with objects
-        return {
-            "map": percentile_interval(np.nanmean(precision, axis=(0, 1))),
-            "map_50": percentile_interval(np.nanmean(precision[:, 0], axis=0)),
+        means = {
+            "map": np.nanmean(precision, axis=(0, 1)),
+            "map_50": np.nanmean(precision[:, 0], axis=0),
+            "map_75": np.nanmean(precision[:, 5], axis=0),
         }
-
-    def best_threshold(self) -> BestThreshold | None:
-        """Return the threshold with the highest F1, None without objects or detections."""
-        scores = np.concatenate([image.scores for image in self.images]).astype(np.float64)
-        hits, ignored = (
-            np.concatenate([_at_iou_50(getattr(image, name)) for image in self.images]) for name in ("hits", "ignored")
-        )
-        num_objects = sum(int(image.counted[:, 0].sum()) for image in self.images)
-        order = np.argsort(-scores[~ignored])
-        scores, true_positives = scores[~ignored][order], np.cumsum(hits[~ignored][order])
-        if not len(scores) or not num_objects:
-            return None
-        num_detections = np.arange(1, len(scores) + 1)
-        f1 = 2 * true_positives / (num_detections + num_objects)
-        # A threshold lies between two different scores: equal ones are all above or all below.
-        last = np.flatnonzero(np.diff(scores, append=-1))
-        best = last[f1[last].argmax()]
-        below = scores[best + 1] if best + 1 < len(scores) else self.threshold
-        return BestThreshold(
-            value=float((scores[best] + below) / 2),
-            f1=float(f1[best]),
-            precision=float(true_positives[best] / num_detections[best]),
-            recall=float(true_positives[best] / num_objects),
-        )
+        return {name: bootstrap_interval(resampled, metrics[name], count) for name, resampled in means.items()}
 
     def predictions(self) -> list[DetectedImage]:
         """Return the detections and objects of each image."""
-        return self.state
+        return self.images
 
     def losses(self) -> dict[str, float]:
-        """Return nothing."""
-        return {}
+        """Return the mean of the loss and its terms over the groups, weighted by their numbers of objects."""
+        total = sum(num_objects for _, num_objects, _ in self.state.losses)
+        if not total:
+            return {}
+        return {
+            name: sum(num_objects * values[name] for _, num_objects, values in self.state.losses) / total
+            for name in self.state.losses[0][2]
+        }
 
-    def worst_mistakes(self) -> list[Mistake]:
-        """Return the images with the most errors at the best threshold; without one, all detections count."""
-        best = self.best_threshold()
-        mistakes = (_count_errors(image, best.value if best else self.threshold) for image in self.state)
-        return select_worst(mistake for mistake in mistakes if mistake.score)
+    def confusion_matrix(self) -> np.ndarray:
+        """Return the confusion matrix with background at the recommended threshold, or else the best one."""
+        return confusion_matrix(self.images, self._threshold, len(self.id2label))
 
+    def best_threshold(self) -> ThresholdMetrics | None:
+        """Return the threshold with the highest F1, None without objects or detections."""
+        return self.best
 
-def _count_errors(image: DetectedImage, threshold: float) -> Mistake:
-    """Count the missed objects and wrong detections on an image at a score threshold and an IoU of 0.5."""
-    matches = image.matches
-    detected = matches.scores > threshold
-    hits, ignored = _at_iou_50(matches.hits), _at_iou_50(matches.ignored)
-    num_objects = int(matches.counted[:, 0].sum())
-    missed, wrong = num_objects - int(hits[detected].sum()), int((~hits & ~ignored)[detected].sum())
-    target = f"{num_objects} object{'' if num_objects == 1 else 's'}"
-    return Mistake(image.index, image.name, target, f"{missed} missed, {wrong} wrong", float(missed + wrong))
-
-
-def _at_iou_50(packed: np.ndarray) -> np.ndarray:
-    """Packed hits or ignored (n, 5) → (n,) for objects of all areas at an IoU of 0.5."""
-    return unpack(packed)[:, 0, 0]
+    def recommended_threshold(self) -> ThresholdMetrics | None:
+        """Return the metrics at the recommended threshold, None if the model has none."""
+        if self.recommended is None:
+            return None
+        return threshold_metrics(self.matches, self.recommended)
 
 
 def _check_boxes(boxes: Tensor, sample: Sample) -> None:

@@ -19,11 +19,11 @@ from ..data.types import Problem, Sample
 from ..modeling.finite import check_finite_weights
 from ..modeling.fused_mobilevit import fold_batch_norm
 from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
+from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 from ..tasks import TaskName, find_task
 from ..threads import one_torch_thread
 from .class_mapping import match_classes
 from .classification import ClassificationMetrics
-from .confidence_intervals import LEVEL
 from .detection import DetectionMetrics
 from .inference import Prepared, Unreadable, forward, group_by_shape, make_batches, prepare_ahead
 from .results import EvaluationResult
@@ -76,7 +76,7 @@ def evaluate_model(
         classes: Class names of the dataset, in label order, matched with the model's by `match_classes`.
         batch_size: Number of images per batch, if the processor resizes them to one size.
         max_bad: Maximum fraction of unreadable images.
-        resamples: Number of bootstrap resamples for the confidence intervals; 0 disables them.
+        resamples: Number of bootstrap resamples for the confidence intervals; with 0, only proportions have one.
         seed: Random seed of the resamples.
         progress: Callback after each batch, with the number of images done by this process, and their total number,
             None for a stream.
@@ -98,7 +98,7 @@ def evaluate_model(
     task = find_task({"architectures": [type(model).__name__]}, "model", TASK_METRICS).name
     id2label = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
     targets, notes = match_classes(id2label, classes)
-    metrics = TASK_METRICS[task](processor, id2label, targets)
+    metrics = TASK_METRICS[task](processor, id2label, targets, getattr(model.config, "recommended_threshold", None))
     step = slice(rank, None, num_replicas)
     shards = _gather_shards(
         lambda: _evaluate_shard(model, processor, samples, step, metrics, batch_size, max_bad, progress), gather
@@ -108,26 +108,21 @@ def evaluate_model(
     _check_unreadable(problems, count, max_bad)
     metrics.merge(shard.state for shard in shards)
     values = metrics.compute()
-    if values.get("accuracy") == 1:
-        possible = 1 - (1 - LEVEL) ** (1 / count)
-        notes.append(
-            f"All {count} predictions are correct, so the bootstrap interval has no width. A model with an error rate "
-            f"of {possible:.1%} reaches this in {1 - LEVEL:.0%} of such tests."
-        )
     return EvaluationResult(
         task=task,
         metrics=values,
-        intervals=metrics.confidence_intervals(values, resamples, np.random.default_rng(seed)) if resamples else {},
+        intervals=metrics.confidence_intervals(values, resamples, np.random.default_rng(seed)),
         best_threshold=metrics.best_threshold(),
         images_per_second=count / max(shard.seconds for shard in shards),
         num_images=count,
         problems=problems,
         notes=notes,
         confusion=metrics.confusion_matrix(),
-        mistakes=metrics.worst_mistakes(),
         predictions=metrics.predictions(),
         losses=metrics.losses(),
         classes=[id2label[index] for index in sorted(id2label)],
+        class_intervals=metrics.class_intervals(),
+        recommended_threshold=metrics.recommended_threshold(),
     )
 
 
@@ -178,13 +173,14 @@ def _evaluate_shard(
     else:
         total, own_total = math.inf, None
         shard = islice(enumerate(samples), step.start, None, step.step)
+    label = metrics.label if isinstance(model, MobileViTSSDLiteForObjectDetection) else lambda group: None
     result, start = _ShardResult(), time.perf_counter()
     with warnings.catch_warnings(action="ignore"), one_torch_thread() if is_exported else nullcontext():
         for batch in make_batches(prepare_ahead(processor, shard, 2 * batch_size), batch_size):
             readable = [image for image in batch if isinstance(image, Prepared)]
             result.unreadable += [image for image in batch if isinstance(image, Unreadable)]
             groups = group_by_shape(readable)
-            predictions = [metrics.postprocess(forward(folded, group), group) for group in groups]
+            predictions = [metrics.postprocess(forward(folded, group, label(group)), group) for group in groups]
             result.seconds += time.perf_counter() - start
             for group, prediction in zip(groups, predictions, strict=True):
                 metrics.update(prediction, group)

@@ -71,15 +71,16 @@ def group_by_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
 
 
 @torch.inference_mode()
-def forward(model: PreTrainedModel, group: Sequence[Prepared]) -> Any:
-    """Return the model's outputs for images with inputs of equal shapes.
+def forward(model: PreTrainedModel, group: Sequence[Prepared], labels: Any = None) -> Any:
+    """Return the model's outputs for images with inputs of equal shapes, with its loss if there are labels.
 
     Raises:
         ValueError: If the outputs for an image are not finite.
     """
     inputs = {name: torch.cat([prepared.inputs[name] for prepared in group]) for name in group[0].inputs}
     try:
-        outputs = model(**BatchFeature(inputs).to(model.device, model.dtype))
+        targets = {} if labels is None else {"labels": labels}
+        outputs = model(**BatchFeature(inputs).to(model.device, model.dtype), **targets)
         check_finite_outputs(outputs, OUTPUTS)
     except NonFiniteOutputError as error:
         raise ValueError(f"{group[error.index].sample.name}: {error.reason}") from error

@@ -22,6 +22,7 @@ class Matches:
             `IOU_THRESHOLDS`.
         ignored: (n, 5) packed bits as in `hits`: whether a detection is neither correct nor wrong, because it
             overlaps a crowd or has another area.
+        matched: (n,) index of the object that a detection is matched with at an IoU of 0.5, in `objects`; -1 if none.
         objects: (m,) classes of the objects.
         counted: (m, 4) whether an object counts as ground truth, by `AREAS`: crowds never do.
     """
@@ -30,6 +31,7 @@ class Matches:
     labels: np.ndarray
     hits: np.ndarray
     ignored: np.ndarray
+    matched: np.ndarray
     objects: np.ndarray
     counted: np.ndarray
 
@@ -52,20 +54,29 @@ def match(detections: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> tu
     crowd = targets["iscrowd"].numpy().astype(bool)
     counted = ~crowd[:, None] & _in_areas(targets["area"].double().numpy())
     hits, ignored = (np.zeros((len(scores), len(AREAS), len(IOU_THRESHOLDS)), dtype=bool) for _ in range(2))
+    matched = np.full(len(scores), -1, dtype=np.int32)
     for label in np.intersect1d(labels, classes):
         of_class, detected = np.flatnonzero(classes == label), np.flatnonzero(labels == label)
-        ious = _ious(boxes[detected], objects[of_class], crowd[of_class])
-        hits[detected], ignored[detected] = _match_class(ious, crowd[of_class], counted[of_class])
+        ious = box_ious(boxes[detected], objects[of_class], crowd[of_class])
+        hits[detected], ignored[detected], indices = _match_class(ious, crowd[of_class], counted[of_class])
+        matched[detected] = np.where(indices < 0, -1, of_class[indices])
     # A detection of another area is not an error.
     ignored |= ~_in_areas((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))[..., None] & ~hits
-    return Matches(scores, labels, _pack(hits), _pack(ignored), classes, counted), order
+    return Matches(scores, labels, _pack(hits), _pack(ignored), matched, classes, counted), order
 
 
-def _match_class(ious: np.ndarray, is_crowd: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """IoUs (n, m) of one class, by descending score, crowds (m,), counted (m, 4) → hits and ignored (n, 4, 10)."""
+def _match_class(
+    ious: np.ndarray, is_crowd: np.ndarray, counted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Match the detections of one class with its objects.
+
+    IoUs (n, m), by descending score, crowds (m,), counted (m, 4) → hits and ignored (n, 4, 10), and the index of the
+    matched object (n,) at an IoU of 0.5 for objects of all areas, -1 without.
+    """
     is_counted = counted.T[:, None]  # (areas, 1, objects)
     taken = np.zeros((len(AREAS), len(IOU_THRESHOLDS), len(is_crowd)), dtype=bool)
     hits, ignored = (np.zeros((len(ious), *taken.shape[:2]), dtype=bool) for _ in range(2))
+    indices = np.full(len(ious), -1)
     for index, iou in enumerate(ious):
         if iou.max() < IOU_THRESHOLDS[0]:
             continue
@@ -77,7 +88,9 @@ def _match_class(ious: np.ndarray, is_crowd: np.ndarray, counted: np.ndarray) ->
         taken[matched, best[matched]] = True
         correct = np.take_along_axis(is_counted[:, 0], best, axis=-1)
         hits[index], ignored[index] = matched & correct, matched & ~correct
-    return hits, ignored
+        if matched[0, 0]:
+            indices[index] = best[0, 0]
+    return hits, ignored, indices
 
 
 def ranks(labels: np.ndarray) -> np.ndarray:
@@ -102,7 +115,7 @@ def _in_areas(areas: np.ndarray) -> np.ndarray:
     return (areas[:, None] >= low) & (areas[:, None] <= high)
 
 
-def _ious(boxes: np.ndarray, objects: np.ndarray, is_crowd: np.ndarray) -> np.ndarray:
+def box_ious(boxes: np.ndarray, objects: np.ndarray, is_crowd: np.ndarray) -> np.ndarray:
     """(n, 4) and (m, 4) (x1, y1, x2, y2) → (n, m) IoU; for a crowd, the fraction of the box inside it."""
     sides = np.minimum(boxes[:, None, 2:], objects[:, 2:]) - np.maximum(boxes[:, None, :2], objects[:, :2])
     intersection = np.where((sides > 0).all(axis=-1), sides.prod(axis=-1), 0)

@@ -1,22 +1,25 @@
 """Results of an evaluation."""
 
+import dataclasses
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..data.types import Problem
+from ..records import EvaluationRecord
 from ..tasks import TaskName
-from .matcher import Matches
+from .outcomes import find_outcomes
+from .predictions import ClassifiedImages, DetectedImage
 
 MAX_MISTAKES = 24
 
 
 @dataclass(frozen=True)
-class BestThreshold:
-    """Score threshold of a detector with the highest F1 at an IoU of 0.5, over all classes together."""
+class ThresholdMetrics:
+    """Metrics of a detector at a score threshold and an IoU of 0.5, over all classes together."""
 
     value: float  # boxes with a higher score are detections
     f1: float
@@ -43,83 +46,93 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class ClassifiedImages:
-    """Predictions of a classifier: one row per image, in the order of the samples.
-
-    Attributes:
-        indices: (N,) int64 index of the sample.
-        names: Name of each sample.
-        targets, predictions: (N,) int64 target and predicted class, as the model's class index.
-        scores, target_scores: (N,) float32 probability of the predicted and of the target class, 0..1.
-    """
-
-    indices: np.ndarray
-    names: list[str]
-    targets: np.ndarray
-    predictions: np.ndarray
-    scores: np.ndarray
-    target_scores: np.ndarray
-
-
-@dataclass(frozen=True)
-class DetectedImage:
-    """Detections and objects of an image.
-
-    Attributes:
-        index, name: Index and name of the sample.
-        size: Height and width in pixels.
-        boxes: (n, 4) float32 (x1, y1, x2, y2) in pixels, in the order of `matches.scores`: by class and descending
-            score.
-        matches: Scores and classes of the detections, classes of the objects, and their matches.
-        object_boxes: (m, 4) float32 in the same format, in the order of `matches.objects`.
-        is_crowd: (m,) whether an object is a crowd.
-    """
-
-    index: int
-    name: str
-    size: tuple[int, int]
-    boxes: np.ndarray
-    matches: Matches
-    object_boxes: np.ndarray
-    is_crowd: np.ndarray
-
-
-@dataclass(frozen=True)
 class EvaluationResult:
     """Result of an evaluation.
 
     Attributes:
         metrics: Metrics, as returned by `TopKAccuracy` or `CocoMap`, with the model's class names in `per_class`.
-        intervals: Ends of the 95% bootstrap confidence interval over the images, by metric.
-        best_threshold: Best score threshold of a detector; None for a classifier or without detections.
+            Top-5 accuracy is left out below ten classes. A classifier also has `ece`, the expected calibration error,
+            and a detector `per_class_metrics`: for each class those of `coco_statistics`, precision, recall and F1 at
+            `threshold`, and the number of detections minus that of objects per image, as `count_bias` (mean) and
+            `count_error` (mean of the absolute values).
+        intervals: Ends of the 95% confidence interval, by metric: Wilson's for proportions, bootstrap over the images
+            for others, see `bootstrap_interval`.
+        best_threshold: Score threshold of a detector with the highest F1; None for a classifier or without detections.
         images_per_second: Throughput from file to prediction: decoding, preprocessing, network and post-processing,
             without the metrics. For several processes, all images by the time of the slowest process.
         problems: Unreadable images, in the order of the samples.
         notes: Sentences for the user, such as how classes were matched.
         confusion: (K, K) int64 number of images by target class (rows) and predicted class (columns), in the order
-            of the model's classes. None for a detector.
-        mistakes: Worst mistakes, at most `MAX_MISTAKES`: for a classifier, wrong predictions by their probability;
-            for a detector, images by missed objects plus wrong detections at the best threshold and an IoU of 0.5.
+            of the model's classes. (K + 1, K + 1) for a detector, see `confusion_matrix`.
         predictions: Predictions of all readable images.
-        losses: Mean loss over the images: `loss`, and the terms of a detector's loss.
+        losses: Mean loss over the images: `loss`, and the terms of a detector's loss; empty if the model has none.
         classes: Class names of the model, by index.
+        class_intervals: Wilson intervals of a classifier's precision and recall, by class and metric.
+        recommended_threshold: Metrics of a detector at the threshold that is saved with the model, the default of its
+            predictions; None if it has none.
     """
 
     task: TaskName
     metrics: dict[str, Any]
     intervals: dict[str, tuple[float, float]]
-    best_threshold: BestThreshold | None
+    best_threshold: ThresholdMetrics | None
     images_per_second: float
     num_images: int
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     confusion: np.ndarray | None = None
-    mistakes: list[Mistake] = field(default_factory=list)
     predictions: ClassifiedImages | list[DetectedImage] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
+    class_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    recommended_threshold: ThresholdMetrics | None = None
+
+    @property
+    def threshold(self) -> float | None:
+        """Score threshold of counts, confusion matrix and mistakes: the recommended one, or else the best one."""
+        chosen = self.recommended_threshold or self.best_threshold
+        return chosen.value if chosen else None
+
+    @property
+    def mistakes(self) -> list[Mistake]:
+        """Worst mistakes, at most `MAX_MISTAKES`.
+
+        For a classifier, wrong predictions by their probability; for a detector, images by missed objects plus wrong
+        detections at `threshold` and an IoU of 0.5, or of all detections without a threshold.
+        """
+        if isinstance(self.predictions, ClassifiedImages):
+            mistakes = _misclassified(self.predictions, self.classes)
+        else:
+            threshold = -1.0 if self.threshold is None else self.threshold
+            mistakes = (_count_errors(image, threshold) for image in self.predictions)
+        worst = heapq.nsmallest(MAX_MISTAKES, mistakes, key=lambda mistake: (-mistake.score, mistake.index))
+        return [mistake for mistake in worst if mistake.score]
+
+    def to_record(self, *, data: str | None = None, split: str | None = None) -> EvaluationRecord:
+        """Return the figures for a JSON file, with the dataset's name and the split."""
+        figures = {name: getattr(self, name) for name in ("metrics", "intervals", "class_intervals", "losses")}
+        for name in ("best_threshold", "recommended_threshold"):
+            threshold = getattr(self, name)
+            figures[name] = dataclasses.asdict(threshold) if threshold else None
+        return EvaluationRecord(
+            data=data,
+            split=split,
+            num_images=self.num_images,
+            images_per_second=round(self.images_per_second, 1),
+            **figures,
+        )
 
 
-def select_worst(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    """Return the `MAX_MISTAKES` mistakes with the highest scores, ties in the order of the samples."""
-    return heapq.nsmallest(MAX_MISTAKES, mistakes, key=lambda mistake: (-mistake.score, mistake.index))
+def _misclassified(images: ClassifiedImages, classes: Sequence[str]) -> Iterator[Mistake]:
+    for row in np.flatnonzero(images.predictions != images.targets).tolist():
+        target, prediction = classes[images.targets[row]], classes[images.predictions[row]]
+        yield Mistake(int(images.indices[row]), images.names[row], target, prediction, float(images.scores[row]))
+
+
+def _count_errors(image: DetectedImage, threshold: float) -> Mistake:
+    """Count the missed objects and wrong detections on an image at a score threshold and an IoU of 0.5."""
+    outcomes = find_outcomes(image, threshold)
+    missed, wrong = int(outcomes.missed.sum()), int(outcomes.false_positives.sum())
+    num_objects = int(outcomes.counted.sum())
+    target = f"{num_objects} object{'' if num_objects == 1 else 's'}"
+    return Mistake(image.index, image.name, target, f"{missed} missed, {wrong} wrong", float(missed + wrong))

@@ -9,7 +9,8 @@ from numpy.random import Generator
 from transformers import BaseImageProcessor
 
 from .inference import Prepared
-from .results import BestThreshold, ClassifiedImages, DetectedImage, Mistake
+from .predictions import ClassifiedImages, DetectedImage
+from .results import ThresholdMetrics
 
 Intervals = dict[str, tuple[float, float]]
 
@@ -21,14 +22,26 @@ class TaskMetrics(ABC):
         processor: Image processor of the model.
         id2label: Class names of the model.
         targets: The model's class index of each dataset class.
+        recommended: The model's recommended score threshold, None if it has none.
     """
 
     state: Any  # everything that the metrics are computed from; can be pickled
 
-    def __init__(self, processor: BaseImageProcessor, id2label: Mapping[int, str], targets: Sequence[int]) -> None:
+    def __init__(
+        self,
+        processor: BaseImageProcessor,
+        id2label: Mapping[int, str],
+        targets: Sequence[int],
+        recommended: float | None = None,
+    ) -> None:
         self.processor = processor
         self.id2label = id2label
         self.targets = targets
+        self.recommended = recommended
+
+    def label(self, group: Sequence[Prepared]) -> Any:
+        """Return the labels with which the model computes its loss, None if the loss is computed from its outputs."""
+        return None
 
     @abstractmethod
     def postprocess(self, outputs: Any, group: Sequence[Prepared]) -> Any:
@@ -48,7 +61,7 @@ class TaskMetrics(ABC):
 
     @abstractmethod
     def confidence_intervals(self, metrics: Mapping[str, Any], resamples: int, generator: Generator) -> Intervals:
-        """Return the bootstrap confidence intervals of some of the computed metrics."""
+        """Return the confidence intervals of some of the computed metrics; without resamples, those of proportions."""
 
     @abstractmethod
     def predictions(self) -> ClassifiedImages | list[DetectedImage]:
@@ -59,13 +72,17 @@ class TaskMetrics(ABC):
         """Return the loss and its terms, empty if the model has none."""
 
     @abstractmethod
-    def worst_mistakes(self) -> list[Mistake]:
-        """Return the worst mistakes, worst first."""
+    def confusion_matrix(self) -> np.ndarray:
+        """Return the confusion matrix."""
 
-    def confusion_matrix(self) -> np.ndarray | None:
-        """Return the confusion matrix, None if the task has none."""
+    def class_intervals(self) -> dict[str, Intervals]:
+        """Return the confidence intervals of proportions of each class, empty if the task has none."""
+        return {}
+
+    def best_threshold(self) -> ThresholdMetrics | None:
+        """Return the best score threshold, None if the task has none."""
         return None
 
-    def best_threshold(self) -> BestThreshold | None:
-        """Return the best score threshold, None if the task has none."""
+    def recommended_threshold(self) -> ThresholdMetrics | None:
+        """Return the metrics at the model's recommended score threshold, None if it has none."""
         return None

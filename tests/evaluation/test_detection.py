@@ -5,7 +5,14 @@ import pytest
 import torch
 from dataset_files import make_images, png_bytes
 from evaluation_cases import compute_in_shards
-from metric_cases import HANDMADE, assert_matches_pycocotools, detections, objects, random_images
+from metric_cases import (
+    HANDMADE,
+    assert_matches_pycocotools,
+    compute_class_metrics,
+    detections,
+    objects,
+    random_images,
+)
 
 import mobilevit_hf
 from mobilevit_hf.data.types import Objects, Sample
@@ -45,6 +52,10 @@ def test_metrics_equal_coco_map_and_pycocotools(seed, most_detections, num_shard
     reference = CocoMap(keep_in_memory=True)
     reference.add_batch(predictions=predictions, references=references)
     expected = reference.compute()
+    of_classes = result.pop("per_class_metrics")
+    for name, expected_row in compute_class_metrics(predictions, references).items():
+        assert {key: of_classes[name][key] for key in expected_row} == pytest.approx(expected_row, abs=1e-9)
+    assert len({row["map_small"] for row in of_classes.values()}) > 3
     assert result.pop("per_class") == pytest.approx(expected.pop("per_class"), abs=1e-9)
     assert result == pytest.approx(expected, abs=1e-9)
     assert len(set(result.values())) == 12
@@ -96,7 +107,8 @@ def test_resamples_without_objects_are_excluded_from_the_intervals():
     metrics, _ = compute_in_shards(make_metrics, predictions, samples, 1)
     with warnings.catch_warnings(action="error"):
         intervals = metrics.confidence_intervals(metrics.compute(), 200, np.random.default_rng(0))
-    assert intervals == {"map": (1, 1), "map_50": (1, 1)}
+    expected = (pytest.approx(2 / (2 + 1.96**2), abs=1e-4), 1)
+    assert intervals == {"map": expected, "map_50": expected, "map_75": expected}
 
 
 def test_images_without_objects_or_detections(detector_dir):
@@ -108,7 +120,8 @@ def test_images_without_objects_or_detections(detector_dir):
     assert (result.metrics["map"], result.intervals, result.best_threshold) == (-1, {}, None)
     missed = [Sample("a", image, objects=Objects.from_lists([[1, 2, 30, 40]], [1]))]
     result = evaluate_model(detect.model, detect.image_processor, missed, NAMES)
-    assert (result.metrics["map"], result.intervals["map"], result.best_threshold) == (0, (0, 0), None)
+    assert (result.metrics["map"], result.best_threshold) == (0, None)
+    assert result.intervals["map"] == (0, pytest.approx(1.96**2 / (1 + 1.96**2), abs=1e-4))
 
 
 # --- best threshold --------------------------------------------------------------------------------------------------

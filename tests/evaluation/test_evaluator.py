@@ -4,7 +4,6 @@ import json
 import math
 import os
 import pickle
-import re
 import socket
 import threading
 import warnings
@@ -133,16 +132,19 @@ def test_progress_counts_images(classifier):
     assert calls == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_note_without_mistakes_states_the_possible_error_rate(classifier):
-    """Of 10 images that are all correct, resamples do not vary; an error rate of 26 % gives that in 5 of 100 cases."""
+def test_intervals_without_mistakes_have_a_width(classifier):
+    """Of 10 images that are all correct, resamples do not vary; Wilson's lower end is 10 / (10 + 1.96²)."""
     classify = transformers.pipeline("image-classification", model=classifier[0], image_processor=classifier[1])
     images = list(make_images(10))
     labels = [NAMES.index(predictions[0]["label"]) for predictions in classify(images)]
     samples = [Sample(str(i), png_bytes(images[i]), label=label) for i, label in enumerate(labels)]
+    expected = (pytest.approx(10 / (10 + 1.96**2), abs=1e-4), 1)
     result = evaluate_model(*classifier, samples, NAMES)
-    assert (result.metrics["accuracy"], result.intervals["accuracy"]) == (1, (1, 1))
-    assert re.search(r"All 10 .* 25\.9%", result.notes[0])
-    assert round((1 - 0.259) ** 10, 3) == 0.05
+    assert (result.metrics["accuracy"], result.notes) == (1, [])
+    assert result.intervals == {"accuracy": expected, "macro_f1": expected}
+    assert evaluate_model(*classifier, samples, NAMES, resamples=0).intervals == {"accuracy": expected}
+    name, count = NAMES[labels[0]], labels.count(labels[0])
+    assert result.class_intervals[name]["recall"] == (pytest.approx(count / (count + 1.96**2), abs=1e-4), 1)
 
 
 def test_weights_that_are_not_finite_are_rejected(classifier):
