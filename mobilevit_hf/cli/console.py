@@ -4,6 +4,7 @@ import codecs
 import io
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +59,36 @@ def log(kind: str, text: str, color: str = "yellow") -> None:
     messages.print(f"[{color}]{kind}:[/] {escape(printable(redact_message(text)))}", soft_wrap=True, highlight=False)
 
 
+def log_rows(rows: Mapping[str, str]) -> None:
+    """Print aligned lines `name: text` to standard error."""
+    width = max(map(len, rows), default=0) + 1
+    for name, text in rows.items():
+        title = f"{escape(printable(name))}:".ljust(width)
+        messages.print(f"[cyan]{title}[/] {escape(printable(text))}", soft_wrap=True, highlight=False)
+
+
 def print_line(text: str, style: str = "") -> None:
     """Print a line to standard output: no markup, no wrapping, no highlighting."""
     output.print(printable(text), style=style or None, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """Print a value to standard output as ASCII JSON without passwords and tokens: one line, or indented.
+    """Print a value to standard output as JSON: see `format_json`."""
+    print(format_json(value, indent), flush=True)
+
+
+def format_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as ASCII JSON without passwords and tokens: one line, or indented.
 
     Raises:
         ValueError: If a number is not finite.
     """
     try:
-        text = redact(json.dumps(value, indent=indent, allow_nan=False)).replace("…", r"\u2026")
+        return redact(json.dumps(value, indent=indent, allow_nan=False)).replace("…", r"\u2026")
     except ValueError as error:
         raise ValueError(
             "--json: got NaN or infinity in the result, expected finite numbers. Leave out --json to see it."
         ) from error
-    print(text, flush=True)
 
 
 def make_table(label: str, *numbers: str, show_header: bool = True) -> Table:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import inspect
+import math
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
@@ -21,11 +23,14 @@ from . import console
 from .options import DataArgument
 
 if TYPE_CHECKING:
+    from ..evaluation import EvaluationResult
     from ..training.state import TrainingResult
 
 RUNS = Path("runs")
 # Characters of a directory name, each of up to 4 bytes; file systems allow 255 bytes.
 MAX_NAME = 60
+# A redirected log has a line each time this fraction of the training is completed, and at least every few minutes.
+LOG_FRACTION, LOG_SECONDS = 0.05, 300
 # Shells report a process that a signal ended as this plus the signal's number.
 EXIT_SIGNAL = 128
 
@@ -129,14 +134,44 @@ def _default_folder(data: str, *, resume: bool) -> Path:
 
 def _print_result(result: "TrainingResult") -> None:
     minutes, seconds = divmod(round(result.seconds), 60)
-    best = f", {result.metric} {result.best:.3f} on the validation split" if result.best is not None else ""
-    console.log("done", f"{result.steps} steps in {minutes}:{seconds:02}{best}.", color="green")
+    console.log("done", f"{result.steps} steps in {minutes}:{seconds:02}{_describe_best(result)}.", color="green")
+    if result.test:
+        figure = _describe_metric(result.test, result.metric)
+        console.log("test", f"{figure} on {_count_images(result.test)} of the test split, measured once.", "green")
     console.print_line(str(result.output_dir))
     console.log("try it", f"mobilevit predict IMAGE --model {result.output_dir}", color="green")
 
 
+def _describe_best(result: "TrainingResult") -> str:
+    """Return the headline metric, with how it came about."""
+    if result.best is None:
+        return ""
+    if folds := result.cross_validation:
+        values, number = folds.metrics[result.metric], len(folds.num_images)
+        return (
+            f", {result.metric} {result.best:.3f} ± {folds.std[result.metric]:.3f} (mean and standard deviation of a "
+            f"{number}-fold cross-validation on {sum(folds.num_images)} images: "
+            f"{', '.join(f'{value:.3f}' for value in values)}; the saved model is trained on all of them)"
+        )
+    if result.evaluation is None:
+        return f", {result.metric} {result.best:.3f} on the validation split"
+    times = f"best of {result.num_evaluations} evaluations" if result.num_evaluations > 1 else "one evaluation"
+    figure = _describe_metric(result.evaluation, result.metric)
+    return f", {figure} on {_count_images(result.evaluation)}, {times} on validation"
+
+
+def _describe_metric(result: "EvaluationResult", metric: str) -> str:
+    value, interval = result.metrics.get(metric, -1.0), result.intervals.get(metric)
+    ends = f" (95% CI {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return f"{metric} {value:.3f}{ends}"
+
+
+def _count_images(result: "EvaluationResult") -> str:
+    return f"{result.num_images} image{'' if result.num_images == 1 else 's'}"
+
+
 class ProgressBar(TrainerCallback):
-    """Progress bar on the terminal, with messages above it."""
+    """Progress bar on the terminal, with messages above it; lines in a redirected log."""
 
     def __init__(self) -> None:
         self._bar = Progress(
@@ -147,6 +182,7 @@ class ProgressBar(TrainerCallback):
             disable=not console.messages.is_terminal,
         )
         self._task = self._bar.add_task("Checking images", total=1.0)
+        self._logged, self._logged_at = 0.0, -math.inf  # progress and time of the last line in a redirected log
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -155,15 +191,20 @@ class ProgressBar(TrainerCallback):
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
+    def on_start(self, summary: Mapping[str, str]) -> None:
+        """Print the summary."""
+        console.log_rows(summary)
+
     def on_message(self, text: str, kind: str = "note") -> None:
         """Print a line above the bar."""
-        console.log(kind, text, color={"note": "yellow", "validation": "cyan"}.get(kind, "red"))
+        console.log(kind, text, color={"note": "yellow", "warning": "yellow", "validation": "cyan"}.get(kind, "red"))
 
     def on_progress(self, progress: TrainingProgress) -> None:
-        """Advance the bar."""
+        """Advance the bar, or print a line if one is due and not on a terminal."""
         minutes, seconds = divmod(round(progress.seconds_left), 60)
         is_measured = progress.images_per_second > 0  # not before the first logging interval ends
         parts = (
+            progress.part,
             f"epoch {progress.epoch:.1f}",
             f"step {progress.step}",
             f"loss {progress.loss:.3f}" if is_measured else "",
@@ -171,7 +212,17 @@ class ProgressBar(TrainerCallback):
             f"{progress.images_per_second:.0f} images/s" if is_measured else "",
             f"{minutes}:{seconds:02} left",
         )
-        self._bar.update(self._task, completed=progress.progress, description=", ".join(filter(None, parts)))
+        description = ", ".join(filter(None, parts))
+        self._bar.update(self._task, completed=progress.progress, description=description)
+        if self._bar.disable and is_measured and self._is_line_due(progress.progress):
+            console.log("train", f"{progress.progress:.0%}, {description}", color="cyan")
+
+    def _is_line_due(self, progress: float) -> bool:
+        now = time.monotonic()
+        due = progress - self._logged >= LOG_FRACTION or now - self._logged_at >= LOG_SECONDS or progress >= 1
+        if due:
+            self._logged, self._logged_at = progress, now
+        return due
 
 
 train = make_command()

@@ -60,7 +60,12 @@ FROM_SCRATCH_LENGTH_FACTOR = 3
 
 
 # Options of which only one may be set.
-EXCLUSIVE = (("bf16", "fp16"), ("num_train_epochs", "max_steps"))
+EXCLUSIVE = (
+    ("bf16", "fp16"),
+    ("num_train_epochs", "max_steps"),
+    ("streaming", "cross_validation"),
+    ("cross_validation", "early_stopping_patience"),
+)
 OTHER_LICENSE = "other"  # its name and link are options too
 
 
@@ -110,6 +115,13 @@ class TrainArguments:
     data_format: str | None = option(None, "Dataset format. Default: detected automatically.", DATA)
     validation_fraction: float = option(
         0.1, "Fraction of the training split to hold out if there is no validation split.", DATA, BELOW_ONE
+    )
+    cross_validation: int | None = option(
+        None,
+        "Number of folds of the training and validation images: train and measure a model per fold, then train the "
+        "saved one on all of them.",
+        DATA,
+        Bound(lambda value: value >= 2, "2 or more folds"),
     )
     max_bad: float = option(0.05, "Abort if more than this fraction of the samples is invalid.", DATA, FRACTION)
     streaming: bool = option(False, "Stream a Hub dataset instead of downloading it.", DATA)

@@ -11,6 +11,8 @@ LOCK_FILE = ".lock"
 # Files of a run that has no checkpoint yet: options, log lines, and the folder of TensorBoard.
 RECIPE_FILE, HISTORY_FILE, TABLE_FILE = "recipe.yaml", "metrics.jsonl", "results.csv"
 TRACKER_PROJECT = "mobilevit_hf"
+TEST_FILE = "evaluation-test.json"  # of the saved weights
+FOLDS_FOLDER = "folds"  # models of a cross-validation
 # Launchers and schedulers write logs into the directory before training starts.
 LOG_SUFFIXES = (".log", ".out", ".err")
 

@@ -12,9 +12,19 @@ from accelerate import Accelerator
 from ..data.checks import DatasetReport, Range
 from ..data.reading import HUB_ALIASES, local_path
 from ..environment import describe_hardware, library_versions
+from ..evaluation.confidence_intervals import PROPORTIONS, wilson_interval
 from ..hub.licenses import describe_initial_checkpoint, public_name
-from ..records import TRAINING_FILE, DatasetRecord, HardwareRecord, TrainingRecord, write_record
+from ..records import (
+    RESULTS_FILE,
+    TRAINING_FILE,
+    DatasetRecord,
+    HardwareRecord,
+    ResultsRecord,
+    TrainingRecord,
+    write_record,
+)
 from .arguments import HUB, TaskArguments, TrainArguments
+from .output_dir import TEST_FILE
 from .state import TrainingResult
 
 # Options without an effect on the model; those of the Hub have none either.
@@ -59,6 +69,33 @@ def write_training_record(record: TrainingRecord, result: TrainingResult, accele
         versions=library_versions(),
     )
     write_record(result.output_dir / TRAINING_FILE, record)
+
+
+def write_results(result: TrainingResult, dataset: str | None) -> None:
+    """Write `results.json`, which marks a finished run, after `evaluation-test.json` if there is a test split.
+
+    `dataset` is the name of the dataset, None if it may not be shown.
+    """
+    if result.test:
+        write_record(result.output_dir / TEST_FILE, result.test.to_record(data=dataset, split="test"))
+    write_record(result.output_dir / RESULTS_FILE, _results_record(result))
+
+
+def _results_record(result: TrainingResult) -> ResultsRecord:
+    evaluation, folds = result.evaluation, result.cross_validation
+    own: dict[str, Any] = {}
+    if evaluation:
+        own = vars(evaluation.to_record(split="validation")) | {"num_evaluations": result.num_evaluations}
+        own["threshold"] = evaluation.best_threshold.value if evaluation.best_threshold else None
+    elif folds:
+        means = {name: statistics.fmean(values) for name, values in folds.metrics.items()}
+        total = sum(folds.num_images)
+        own = {"split": "cross-validation", "num_images": total, "metrics": means, "cross_validation": folds}
+        own["intervals"] = {name: wilson_interval(means[name] * total, total) for name in PROPORTIONS if name in means}
+        own["threshold"] = statistics.fmean(folds.thresholds) if folds.thresholds else None
+    return ResultsRecord(
+        metric=result.metric, best=result.best, steps=result.steps, seconds=round(result.seconds, 1), **own
+    )
 
 
 def training_command(arguments: TrainArguments) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.checks import DatasetReport
 from ..data.types import Dataset, Sample
 from ..records import RESULTS_FILE
 from .arguments import HUB, TaskArguments, TrainArguments
 from .checkpoint import find_checkpoints, load_checkpoint
-from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TRACKER_PROJECT, list_files
+from .output_dir import FOLDS_FOLDER, HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TRACKER_PROJECT, list_files
 
 # Arguments that extend a run.
 DURATION = ("num_train_epochs", "max_steps", "max_minutes", "early_stopping_patience")
@@ -32,7 +33,10 @@ def find_resume_checkpoint(arguments: TrainArguments, log: Callable[[str], objec
     """
     folder, damaged = Path(str(arguments.output_dir)), []
     files, checkpoints = list_files(folder), find_checkpoints(folder)
-    others = [name for name in files if name not in (RECIPE_FILE, HISTORY_FILE, TABLE_FILE, TRACKER_PROJECT)]
+    own = {RECIPE_FILE, HISTORY_FILE, TABLE_FILE, TRACKER_PROJECT} | (
+        {FOLDS_FOLDER} if arguments.cross_validation else set()
+    )
+    others = [name for name in files if name not in own]
     if others and not checkpoints:
         raise ValueError(
             f"output_dir: got {folder} with {', '.join(others[:3])}{', …' * (len(others) > 3)} but no checkpoint, "
@@ -72,9 +76,10 @@ def raise_if_complete(output_dir: Path, step: int) -> None:
         )
 
 
-def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any]) -> None:
-    """Check that a resumed run has the arguments of its checkpoint, except those in `MAY_CHANGE`."""
-    fixed = {f.name for f in dataclasses.fields(arguments) if f.metadata["panel"] != HUB} - {*MAY_CHANGE}
+def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any], *, also: Sequence[str] = ()) -> None:
+    """Check that a resumed run has the arguments of its checkpoint, except those in `MAY_CHANGE` but not in `also`."""
+    may_change = {*MAY_CHANGE}.difference(also)
+    fixed = {f.name for f in dataclasses.fields(arguments) if f.metadata["panel"] != HUB} - may_change
     if not arguments.streaming:
         fixed.remove("data")  # compared by `check_resumed_data`, wherever the dataset is
     own = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(arguments) if f.name in fixed}
@@ -88,13 +93,22 @@ def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any]) -> 
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """Return what identifies a dataset for a resumed run, without decoding images: classes, images and annotations."""
-    splits = {name: split for name, split in dataset.splits.items() if isinstance(split, Sequence)}
+    """Return what identifies a dataset for a resumed run, without decoding images: classes, images and annotations.
+
+    The test split is left out, which training does not depend on.
+    """
+    splits = {name: split for name, split in dataset.splits.items() if isinstance(split, Sequence) and name != "test"}
     return {
         "classes": list(dataset.classes),
         "images": {name: len(split) for name, split in splits.items()},
         "annotations": {name: _hash_annotations(split) for name, split in splits.items()},
     }
+
+
+def describe_images(report: DatasetReport) -> dict[str, Any]:
+    """Return what identifies the decoded images of a dataset: numbers of valid images and hashes of all pixels."""
+    images = {"valid_images": report.num_samples, "pixels": report.pixel_hashes}
+    return {kind: {name: value for name, value in values.items() if name != "test"} for kind, values in images.items()}
 
 
 def check_resumed_data(arguments: TaskArguments, data: dict[str, Any], saved: dict[str, Any]) -> None:

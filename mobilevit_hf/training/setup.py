@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -16,11 +17,12 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.checks import DatasetReport, check_dataset, drop_invalid
 from ..data.reading import check_source, load_dataset
+from ..data.sequences import Samples
 from ..data.types import LEAKAGE, Dataset, ProblemKind
 from ..environment import pip_command
 from ..modeling.layers_cpu import use_fast_layers
 from ..modeling.variants_mobilevit import VARIANTS
-from ..records import TrainingRecord
+from ..records import CrossValidationRecord, TrainingRecord
 from ..tasks import TaskName
 from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, TaskArguments, TrainArguments
 from .callbacks import TrainerCallback
@@ -35,8 +37,10 @@ from .resume import (
     check_resumed_arguments,
     check_resumed_data,
     describe_data,
+    describe_images,
     find_resume_checkpoint,
 )
+from .summary import summarize_run, warn_of_few_images
 from .tasks import TRAINING_TASKS, LossFunction, TrainingTask
 
 T = TypeVar("T")
@@ -64,10 +68,12 @@ class Run:
     loader: TrainingDataLoader
     schedule: Schedule
     num_steps: int | None  # None if only the time is limited
+    max_seconds: float | None = None  # None if the time is not limited
     data: dict[str, Any] = field(default_factory=dict)  # see `describe_data`
     record: TrainingRecord | None = None  # in the main process
     resumed: dict[str, Any] | None = None  # content of the checkpoint to resume from
     repo_id: str | None = None  # Hub repository to publish to, in the main process
+    cross_validation: CrossValidationRecord | None = None  # whose settings the run repeats on all folds
 
 
 class LossModel(nn.Module):
@@ -83,41 +89,36 @@ class LossModel(nn.Module):
         return losses if isinstance(losses, dict) else {"loss": losses}
 
 
-def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: TrainerCallback) -> Run:
-    """Validate the options in order of their cost, scan the dataset, and build the parts of a run.
+@dataclass(frozen=True)
+class TrainingData:
+    """Scanned dataset.
+
+    Attributes:
+        dataset: Dataset without its invalid samples.
+        report: Report of the scan.
+        identity: What identifies the dataset for a resumed run, see `describe_data` and `describe_images`.
+    """
+
+    dataset: Dataset
+    report: DatasetReport
+    identity: dict[str, Any]
+
+
+def prepare_run(
+    arguments: TrainArguments, accelerator: Accelerator, callback: TrainerCallback, data: TrainingData | None = None
+) -> Run:
+    """Validate the options in order of their cost, scan the dataset if it is not given, and build the parts of a run.
 
     The output directory is locked.
     """
-    check_source(arguments.data, arguments.data_format)
-    resumed = find_resume_checkpoint(arguments, callback.on_message)
-    requested = dataclasses.replace(arguments, model=_choose_model(arguments, resumed, callback))
-    check_initial_checkpoint(
-        str(requested.model), {kind for task in TRAINING_TASKS.values() for kind in task.model_types}
-    )
+    requested, resumed = check_options(arguments, callback)
     publishes = arguments.push_to_hub and accelerator.is_main_process
     repo_id = check_publication(requested, callback.on_message) if publishes else None
-
-    dataset = load_training_dataset(requested)
+    data = data or read_data(requested, accelerator, callback, resumed)
+    dataset, report = data.dataset, data.report
     complete = requested.for_task(dataset.task)
-    check_initial_checkpoint(str(requested.model), TRAINING_TASKS[dataset.task].model_types)
-    data = describe_data(dataset)
     if resumed:
-        check_resumed_arguments(complete, resumed["arguments"])
-        check_resumed_data(complete, data, resumed["data"])
-        check_incomplete(complete, resumed)
-
-    dataset, report = scan_dataset(dataset, accelerator, arguments.max_bad)
-    data |= {"valid_images": report.num_samples, "pixels": report.pixel_hashes}
-    if resumed:
-        check_resumed_data(complete, data, resumed["data"])
-    for note in report.notes:
-        callback.on_message(note)
-    for kind in report.problem_counts:
-        problems = [f"{problem.name}: {problem.reason}" for problem in report.problems if problem.kind == kind]
-        if kind in DUPLICATES:
-            problems = [f"{len(problems)}, {DUPLICATES[kind]}, such as {problems[0]}"]
-        for problem in problems:
-            callback.on_message(problem, kind)
+        _check_resumed(complete, data.identity, resumed)
     set_seed(arguments.seed)
     task = TRAINING_TASKS[dataset.task](complete, dataset)
     initial = task.create_model(report)
@@ -126,8 +127,60 @@ def prepare_run(arguments: TrainArguments, accelerator: Accelerator, callback: T
     run = build_run(complete, accelerator, task, initial, report)
     if accelerator.is_main_process:
         run.record = create_record(requested, complete, report, initial.image_size)
-    run.data, run.resumed, run.repo_id = data, resumed, repo_id
+    run.data, run.resumed, run.repo_id = data.identity, resumed, repo_id
+    callback.on_start(summarize_run(run, report, initial.image_size))
+    if not arguments.cross_validation and (warning := warn_of_few_images(report)):
+        callback.on_message(warning, "warning")
     return run
+
+
+def check_options(
+    arguments: TrainArguments, callback: TrainerCallback
+) -> tuple[TrainArguments, dict[str, Any] | None]:
+    """Check what needs no dataset; return the arguments with an initial checkpoint, and the checkpoint to resume."""
+    check_source(arguments.data, arguments.data_format)
+    resumed = find_resume_checkpoint(arguments, callback.on_message)
+    requested = dataclasses.replace(arguments, model=_choose_model(arguments, resumed, callback))
+    check_initial_checkpoint(
+        str(requested.model), {kind for task in TRAINING_TASKS.values() for kind in task.model_types}
+    )
+    return requested, resumed
+
+
+def read_data(
+    arguments: TrainArguments,
+    accelerator: Accelerator,
+    callback: TrainerCallback,
+    resumed: dict[str, Any] | None = None,
+) -> TrainingData:
+    """Load the dataset, compare it with that of the resumed run, scan it, and report its problems."""
+    dataset = load_training_dataset(arguments)
+    complete = arguments.for_task(dataset.task)
+    check_initial_checkpoint(str(arguments.model), TRAINING_TASKS[dataset.task].model_types)
+    warn = partial(callback.on_message, kind="warning")
+    drop_unlabeled_test(dataset, warn)
+    identity = describe_data(dataset)
+    if resumed:
+        _check_resumed(complete, identity, resumed)
+    dataset, report = scan_dataset(dataset, accelerator, arguments.max_bad, warn)
+    identity |= describe_images(report)
+    if resumed:
+        check_resumed_data(complete, identity, resumed["data"])
+    for note in report.notes:
+        callback.on_message(note)
+    for kind in report.problem_counts:
+        problems = [f"{problem.name}: {problem.reason}" for problem in report.problems if problem.kind == kind]
+        if kind in DUPLICATES:
+            problems = [f"{len(problems)}, {DUPLICATES[kind]}, such as {problems[0]}"]
+        for problem in problems:
+            callback.on_message(problem, kind)
+    return TrainingData(dataset, report, identity)
+
+
+def _check_resumed(arguments: TaskArguments, identity: dict[str, Any], resumed: dict[str, Any]) -> None:
+    check_resumed_arguments(arguments, resumed["arguments"])
+    check_resumed_data(arguments, identity, resumed["data"])
+    check_incomplete(arguments, resumed)
 
 
 def _choose_model(arguments: TrainArguments, resumed: dict[str, Any] | None, callback: TrainerCallback) -> str:
@@ -169,11 +222,11 @@ def create_accelerator(arguments: TrainArguments) -> Accelerator:
 
 
 def load_training_dataset(arguments: TrainArguments) -> Dataset:
-    """Load the training and validation split without decoding images; the test split is for `mobilevit evaluate`."""
+    """Load the splits without decoding images."""
     dataset = load_dataset(
         arguments.data,
         data_format=arguments.data_format,
-        validation_fraction=arguments.validation_fraction,
+        validation_fraction=0.0 if arguments.cross_validation else arguments.validation_fraction,
         streaming=arguments.streaming,
     )
     if "train" not in dataset.splits:
@@ -183,16 +236,43 @@ def load_training_dataset(arguments: TrainArguments) -> Dataset:
             f"{arguments.data}: got one class, {dataset.classes[0]}, expected at least two. Add images of another "
             f'class, or set data_format="{dataset.data_format}" to train on one.'
         )
-    dataset.splits.pop("test", None)
     return dataset
+
+
+def drop_unlabeled_test(dataset: Dataset, log: Callable[[str], object]) -> None:
+    """Remove a test split that can't be measured: streamed, whose time is unknown, or without labels."""
+    samples = dataset.splits.get("test")
+    if samples is None:
+        return
+    if not isinstance(samples, Samples):
+        reason = "it is streamed"
+    elif any(label >= 0 for index in range(len(samples)) for label in samples.labels_at(index)):
+        return
+    else:
+        reason = f"none of its {len(samples)} images has a label, such as {samples.names[0]}"
+    del dataset.splits["test"]
+    log(f"The test split is not measured: {reason}.")
 
 
 # --- scan and construction -------------------------------------------------------------------------------------------
 
 
-def scan_dataset(dataset: Dataset, accelerator: Accelerator, max_bad: float) -> tuple[Dataset, DatasetReport]:
-    """Decode every image in the main process, and return the valid samples and the report in all processes."""
+def scan_dataset(
+    dataset: Dataset, accelerator: Accelerator, max_bad: float, log: Callable[[str], object]
+) -> tuple[Dataset, DatasetReport]:
+    """Decode every image in the main process, and return the valid samples and the report in all processes.
+
+    A test split with too many invalid images is removed: training does not need it.
+    """
     report = run_in_main_process(accelerator, lambda: check_dataset(dataset))
+    invalid = [index for index, mask in report.invalid_samples.get("test", {}).items() if mask is None]
+    samples = dataset.splits.get("test")
+    if invalid and isinstance(samples, Sequence) and len(invalid) > max_bad * len(samples):
+        name = samples[invalid[0]].name
+        reason = next(f"{problem.kind} ({problem.reason})" for problem in report.problems if problem.name == name)
+        log(f"The test split is not measured: {len(invalid)} of {len(samples)} images are invalid. {name}: {reason}.")
+        dataset.splits = {name: split for name, split in dataset.splits.items() if name != "test"}
+        report = run_in_main_process(accelerator, lambda: check_dataset(dataset))
     return drop_invalid(dataset, report, max_bad), report
 
 
@@ -255,6 +335,7 @@ def build_run(
             arguments.learning_rate, arguments.min_lr_rate, arguments.warmup_steps, arguments.warmup_lr_rate
         ),
         num_steps=count_steps(arguments, task.dataset.task, loader.steps_per_epoch),
+        max_seconds=60 * arguments.max_minutes if arguments.max_minutes else None,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation import EvaluationResult
+from ..records import CrossValidationRecord
 
 T = TypeVar("T")
 
@@ -41,7 +42,9 @@ class TrainingResult:
         output_dir: Directory of the model, for `from_pretrained` and `pipeline`.
         metric: Metric that selected the saved weights.
         best: Its value on the validation split; None without one.
-        evaluation: Evaluation of the saved weights; None without a validation split.
+        evaluation: Evaluation of the saved weights on the validation split; None without one.
+        test: Evaluation of the saved weights on the test split, the only one; None without one.
+        cross_validation: Metrics of the folds, if the model is trained on all folds of a cross-validation.
         history: Lines of `metrics.jsonl`.
     """
 
@@ -51,7 +54,14 @@ class TrainingResult:
     steps: int
     seconds: float
     evaluation: EvaluationResult | None = None
+    test: EvaluationResult | None = None
+    cross_validation: CrossValidationRecord | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Number of evaluations on the validation split, of which `best` is the best."""
+        return sum(f"eval_{self.metric}" in line for line in self.history)
 
 
 class ThroughputMeter:

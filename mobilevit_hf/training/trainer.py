@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import signal
+import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -20,18 +21,19 @@ from ..evaluation import EvaluationResult, evaluate_model
 from ..evaluation.evaluator import RESAMPLES
 from ..io import write_text
 from ..modeling.finite import NonFiniteOutputError, check_finite_weights
-from ..records import RESULTS_FILE
+from ..records import RESULTS_FILE, CrossValidationRecord
 from ..tasks import TASKS
 from .arguments import TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
 from .checkpoint import History, explain_full_disk, remove_leftovers, save_checkpoint, save_model
+from .cross_validation import cross_validate
 from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TRACKER_PROJECT, lock_output_dir
 from .push_to_hub import publish_result
-from .record import write_training_record
+from .record import write_results, write_training_record
 from .reports import write_reports
 from .results_table import evaluation_values, write_results_table
 from .resume import raise_if_complete
-from .setup import Run, create_accelerator, prepare_run, run_in_main_process
+from .setup import Run, TrainingData, create_accelerator, prepare_run, run_in_main_process
 from .signals import StoppedError, catch_signals
 from .state import ThroughputMeter, TrainerState, TrainingResult
 
@@ -43,6 +45,8 @@ SAVE_SECONDS = 600
 # Time reserved at the end of a run with `max_minutes`: a multiple of the last evaluation's duration (the saved weights
 # are evaluated once more if they are not the last), and seconds for reports and files.
 EVALUATION_RESERVE, CLOSING_SECONDS = 2.25, 6.0
+# The test split is measured unless that takes more than this fraction of `max_minutes`.
+MAX_TEST_FRACTION = 0.5
 
 
 def train(arguments: TrainArguments, callback: TrainerCallback | None = None) -> TrainingResult:
@@ -64,7 +68,26 @@ def train(arguments: TrainArguments, callback: TrainerCallback | None = None) ->
     with ExitStack() as stack:
         lock = lock_output_dir(Path(str(arguments.output_dir)))
         run_in_main_process(accelerator, lambda: stack.enter_context(lock))
+        if arguments.cross_validation:
+            return cross_validate(arguments, accelerator, callback, train_part, began)
         return Trainer(prepare_run(arguments, accelerator, callback), callback, began).train()
+
+
+def train_part(
+    arguments: TrainArguments,
+    callback: TrainerCallback,
+    data: TrainingData,
+    *,
+    max_seconds: float | None,
+    cross_validation: CrossValidationRecord | None = None,
+) -> TrainingResult:
+    """Train a model of a cross-validation, see `cross_validation.TrainPart`."""
+    began = time.monotonic()
+    run = prepare_run(arguments, create_accelerator(arguments), callback, data)
+    run.max_seconds, run.cross_validation = max_seconds, cross_validation
+    if cross_validation and cross_validation.thresholds:
+        run.model.config.recommended_threshold = round(statistics.mean(cross_validation.thresholds), 3)
+    return Trainer(run, callback, began).train()
 
 
 class Trainer:
@@ -238,14 +261,15 @@ class Trainer:
 
     def _update_progress(self, *, stop: bool = False) -> bool:
         """Update the completed fraction, the same in all processes; return whether one of them has to stop."""
-        state, arguments, num_steps = self.state, self.arguments, self.run.num_steps
+        state, num_steps = self.state, self.run.num_steps
         state.seconds = self.seconds_before + time.monotonic() - self.began
         fractions = [0.0]
         if num_steps:
             fractions.append(state.step / num_steps)
-        if arguments.max_minutes:
+        if self.run.max_seconds is not None:
             reserve = CLOSING_SECONDS + EVALUATION_RESERVE * state.evaluation_seconds
-            fractions.append(state.seconds / max(60 * arguments.max_minutes - reserve, 1e-3))
+            reserve += 0 if self._skips_test() else self._test_seconds()
+            fractions.append(state.seconds / max(self.run.max_seconds - reserve, 1e-3))
         if self._stops_early():
             fractions.append(1.0)  # resumed after early stopping
         self.progress = min(1.0, max(fractions))
@@ -256,6 +280,24 @@ class Trainer:
             torch.tensor(values, device=self.accelerator.device), "sum"
         ).tolist()
         return stops > 0
+
+    def _test_seconds(self) -> float:
+        """Return the estimated duration of the evaluation on the test split, 0 without one or before an estimate.
+
+        An image takes as long as in the last evaluation on the validation split, or without one at most as long as in
+        training.
+        """
+        splits, speed = self.run.task.dataset.splits, self.meter.images_per_second
+        if not isinstance(samples := splits.get("test"), Sequence):
+            return 0.0
+        if isinstance(validation := splits.get("validation"), Sequence):
+            return self.state.evaluation_seconds * len(samples) / len(validation)
+        return len(samples) / speed if speed else 0.0
+
+    def _skips_test(self) -> bool:
+        """Return whether the evaluation on the test split would take more than half of the time limit."""
+        limit = math.inf if self.run.max_seconds is None else self.run.max_seconds
+        return self._test_seconds() > MAX_TEST_FRACTION * limit
 
     def _set_train_mode(self) -> None:
         self.run.model.train()
@@ -301,7 +343,7 @@ class Trainer:
         self.meter.close()
         line = dataclasses.asdict(self._current_progress()) | {"seconds": round(self.state.seconds, 1)}
         line |= self.meter.losses | {"waiting_for_data": round(self.meter.waiting, 3)}
-        del line["seconds_left"]
+        del line["seconds_left"], line["part"]
         self._add_line(line)
 
     def _add_line(self, line: dict[str, Any]) -> None:
@@ -316,11 +358,13 @@ class Trainer:
         with self.run.ema.swap() if self.run.ema else nullcontext():
             self._synchronize_buffers()
             self._check_weights()
-            result = self._evaluate_model(RESAMPLES if self.progress >= 1 else LOGGED_RESAMPLES)
+            result = self._evaluate_split("validation", RESAMPLES if self.progress >= 1 else LOGGED_RESAMPLES)
             value = result.metrics.get(self.arguments.metric_for_best_model, -1.0) if result else None
             if value is not None and not math.isfinite(value):
                 raise self._divergence(f"{self.arguments.metric_for_best_model} is {value} at step {state.step}.")
-            if value is None or state.best is None or value >= state.best:  # of equal ones the latest
+            # The models of a cross-validation keep the last weights. Of equal values, the latest is the best.
+            is_last = value is None or bool(self.arguments.cross_validation)
+            if is_last or state.best is None or value >= state.best:
                 state.best, state.best_step, state.misses = value, state.step, 0
                 self._keep_best(result)
             else:
@@ -331,14 +375,16 @@ class Trainer:
         if result and self.history:
             self._add_line({"epoch": self._current_progress().epoch, **evaluation_values(result)})
             shown = [name for name in TASKS[self.run.task.dataset.task].metrics if name in result.metrics]
-            text = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in shown)
+            values = result.losses | {name: result.metrics[name] for name in shown}
+            text = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
             self.callback.on_message(f"step {state.step}: {text}", "validation")
         if self.history:
             with explain_full_disk(self.output_dir):
                 write_results_table(self.output_dir / TABLE_FILE, self.history.lines)
 
-    def _evaluate_model(self, resamples: int) -> EvaluationResult | None:
-        samples = self.run.task.dataset.splits.get("validation")
+    def _evaluate_split(self, split: str, resamples: int) -> EvaluationResult | None:
+        """Evaluate the model's current weights on a split, None if the dataset has no such split."""
+        samples = self.run.task.dataset.splits.get(split)
         if samples is None:
             return None
         try:
@@ -359,6 +405,21 @@ class Trainer:
                 raise
             fact = str(error).partition(", expected")[0]
             raise self._divergence(f"The evaluation after step {self.state.step} is not finite: {fact}.") from error
+
+    def _test(self) -> EvaluationResult | None:
+        """Evaluate the saved weights on the test split; an error is a warning, as the training is complete."""
+        if self._skips_test():
+            self.callback.on_message(
+                f"The test split is not measured: it would take about {self._test_seconds():.0f} s of the time limit. "
+                f"Run mobilevit evaluate {self.output_dir} {self.arguments.data} --split test",
+                "warning",
+            )
+            return None
+        try:
+            return self._evaluate_split("test", RESAMPLES)
+        except ValueError as error:
+            self.callback.on_message(f"The test split is not measured: {error}", "warning")
+            return None
 
     def _synchronize_buffers(self) -> None:
         """Copy the main process's batch-norm statistics to all processes, each of which saw other images."""
@@ -414,17 +475,21 @@ class Trainer:
     def _finish(self) -> TrainingResult:
         """Evaluate the saved weights with confidence intervals, write record and reports, and publish."""
         dataset = self.run.task.dataset
-        if "validation" in dataset.splits and self.evaluation is None:  # the saved weights are not the last
-            best = type(self.run.model).from_pretrained(self.output_dir)
-            self.run.model.load_state_dict(best.state_dict())
-            self.evaluation = self._evaluate_model(RESAMPLES)
+        self.accelerator.wait_for_everyone()  # until the main process has written them
+        saved = type(self.run.model).from_pretrained(self.output_dir)
+        self.run.model.load_state_dict(saved.state_dict())
+        if self.evaluation is None:  # the saved weights are not the last
+            self.evaluation = self._evaluate_split("validation", RESAMPLES)
+        metric, folds = self.arguments.metric_for_best_model, self.run.cross_validation
         result = TrainingResult(
             output_dir=self.output_dir,
-            metric=self.arguments.metric_for_best_model,
-            best=self.state.best,
+            metric=metric,
+            best=statistics.fmean(folds.metrics[metric]) if folds else self.state.best,
             steps=self.state.step,
             seconds=self.seconds_before + time.monotonic() - self.began,
+            cross_validation=folds,
             evaluation=self.evaluation,
+            test=self._test(),
             history=self.history.lines if self.history else [],
         )
         if self.run.record:
@@ -432,6 +497,7 @@ class Trainer:
             with explain_full_disk(self.output_dir):
                 write_training_record(self.run.record, result, self.accelerator)
                 write_reports(result, samples if isinstance(samples, Sequence) else None, dataset.classes)
+                write_results(result, self.run.record.data.name)
         self.accelerator.end_training()
         if self.run.repo_id:
             publish_result(self.arguments, self.run.repo_id, self.callback.on_message)

@@ -1,0 +1,102 @@
+"""Summary of a training run before its first step: hardware, data, and length."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..data.checks import DatasetReport
+from ..environment import describe_hardware
+from ..evaluation.confidence_intervals import wilson_interval
+from ..modeling.variants_mobilevit import VARIANTS
+
+if TYPE_CHECKING:
+    from .setup import Run
+
+# Datasets with more classes show the range of their sizes.
+MAX_CLASSES = 12
+# Splits that a cross-validation measures on.
+POOLED_SPLITS = ("train", "validation")
+# With fewer validation images, the 95% interval of an accuracy is wider than 0.15, such as 0.71 to 0.87.
+FEW_IMAGES = 100
+EXAMPLE_ACCURACY = 0.8
+# Half of the mAP's interval times √images; the detector of blood cells has 0.26.
+MAP_UNCERTAINTY = 0.25
+NUM_FOLDS = 5
+
+
+def summarize_run(run: "Run", report: DatasetReport, image_size: int) -> dict[str, str]:
+    """Return the device, the initial checkpoint, the images per split and class, and the length of a run, by title."""
+    arguments, accelerator = run.arguments, run.accelerator
+    hardware = describe_hardware(accelerator.device, num_processes=accelerator.num_processes)
+    name = hardware.get("gpu") or hardware["cpu"]
+    device = f"{hardware['device']}{f' ({name})' if name else ''}"
+    if threads := hardware.get("threads"):
+        device += f", {_count(threads, 'thread')}"
+    if accelerator.num_processes > 1:
+        device += f", {accelerator.num_processes} processes"
+    batch_size = f"{_count(arguments.per_device_train_batch_size, 'image')}"
+    if arguments.gradient_accumulation_steps > 1:
+        batch_size += f", {arguments.gradient_accumulation_steps} batches per step"
+    if accelerator.num_processes > 1:
+        batch_size += ", per process"
+    return {
+        "device": device,
+        "initial checkpoint": f"{arguments.model}{', from scratch' if arguments.model in VARIANTS else ''}",
+        **{split: _describe_split(run, report, split) for split in report.num_samples},
+        "image size": f"{image_size}x{image_size} pixels",
+        "batch size": batch_size,
+        "length": _describe_length(run),
+    }
+
+
+def warn_of_few_images(report: DatasetReport) -> str | None:
+    """Return a warning about the uncertainty of a small validation split, None if it is large or missing."""
+    count = report.num_samples.get("validation", 0)
+    if not 0 < count < FEW_IMAGES:
+        return None
+    if report.task == "object-detection":
+        meaning = f"The 95% interval of its mAP is often ±{MAP_UNCERTAINTY / math.sqrt(count):.2f} or more"
+    else:
+        correct = round(EXAMPLE_ACCURACY * count)
+        low, high = wilson_interval(correct, count)
+        meaning = f"With {correct} of them correct, the 95% interval of the accuracy is {low:.2f} to {high:.2f}"
+    total = sum(report.num_samples.get(name, 0) for name in POOLED_SPLITS)
+    return (
+        f"The validation split has only {_count(count, 'image')}. {meaning}, and the best of several evaluations is "
+        f"optimistic. --cross-validation {NUM_FOLDS} measures on all {total} images: it trains {NUM_FOLDS + 1} times."
+    )
+
+
+def _describe_split(run: "Run", report: DatasetReport, split: str) -> str:
+    counts, images = report.counts[split], report.num_samples[split]
+    text = _count(images, "image")
+    if not isinstance(run.task.dataset.splits[split], Sequence):
+        text = f"streamed; the first {text}"
+    if report.task == "object-detection":
+        text += f", {_count(sum(counts.values()), 'object')}"
+    return f"{text}: {_describe_counts(counts)}"
+
+
+def _describe_counts(counts: Mapping[str, int]) -> str:
+    if len(counts) <= MAX_CLASSES:
+        return ", ".join(f"{name} {count}" for name, count in counts.items())
+    smallest, largest = (choose(counts, key=counts.__getitem__) for choose in (min, max))
+    return (
+        f"{len(counts)} classes of {counts[smallest]} ({smallest}) to {counts[largest]} ({largest}), median "
+        f"{statistics.median(counts.values()):g}"
+    )
+
+
+def _describe_length(run: "Run") -> str:
+    arguments, per_epoch, parts = run.arguments, run.loader.steps_per_epoch, []
+    if run.num_steps:
+        epochs = f" ({run.num_steps / per_epoch:.3g} epochs)" if per_epoch else ""
+        parts.append(f"{_count(run.num_steps, 'step')}{epochs}")
+    if arguments.max_minutes:
+        parts.append(f"{'at most ' if parts else ''}{arguments.max_minutes:g} min")
+    return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
