@@ -12,11 +12,9 @@ from . import console
 from .options import DataArgument, DataFormatOption, JsonOption
 
 if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
-
     from ..data.checks import DatasetReport, Range
     from ..data.types import Sample
+    from ..visualization import LabeledImage
 
 GRID_IMAGES = 36
 GRID_CANDIDATES = 10_000  # samples the grid's images are chosen from
@@ -140,10 +138,11 @@ def _choose_by_class(samples: "Sequence[Sample]") -> "list[Sample]":
     return [samples[index] for index in islice((index for index in turns if index is not None), GRID_IMAGES)]
 
 
-def _to_tile(sample: "Sample", classes: Sequence[str]) -> "tuple[Image.Image, list[str], Tensor | None]":
+def _to_tile(sample: "Sample", classes: Sequence[str]) -> "LabeledImage":
     from ..data.images import load_image
+    from ..visualization import LabeledImage
 
     image, objects = load_image(sample.image), sample.objects
     if objects is None:
-        return image, [classes[sample.label]] if sample.label is not None else [], None
-    return image, [classes[label] for label in objects.labels.tolist()], objects.boxes
+        return LabeledImage(image, sample.name, [classes[sample.label]] if sample.label is not None else [])
+    return LabeledImage(image, sample.name, [classes[label] for label in objects.labels.tolist()], objects.boxes)

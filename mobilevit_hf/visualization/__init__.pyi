@@ -1,12 +1,26 @@
-from .boxes import class_colors, draw_detections
-from .grids import draw_detection_mistakes, draw_image_grid, draw_mistakes
+from .boxes import draw_detections
+from .colors import class_colors
+from .grids import (
+    ClassifiedImage,
+    ComparedImage,
+    LabeledImage,
+    draw_comparisons,
+    draw_image_grid,
+    draw_predictions,
+)
 from .image_files import save_image
+from .outcomes import Outcome, draw_outcomes
 
 __all__ = [
+    "ClassifiedImage",
+    "ComparedImage",
+    "LabeledImage",
+    "Outcome",
     "class_colors",
-    "draw_detection_mistakes",
+    "draw_comparisons",
     "draw_detections",
     "draw_image_grid",
-    "draw_mistakes",
+    "draw_outcomes",
+    "draw_predictions",
     "save_image",
 ]

@@ -1,39 +1,19 @@
 """Draw labeled boxes on copies of images."""
 
-import colorsys
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
+from .colors import Color, class_colors, text_color
 from .text import LabelFont
 
-Color = tuple[int, int, int]
-
-BRIGHTNESS = (1.0, 0.7, 0.45)  # of neighboring hues, to distinguish many classes
 LABEL_MARGIN = 1  # pixels that draw_bounding_boxes leaves between the text of a label and its background's edge
-
-
-def class_colors(names: Sequence[str]) -> dict[str, Color]:
-    """Return a color (R, G, B) in 0..255 for each class; equal lists of names have equal colors."""
-    names = list(dict.fromkeys(names))
-    colors = {}
-    for i, name in enumerate(names):
-        r, g, b = colorsys.hsv_to_rgb(i / len(names), 1, BRIGHTNESS[i % len(BRIGHTNESS)])
-        colors[name] = (round(255 * r), round(255 * g), round(255 * b))
-    return colors
-
-
-def text_color(background: Color) -> str:
-    """Return black or white, whichever has the higher contrast by WCAG."""
-    luminance = (np.array(background) / 255) ** 2.2 @ (0.2126, 0.7152, 0.0722)
-    return "black" if luminance > 0.179 else "white"
 
 
 def draw_detections(image: Image.Image, detections: Sequence[dict[str, Any]], names: Sequence[str]) -> Image.Image:

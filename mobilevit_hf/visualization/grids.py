@@ -1,131 +1,241 @@
-"""Image grids: annotated images, mistakes of a classifier, detections next to ground truth."""
+"""Image grids: labeled images, predictions of a classifier, outcomes of a detector's boxes."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import make_grid
+from torchvision.transforms.functional import to_pil_image
 
-from .boxes import Color, class_colors, draw_boxes, draw_outlines, text_color, unpack_detections
+from .boxes import draw_outlines
+from .colors import Color, class_colors, text_color
+from .outcomes import OUTCOME_STYLES, Outcome, draw_dashed_box, draw_outcomes
 from .text import LabelFont
 
-# Backgrounds of targets, wrong predictions, and predictions that may be correct or wrong.
-TARGET, WRONG, PREDICTION = (0, 110, 50), (190, 20, 40), (70, 70, 70)
+# Backgrounds of the classes in captions: the target, and a correct or wrong prediction.
+TARGET, CORRECT, WRONG = (70, 70, 70), (0, 95, 70), (175, 50, 0)
+WHITE, GRAY, BLACK = (255, 255, 255), (90, 90, 90), (0, 0, 0)
 
-CAPTION_PADDING = 3  # pixels on the left and right of a caption's text
+ASPECTS = (0.5, 2.0)  # bounds of a tile's width divided by its height
+MAX_ENLARGEMENT = 4  # of small images
+PADDING = 4  # pixels on the left and right of a caption's text
 LINE_HEIGHT = 1.4  # of a caption, as a multiple of the font size
+SWATCH = 2.2  # length of a legend's lines, as a multiple of the font size
 
-# A line of a caption: texts to truncate if necessary, suffixes and background colors.
-Line = Sequence[tuple[str, str, Color]]
+
+@dataclass(frozen=True)
+class Label:
+    """A part of a caption's line: a text, truncated if necessary, a suffix, and the color of the background."""
+
+    text: str
+    suffix: str = ""
+    color: Color = WHITE
+    is_file: bool = False  # truncated in the middle
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of a grid, RGB, and the lines below it."""
+
+    image: Image.Image
+    lines: Sequence[Sequence[Label]] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class LabeledImage:
+    """An image with its labels.
+
+    Attributes:
+        image: RGB image.
+        file: File name, empty if unknown.
+        labels: Class of the image, or of each of its objects.
+        boxes: (N, 4) float32 (x1, y1, x2, y2) in pixels of the objects; None for a class of the whole image.
+    """
+
+    image: Image.Image
+    file: str
+    labels: Sequence[str]
+    boxes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ClassifiedImage:
+    """An image with its target and predicted class, and their probabilities in 0..1."""
+
+    image: Image.Image
+    file: str
+    target: str
+    prediction: str
+    score: float
+    target_score: float
+
+
+@dataclass(frozen=True)
+class ComparedImage:
+    """An image with the outcomes of a detector's boxes and of the objects."""
+
+    image: Image.Image
+    file: str
+    outcomes: Sequence[Outcome]
 
 
 def draw_image_grid(
-    images: Iterable[tuple[Image.Image, Sequence[str], Tensor | None]],
-    names: Sequence[str],
-    *,
-    side: int = 240,
-    columns: int = 6,
+    images: Iterable[LabeledImage], names: Sequence[str], *, title: str = "", width: int = 240, columns: int = 6
 ) -> Image.Image:
-    """Draw a grid of annotated images: boxes in the colors of their classes, and the class names below.
+    """Draw a grid of labeled images: boxes in the colors of their classes, file and class names below.
 
     Args:
-        images: RGB images with their labels and, in detection, their boxes, (N, 4) float32 (x1, y1, x2, y2) in
-            pixels of the image. At least one image.
+        images: At least one image.
         names: All class names, in the order of the model, so that a class has the same color in every grid.
-        side: Side of a square tile in pixels; images are resized to fit.
+        title: Line above the grid.
+        width: Width of a tile in pixels. Its height follows from the median aspect ratio of the images.
         columns: Number of tiles per row.
     """
     colors = class_colors(names)
-    font = LabelFont(names, side // 16)
     tiles = []
-    for image, labels, boxes in images:
-        fitted = _fit(image, side)
-        if boxes is not None and len(boxes):
-            box_colors = [colors[label] for label in labels]
-            fitted = to_pil_image(draw_outlines(fitted, _scale(boxes, image, fitted), box_colors, width=2))
-        counts = Counter(labels).most_common()
-        caption = [(label, "" if boxes is None else f": {count}", colors[label]) for label, count in counts]
-        tiles.append(_make_tile(fitted, (side, side), [caption], font))
-    return to_pil_image(make_grid(tiles, nrow=columns, padding=side // 20, pad_value=255))
+    for item in images:
+        fitted = item.image
+        if item.boxes is not None and len(item.boxes):
+            fitted = _fit(item.image, (width, width))
+            scaled = item.boxes * (fitted.width / item.image.width)
+            fitted = to_pil_image(draw_outlines(fitted, scaled.round(), [colors[n] for n in item.labels], width=2))
+        counts = Counter(item.labels).most_common()
+        classes = [Label(n, "" if item.boxes is None else f": {count}", colors[n]) for n, count in counts]
+        tiles.append(Tile(fitted, [[Label(item.file, is_file=True)], classes]))
+    return draw_tiles(tiles, names, title=title, width=width, columns=columns)
 
 
-def draw_mistakes(
-    entries: Iterable[tuple[Image.Image, str, str, float]], names: Sequence[str], *, side: int = 240, columns: int = 6
+def draw_predictions(
+    images: Iterable[ClassifiedImage], names: Sequence[str], *, title: str = "", width: int = 240, columns: int = 6
 ) -> Image.Image:
-    """Draw a grid of images that a classifier misclassified: the target below, and the prediction below that.
+    """Draw a grid of a classifier's predictions: file name, target class and predicted class below each image.
 
     Args:
-        entries: RGB images with target class, predicted class and its probability. At least one.
-        names, side, columns: As in `draw_image_grid`.
+        images: At least one image.
+        names, title, width, columns: As in `draw_image_grid`.
     """
-    font = LabelFont(names, side // 16)
+    tiles = [
+        Tile(
+            item.image,
+            [
+                [Label(item.file, is_file=True)],
+                [Label(f"target: {item.target}", f" {item.target_score:.2f}", TARGET)],
+                [
+                    Label(
+                        f"predicted: {item.prediction}",
+                        f" {item.score:.2f}",
+                        CORRECT if item.prediction == item.target else WRONG,
+                    )
+                ],
+            ],
+        )
+        for item in images
+    ]
+    return draw_tiles(tiles, names, title=title, width=width, columns=columns)
+
+
+def draw_comparisons(
+    images: Iterable[ComparedImage], names: Sequence[str], *, title: str = "", width: int = 480, columns: int = 3
+) -> Image.Image:
+    """Draw a grid of images with true positives, false positives and missed objects, their numbers below, a legend.
+
+    Args:
+        images: At least one image.
+        names, title, width, columns: As in `draw_image_grid`.
+    """
     tiles = []
-    for image, target, prediction, score in entries:
-        caption = [[(target, "", TARGET)], [(prediction, f" {score:.2f}", WRONG)]]
-        tiles.append(_make_tile(_fit(image, side), (side, side), caption, font))
-    return to_pil_image(make_grid(tiles, nrow=columns, padding=side // 20, pad_value=255))
+    for item in images:
+        fitted = _fit(item.image, (width, width), enlarge=MAX_ENLARGEMENT)
+        scale = fitted.width / item.image.width
+        counts = Counter(outcome.kind for outcome in item.outcomes)
+        numbers = [Label(f"{s.title}: {counts[kind]}", "", s.color) for kind, s in OUTCOME_STYLES.items()]
+        drawn = draw_outcomes(fitted, [outcome.scale(scale) for outcome in item.outcomes], names)
+        tiles.append(Tile(drawn, [[Label(item.file, is_file=True)], numbers]))
+    return draw_tiles(tiles, names, title=title, width=width, columns=columns, legend=True)
 
 
-def draw_detection_mistakes(
-    entries: Iterable[tuple[Image.Image, Tensor, Sequence[str], Sequence[dict[str, Any]]]],
+def draw_tiles(
+    tiles: Sequence[Tile],
     names: Sequence[str],
     *,
-    side: int = 480,
+    title: str = "",
+    width: int = 240,
+    columns: int = 6,
+    legend: bool = False,
 ) -> Image.Image:
-    """Draw a row per image, with its ground truth on the left and its detections on the right.
-
-    Args:
-        entries: RGB images with the boxes of their objects, (N, 4) float32 (x1, y1, x2, y2) in pixels of the image,
-            the labels of the objects, and detections as in `draw_detections`. At least one.
-        names: As in `draw_image_grid`.
-        side: Side of the square into which images are resized to fit, in pixels.
+    """Draw tiles in rows, with a title and the legend of outcomes above them.
 
     Raises:
-        ValueError: If a label is not in `names`.
+        ValueError: If there are no tiles.
     """
-    font = LabelFont(names, side // 32)
-    rows = []
-    for image, boxes, labels, detections in entries:
-        fitted = _fit(image, side)
-        detected_boxes, *detected_labels = unpack_detections(detections)
-        target = draw_boxes(fitted, _scale(boxes, image, fitted), labels, [""] * len(labels), names)
-        prediction = draw_boxes(fitted, _scale(detected_boxes, image, fitted), *detected_labels, names)
-        size = (side, fitted.height)
-        tiles = [
-            _make_tile(target, size, [[("ground truth", f": {len(labels)}", TARGET)]], font),
-            _make_tile(prediction, size, [[("detections", f": {len(detections)}", PREDICTION)]], font),
-        ]
-        rows.append(make_grid(tiles, padding=side // 20, pad_value=255))
-    return to_pil_image(torch.cat(rows, dim=1))
+    if not tiles:
+        raise ValueError("images: got none, expected at least one. Draw a split with images.")
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    texts = [part.text for tile in tiles for line in tile.lines for part in line]
+    font = LabelFont([title, *names, *texts], max(11, round(width / 28)))
+    line_height = round(LINE_HEIGHT * font.size)
+    height, padding = round(width / median_aspect([tile.image for tile in tiles])), max(4, width // 28)
+    caption = line_height * max(len(tile.lines) for tile in tiles) + padding
+    top = padding + (line_height + padding) * bool(title) + (line_height + padding) * legend
+    size = (padding + columns * (width + padding), top + rows * (height + caption + padding))
+    grid = Image.new("RGB", size, WHITE)
+    draw = ImageDraw.Draw(grid)
+    if title:
+        draw.text((padding, padding), font.fit(title, size[0] - 2 * padding), fill=BLACK, font=font.font)
+    if legend:
+        _draw_legend(draw, (padding, top - line_height - padding), font)
+    for index, tile in enumerate(tiles):
+        x, y = padding + index % columns * (width + padding), top + index // columns * (height + caption + padding)
+        fitted = _fit(tile.image, (width, height), enlarge=MAX_ENLARGEMENT)
+        grid.paste(fitted, (x + (width - fitted.width) // 2, y + (height - fitted.height) // 2))
+        for number, line in enumerate(tile.lines):
+            _draw_line(draw, line, (x, y + height + 2 + number * line_height), width, font)
+    return grid
 
 
-def _fit(image: Image.Image, side: int) -> Image.Image:
-    scale = side / max(image.size)
+def median_aspect(images: Sequence[Image.Image]) -> float:
+    """Return the median width / height of the images, within bounds."""
+    aspects = [image.width / image.height for image in images]
+    return float(np.clip(np.median(aspects), *ASPECTS))
+
+
+def _fit(image: Image.Image, size: tuple[int, int], enlarge: float = float("inf")) -> Image.Image:
+    """Return an image resized to fit into a width and height, with its aspect ratio."""
+    scale = min(size[0] / image.width, size[1] / image.height, enlarge)
     return image.resize((max(1, round(scale * image.width)), max(1, round(scale * image.height))))
 
 
-def _scale(boxes: Tensor, image: Image.Image, fitted: Image.Image) -> Tensor:
-    """Boxes (N, 4) (x1, y1, x2, y2) in pixels of the image → in whole pixels of the fitted image."""
-    scale = torch.tensor([fitted.width / image.width, fitted.height / image.height] * 2)
-    return (boxes.reshape(-1, 4) * scale).round()
+def _draw_line(
+    draw: ImageDraw.ImageDraw, line: Sequence[Label], corner: tuple[int, int], width: int, font: LabelFont
+) -> None:
+    """Draw the parts of a caption's line next to each other, as far as they fit."""
+    x, y = float(corner[0]), corner[1]
+    end = corner[0] + width
+    for part in line:
+        is_plain = part.color == WHITE
+        padding = 0 if is_plain else PADDING
+        available = end - x - 2 * padding
+        text = part.text
+        if part.is_file and font.font.getlength(text) > available:
+            text = text.rpartition("/")[2]  # the folder is often the class
+        text = font.fit(text, available, part.suffix, middle=part.is_file)
+        right = x + font.font.getlength(text) + 2 * padding
+        if right > end and x > corner[0]:
+            return
+        if not is_plain:
+            draw.rectangle((x, y, min(right, end - 1), y + LINE_HEIGHT * font.size - 2), fill=part.color)
+        draw.text((x + padding, y), text, fill=GRAY if is_plain else text_color(part.color), font=font.font)
+        x = right + PADDING
 
 
-def _make_tile(image: Image.Image, size: tuple[int, int], caption: Sequence[Line], font: LabelFont) -> Tensor:
-    """Return a white tile (3, H, W), uint8, with an image at the bottom of an area of a size, and a caption below."""
-    width, height = size
-    tile = Image.new("RGB", (width, height + round((LINE_HEIGHT * len(caption) + 0.6) * font.size)), "white")
-    tile.paste(image, ((width - image.width) // 2, height - image.height))
-    draw = ImageDraw.Draw(tile)
-    for number, line in enumerate(caption):
-        x, y = 0.0, height + number * LINE_HEIGHT * font.size
-        for name, suffix, color in line:
-            text = font.fit(name, width - 2 * CAPTION_PADDING, suffix)
-            end = x + font.font.getlength(text) + 2 * CAPTION_PADDING
-            draw.rectangle((x, y, end, y + LINE_HEIGHT * font.size), fill=color)
-            draw.text((x + CAPTION_PADDING, y), text, fill=text_color(color), font=font.font)
-            x = end + CAPTION_PADDING
-    return pil_to_tensor(tile)
+def _draw_legend(draw: ImageDraw.ImageDraw, corner: tuple[int, int], font: LabelFont) -> None:
+    """Draw the line styles and names of the outcomes."""
+    x, y = corner
+    for style in OUTCOME_STYLES.values():
+        draw_dashed_box(draw, (x, y, x + round(SWATCH * font.size), y + font.size), style, width=3)
+        x += round((SWATCH + 0.5) * font.size)
+        draw.text((x, y), style.title, fill=BLACK, font=font.font)
+        x += round(font.font.getlength(style.title)) + 2 * font.size

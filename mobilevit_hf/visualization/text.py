@@ -33,8 +33,11 @@ class LabelFont:
         self.file = find_font_file("".join(names))
         self.font = ImageFont.truetype(self.file, size)
 
-    def fit(self, name: str, width: float, suffix: str = "") -> str:
-        """Return a label on one line: the name, truncated to a width in pixels, and the suffix, never truncated."""
+    def fit(self, name: str, width: float, suffix: str = "", *, middle: bool = False) -> str:
+        """Return a label on one line: the name, truncated to a width in pixels, and the suffix, never truncated.
+
+        The end of a name is left out, or its `middle`: the ends of file names differ.
+        """
         is_plain = self.file == _default_font_file() and PLAIN_CHARACTERS.issuperset(name + suffix)
         characters = PLAIN_CHARACTERS if is_plain else _font_characters(self.file)
         substitute = next((character for character in SUBSTITUTES if character in characters), "")
@@ -45,10 +48,13 @@ class LabelFont:
         name = _limit_marks(" ".join(name[:MAX_CHARACTERS].split()))
         if self.font.getlength(format_label(name)) <= width:
             return format_label(name)
-        too_long = bisect_right(
-            range(len(name)), width, key=lambda length: self.font.getlength(format_label(f"{name[:length]}…"))
-        )
-        return format_label(f"{name[: max(0, too_long - 1)]}…")
+
+        def truncate(length: int) -> str:
+            tail = length // 2 if middle else 0
+            return format_label(f"{name[: length - tail]}…{name[len(name) - tail :]}")
+
+        too_long = bisect_right(range(len(name)), width, key=lambda length: self.font.getlength(truncate(length)))
+        return truncate(max(0, too_long - 1))
 
 
 @cache

@@ -88,7 +88,6 @@ def uninterrupted_run(one_thread, make_arguments, tmp_path_factory):
 @pytest.fixture
 def no_plots(monkeypatch):
     """No image grids and plots, which take longer than a few training steps."""
-    monkeypatch.setattr("mobilevit_hf.training.reports._draw_grids", lambda *args: {})
     monkeypatch.setattr("mobilevit_hf.visualization.plots.save_plot", lambda figure, path: path.touch())
 
 

@@ -1,0 +1,5 @@
+"""Report of a training or an evaluation: a page, figures and the predictions."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,66 @@
+"""Images of augmented training batches."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+from torchvision.transforms.functional import to_pil_image
+from transformers import BaseImageProcessor
+
+from ..data.transforms import Normalization
+from ..visualization import LabeledImage
+
+MIN_FRACTION = 0.05  # of a class in a mixed image to be named
+
+
+def augmented_images(
+    batch: Mapping[str, Any],
+    files: Sequence[str],
+    processor: BaseImageProcessor,
+    classes: Sequence[str],
+    limit: int = 24,
+) -> list[LabeledImage]:
+    """Return the images of a training batch as the network sees them, with their labels.
+
+    Args:
+        batch: `pixel_values` (B, 3, H, W), as normalized by the processor, and `labels`: classes (B,), their
+            fractions (B, K) after mixup or cutmix, or a dict per image with `class_labels` (N,) and `boxes` (N, 4),
+            normalized (center x, center y, width, height).
+        files: File name of each image; empty if they are unknown, as in a stream.
+        processor: Image processor of the model, whose normalization is reversed.
+        classes: Class names.
+        limit: Maximum number of images.
+    """
+    values = batch["pixel_values"][:limit].detach().float().cpu()
+    images = [to_pil_image(image) for image in _to_pixels(values, Normalization(processor))]
+    labels, files = batch["labels"][:limit], [*files[:limit]] or [""] * len(images)
+    if isinstance(labels, Tensor):
+        return [
+            LabeledImage(image, file, _class_names(label.cpu(), classes))
+            for image, file, label in zip(images, files, labels, strict=True)
+        ]
+    entries = []
+    for image, file, objects in zip(images, files, labels, strict=True):
+        scale = torch.tensor([image.width, image.height] * 2)
+        boxes = box_convert(objects["boxes"].cpu().reshape(-1, 4), "cxcywh", "xyxy") * scale
+        names = [classes[label] for label in objects["class_labels"].tolist()]
+        entries.append(LabeledImage(image, file, names, boxes))
+    return entries
+
+
+def _class_names(label: Tensor, classes: Sequence[str]) -> list[str]:
+    """Class index (), or fractions (K,) of the classes → names, the largest fraction first."""
+    if label.ndim == 0:
+        return [classes[int(label)]]
+    order = label.argsort(descending=True).tolist()
+    return [classes[index] for index in order if label[index] >= MIN_FRACTION]
+
+
+def _to_pixels(values: Tensor, normalization: Normalization) -> Tensor:
+    """Normalized values (B, 3, H, W) → uint8 RGB."""
+    pixels = torch.empty(values.shape)
+    for index, channel in enumerate(normalization.channels):
+        pixels[:, channel] = (values[:, index] - normalization.biases[index]) / normalization.scales[index]
+    return pixels.round().clamp(0, 255).to(torch.uint8)
