@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..backends.formats import AUTO, BACKENDS, DTYPES, FORMATS, QUANTIZATIONS
+from ..data.writers.destination import PREDICTION_FORMATS
 
 # Names of `data.reading.DATA_FORMATS`, which imports torch; a test compares them.
 DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder")
@@ -15,6 +16,7 @@ Backend = StrEnum("Backend", {name: name for name in BACKENDS})
 ExportFormat = StrEnum("ExportFormat", {name: name for name in FORMATS})
 Dtype = StrEnum("Dtype", {name: name for name in (AUTO, *DTYPES)})
 Quantization = StrEnum("Quantization", {name: name for name in QUANTIZATIONS})
+PredictionFormat = StrEnum("PredictionFormat", {name: name for name in PREDICTION_FORMATS})
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model directory, built-in name or Hub id.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: a folder, a file or a Hub id.")]

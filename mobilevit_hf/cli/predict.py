@@ -1,21 +1,21 @@
 """`mobilevit predict`: classify images or detect objects in them."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
-from urllib.parse import urlsplit
 
 import typer
-from rich.text import Text
 
 from ..allocator import tune_allocator
+from ..data.writers.destination import Destination, find_destination
 from ..model_sources import DEFAULT_MODEL, builtin, read_task, recommended_threshold, resolve_model
 from ..tasks import TaskName
 from . import console
-from .options import Backend, Device, DeviceOption, Dtype, Quantization
+from .options import Backend, Device, DeviceOption, Dtype, PredictionFormat, Quantization
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from ..backends.precision import Choice
     from ..data.images import UnreadableImageError
+    from .predict_outputs import LoadedImage
 
+file_option = partial(typer.Option, rich_help_panel="Files")
 runtime_option = partial(typer.Option, rich_help_panel="Runtime")
 
 # Keeps two cores busy; decoded photos stay below half a gigabyte.
@@ -31,8 +33,8 @@ BATCH_SIZE = 8
 
 # Options that apply to one task only.
 TASK_OPTIONS: dict[TaskName, set[str]] = {
-    "image-classification": {"--top-k"},
-    "object-detection": {"--threshold", "--save"},
+    "image-classification": {"--top-k", "--sort"},
+    "object-detection": {"--threshold"},
 }
 
 SAMPLES_FOLDER = Path("mobilevit-samples")
@@ -49,8 +51,10 @@ class Options:
 
     top_k: int | None
     threshold: float | None
-    save: Path | None
     as_json: bool
+    destination: Destination | None
+    save: Path | None
+    sort: bool
     device: Device
     runtime: dict[str, Any]
 
@@ -78,11 +82,29 @@ def predict(
             min=0, max=1, help="Detection: minimum score of a box. Default: recommended by the model, or 0.5."
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
+    output: Annotated[
+        Path | None,
+        file_option(
+            metavar="PATH",
+            help="Write predictions to a .csv, .jsonl or .json (COCO) file, or to a folder in the format of --format; "
+            "a COCO, YOLO or VOC folder has copies of the images.",
+        ),
+    ] = None,
+    prediction_format: Annotated[
+        PredictionFormat | None, file_option("--format", help="Format of --output. Default: that of its ending.")
+    ] = None,
+    resume: Annotated[
+        bool, file_option("--resume", help="Continue an existing --output, which is an error otherwise.")
+    ] = False,
     save: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Detection: save copies of the images with boxes to DIR."),
+        file_option(metavar="DIR", file_okay=False, help="Save copies of the images with boxes or labels to DIR."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
+    sort: Annotated[
+        bool,
+        file_option("--sort", help="Classification: save unchanged copies, in a folder of DIR per predicted class."),
+    ] = False,
     device: DeviceOption = Device.auto,
     backend: Annotated[Backend, runtime_option(help="Runtime; all but torch run on the CPU.")] = Backend.torch,
     dtype: Annotated[
@@ -111,7 +133,10 @@ def predict(
         "threads": threads,
         "compile": compile or None,
     }
-    options = Options(top_k, threshold, save, as_json, device, runtime)
+    destination = _find_destination(output, prediction_format, images, resume=resume)
+    if sort and save is None:
+        raise ValueError("--sort: got no folder for the copies. Pass --save DIR.")
+    options = Options(top_k, threshold, as_json, destination, save, sort, device, runtime)
     if not images and model is None:
         _predict_samples(options)
         return
@@ -120,6 +145,27 @@ def predict(
     if failures:
         console.log("warning", f"{failures} of {total} images could not be read.")
         raise typer.Exit(console.EXIT_UNREADABLE)
+
+
+def _find_destination(
+    output: Path | None, prediction_format: PredictionFormat | None, images: list[str] | None, *, resume: bool
+) -> Destination | None:
+    """Return the destination of --output, if it can be written and, unless resumed, does not exist."""
+    if output is None:
+        if prediction_format or resume:
+            raise ValueError(f"--{'format' if prediction_format else 'resume'}: got no output. Pass --output PATH.")
+        return None
+    if not images:
+        raise ValueError("--output: got no images, expected files, folders or URLs.")
+    destination = find_destination(output, prediction_format and str(prediction_format))
+    if destination.path == output and not destination.is_dataset:
+        console.check_parent("--output", output)
+    from .predict_outputs import check_inputs
+
+    check_inputs(destination, images)
+    if not resume:
+        destination.check_new()
+    return destination
 
 
 def _sample_image(model: str) -> str:
@@ -136,8 +182,8 @@ def _sample_image(model: str) -> str:
 
 def _predict_samples(options: Options) -> None:
     """Run the built-in models on their sample images and print the next steps."""
-    detection = replace(options, top_k=None, save=options.save or SAMPLES_FOLDER / "detections")
-    classification = replace(options, threshold=None, save=None)
+    detection = replace(options, top_k=None, sort=False, save=options.save or SAMPLES_FOLDER / "detections")
+    classification = replace(options, threshold=None)
     for name, task_options in (("blood-cells", detection), ("garments", classification)):
         _predict_and_print([_sample_image(name)], str(builtin(name)), task_options)
     for title, command in NEXT_STEPS.items():
@@ -147,8 +193,11 @@ def _predict_samples(options: Options) -> None:
 def _predict_and_print(images: list[str], model: str, options: Options) -> tuple[int, int]:
     """Print the predictions for images; return how many could not be read, and how many there were."""
     from ..data.image_formats import find_images
+    from .predict_outputs import Saver, open_recorder, print_detections, print_labels
 
-    sources, missing, notes = find_images(images)
+    destination = options.destination
+    outputs = [options.save, destination.path if destination and destination.is_dataset else None]
+    sources, missing, notes = find_images(images, [path for path in outputs if path])
     for note in notes:
         console.log("note", note)
     for source, reason in missing.items():
@@ -158,46 +207,69 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
         return failures, total
     backend = options.runtime["backend"]
     folder = resolve_model(model, folder=None if backend == Backend.torch else backend)
+    task = _check_task(model, folder, options)
     from ..data.images import UnreadableImageError  # takes seconds: after the model is found
 
-    predictor = _load_pipeline(model, folder, options)
-    is_detector = predictor.task == "object-detection"
-    threshold = recommended_threshold(predictor.model.config) if options.threshold is None else options.threshold
-    arguments = {"threshold": threshold} if is_detector else {"top_k": options.top_k or 5}
+    predictor = _load_pipeline(task, folder, options)
+    config, top_k = predictor.model.config, options.top_k or 5
+    threshold = recommended_threshold(config) if options.threshold is None else options.threshold
+    classes = [name for _, name in sorted((config.id2label or {}).items())]
+    saver = recorder = None
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
-    results = _predict_ahead(predictor, sources, arguments, keep_images=bool(options.save))
-    with console.show_progress(disable=len(sources) <= BATCH_SIZE) as progress:
+        saver = Saver(options.save, task, classes, options.sort)
+    if destination:
+        recorder = open_recorder(destination, task, classes, top_k, images, sources)
+        sources = recorder.select_pending(sources)
+    arguments = {"threshold": threshold} if task == "object-detection" else {"top_k": top_k}
+    draws, copies = (
+        bool(options.save) and not options.sort,
+        options.sort or bool(destination and destination.is_dataset),
+    )
+    results = _predict_ahead(predictor, sources, arguments, draws=draws, copies=copies)
+    with (
+        console.show_progress(disable=len(sources) <= BATCH_SIZE) as progress,
+        recorder.finish_or_note(task) if recorder else nullcontext(),
+    ):
         for source, image, predictions in progress.track(results, total=len(sources), description="Predicting"):
             if isinstance(image, UnreadableImageError):
                 failures += 1
                 _report_unreadable(source, str(image), options.as_json)
                 continue
-            saved = None
-            if options.save and image:
-                saved = _save_detections(predictor, source, image, predictions, options.save)
+            if image.is_animated:
+                console.log("note", f"{source}: animated; predicted on its first frame.")
+            saved = saver.save(source, image, predictions) if saver else None
+            if recorder:
+                recorder.write(source, image, predictions)
             if options.as_json:
                 record = {"image": source, "predictions": predictions} | ({"saved": str(saved)} if saved else {})
                 console.print_json(record)
-            elif is_detector:
-                _print_detections(source, predictions, threshold, saved)
-            else:
-                _print_labels(source, predictions)
+            elif not recorder and task == "object-detection":
+                print_detections(source, predictions, saved, threshold)
+            elif not recorder:
+                print_labels(source, predictions, saved)
     return failures, total
 
 
-def _load_pipeline(name: str, folder: Path, options: Options) -> "Pipeline":
-    """Return the pipeline for a checkpoint's task. Code in a checkpoint is never executed."""
-    from ..pipelines import pipeline
-
-    device, backend = options.device, options.runtime["backend"]
+def _check_task(name: str, folder: Path, options: Options) -> TaskName:
+    """Return the task of a checkpoint, after checking that the options apply to it."""
     task = read_task(name, folder).name
-    values = {"--top-k": options.top_k, "--threshold": options.threshold, "--save": options.save}
+    values = {"--top-k": options.top_k, "--sort": options.sort or None, "--threshold": options.threshold}
     wrong = {option for option, value in values.items() if value is not None} - TASK_OPTIONS[task]
     if wrong:
         raise ValueError(
             f"{', '.join(sorted(wrong))}: not for {task}, the task of {name}. Leave it out, or pass another --model."
         )
+    if options.destination:
+        options.destination.check_task(task)
+    return task
+
+
+def _load_pipeline(task: TaskName, folder: Path, options: Options) -> "Pipeline":
+    """Return the pipeline for a checkpoint. Code in a checkpoint is never executed."""
+    from ..pipelines import pipeline
+
+    device, backend = options.device, options.runtime["backend"]
     tune_allocator()
     arguments = {key: value for key, value in options.runtime.items() if value is not None}
     if backend == Backend.torch:
@@ -214,30 +286,44 @@ def _load_pipeline(name: str, folder: Path, options: Options) -> "Pipeline":
 
 
 def _predict_ahead(
-    predictor: "Pipeline", sources: list[str], arguments: dict[str, Any], keep_images: bool
-) -> "Iterator[tuple[str, Image.Image | UnreadableImageError | None, list[dict[str, Any]]]]":
-    """Yield each source with the error or, if kept, its image, and its predictions by descending score."""
+    predictor: "Pipeline", sources: list[str], arguments: dict[str, Any], *, draws: bool, copies: bool
+) -> "Iterator[tuple[str, LoadedImage | UnreadableImageError, list[dict[str, Any]]]]":
+    """Yield each source with its image or the error, and the predictions by descending score.
+
+    Args:
+        predictor: The pipeline.
+        sources: Paths and URLs.
+        arguments: Of the pipeline's call.
+        draws: Whether to keep the pixels of images.
+        copies: Whether to keep the content of URLs.
+    """
     from torch import nn
 
-    from ..data.images import UnreadableImageError, load_image
+    from ..data.images import UnreadableImageError, download, is_url, load_first_frame
     from ..modeling.finite import NonFiniteOutputError
     from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
     from ..threads import map_ahead, num_workers
+    from .predict_outputs import LoadedImage
 
-    def load_or_error(source: str) -> "Image.Image | UnreadableImageError":
+    def load_or_error(source: str) -> "tuple[Image.Image, LoadedImage] | UnreadableImageError":
         try:
-            return load_image(source)
+            content = download(source) if is_url(source) else Path(source)
+            image, is_animated = load_first_frame(content)
         except UnreadableImageError as error:
             return error
+        kept = content if copies else b""
+        return image, LoadedImage(image.size, is_animated, image if draws else None, kept)
 
-    drawn: deque[tuple[str, Image.Image | UnreadableImageError | None]] = deque()
+    drawn: deque[tuple[str, LoadedImage | UnreadableImageError]] = deque()
 
     def readable_images() -> "Iterator[Image.Image]":
-        for source, image in zip(sources, map_ahead(load_or_error, sources, num_workers()), strict=True):
-            is_readable = not isinstance(image, UnreadableImageError)
-            drawn.append((source, image if keep_images or not is_readable else None))
-            if is_readable:
-                yield image
+        for source, loaded in zip(sources, map_ahead(load_or_error, sources, num_workers()), strict=True):
+            if isinstance(loaded, UnreadableImageError):
+                drawn.append((source, loaded))
+                continue
+            image, kept = loaded
+            drawn.append((source, kept))
+            yield image
 
     # Other detectors may resize each image to another size, which can't be batched. An exported model is no module.
     is_other = isinstance(predictor.model, nn.Module) and not isinstance(predictor.model, MobileViTPreTrainedModel)
@@ -258,40 +344,3 @@ def _report_unreadable(source: str, reason: str, as_json: bool) -> None:
         console.print_json({"image": source, "error": reason})
     else:
         console.log("unreadable", f"{source}: {reason}", color="red")
-
-
-def _save_detections(
-    predictor: "Pipeline", source: str, image: "Image.Image", detections: list[dict[str, Any]], folder: Path
-) -> Path:
-    from ..data.image_formats import is_url
-    from ..visualization import draw_detections, save_image
-
-    names = [name for _, name in sorted((predictor.model.config.id2label or {}).items())]
-    file = urlsplit(source).path if is_url(source) else source
-    return save_image(draw_detections(image, detections, names), folder, Path(file).name)
-
-
-def _print_labels(source: str, predictions: list[dict[str, Any]]) -> None:
-    console.print_line(source, "bold")
-    table = console.make_table("label", "score", show_header=False)
-    table.add_column()
-    for prediction in predictions:
-        score = prediction["score"]
-        table.add_row(console.make_cell(prediction["label"]), f"{score:.1%}", "█" * round(20 * score))
-    console.output.print(table)
-
-
-def _print_detections(source: str, detections: list[dict[str, Any]], threshold: float, saved: Path | None) -> None:
-    where = f" → {console.printable(str(saved))}" if saved else ""
-    console.output.print(Text.assemble((console.printable(source), "bold"), where), soft_wrap=True)
-    if not detections:
-        console.print_line(f" nothing above {threshold:g}")
-        return
-    counts = Counter(detection["label"] for detection in detections)
-    console.print_line(" " + ", ".join(f"{number} {label}" for label, number in counts.most_common()))
-    edges = ("xmin", "ymin", "xmax", "ymax")
-    table = console.make_table("label", "score", *edges)
-    for detection in detections:
-        box = [str(detection["box"][edge]) for edge in edges]
-        table.add_row(console.make_cell(detection["label"]), f"{detection['score']:.3f}", *box)
-    console.output.print(table)

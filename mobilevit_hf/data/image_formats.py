@@ -36,14 +36,13 @@ FORMATS_BY_SUFFIX = {
 }
 IMAGE_SUFFIXES = frozenset(FORMATS_BY_SUFFIX)
 
+VIDEO = "video or animation; extract its frames"
 _REASONS = {
     "camera raw; develop it to JPEG": (
         ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw "
         ".rw2 .rwl .sr2 .srf .srw .x3f"
     ),
-    "video or animation; extract its frames": (
-        ".3gp .avi .flc .fli .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .webm .wmv"
-    ),
+    VIDEO: (".3gp .avi .flc .fli .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .webm .wmv"),
     "vector graphics; render it to PNG": ".ai .cdr .emf .eps .ps .svg .svgz .wmf",
     "document; export its images": ".djvu .pdf",
     "layers of an image editor; export it to PNG": ".afphoto .kra .ora .psb .psd .xcf",
@@ -67,7 +66,7 @@ def describe_unread(names: Iterable[str]) -> str | None:
     """Describe the files with suffixes of images that are not read, by suffix; None if there are none."""
     by_suffix = defaultdict(list)
     for name in names:
-        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122, many names
+        suffix = _suffix(name)
         if suffix in UNREAD_SUFFIXES:
             by_suffix[suffix].append(name)
     if not by_suffix:
@@ -79,40 +78,79 @@ def describe_unread(names: Iterable[str]) -> str | None:
     return f"Skipped files that are not read as images: {'; '.join(counts)}."
 
 
+def describe_format(name: str) -> str | None:
+    """Return why a file with this suffix is not read, None if it may be."""
+    reason = UNREAD_SUFFIXES.get(_suffix(name))
+    return reason and f"{_suffix(name)} is not read: {reason}"
+
+
+def is_video(name: str) -> bool:
+    """Return whether a file name has the suffix of a video."""
+    return UNREAD_SUFFIXES.get(_suffix(name)) == VIDEO
+
+
 def is_url(source: str) -> bool:
     """Return whether a source is an http(s) URL."""
     return source.startswith(("http://", "https://"))
 
 
-def find_images(sources: Iterable[str]) -> tuple[list[str], dict[str, str], list[str]]:
+def find_images(sources: Iterable[str], outputs: Iterable[Path] = ()) -> tuple[list[str], dict[str, str], list[str]]:
     """Resolve files, folders, glob patterns and URLs to images.
 
     Args:
         sources: Files of any suffix, http(s) URLs, glob patterns (`"photos/*.jpg"`, `**` for subfolders), or folders,
             of which all files below with a suffix in `IMAGE_SUFFIXES` are returned in alphabetical order.
+        outputs: Folders for output, which are left out where they are inside a folder of the sources.
 
     Returns:
-        The unique paths and URLs in the order of the sources, the reason for each source without any image, and notes
-        on the files in folders that are not read.
+        The unique paths and URLs in the order of the sources; the reason for each video, and each source without
+        any image; and notes on the other files in folders that are not read.
     """
-    images: dict[str, None] = {}
+    images: dict[str, str] = {}  # by their absolute path
     missing: dict[str, str] = {}
     notes: list[str] = []
     for source in sources:
         path = Path(source)
-        if is_url(source) or path.is_file():
-            images[source] = None
+        if path.is_file() and is_video(source):
+            missing[source] = describe_format(source) or ""
             continue
+        if is_url(source) or path.is_file():
+            images.setdefault(_identify(source), source)
+            continue
+        root, excluded = input_folder(source), [os.path.abspath(output) for output in outputs]  # noqa: PTH100
+        excluded = [f"{folder}{os.sep}" for folder in excluded if folder.startswith(f"{root}{os.sep}")]
         if path.is_dir():
             files = [str(p) for p in sorted(path.rglob("*")) if p.is_file()]
-            matches = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]  # noqa: PTH122
-            unread = describe_unread(files)
+            files = [file for file in files if not _identify(file).startswith(tuple(excluded))]
+            matches = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
+            videos = {file: describe_format(file) or "" for file in files if is_video(file)}
+            unread = describe_unread(file for file in files if file not in videos)
             reason = "no images in this folder" + (f". {unread.rstrip('.')}" if unread else "")
             notes += [unread] if matches and unread else []
+            missing |= videos
         else:
             matches = [match for match in sorted(glob.glob(source, recursive=True)) if os.path.isfile(match)]  # noqa: PTH207, PTH113
-            reason = "no such file or folder"
-        images.update(dict.fromkeys(matches))
-        if not matches:
+            matches = [match for match in matches if not _identify(match).startswith(tuple(excluded))]
+            videos, reason = {}, "no such file or folder"
+        for match in matches:
+            images.setdefault(_identify(match), match)
+        if not matches and not videos:
             missing[source] = reason
-    return list(images), missing, notes
+    return list(images.values()), missing, notes
+
+
+def input_folder(source: str) -> str:
+    """Return the absolute path of a folder, or of the one that contains a file or all matches of a glob pattern."""
+    path = Path(os.path.abspath(source))  # noqa: PTH100, links are not followed
+    if path.is_dir():
+        return str(path)
+    parents = [parent for parent in path.parents if path.is_file() or not glob.has_magic(str(parent))]
+    return str(parents[0])
+
+
+def _identify(source: str) -> str:
+    return source if is_url(source) else os.path.abspath(source)  # noqa: PTH100
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122, many names

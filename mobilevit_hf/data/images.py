@@ -23,7 +23,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..model_sources import call_within
-from .image_formats import FORMATS, FORMATS_BY_SUFFIX, UNREAD_SUFFIXES, is_url
+from .image_formats import FORMATS, FORMATS_BY_SUFFIX, describe_format, is_url
 from .image_repair import strip_metadata
 
 Result = TypeVar("Result")
@@ -99,6 +99,11 @@ def load_with_losses(source: str | Path | bytes | Image.Image) -> tuple[Image.Im
     return _read(source, lambda image: (_to_rgb(image), _find_losses(image)))
 
 
+def load_first_frame(source: str | Path | bytes | Image.Image) -> tuple[Image.Image, bool]:
+    """Return an image as `load_image`, and whether its file has further frames, which are not decoded."""
+    return _read(source, lambda image: (_to_rgb(image), _is_animated(image)))
+
+
 def open_header(source: str | Path | bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Open an image file and read only its header, without Pillow's warning about large images.
 
@@ -110,8 +115,8 @@ def open_header(source: str | Path | bytes, formats: tuple[str, ...] | None = No
         Exception: One of `DECODER_ERRORS` if the header can't be read.
     """
     suffix = "" if isinstance(source, bytes) else Path(source).suffix.lower()
-    if suffix in UNREAD_SUFFIXES:  # Pillow would read the thumbnail of a camera raw
-        raise UnreadableImageError(f"{suffix} is not read: {UNREAD_SUFFIXES[suffix]}")
+    if reason := describe_format(suffix and str(source)):  # Pillow would read the thumbnail of a camera raw
+        raise UnreadableImageError(reason)
     if formats is None:
         own = FORMATS_BY_SUFFIX.get(suffix)
         formats = FORMATS if own is None or own in FORMATS else (*FORMATS, own)
@@ -217,7 +222,14 @@ class LazyImage:
         return _crop(pil_to_tensor(self.load()), region)
 
 
-def _download(url: str) -> bytes:
+def download(url: str) -> bytes:
+    """Return the content of an image file at an http(s) URL.
+
+    Raises:
+        UnreadableImageError: If it can't be fetched, or has more than `MAX_DOWNLOAD_BYTES`.
+    """
+    if reason := describe_format(url.partition("?")[0]):
+        raise UnreadableImageError(reason)
     try:
         return call_within(MAX_DOWNLOAD_SECONDS, lambda: _fetch(url))
     except TimeoutError as error:
@@ -251,7 +263,8 @@ def _fetch(url: str) -> bytes:
 def _read(source: Any, convert: Callable[[Image.Image], Result]) -> Result:
     """Open an image and convert it, without its metadata if it can't be decoded with it."""
     try:
-        source = _download(source) if isinstance(source, str) and is_url(source) else source
+        if isinstance(source, str) and is_url(source):
+            source = download(source)
         with _ignore_warnings:  # Pillow warns of damage that it repairs
             if isinstance(source, Image.Image):
                 return _convert(source, convert)
@@ -304,7 +317,7 @@ def _find_losses(image: Image.Image) -> list[str]:
     losses = {
         "transparency": image.has_transparency_data and _is_transparent(image),
         "depth": image.mode == "F" or (image.mode.startswith("I") and _exceeds_8_bits(image)),
-        "frames": image.format != "MPO" and _is_animated(image),  # a preview or depth map in a photo
+        "frames": _is_animated(image),
         "colors": image.mode == "CMYK",
     }
     return [loss for loss, applies in losses.items() if applies]
@@ -322,7 +335,8 @@ def _exceeds_8_bits(image: Image.Image) -> bool:
 
 def _is_animated(image: Image.Image) -> bool:
     try:
-        return getattr(image, "is_animated", False)
+        # An MPO is a photo with a preview or a depth map.
+        return image.format != "MPO" and getattr(image, "is_animated", False)
     except DECODER_ERRORS:  # of the second frame
         return False
 

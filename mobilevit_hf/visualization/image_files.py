@@ -17,12 +17,18 @@ def save_image(image: Image.Image, folder: Path, name: str) -> Path:
 
     A number is appended if the file exists. A suffix other than .jpg, .jpeg and .png is replaced by .png.
     """
+    suffix = Path(name).suffix.lower()
+    path = unused_path(folder, name if suffix in FORMATS else f"{Path(name).stem}.png")
+    # JPEG without chroma subsampling, so that thin lines keep their colors.
+    image_format = FORMATS[path.suffix.lower()]
+    write_atomically(path, lambda file: image.save(file, image_format, quality=95, subsampling=0))
+    return path
+
+
+def unused_path(folder: Path, name: str) -> Path:
+    """Return the path of a new file in a folder: with a number before the suffix if the name is taken."""
     stem, suffix = Path(name).stem or "image", Path(name).suffix
     while len(os.fsencode(stem)) > MAX_STEM_BYTES:
         stem = stem[:-1]
-    suffix = suffix if suffix.lower() in FORMATS else ".png"
     stems = chain([stem], (f"{stem}-{number}" for number in count(2)))
-    path = next(path for stem in stems if not (path := folder / f"{stem}{suffix}").exists())
-    # JPEG without chroma subsampling, so that thin lines keep their colors.
-    write_atomically(path, lambda file: image.save(file, FORMATS[suffix.lower()], quality=95, subsampling=0))
-    return path
+    return next(path for stem in stems if not (path := folder / f"{stem}{suffix}").exists())

@@ -80,12 +80,40 @@ def test_damaged_metadata_costs_no_prediction(mobilevit, classifier, image, tmp_
 
 
 def test_files_that_are_not_read_are_noted(mobilevit, classifier, photos):
-    for name in ("IMG_1.MOV", "IMG_2.mov", "IMG_3.dng"):
+    for name in ("IMG_3.dng", "IMG_4.svg"):
         (photos / name).write_bytes(b"")
     code, _, err = mobilevit("predict", photos, "--model", classifier)
     assert code == 0
-    assert "2 .mov (video" in err
     assert "1 .dng (camera raw" in err
+    assert "1 .svg (vector" in err
+
+
+def test_videos_are_unreadable_images(mobilevit, classifier, photos):
+    """In a folder, named (here both, but reported once) and by URL."""
+    for name in ("IMG_1.MOV", "b.mp4", "more/c.webm"):
+        (photos / name).write_bytes(b"")
+    arguments = ["predict", photos, photos / "b.mp4", "http://127.0.0.1:9/d.mkv", "--model", classifier]
+    code, _, err = mobilevit(*arguments)
+    assert code == 1
+    lines = [line for line in err.splitlines() if line.startswith("unreadable:")]
+    names = [line.split(": .")[0].rpartition("/")[2] for line in lines]
+    assert names == ["IMG_1.MOV", "b.mp4", "c.webm", "d.mkv"]
+    assert all("is not read: video or animation; extract its frames" in line for line in lines)
+    assert "4 of 7 images could not be read" in err
+    code, out, _ = mobilevit(*arguments, "--json")
+    assert len([line for line in map(json.loads, out.splitlines()) if "video" in line.get("error", "")]) == 4
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
+def test_first_frame_of_an_animation_is_predicted(mobilevit, classifier, image, tmp_path, suffix):
+    frames = [image, image.rotate(90), image.rotate(180)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    Image.open(tmp_path / f"a.{suffix}").convert("RGB").save(tmp_path / "first.bmp")
+    code, out, err = mobilevit("predict", tmp_path, "--model", classifier, "--json")
+    assert code == 0
+    assert err == f"note: {tmp_path / f'a.{suffix}'}: animated; predicted on its first frame.\n"
+    animated, first = [json.loads(line)["predictions"] for line in out.splitlines()]
+    assert animated == first
 
 
 def test_images_are_predicted_in_batches(mobilevit, classifier, image, tmp_path, monkeypatch):
@@ -468,15 +496,15 @@ def test_every_file_is_predicted_or_reported(mobilevit, checkpoints, detector_di
     assert sorted(line["image"] for line in lines) == sorted(str(tmp_path / "files" / name) for name in names)
     failed = [line for line in lines if "error" in line]
     assert all("predictions" in line for line in lines if "error" not in line)
-    assert err == f"warning: {len(failed)} of {count} images could not be read.\n"
+    *notes, warning = err.splitlines()
+    assert all(line.endswith("animated; predicted on its first frame.") for line in notes)
+    assert warning == f"warning: {len(failed)} of {count} images could not be read."
 
-    save = ["--save", tmp_path / "out"] if task == "object-detection" else []
-    code, out, err = mobilevit(*arguments, *save)
+    code, out, err = mobilevit(*arguments, "--save", tmp_path / "out")
     assert code == 1, err
     assert all(c.isprintable() or c == "\n" for c in out + err)
     assert err.count("unreadable: ") == len(failed)
-    if save:
-        assert len(list((tmp_path / "out").iterdir())) == count - len(failed)
+    assert len(list((tmp_path / "out").iterdir())) == count - len(failed)
 
 
 @pytest.mark.parametrize(
@@ -490,7 +518,8 @@ def test_every_file_is_predicted_or_reported(mobilevit, checkpoints, detector_di
         (["--model", "{classifier}", "--device", "abacus"], "abacus"),
         (["--model", "{classifier}", "--top-k", "0"], "--top-k"),
         (["--model", "{classifier}", "--threshold", "0.5"], "--threshold: not for image-classification"),
-        (["--model", "{classifier}", "--save", "{out}"], "--save: not for image-classification"),
+        (["--model", "{detector}", "--save", "{out}", "--sort"], "--sort: not for object-detection"),
+        (["--model", "{classifier}", "--sort"], "--sort: got no folder"),
         (["--model", "{detector}", "--top-k", "5"], "--top-k: not for object-detection"),
         (["--model", "{detector}", "--threshold", "1.1"], "--threshold"),
         (["--model", "{detector}", "--save", "{photo}"], "--save"),

@@ -213,8 +213,11 @@ def test_files_that_are_not_read_are_counted_by_suffix(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     found, missing, (note,) = find_images([str(tmp_path)])
-    assert (found, missing) == ([str(tmp_path / "a.jpg")], {})
-    for count in ("2 .mov (video", "1 .cr2 (camera raw", "1 .svg (vector"):
+    assert found == [str(tmp_path / "a.jpg")]
+    assert list(missing) == [str(tmp_path / "a.MOV"), str(tmp_path / "b.mov")]
+    assert all(reason.startswith(".mov is not read: video") for reason in missing.values())
+    assert ".mov" not in note.lower()
+    for count in ("1 .cr2 (camera raw", "1 .svg (vector"):
         assert count in note
     assert ".txt" not in note
     (_, missing, notes), folder = find_images([str(tmp_path / "deep")]), str(tmp_path / "deep")

@@ -1,0 +1,1 @@
+"""Writers of predictions, one module per format; the readers are in `formats`."""
