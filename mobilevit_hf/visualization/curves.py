@@ -99,7 +99,7 @@ def _plot_loss(
 ) -> None:
     values = np.concatenate([curve[1] for curve in (training, validation) if curve])
     if training:
-        _plot_line(axes, *training, color=LIGHT, linewidth=1, label="training, each log line")
+        _plot_line(axes, *training, color=LIGHT, linewidth=1, label="training")
         axes.plot(training[0], _smooth(training[1]), color=DARK, label="training, smoothed")
     if validation:
         axes.plot(*validation, color=ACCENT, marker="o", markersize=3, linestyle="--", label="validation")

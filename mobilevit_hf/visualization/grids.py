@@ -218,10 +218,7 @@ def _draw_line(
         is_plain = part.color == WHITE
         padding = 0 if is_plain else PADDING
         available = end - x - 2 * padding
-        text = part.text
-        if part.is_file and font.font.getlength(text) > available:
-            text = text.rpartition("/")[2]  # the folder is often the class
-        text = font.fit(text, available, part.suffix, middle=part.is_file)
+        text = font.fit(part.text, available, part.suffix, is_file=part.is_file)
         right = x + font.font.getlength(text) + 2 * padding
         if right > end and x > corner[0]:
             return

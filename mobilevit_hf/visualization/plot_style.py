@@ -14,10 +14,10 @@ from matplotlib.font_manager import FontProperties
 from ..io import write_atomically
 from .text import LabelFont
 
-RESOLUTION = 150  # pixels per inch
+RESOLUTION = 160  # pixels per inch
 FONT_SIZE = 9  # points of 1/72 inch
 WIDTH = 5.2  # inches: narrow enough that a phone shows legible text
-MAX_NAME_WIDTH = 200  # pixels; longer names are truncated
+MAX_NAME_WIDTH = 210  # pixels; longer names are truncated
 
 LIGHT, DARK, ACCENT = "#9ecae1", "#08519c", "#d94801"
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # background of numbers, so that no line crosses them

@@ -33,10 +33,11 @@ class LabelFont:
         self.file = find_font_file("".join(names))
         self.font = ImageFont.truetype(self.file, size)
 
-    def fit(self, name: str, width: float, suffix: str = "", *, middle: bool = False) -> str:
+    def fit(self, name: str, width: float, suffix: str = "", *, is_file: bool = False) -> str:
         """Return a label on one line: the name, truncated to a width in pixels, and the suffix, never truncated.
 
-        The end of a name is left out, or its `middle`: the ends of file names differ.
+        A class name loses its end. The path of a file loses its folders, then the middle of its name: the start and
+        the end of names differ.
         """
         is_plain = self.file == _default_font_file() and PLAIN_CHARACTERS.issuperset(name + suffix)
         characters = PLAIN_CHARACTERS if is_plain else _font_characters(self.file)
@@ -46,11 +47,13 @@ class LabelFont:
             return "".join(character if character in characters else substitute for character in name) + suffix
 
         name = _limit_marks(" ".join(name[:MAX_CHARACTERS].split()))
-        if self.font.getlength(format_label(name)) <= width:
-            return format_label(name)
+        for whole in (name, name.rpartition("/")[2]) if is_file else (name,):
+            if self.font.getlength(format_label(whole)) <= width:
+                return format_label(whole)
+            name = whole
 
         def truncate(length: int) -> str:
-            tail = length // 2 if middle else 0
+            tail = length // 2 if is_file else 0
             return format_label(f"{name[: length - tail]}…{name[len(name) - tail :]}")
 
         too_long = bisect_right(range(len(name)), width, key=lambda length: self.font.getlength(truncate(length)))
