@@ -113,6 +113,8 @@ def _task_sections(
 ) -> list[Section]:
     if isinstance(result.predictions, ClassifiedImages):
         return classification_sections(folder, result, samples, subject)
+    if not result.predictions:  # a result of metrics alone
+        return []
     return DetectionReport(folder, result, samples, subject).sections()
 
 

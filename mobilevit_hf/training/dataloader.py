@@ -1,7 +1,7 @@
 """Batches of a training run."""
 
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ class TrainingDataLoader:
         if isinstance(samples, Sequence):
             self.samples = samples
             self.sampler = MultiScaleBatchSampler(len(samples), self._shapes(0.0), seed=seed, **ranks)
-            data = ImageDataset(samples, transform, task.mix())
+            data = self.images = ImageDataset(samples, transform, task.mix())
         else:
             size = (initial.image_size, initial.image_size)
             data = self.stream = ImageStream(samples, transform, batch_size, size, mix=task.mix(), seed=seed, **ranks)
@@ -118,6 +118,22 @@ class TrainingDataLoader:
         self.sampler.set_epoch(number, start_batch)
         for specs, batch in zip(self.sampler, self.loader, strict=True):
             yield specs, send_to_device(batch, self.accelerator.device, non_blocking=True)
+
+    def first_batches(self, num_images: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        """Yield the first batches of the training with at least `num_images`, and the names of their images.
+
+        They are built in this process, from the seeds of the training and without changing its random state. A stream
+        yields none, as it can't be read again.
+        """
+        if self.sampler is None:
+            return
+        ranks = {"rank": self.sampler.rank, "num_replicas": self.sampler.num_replicas}
+        first_epoch = MultiScaleBatchSampler(len(self.samples), self._shapes(0.0), seed=self.arguments.seed, **ranks)
+        for specs in first_epoch:
+            yield self.images.__getitems__(specs), self.names(specs)
+            num_images -= len(specs)
+            if num_images <= 0:
+                return
 
     def close(self) -> None:
         """Stop the worker processes, which would otherwise run until Python exits."""

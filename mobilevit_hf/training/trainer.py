@@ -30,23 +30,19 @@ from .cross_validation import cross_validate
 from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TRACKER_PROJECT, lock_output_dir
 from .push_to_hub import publish_result
 from .record import write_results, write_training_record
-from .reports import write_reports
+from .reports import first_images, write_reports
 from .results_table import evaluation_values, write_results_table
 from .resume import raise_if_complete
 from .setup import Run, TrainingData, create_accelerator, prepare_run, run_in_main_process
 from .signals import StoppedError, catch_signals
 from .state import ThroughputMeter, TrainerState, TrainingResult
+from .time_limit import CLOSING_SECONDS, estimate_test, reserve_seconds, skips_test
 
 # Bootstrap resamples for the intervals in the history, which take 1% of an evaluation's time for a detector on a CPU
 # (1000: 18%). Those of the saved weights are computed with `RESAMPLES`.
 LOGGED_RESAMPLES = 100
 # Longest time between checkpoints, whatever `save_steps` is.
 SAVE_SECONDS = 600
-# Time reserved at the end of a run with `max_minutes`: a multiple of the last evaluation's duration (the saved weights
-# are evaluated once more if they are not the last), and seconds for reports and files.
-EVALUATION_RESERVE, CLOSING_SECONDS = 2.25, 6.0
-# The test split is measured unless that takes more than this fraction of `max_minutes`.
-MAX_TEST_FRACTION = 0.5
 
 
 def train(arguments: TrainArguments, callback: TrainerCallback | None = None) -> TrainingResult:
@@ -267,8 +263,7 @@ class Trainer:
         if num_steps:
             fractions.append(state.step / num_steps)
         if self.run.max_seconds is not None:
-            reserve = CLOSING_SECONDS + EVALUATION_RESERVE * state.evaluation_seconds
-            reserve += 0 if self._skips_test() else self._test_seconds()
+            reserve = reserve_seconds(state.evaluation_seconds, self._test_seconds(), self.run.max_seconds)
             fractions.append(state.seconds / max(self.run.max_seconds - reserve, 1e-3))
         if self._stops_early():
             fractions.append(1.0)  # resumed after early stopping
@@ -282,22 +277,8 @@ class Trainer:
         return stops > 0
 
     def _test_seconds(self) -> float:
-        """Return the estimated duration of the evaluation on the test split, 0 without one or before an estimate.
-
-        An image takes as long as in the last evaluation on the validation split, or without one at most as long as in
-        training.
-        """
-        splits, speed = self.run.task.dataset.splits, self.meter.images_per_second
-        if not isinstance(samples := splits.get("test"), Sequence):
-            return 0.0
-        if isinstance(validation := splits.get("validation"), Sequence):
-            return self.state.evaluation_seconds * len(samples) / len(validation)
-        return len(samples) / speed if speed else 0.0
-
-    def _skips_test(self) -> bool:
-        """Return whether the evaluation on the test split would take more than half of the time limit."""
-        limit = math.inf if self.run.max_seconds is None else self.run.max_seconds
-        return self._test_seconds() > MAX_TEST_FRACTION * limit
+        splits, meter = self.run.task.dataset.splits, self.meter
+        return estimate_test(splits, self.state.evaluation_seconds, meter.images_per_second)
 
     def _set_train_mode(self) -> None:
         self.run.model.train()
@@ -408,7 +389,7 @@ class Trainer:
 
     def _test(self) -> EvaluationResult | None:
         """Evaluate the saved weights on the test split; an error is a warning, as the training is complete."""
-        if self._skips_test():
+        if skips_test(self._test_seconds(), self.run.max_seconds):
             self.callback.on_message(
                 f"The test split is not measured: it would take about {self._test_seconds():.0f} s of the time limit. "
                 f"Run mobilevit evaluate {self.output_dir} {self.arguments.data} --split test",
@@ -496,7 +477,14 @@ class Trainer:
             samples = dataset.splits.get("validation")
             with explain_full_disk(self.output_dir):
                 write_training_record(self.run.record, result, self.accelerator)
-                write_reports(result, samples if isinstance(samples, Sequence) else None, dataset.classes)
+                write_reports(
+                    result,
+                    samples if isinstance(samples, Sequence) else None,
+                    dataset.classes,
+                    record=self.run.record,
+                    best_step=self.state.best_step,
+                    train_batches=first_images(self.run),
+                )
                 write_results(result, self.run.record.data.name)
         self.accelerator.end_training()
         if self.run.repo_id:
