@@ -36,12 +36,12 @@ def recognizes(folder: DataFolder) -> bool:
 def read(folder: DataFolder) -> Dataset:
     """Read Pascal VOC XML.
 
-    The image of an XML file is that of the same name in the same folder or next to it (`JPEGImages`, `images`), or
-    else the one that is named in the file, or else the only one of that name. Coordinates are used unchanged, whether
-    they start at 0 or 1, and objects marked as difficult are included. Splits are the lists in `ImageSets/Main`
-    (images that only `trainval` lists go to the split without a list of its own), or next to the images, or else
-    folders named like splits, or else all images are the training split. Classes are those of the training split in
-    alphabetical order.
+    The image of an XML file is that of the same name in the same folder or next to it (`JPEGImages`, `images`, with
+    the same subfolders), or else the one that is named in the file, or else the only one of that name. Coordinates are
+    used unchanged, whether they start at 0 or 1, and objects marked as difficult are included. Splits are the lists in
+    `ImageSets/Main` (images that only `trainval` lists go to the split without a list of its own), or next to the
+    images, or else folders named like splits, or else all images are the training split. Classes are those of the
+    training split in alphabetical order.
 
     Raises:
         ValueError: If there are no XML files.
@@ -192,7 +192,10 @@ def _image_reference(file: str, tree: ElementTree.Element) -> Reference:
     stem = base[: -len(".xml")]
     written = [(tree.findtext(tag) or "").strip().replace("\\", "/") for tag in ("filename", "path")]
     names = [posixpath.basename(name) for name in written if name]
-    directories = [directory, *(f"{parent}/{name}" for parent in parents(directory) for name in IMAGE_FOLDERS)]
+    parts = directory.split("/")
+    mirrored = [[*parts[:i], name, *parts[i + 1 :]] for i in range(len(parts)) for name in IMAGE_FOLDERS]
+    directories = [directory, *map("/".join, mirrored)]
+    directories += [f"{parent}/{name}" for parent in parents(directory) for name in IMAGE_FOLDERS]
     same = [name for name in names if posixpath.splitext(name)[0] == stem]  # its suffix tells a photo from its mask
     similar = [posixpath.join(directory, name) for name in (*same, stem, *names)]
     return Reference([posixpath.normpath(f"{parent}/{stem}") for parent in directories], similar)

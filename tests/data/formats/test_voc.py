@@ -124,6 +124,16 @@ def test_masks_are_not_the_images(tmp_path):
     assert sample_names(load_dataset(tmp_path, data_format="voc").splits["train"]) == ["images/a.jpg"]
 
 
+def test_images_of_the_same_name_in_subfolders(tmp_path):
+    """Also where one of them is not in a subfolder."""
+    for number, name in enumerate(("a", "one/a", "two/more/a"), start=1):
+        save_image(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write(tmp_path / "Annotations" / f"{name}.xml", voc_xml(("cat", number, 2, 11, 12)))
+    samples = load_dataset(tmp_path, validation_fraction=0).splits["train"]
+    boxes = {sample.name: labeled_boxes(sample)[0][1][0] for sample in samples}
+    assert boxes == {"JPEGImages/a.jpg": 1, "JPEGImages/one/a.jpg": 2, "JPEGImages/two/more/a.jpg": 3}
+
+
 def test_image_of_another_file_is_not_used(tmp_path):
     """Copies of a file keep the name of their first image."""
     save_image(tmp_path / "JPEGImages" / "b.jpg")
