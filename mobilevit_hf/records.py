@@ -180,6 +180,7 @@ class ExportRecord:
     latency_ms: dict[str, Number] | None = None  # median by batch size
     versions: dict[str, str] | None = None  # of the export libraries
     machine: HardwareRecord | None = None  # on which the latency was measured
+    source: str | None = None  # model that used it last, only in the cache; see `backends.cache.name_source`
 
 
 def read_record(path: Path, record_class: type[Record]) -> Record | None:

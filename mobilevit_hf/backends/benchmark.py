@@ -27,6 +27,7 @@ from .loader import load_backend_model
 from .pytorch import load_model
 
 TURN_SECONDS = 0.5  # approximate
+BUSY_RATIO = 1.5  # of p95 to the median, above which other programs disturbed the measurement
 
 
 class Setting(NamedTuple):
@@ -89,6 +90,11 @@ class Timing:
     images_per_second: float
     peak_mib: float
     file_bytes: int
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine was busy: p95 is over `BUSY_RATIO` times the median."""
+        return self.p95_ms > BUSY_RATIO * self.p50_ms
 
 
 def count_macs(model: nn.Module, height: int, width: int) -> int:

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..io import (
     remove_abandoned,
     temporary_folder,
 )
+from ..model_sources import ASSETS, builtin_models
 from ..records import EXPORT_FILE, ExportRecord, read_record, write_record
 from .files import check_exported, exported_bytes, hash_files
 from .formats import FORMATS, Format
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 MAX_BYTES = 2 * 2**30
+BUILTIN = "built-in "
+HUB_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/")  # folder of a model in the cache of huggingface_hub
 
 # Configuration fields that change the outputs without changing the weights' names or shapes.
 CONFIG_FIELDS = (
@@ -93,7 +97,12 @@ def _package_version(package: str) -> str:
 
 
 def get_or_create(
-    weights: str, backend: str, dtype: str, size: tuple[int, int], write: Callable[[Path], dict[str, Any]]
+    weights: str,
+    backend: str,
+    dtype: str,
+    size: tuple[int, int],
+    write: Callable[[Path], dict[str, Any]],
+    source: str | None = None,
 ) -> Path:
     """Return the cached exported file for a model's weights, exporting it if it is missing.
 
@@ -103,6 +112,7 @@ def get_or_create(
         weights: Hash from `weights_hash`.
         size: Height and width of the image processor's output.
         write: Writes the file and returns further fields of its `ExportRecord`.
+        source: Name of the model from `name_source`, recorded for `mobilevit cache`.
     """
     format = FORMATS[backend]
     versions = package_versions(format)
@@ -119,7 +129,7 @@ def get_or_create(
             (created / file).parent.mkdir(parents=True)
             measured = write(created / file)
             measured |= {"bytes": exported_bytes(created / file), "files": hash_files(created / file)}
-            write_record(created / EXPORT_FILE, ExportRecord(file=file, **key, **measured))
+            write_record(created / EXPORT_FILE, ExportRecord(file=file, source=source, **key, **measured))
             mark_cache_entry(created, name)
             try:
                 created.rename(folder)
@@ -128,8 +138,40 @@ def get_or_create(
                     raise
         trim(keep=folder)
     with contextlib.suppress(OSError):  # the cache may be read-only
+        if source and (record := read_entry(folder / file)).source != source:
+            record.source = source
+            write_record(folder / EXPORT_FILE, record)
         os.utime(folder / EXPORT_FILE)  # time of the last use
     return folder / file
+
+
+def name_source(source: str) -> str:
+    """Return a model's name in the cache: "built-in NAME", the absolute path of its folder, or its Hub id."""
+    path = Path(source).absolute()
+    if path.parent == ASSETS:
+        return f"{BUILTIN}{path.name}"
+    if match := HUB_SNAPSHOT.search(path.as_posix()):
+        return match[1].replace("--", "/")
+    return str(path) if path.is_dir() else source
+
+
+def describe_source(source: str | None, weights: str) -> str:
+    """Return a model's name from `name_source` for a list, and whether the model is not there any more.
+
+    Args:
+        weights: Hash of its weights, which stands for an unknown name.
+    """
+    if source is None:
+        return f"unknown model, weights {weights[:12]}"
+    if source.startswith(BUILTIN):
+        is_present = source.removeprefix(BUILTIN) in builtin_models()
+    elif Path(source).is_absolute():
+        is_present = Path(source, "config.json").is_file()
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        is_present = isinstance(try_to_load_from_cache(source, "config.json"), str)
+    return source if is_present else f"{source} (no longer present)"
 
 
 def read_entry(path: Path) -> ExportRecord:

@@ -4,10 +4,11 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..environment import describe_hardware
@@ -29,6 +30,28 @@ if TYPE_CHECKING:
 
 # What an app needs next to the exported file.
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
+# CPU seconds of the steps for an XXS classifier, imports included, from which the remaining time is estimated.
+LOAD_SECONDS = 7.0
+STEP_SECONDS = {"export": 17.0, "verify": 1.0, "time": 1.0, "write": 0.1}
+CONVERSION_SECONDS = 2.0  # of the export of a graph that another file was made from
+GRAPH_BACKENDS = ("onnx", "openvino")  # whose float32 files are made from one graph
+
+
+class Step(NamedTuple):
+    """A step of an export, which begins.
+
+    Attributes:
+        name: "load", or "export", "verify", "time" or "write" of a file.
+        file: Path of the file relative to the output directory, "" while the model is loaded.
+        number: Number of the step, from 1 to `total`.
+        fraction: Fraction of the estimated time that the earlier steps take, 0..1.
+    """
+
+    name: str
+    file: str
+    number: int
+    total: int
+    fraction: float
 
 
 def export_model(
@@ -43,6 +66,7 @@ def export_model(
     log: Callable[[str], object] = print,
     progress: Callable[[ExportRecord], object] | None = None,
     note: Callable[[str], object] = print,
+    on_step: Callable[[Step], object] | None = None,
 ) -> list[ExportRecord]:
     """Export a model to one file per backend.
 
@@ -62,6 +86,7 @@ def export_model(
         log: Called with one line of text for each unreadable calibration image.
         progress: Called with each record after its file is written.
         note: Called with one line of text for each backend whose precision was chosen by "auto" on calibration images.
+        on_step: Called at the beginning of each step.
 
     Raises:
         ValueError: If a backend does not support the request or is not installed, the model can't be loaded, or an
@@ -79,6 +104,12 @@ def export_model(
         check_backend(backend, task, dtype, quantization)
     if quantization:
         check_packages(f"quantization: {quantization!r}", QUANTIZATION_PACKAGES)
+    chooses = dtype == AUTO and calibration is not None and not quantization
+    optional = [backend for backend in backends if chooses and "bfloat16" in fast_precisions(backend)]
+    dtype = "float32" if dtype == AUTO else dtype
+    files = [FORMATS[backend].path(dtype, quantization) for backend in backends]
+    steps = _Steps([*files, *(FORMATS[backend].path("bfloat16", None) for backend in optional)], on_step)
+    steps.begin("load")
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
     processor = load_image_processor(folder, trust_remote_code=False)
     pixels, images = verification_pixels(task, processor), None
@@ -89,7 +120,7 @@ def export_model(
         for problem in images.problems:
             log(f"{problem.name}: {problem.reason}")
     weights = cache.weights_hash(torch_model)
-    exporter = _Exporter(folder, output_dir, torch_model, task, processor, weights, pixels, images, max_drop)
+    exporter = _Exporter(folder, output_dir, torch_model, task, processor, weights, pixels, images, max_drop, steps)
     records: list[ExportRecord] = []
 
     def add(record: ExportRecord) -> None:
@@ -98,10 +129,10 @@ def export_model(
             progress(record)
 
     for backend in backends:
-        add(exporter.export(backend, "float32" if dtype == AUTO else dtype, quantization))
-        if dtype == AUTO and images and not quantization and lower_precisions(backend):
+        add(exporter.export(backend, dtype, quantization))
+        if chooses and lower_precisions(backend):
             rejected = []
-            if "bfloat16" in fast_precisions(backend):
+            if backend in optional:
                 try:
                     add(exporter.export(backend, "bfloat16", None, is_optional=True))
                 except InaccurateError as error:
@@ -109,6 +140,34 @@ def export_model(
             kept = [record for record in read_export_records(output_dir / EXPORT_FILE) if record.backend == backend]
             note(choose_precision(backend, task, kept + rejected).describe(backend))
     return records
+
+
+class _Steps:
+    """The steps of an export, which are reported as they begin.
+
+    Args:
+        files: Files to write, in any order.
+    """
+
+    def __init__(self, files: list[str], on_step: Callable[[Step], object] | None) -> None:
+        self.on_step = on_step
+        graphs = [file for file in files if file in {FORMATS[name].path("float32", None) for name in GRAPH_BACKENDS}]
+        self.converted = graphs[1:]
+        self.total = 1 + len(STEP_SECONDS) * len(files)
+        self.seconds = LOAD_SECONDS + sum(self._seconds(name, file) for file in files for name in STEP_SECONDS)
+        self.number, self.done, self.current = 0, 0.0, 0.0
+
+    def begin(self, name: str, file: str = "") -> None:
+        """Report the beginning of a step."""
+        self.number, self.done = self.number + 1, self.done + self.current
+        self.current = self._seconds(name, file)
+        if self.on_step:
+            self.on_step(Step(name, file, self.number, self.total, min(1.0, self.done / self.seconds)))
+
+    def _seconds(self, name: str, file: str) -> float:
+        if not file:
+            return LOAD_SECONDS
+        return CONVERSION_SECONDS if name == "export" and file in self.converted else STEP_SECONDS[name]
 
 
 class InaccurateError(Exception):
@@ -129,6 +188,7 @@ class _Exporter:
         pixels: (B, 3, H, W) outputs of the image processor for sample images.
         images: The user's images, None to verify on the sample images.
         max_drop: Largest accuracy drop by quantization, in percentage points.
+        steps: Called at the beginning of each step.
     """
 
     folder: Path
@@ -140,6 +200,7 @@ class _Exporter:
     pixels: Tensor
     images: "CalibrationImages | None"
     max_drop: float
+    steps: "_Steps"
 
     def export(self, backend: str, dtype: str, quantization: str | None, *, is_optional: bool = False) -> ExportRecord:
         """Write a file if it passes its check, and its record to `export.json`.
@@ -154,7 +215,11 @@ class _Exporter:
         file = FORMATS[backend].path(dtype, quantization)
         try:
             with replace_exported(self.output_dir / file) as path:
-                measured = self._write(backend, dtype, quantization, path, 0.0 if is_optional else MIN_AGREEMENT)
+                begin = partial(self.steps.begin, file=file)
+                measured = self._write(
+                    backend, dtype, quantization, path, 0.0 if is_optional else MIN_AGREEMENT, begin
+                )
+                begin("write")
                 record = ExportRecord(
                     backend=backend,
                     file=file,
@@ -178,7 +243,13 @@ class _Exporter:
         return record
 
     def _write(
-        self, backend: str, dtype: str, quantization: str | None, path: Path, min_agreement: float
+        self,
+        backend: str,
+        dtype: str,
+        quantization: str | None,
+        path: Path,
+        min_agreement: float,
+        begin: Callable[[str], object],
     ) -> dict[str, Any]:
         """Write and verify a file, and return fields of its record."""
         model, task, processor, images = self.model, self.task, self.processor, self.images
@@ -187,10 +258,11 @@ class _Exporter:
         if quantization and images:
             from .quantization import export_int8  # imports datasets
 
-            measured = export_int8(model, task, processor, path, dtype, images, self.max_drop)
+            measured = export_int8(model, task, processor, path, dtype, images, self.max_drop, begin)
         else:
-            arguments = (model, task, processor, backend, path, pixels, dtype, tie_tolerance, min_agreement)
+            arguments = (model, task, processor, backend, path, pixels, dtype, tie_tolerance, min_agreement, begin)
             measured = export_verified(*arguments)
+        begin("time")
         if measured.get("verified", True):
             exported = load_exported_model(path, model.config, task, backend)
             measured["latency_ms"] = measure_latency(exported, self.pixels)
@@ -221,7 +293,7 @@ def _announce(output_dir: Path, record: ExportRecord, folder: Path) -> None:
             write_atomically(output_dir / name, lambda file, content=content: file.write(content))
 
 
-def export_file(model: nn.Module, task: TaskName, backend: str, path: Path, pixels: Tensor, dtype: str) -> None:
+def export_file(model: PreTrainedModel, task: TaskName, backend: str, path: Path, pixels: Tensor, dtype: str) -> None:
     """Write a model as a file for one backend.
 
     Args:
@@ -244,17 +316,21 @@ def export_verified(
     dtype: str,
     tie_tolerance: float = TIE_TOLERANCE,
     min_agreement: float = MIN_AGREEMENT,
+    begin: Callable[[str], object] = lambda step: None,
 ) -> dict[str, Any]:
     """Write a model as a file for one backend, compare the two on `pixels`, and return fields of the `ExportRecord`.
 
     Args:
         tie_tolerance: As for `compare`.
         min_agreement: As for `check_comparison`.
+        begin: Called with the name of each step of `STEP_SECONDS` that begins.
 
     Raises:
         ValueError: If the exported model differs from the torch model.
     """
+    begin("export")
     export_file(model, task, backend, path, pixels, dtype)
+    begin("verify")
     if FORMATS[backend].runtime is None:
         return {"verified": False}
     exported = load_exported_model(path, model.config, task, backend)

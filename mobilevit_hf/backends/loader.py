@@ -64,7 +64,8 @@ def load_backend_model(
     """
     check_backend(backend, task, dtype, quantization)
     weights, options = cache.weights_hash(model), hub_kwargs or {}
-    export = partial(_export_cached, model, task, processor, backend, weights)
+    name = cache.name_source(source) if source else None
+    export = partial(_export_cached, model, task, processor, backend, weights, source=name)
     choice = path = None
     if dtype == AUTO:
         exports = _find_exports(source, weights, backend, options) if source else {}
@@ -100,12 +101,14 @@ def _export_cached(
     weights: str,
     dtype: str,
     min_agreement: float = MIN_AGREEMENT,
+    source: str | None = None,
 ) -> tuple[ExportRecord, Path]:
     """Return a cached export and its record, exporting the model if it is missing.
 
     Args:
         weights: Hash of the model's weights.
         min_agreement: Smallest agreement in lower precision with the torch model on sample images.
+        source: Name of the model for `mobilevit cache`.
 
     Raises:
         ValueError: If the exported model differs from the torch model.
@@ -117,7 +120,7 @@ def _export_cached(
         return export_verified(*arguments) | {"num_images": len(pixels), "images": "samples"}
 
     height, width = preprocess(sample_images(1), processor).shape[2:]
-    path = cache.get_or_create(weights, backend, dtype, (height, width), write)
+    path = cache.get_or_create(weights, backend, dtype, (height, width), write, source)
     record = cache.read_entry(path)
     if record.max_error is not None and record.agreement is not None:  # may have been cached with a lower limit
         name = f"{FORMATS[backend].title} in {dtype}"

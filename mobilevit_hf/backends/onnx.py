@@ -2,21 +2,43 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ..tasks import TASKS, TaskName
+from .cache import weights_hash
 from .telemetry import import_onnxruntime
 from .tracing import INPUT_NAME, trace
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
-def write_onnx(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
+# The last graph of each model, by the hash of its weights and its precision. An OpenVINO file is converted from the
+# same float32 graph, and tracing it takes 15 CPU seconds.
+_graphs: "WeakKeyDictionary[nn.Module, tuple[tuple[str, str], ModelProto]]" = WeakKeyDictionary()
+
+
+def write_onnx(model: PreTrainedModel, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
     """Write a model as a single ONNX file; see `export.export_file`."""
     import onnx
 
+    onnx.save(convert_onnx(model, task, pixels, dtype), path)
+
+
+def convert_onnx(model: PreTrainedModel, task: TaskName, pixels: Tensor, dtype: str) -> "ModelProto":
+    """Convert a model to an ONNX graph for any batch and image size; the same graph again while its weights are."""
+    key = (weights_hash(model), dtype)
+    if model not in _graphs or _graphs[model][0] != key:
+        _graphs[model] = key, _convert(model, task, pixels, dtype)
+    return _graphs[model][1]
+
+
+def _convert(model: PreTrainedModel, task: TaskName, pixels: Tensor, dtype: str) -> "ModelProto":
     exported = torch.onnx.export(
         trace(model, task, pixels, dtype, dynamic_shapes=True),
         input_names=[INPUT_NAME],
@@ -36,7 +58,7 @@ def write_onnx(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dty
     activations = [info for info in graph.value_info if info.name not in weights]
     del graph.value_info[:]
     graph.value_info.extend(activations)
-    onnx.save(proto, path)
+    return proto
 
 
 class OnnxRuntime:

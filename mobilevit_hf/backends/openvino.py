@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..tasks import TaskName
 from .onnx import write_onnx
@@ -25,12 +26,12 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 MAX_SIZES = 4
 
 
-def write_openvino(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
+def write_openvino(model: PreTrainedModel, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
     """Write a model as an OpenVINO file; see `export.export_file`."""
     save_openvino(convert_openvino(model, task, pixels), path, dtype)
 
 
-def convert_openvino(model: nn.Module, task: TaskName, pixels: Tensor) -> "openvino.Model":
+def convert_openvino(model: PreTrainedModel, task: TaskName, pixels: Tensor) -> "openvino.Model":
     """Convert a model to an `openvino.Model` for any batch and image size; see `export.export_file`."""
     openvino = import_openvino()
     with quiet(), tempfile.TemporaryDirectory() as folder:

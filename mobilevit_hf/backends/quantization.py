@@ -13,7 +13,7 @@ differ strongly between channels.
 
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,14 +57,20 @@ def export_int8(
     dtype: str,
     images: "CalibrationImages",
     max_drop: float,
+    begin: Callable[[str], object] = lambda step: None,
 ) -> dict[str, Any]:
     """Write a model as an int8 OpenVINO file and return fields of its `ExportRecord`.
+
+    Args:
+        begin: As for `export.export_verified`.
 
     Raises:
         ValueError: If the accuracy drops by more than `max_drop` percentage points.
     """
+    begin("export")
     float_model = convert_openvino(model, task, images.calibration)
     save_openvino(quantize_openvino(float_model, [images.calibration.numpy()]), path, dtype)
+    begin("verify")
     exported = load_exported_model(path, model.config, task, "openvino")
     drop = measure_drop(model, exported, task, processor, images)
     check_drop(drop, max_drop)

@@ -18,6 +18,9 @@ from .options import JsonOption, ModelArgument
 if TYPE_CHECKING:
     from ..backends.benchmark import Setting, Timing
 
+# `Timing.busy`
+BUSY_NOTE = "* p95 is over 1.5 times the median: the machine was busy. Close other programs and measure again."
+
 
 def benchmark(
     model: ModelArgument,
@@ -72,17 +75,19 @@ def benchmark(
         "model": model,
         "parameters": torch_model.num_parameters(),
         "macs": {f"{height}x{width}": count_macs(torch_model, height, width) for height, width in sizes},
-        "machine": describe_hardware(),
+        "machine": describe_hardware() | ({"threads": threads} if threads else {}),
     }
     with console.messages.status(f"Timing {', '.join(map(str, settings))}"):
         timings = list(measure(task, folder, settings, shapes, rounds, threads))
     if as_json:
-        rows = [dataclasses.asdict(timing) | {"setting": str(timing.setting)} for timing in timings]
+        rows = [
+            dataclasses.asdict(timing) | {"setting": str(timing.setting), "busy": timing.busy} for timing in timings
+        ]
         console.print_json(metadata | {"timings": rows}, indent=2)
     else:
         _print_results(metadata, timings)
     if plot:
-        _save_plot(timings, plot)
+        _save_plot(metadata, timings, plot)
 
 
 def _check_settings(settings: "Sequence[Setting]", task: str, model: str) -> None:
@@ -102,13 +107,26 @@ def _parse_numbers(option: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _save_plot(timings: "Sequence[Timing]", path: Path) -> None:
+def _save_plot(metadata: dict[str, Any], timings: "Sequence[Timing]", path: Path) -> None:
     from ..visualization import plots
 
     throughput: dict[str, dict[str, float]] = {}
     for timing in timings:
-        throughput.setdefault(_case(timing), {})[str(timing.setting)] = timing.images_per_second
-    plots.save_plot(plots.plot_speed(throughput), path)
+        backend, precision = timing.setting.backend, timing.setting.quantization or timing.setting.dtype
+        name = f"{backend}, {precision}{' *' if timing.busy else ''}"
+        throughput.setdefault(_case(timing), {})[name] = timing.images_per_second
+    machine = metadata["machine"]
+    subtitle = (
+        f"{machine['cpu'] or machine['system']}, {machine['cores']} cores, {_count_threads(metadata)} per backend"
+    )
+    note = BUSY_NOTE if any(timing.busy for timing in timings) else ""
+    title = console.printable(Path(metadata["model"]).name)
+    plots.save_plot(plots.plot_speed(throughput, title=title, subtitle=subtitle, note=note), path)
+
+
+def _count_threads(metadata: dict[str, Any]) -> str:
+    threads = metadata["machine"]["threads"]
+    return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
 def _case(timing: "Timing") -> str:
@@ -126,13 +144,15 @@ def _print_results(metadata: dict[str, Any], timings: "Sequence[Timing]") -> Non
             "" if case == previous else case,
             str(timing.setting),
             f"{timing.p50_ms:.2f}",
-            f"{timing.p95_ms:.2f}",
+            f"{timing.p95_ms:.2f}{' *' if timing.busy else ''}",
             f"{timing.images_per_second:.1f}",
             f"{timing.peak_mib:.0f}",
             f"{timing.file_bytes / MEGABYTE:.1f}",
         )
         previous = case
     console.output.print(table)
+    if any(timing.busy for timing in timings):
+        console.print_line(BUSY_NOTE)
     console.print_line(f"{metadata['parameters']:,} parameters")
     for size, macs in metadata["macs"].items():
         console.print_line(

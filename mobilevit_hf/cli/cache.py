@@ -17,9 +17,10 @@ def cache(
 ) -> None:
     """List or clear cached exported models and unpacked datasets.
 
-    `mobilevit predict --backend` exports a model on first use and keeps it in this cache.
+    `mobilevit predict --backend` exports a model on first use and keeps it in this cache. The list names the model
+    that used each file last, even if it is no longer present.
     """
-    from ..backends.cache import clear, entries, folder_bytes
+    from ..backends.cache import clear, describe_source, entries, folder_bytes
     from ..data.archives import unpacked_archives
     from ..io import cache_folder
 
@@ -30,11 +31,21 @@ def cache(
         return
     cached = entries()
     if cached:
-        table = Table("model", "backend", "precision", "MB", "last used", box=None, padding=(0, 1))
-        for entry in cached:
-            names = [str(entry.record.get(name, "?"))[:12] for name in ("weights", "backend", "dtype")]
+        table = Table(box=None, padding=(0, 1))
+        table.add_column("model", overflow="fold")
+        for title in ("backend", "precision", "MB", "last used"):
+            table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=True)
+        seen = set()
+        for entry in cached:  # the most recent first
+            weights, backend, dtype = (str(entry.record.get(name, "?")) for name in ("weights", "backend", "dtype"))
+            source = entry.record.get("source")
+            model = describe_source(source, weights)
+            if source and (source, backend, dtype) in seen:
+                model += " (earlier weights)"
+            seen.add((source, backend, dtype))
             last_used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
-            table.add_row(*map(console.make_cell, names), f"{entry.bytes / MEGABYTE:.1f}", last_used)
+            cells = map(console.make_cell, (model, backend, dtype))
+            table.add_row(*cells, f"{entry.bytes / MEGABYTE:.1f}", last_used)
         console.output.print(table)
     console.print_line(f"{sum(entry.bytes for entry in cached) / MEGABYTE:.1f} MB in {cache_folder()}")
     if archives := unpacked_archives():

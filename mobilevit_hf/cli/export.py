@@ -1,6 +1,8 @@
 """`mobilevit export`: export a model for other runtimes."""
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +17,7 @@ from .options import Dtype, ExportFormat, ModelArgument, Quantization
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..backends.export import Step
     from ..records import ExportRecord
 
 
@@ -52,12 +55,12 @@ def export(
     written to export.json in the output directory.
     """
     resolve_model(model)
-    from ..backends.export import export_model  # takes seconds: after the model is found
-
     records: list[ExportRecord] = []
     backends = [str(backend) for backend in (*to, *(more or []))]
     try:
-        with console.messages.status(f"Exporting to {', '.join(dict.fromkeys(backends))}"):
+        with _show_steps() as on_step:
+            from ..backends.export import export_model  # takes seconds: after the model is found
+
             export_model(
                 model,
                 out,
@@ -69,11 +72,30 @@ def export(
                 log=partial(console.log, "unreadable", color="red"),
                 progress=records.append,
                 note=partial(console.log, "note"),
+                on_step=on_step,
             )
     finally:
         if records:  # also those that were written before an error
             console.output.print(_table(records))
     console.print_line(str(out))
+
+
+@contextlib.contextmanager
+def _show_steps() -> "Generator[Callable[[Step], None]]":
+    """Yield a function that shows a step and the remaining time: as a bar on a terminal, else as a line."""
+    start = time.monotonic()
+    with console.show_progress() as progress:
+        task = progress.add_task("load", total=None)
+
+        def show(step: "Step") -> None:
+            remaining = (time.monotonic() - start) * (1 - step.fraction) / step.fraction if step.fraction else None
+            eta = "" if remaining is None else f", about {remaining:.0f} s left"
+            text = f"{step.file}: {step.name}" if step.file else step.name
+            progress.update(task, description=f"{text}{eta}", completed=step.fraction, total=1)
+            if progress.disable:
+                console.log("export", f"step {step.number} of {step.total}, {text}{eta}", color="green")
+
+        yield show
 
 
 def _table(records: "Sequence[ExportRecord]") -> "Table":

@@ -189,11 +189,16 @@ def plot_average_precision(
     return figure
 
 
-def plot_speed(speeds: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Plot the images per second of each backend, in a panel per batch and image size.
+def plot_speed(
+    speeds: Mapping[str, Mapping[str, float]], *, title: str = "", subtitle: str = "", note: str = ""
+) -> Figure:
+    """Plot the images per second of each backend, in a panel per batch and image size, on one scale.
 
     Args:
         speeds: Images per second by panel, such as "batch 1, 256x256", and by backend.
+        title: Model.
+        subtitle: Hardware and number of threads.
+        note: Remark on the measurement, at the bottom.
 
     Raises:
         ValueError: If there are no panels.
@@ -201,14 +206,21 @@ def plot_speed(speeds: Mapping[str, Mapping[str, float]]) -> Figure:
     if not speeds:
         raise ValueError("speeds: got no panels, expected at least one. Plot a benchmark with measurements.")
     height = len(speeds) * (0.7 + 1.5 * ROW * max(map(len, speeds.values())))
-    figure = Figure(figsize=(8, 0.3 + height), dpi=RESOLUTION, layout="constrained")
-    for axes, (title, panel) in zip(figure.subplots(len(speeds), squeeze=False)[:, 0], speeds.items(), strict=True):
+    figure = Figure(figsize=(8, 0.9 + height), dpi=RESOLUTION, layout="constrained")
+    (title, subtitle), style = format_names([title, subtitle], 8 * RESOLUTION)
+    figure.suptitle(f"{title}\n{subtitle}".strip(), **style)
+    if note:
+        figure.supxlabel(note, color=ACCENT, fontsize=FONT_SIZE)
+    column = figure.subplots(len(speeds), squeeze=False, sharex=True)[:, 0]
+    fastest = max(max(panel.values()) for panel in speeds.values())
+    for axes, (case, panel) in zip(column, speeds.items(), strict=True):
         positions, values, best = np.arange(len(panel)), list(panel.values()), max(panel.values())
         axes.barh(positions, values, color=[ACCENT if value == best else DARK for value in values])
         for position, value in zip(positions, values, strict=True):
             axes.annotate(f"{value:.1f}", (value, position), (4, 0), textcoords="offset points", va="center")
         labels, style = format_names(list(panel))
         axes.set_yticks(positions, labels, **style)
-        axes.set(xlabel="images per second", title=title, xlim=(0, 1.12 * best), ylim=(len(panel) - 0.4, -0.6))
+        axes.set(title=case, xlim=(0, 1.12 * fastest), ylim=(len(panel) - 0.4, -0.6))
         style_axes(axes, "x")
+    column[-1].set_xlabel("images per second")
     return figure

@@ -1,6 +1,7 @@
 """`mobilevit benchmark`: MACs and parameters, timings, and one-line errors."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -18,7 +19,8 @@ from mobilevit_hf import (
     MobileViTSSDLiteConfig,
     MobileViTSSDLiteForObjectDetection,
 )
-from mobilevit_hf.backends.benchmark import Setting, count_macs, parse_setting
+from mobilevit_hf.backends.benchmark import Setting, Timing, count_macs, parse_setting
+from mobilevit_hf.visualization import plots
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,35 @@ def test_report_has_a_row_per_backend_and_shape(model_dir, mobilevit, monkeypatc
     assert set(report["macs"]) == {"64x64"}
     with Image.open(chart) as image:
         assert image.width > 500
+
+
+def test_busy_machine_is_reported(model_dir, mobilevit, monkeypatch, tmp_path):
+    def measure(*arguments):
+        for p95_ms in (14.9, 15.1):
+            yield Timing(Setting("torch", "float32", None), int(p95_ms), 64, 64, 10.0, p95_ms, 100.0, 50.0, 1000)
+
+    drawn = {}
+
+    def plot_speed(speeds, **texts):
+        drawn.update(texts, speeds=speeds)
+        return original(speeds, **texts)
+
+    original = plots.plot_speed
+    monkeypatch.setattr("mobilevit_hf.backends.benchmark.measure", measure)
+    monkeypatch.setattr(plots, "plot_speed", plot_speed)
+    options = ("--backends", "torch", "--batch", 1, "--threads", 3)
+    code, stdout, stderr = mobilevit("benchmark", model_dir, *options, "--plot", tmp_path / "chart.png")
+    assert code == 0, stderr
+    assert re.search(r"10\.00 +14\.90 +100", stdout)
+    assert re.search(r"10\.00 +15\.10 \* +100", stdout)
+    note = "* p95 is over 1.5 times the median: the machine was busy."
+    assert note in stdout
+    assert note in drawn["note"]
+    assert drawn["title"] == model_dir.name
+    assert "3 threads per backend" in drawn["subtitle"]
+    assert [list(panel) for panel in drawn["speeds"].values()] == [["torch, float32"], ["torch, float32 *"]]
+    _, stdout, _ = mobilevit("benchmark", model_dir, *options, "--json")
+    assert [row["busy"] for row in json.loads(stdout)["timings"]] == [False, True]
 
 
 @pytest.mark.slow

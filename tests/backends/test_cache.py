@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from backend_support import require_backend
+from huggingface_hub import constants
 
 import mobilevit_hf
 from mobilevit_hf.backends import cache, formats
 from mobilevit_hf.io import CACHE_MARKER, TEMP_PREFIX, mark_cache_entry
+from mobilevit_hf.model_sources import builtin
 
 SIZE = (64, 64)
 
@@ -228,6 +231,49 @@ def test_cache_command_lists_and_clears(tmp_path, mobilevit):
     code, _, stderr = mobilevit("cache", "empty")
     assert code == 2
     assert "expected clear" in stderr
+
+
+def test_cache_command_names_models(tmp_path, mobilevit, monkeypatch, classifier_dir):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "no-hub"))
+    monkeypatch.setenv("COLUMNS", "300")
+    snapshot = tmp_path / "models--user--x" / "snapshots" / "abc"
+    sources = [
+        str(classifier_dir),
+        str(builtin("blood-cells")),
+        str(snapshot),
+        "hf_abcdefghijklmnop",
+        str(tmp_path / "old"),
+    ]
+    snapshot.mkdir(parents=True)
+    (tmp_path / "old").mkdir()
+    entries = [(source, index) for index, source in enumerate([*sources, sources[0]])]
+    for source, index in entries:
+        record = {"weights": f"{index}" * 64, "backend": "onnx", "dtype": "float32"}
+        record["source"] = cache.name_source(source)
+        folder = add_entry(f"entry-{index}", 1_000_000, 200)
+        (folder / "export.json").write_text(json.dumps(record))
+        os.utime(folder / "export.json", (100 + index, 100 + index))
+    _, stdout, _ = mobilevit("cache")
+    names = [re.split("  +", line.strip())[0] for line in stdout.splitlines()[1:-1]]
+    assert names == [
+        str(classifier_dir),
+        f"{tmp_path / 'old'} (no longer present)",
+        "hf_… (no longer present)",
+        "user/x (no longer present)",
+        "built-in blood-cells",
+        f"{classifier_dir} (earlier weights)",
+    ]
+
+
+@pytest.mark.usefixtures("_no_versions")
+def test_cache_entry_is_named_after_the_model_that_used_it_last(tmp_path):
+    def write(file):
+        file.write_bytes(b"model")
+        return {}
+
+    for source in ("a/b", None, "c/d"):
+        file = cache.get_or_create("0" * 64, "onnx", "float32", SIZE, write, source)
+    assert cache.read_entry(file).source == "c/d"
 
 
 def test_cache_command_lists_and_clears_damaged_entries(tmp_path, mobilevit):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 
 import pytest
@@ -31,6 +32,36 @@ def test_export_model_returns_the_written_records(model_dirs, tmp_path, fake_exp
     records = mobilevit_hf.export_model(model_dirs[TASK], tmp_path, backends, progress=written.append)
     assert [record.file for record in records] == ["onnx/model.onnx", "openvino/openvino_model.xml"]
     assert written == records == read_export_records(tmp_path / "export.json")
+
+
+def test_steps_are_reported_with_the_fraction_of_the_time(model_dirs, tmp_path, monkeypatch):
+    require_backend("onnx", "openvino")
+    steps = []
+
+    def write(model, task, processor, backend, path, pixels, dtype, tie_tolerance, min_agreement, begin):
+        begin("export")
+        begin("verify")
+        return write_fake_export(model, task, processor, backend, path)
+
+    monkeypatch.setattr(export, "export_verified", write)
+    mobilevit_hf.export_model(model_dirs[TASK], tmp_path, ["onnx", "openvino"], on_step=steps.append)
+    files = ("onnx/model.onnx", "openvino/openvino_model.xml")
+    names = [(file, name) for file in files for name in ("export", "verify", "time", "write")]
+    assert [(step.file, step.name) for step in steps] == [("", "load"), *names]
+    assert [(step.number, step.total) for step in steps] == [(number, 9) for number in range(1, 10)]
+    fractions = [step.fraction for step in steps]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert 0.9 < fractions[-1] < 1
+
+
+def test_redirected_export_prints_one_line_per_step(model_dirs, tmp_path, mobilevit, fake_exports):
+    require_backend("onnx")
+    code, _, stderr = mobilevit("export", model_dirs[TASK], tmp_path, "--to", "onnx")
+    assert code == 0
+    lines = stderr.splitlines()
+    assert lines[0] == "export: step 1 of 5, load"
+    assert re.fullmatch(r"export: step \d of 5, onnx/model\.onnx: write, about \d+ s left", lines[-1])
 
 
 def test_one_backend_may_be_a_string(model_dirs, tmp_path):
@@ -146,11 +177,11 @@ def test_failed_export_leaves_no_files_and_keeps_earlier_ones(model_dirs, tmp_pa
     monkeypatch.setattr(export, "export_verified", write_or_fail)
     source = model_dirs[TASK]
     code, _, stderr = mobilevit("export", source, tmp_path / "a" / "b" / "export", "--to", "openvino")
-    assert (code, stderr) == (2, "error: No space left on device\n")
+    assert (code, stderr.splitlines()[-1]) == (2, "error: No space left on device")
     assert list(tmp_path.iterdir()) == []
     export_dir = tmp_path / "export"
     code, stdout, stderr = mobilevit("export", source, export_dir, "--to", "onnx", "openvino")
-    assert (code, stderr) == (2, "error: No space left on device\n")
+    assert (code, stderr.splitlines()[-1]) == (2, "error: No space left on device")
     assert "onnx/model.onnx" in stdout
     names = sorted(str(path.relative_to(export_dir)) for path in export_dir.rglob("*"))
     assert names == ["config.json", "export.json", "onnx", "onnx/model.onnx", "preprocessor_config.json"]

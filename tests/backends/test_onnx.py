@@ -1,9 +1,12 @@
 """Exported ONNX files."""
 
+import gc
+
 import pytest
 import torch
 from backend_support import require_backend
 
+from mobilevit_hf.backends import onnx as onnx_backend
 from mobilevit_hf.backends.export import export_file
 from mobilevit_hf.backends.pytorch import load_model
 
@@ -24,3 +27,24 @@ def test_onnx_export_is_one_file_with_the_input_and_output_names_of_transformers
     sizes = [dimension.dim_value for dimension in proto.graph.input[0].type.tensor_type.shape.dim]
     assert sizes == [0, 3, 0, 0]  # 0 is a dynamic dimension
     assert {entry.domain for entry in proto.opset_import} == {""}
+
+
+def test_graph_is_converted_once_per_weights(model_dirs, monkeypatch):
+    model, _ = load_model("image-classification", str(model_dirs["image-classification"]))
+    converted = []
+
+    def convert(model, task, pixels, dtype):
+        converted.append(dtype)
+        return object()
+
+    monkeypatch.setattr(onnx_backend, "_convert", convert)
+    graph = onnx_backend.convert_onnx(model, "image-classification", torch.rand(1, 3, 64, 64), "float32")
+    assert onnx_backend.convert_onnx(model, "image-classification", torch.rand(1, 3, 64, 64), "float32") is graph
+    onnx_backend.convert_onnx(model, "image-classification", torch.rand(1, 3, 64, 64), "float16")
+    with torch.no_grad():
+        model.classifier.bias += 1
+    onnx_backend.convert_onnx(model, "image-classification", torch.rand(1, 3, 64, 64), "float16")
+    assert converted == ["float32", "float16", "float16"]
+    del model
+    gc.collect()
+    assert not onnx_backend._graphs
