@@ -66,8 +66,7 @@ class DetectionMetrics(TaskMetrics):
         """Return the detections of each image, without classes that the dataset lacks."""
         if (terms := getattr(outputs, "loss_dict", None)) is not None:
             losses = {"loss": outputs.loss.item()} | {name: value.item() for name, value in terms.items()}
-            num_objects = sum(int((self._targets(prepared.sample)["iscrowd"] == 0).sum()) for prepared in group)
-            self.state.losses.append((group[0].index, num_objects, losses))
+            self.state.losses.append((group[0].index, sum(map(_count_objects, group)), losses))
         sizes = torch.tensor([prepared.size for prepared in group], device=outputs.logits.device)
         post_process = self.processor.post_process_object_detection  # ty: ignore[missing-attribute], detectors only
         detections = []
@@ -175,6 +174,12 @@ class DetectionMetrics(TaskMetrics):
         if self.recommended is None:
             return None
         return threshold_metrics(self.matches, self.recommended)
+
+
+def _count_objects(prepared: Prepared) -> int:
+    """Return the number of objects on an image, without crowds."""
+    objects = prepared.sample.objects
+    return int((objects.iscrowd == 0).sum()) if objects else 0
 
 
 def _check_boxes(boxes: Tensor, sample: Sample) -> None:

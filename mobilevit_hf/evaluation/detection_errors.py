@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def confusion_matrix(images: Sequence[DetectedImage], threshold: float, num_clas
         outcomes, labels, classes = find_outcomes(image, threshold), image.matches.labels, image.matches.objects
         wrong, missed = np.flatnonzero(outcomes.false_positives), np.flatnonzero(outcomes.missed)
         wrong = wrong[np.argsort(-image.matches.scores[wrong], kind="stable")]
-        ious = _ious(image)[np.ix_(wrong, missed)]
+        ious = _ious(image, wrong, missed)
         for label in labels[outcomes.true_positives]:
             confusion[label, label] += 1
         for index, label in enumerate(labels[wrong]):
@@ -97,8 +97,10 @@ def detection_errors(images: Sequence[DetectedImage], threshold: float) -> dict[
     return dict(zip(ERROR_TYPES, map(ErrorStatistics, counts, gains), strict=True))
 
 
-def _ious(image: DetectedImage) -> np.ndarray:
-    return box_ious(image.boxes.astype(np.float64), image.object_boxes.astype(np.float64), image.is_crowd)
+def _ious(image: DetectedImage, detections: Any = slice(None), objects: Any = slice(None)) -> np.ndarray:
+    """Return the IoU of all pairs of some detections and objects on an image."""
+    boxes, object_boxes = image.boxes[detections], image.object_boxes[objects]
+    return box_ious(boxes.astype(np.float64), object_boxes.astype(np.float64), image.is_crowd[objects])
 
 
 def _find_errors(image: DetectedImage) -> _ImageErrors:

@@ -31,6 +31,7 @@ from .task_metrics import TaskMetrics
 
 BATCH_SIZE = 8
 RESAMPLES = 1000
+THRESHOLD_DIGITS = 3  # of a selected threshold, which is saved with the model
 
 Gather = Callable[[list[Any]], list[Any]]
 Progress = Callable[[int, int | None], None]
@@ -51,6 +52,7 @@ def evaluate_model(
     max_bad: float = 0.05,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    select_threshold: bool = False,
     progress: Progress | None = None,
     rank: int = 0,
     num_replicas: int = 1,
@@ -78,6 +80,8 @@ def evaluate_model(
         max_bad: Maximum fraction of unreadable images.
         resamples: Number of bootstrap resamples for the confidence intervals; with 0, only proportions have one.
         seed: Random seed of the resamples.
+        select_threshold: Whether the best threshold of a detector, rounded, takes the place of the recommended one, as
+            on the validation split in training.
         progress: Callback after each batch, with the number of images done by this process, and their total number,
             None for a stream.
         rank, num_replicas: Index of this process, and number of processes.
@@ -107,6 +111,8 @@ def evaluate_model(
     problems, count = [image.problem for image in unreadable], sum(shard.count for shard in shards)
     _check_unreadable(problems, count, max_bad)
     metrics.merge(shard.state for shard in shards)
+    if select_threshold and (best := metrics.best_threshold()):
+        metrics.recommended = round(best.value, THRESHOLD_DIGITS)
     values = metrics.compute()
     return EvaluationResult(
         task=task,

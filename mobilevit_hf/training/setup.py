@@ -23,7 +23,7 @@ from ..environment import pip_command
 from ..modeling.layers_cpu import use_fast_layers
 from ..modeling.variants_mobilevit import VARIANTS
 from ..records import CrossValidationRecord, TrainingRecord
-from ..tasks import TaskName
+from ..tasks import MIN_TOP_5_CLASSES, TASKS, TaskName
 from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, TaskArguments, TrainArguments
 from .callbacks import TrainerCallback
 from .dataloader import TrainingDataLoader, check_batches
@@ -156,6 +156,7 @@ def read_data(
     """Load the dataset, compare it with that of the resumed run, scan it, and report its problems."""
     dataset = load_training_dataset(arguments)
     complete = arguments.for_task(dataset.task)
+    _check_metric(complete, dataset)
     check_initial_checkpoint(str(arguments.model), TRAINING_TASKS[dataset.task].model_types)
     warn = partial(callback.on_message, kind="warning")
     drop_unlabeled_test(dataset, warn)
@@ -175,6 +176,17 @@ def read_data(
         for problem in problems:
             callback.on_message(problem, kind)
     return TrainingData(dataset, report, identity)
+
+
+def _check_metric(arguments: TaskArguments, dataset: Dataset) -> None:
+    """Check that the metric which selects the weights is measured for this number of classes."""
+    count = len(dataset.classes)
+    if arguments.metric_for_best_model == "top_5_accuracy" and count < MIN_TOP_5_CLASSES:
+        others = ", ".join(name for name in TASKS[dataset.task].metrics if name != "top_5_accuracy")
+        raise ValueError(
+            f"metric_for_best_model: got top_5_accuracy for {count} classes, expected at least {MIN_TOP_5_CLASSES} "
+            f"classes for this metric. Use one of {others}."
+        )
 
 
 def _check_resumed(arguments: TaskArguments, identity: dict[str, Any], resumed: dict[str, Any]) -> None:

@@ -76,6 +76,7 @@ INDEPENDENT_ERRORS = [
 DEPENDENT_ERRORS = [
     ({"model": "detector"}, "^model: got .*detector of type mobilevit_ssdlite, expected mobilevit or mobilevit_back"),
     ({"metric_for_best_model": "map"}, "^metric_for_best_model: got 'map'"),
+    ({"metric_for_best_model": "top_5_accuracy"}, "^metric_for_best_model: got top_5_.* at least 10 .* acc"),
     ({"zoom_out": 0.5}, "^zoom_out: applies to object-detection only"),
     ({"task": "object-detection"}, "^data: got .* for image-classification, expected object-detection"),
 ]
