@@ -111,9 +111,9 @@ class DetectionTask(TrainingTask):
         return loss
 
     def update_config(self, model: PreTrainedModel, result: EvaluationResult) -> None:
-        """Store the threshold with the highest F1 as the recommended one."""
-        if result.best_threshold:
-            model.config.recommended_threshold = round(result.best_threshold.value, 3)
+        """Store the selected threshold, with the highest F1, as the recommended one."""
+        if result.recommended_threshold:
+            model.config.recommended_threshold = result.recommended_threshold.value
 
 
 TRAINING_TASKS: dict[TaskName, type[TrainingTask]] = {

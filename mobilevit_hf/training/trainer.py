@@ -377,6 +377,7 @@ class Trainer:
                 batch_size=self.arguments.per_device_eval_batch_size,
                 max_bad=self.arguments.max_bad,
                 resamples=resamples,
+                select_threshold=split == "validation",
                 rank=self.accelerator.process_index,
                 num_replicas=self.accelerator.num_processes,
                 gather=gather_object if self.accelerator.num_processes > 1 else None,

@@ -18,12 +18,18 @@ from training_runs import MODEL_FILES, SCRIPT_OF, SCRIPTS, SMALL, only_line, rea
 
 import mobilevit_hf
 from mobilevit_hf import cli
-from mobilevit_hf.evaluation import EvaluationResult
 from mobilevit_hf.training.checkpoint import find_checkpoints, load_checkpoint
-from mobilevit_hf.training.reports import write_reports
-from mobilevit_hf.training.state import TrainingResult
 
-FILES = MODEL_FILES | {"metrics.jsonl", "recipe.yaml", "results.json", "run.json", "curves.png", "checkpoints"}
+FILES = MODEL_FILES | {
+    *("metrics.jsonl", "results.csv", "recipe.yaml", "results.json", "run.json", "checkpoints"),
+    *("report.html", "curves.png", "train_batches.png", "class_counts.png"),
+}
+FIGURES = {"samples.png", "mistakes.png", "confusion_matrix.png", "confusion_matrix_normalized.png"}
+FIGURES_OF = {
+    "image-classification": FIGURES | {"reliability.png", "least_confident.png"},
+    "object-detection": FIGURES
+    | {"average_precision.png", "precision_recall.png", "thresholds.png", "detection_errors.png", "boxes.png"},
+}
 
 
 @pytest.fixture(scope="module", params=list(SCRIPT_OF))
@@ -59,10 +65,9 @@ def flatten(metrics, prefix=""):
 
 
 def test_output_directory(task, run_dir, small_datasets):
-    figure = "confusion_matrix.png" if task == "image-classification" else "average_precision.png"
     code = {path.name for path in run_dir.glob("*.py")}
     assert bool(code) == (task == "object-detection")
-    assert {path.name for path in run_dir.iterdir()} - code == FILES | {figure, "mistakes.png", "samples.png"}
+    assert {path.name for path in run_dir.iterdir()} - code == FILES | FIGURES_OF[task] | {"predictions.csv"}
     for path in run_dir.glob("*.png"):
         with Image.open(path) as image:
             image.load()
@@ -71,9 +76,10 @@ def test_output_directory(task, run_dir, small_datasets):
 
     lines = read_metrics(run_dir)
     losses = [line for line in lines if "loss" in line]
-    assert [line["step"] for line in losses] == [4, 8, 12]
+    assert [line["step"] for line in losses] == [4, 6, 8, 12]  # and at an evaluation
     for line in losses:
-        assert line.keys() == {
+        parts = {"loss_ce", "loss_bbox"} if task == "object-detection" else set()
+        assert line.keys() - parts == {
             *("step", "progress", "epoch", "loss", "learning_rate", "images_per_second", "seconds", "waiting_for_data")
         }
         assert all(math.isfinite(value) for value in line.values())
@@ -164,13 +170,6 @@ def test_stock_transformers_agrees(task, run_dir, small_datasets, run_python):
             assert [d["score"] for d in detections] == pytest.approx([d["score"] for d in expected], abs=1e-5)
         assert any(predictions)
         assert {d["label"] for detections in predictions for d in detections} <= set(CLASSES)
-
-
-def test_no_mistakes_image_without_mistakes(tmp_path):
-    metrics = {"accuracy": 1.0, "macro_f1": 1.0, "per_class": {}}
-    evaluation = EvaluationResult("image-classification", metrics, {}, None, 9.0, 8, confusion=np.diag([4, 4]))
-    written = write_reports(TrainingResult(tmp_path, "accuracy", 1.0, 9, 60.0, evaluation), [], ["dark", "light"])
-    assert set(written) == set(tmp_path.iterdir()) == {tmp_path / "results.json", tmp_path / "confusion_matrix.png"}
 
 
 def test_dataset_without_splits(small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path, monkeypatch):
