@@ -115,10 +115,19 @@ def write_run(folder, task="image-classification", **changes):
         }
     (folder / "run.json").write_text(json.dumps(run | changes))
     (folder / "results.json").write_text(json.dumps(results))
-    plot = "confusion_matrix.png" if task == "image-classification" else "average_precision.png"
-    for file in ("curves.png", plot, "samples.png", "mistakes.png"):
+    plots = ("confusion_matrix.png", "reliability.png")
+    if task == "object-detection":
+        plots = ("average_precision.png", "confusion_matrix.png", "precision_recall.png", "thresholds.png")
+    for file in ("curves.png", *plots, "samples.png", "mistakes.png"):
         Image.new("RGB", (8, 8)).save(folder / file)
     return folder
+
+
+def class_metrics(average_precision, support, count_error, count_bias):
+    """Return the metrics of a detector's class."""
+    metrics = {"map": average_precision, "map_50": 0.9, "map_75": 0.4, "map_small": -1.0, "mar_100": 0.6}
+    metrics |= {"support": support, "precision": 0.8, "recall": 0.7, "f1": 0.75}
+    return metrics | {"count_error": count_error, "count_bias": count_bias}
 
 
 RUNS = {
@@ -145,6 +154,8 @@ RUNS = {
                 },
             },
             "intervals": {"accuracy": [0.8944, 0.9501], "macro_f1": [0.61, 0.95]},
+            "losses": {"loss": 0.2513},
+            "num_evaluations": 12,
             "images_per_second": 61.2,
         },
     ),
@@ -168,8 +179,15 @@ RUNS = {
                 "map_small": -1.0,
                 "mar_100": 0.6,
                 "per_class": {"RBC": 0.5, "WBC": 0.75, "Platelets": 0.2113},
+                "per_class_metrics": {
+                    "RBC": class_metrics(0.5, 819, 1.92, 0.31),
+                    "WBC": class_metrics(0.75, 87, 0.05, -0.01),
+                    "Platelets": class_metrics(0.2113, 76, 0.4, -0.2),
+                },
             },
             "intervals": {"map": [0.46, 0.51], "map_50": [0.79, 0.84]},
+            "losses": {"loss": 2.5134, "loss_ce": 1.5, "loss_bbox": 1.0134},
+            "num_evaluations": 12,
             "threshold": 0.4123,
             "best_threshold": {"value": 0.4123, "f1": 0.81, "precision": 0.8, "recall": 0.82},
             "images_per_second": 31.0,

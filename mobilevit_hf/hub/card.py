@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
 
 from ..backends.precision import describe_check, may_be_chosen
+from ..evaluation.confidence_intervals import describe_intervals
 from ..records import ExportRecord, HardwareRecord
 from ..redaction import redact
 from ..tasks import METRICS, TRAINABLE_TASKS
@@ -31,6 +32,39 @@ HYPERPARAMETERS = (
     "rand_augment", "random_erasing", "mixup", "cutmix", "color_jitter", "zoom_out", "crop", "anchors", "bf16", "fp16",
     "seed",
 )  # fmt: skip
+# Evaluations on fewer images come with a warning, as in training.
+FEW_EVALUATED = 100
+# Columns of the tables of classes, by key of the metrics; the number of images or objects is named after the split.
+CLASS_COLUMNS = {
+    "map": "AP",
+    "map_50": "AP50",
+    "mar_100": "AR",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "support": "",
+}
+# Titles of the plots of an evaluation, by task's labels.
+FIGURE_TITLES: dict[str | None, tuple[tuple[str, str], ...]] = {
+    "class": (
+        ("confusion_matrix.png", "Confusion matrix"),
+        ("reliability.png", "Calibration: accuracy over the predicted probability"),
+    ),
+    "boxes": (
+        ("average_precision.png", "Average precision per class at IoU 0.50 to 0.95"),
+        ("precision_recall.png", "Precision over recall per class at IoU 0.50"),
+        ("thresholds.png", "Precision, recall and F1 over the score threshold at IoU 0.50"),
+        ("confusion_matrix.png", "Confusion matrix with background at IoU 0.50"),
+    ),
+    "mask": (),
+    None: (),
+}
+# Titles of losses, by their keys.
+LOSSES = {
+    "loss": "Loss",
+    "loss_ce": "Loss, classification (`loss_ce`)",
+    "loss_bbox": "Loss, boxes (`loss_bbox`)",
+}
 URL_CHARACTERS = ":/?#@!$&'*+,;=%~"  # of a link that Markdown leaves as they are, besides letters and digits
 # Characters of a recorded command that its code block could not show safely.
 UNSAFE_COMMAND = re.compile(r"[`<>\n\r]")
@@ -58,6 +92,7 @@ def render_card(metadata: ModelMetadata, repo_id: str) -> str:
         "megabytes": megabytes,
         "duration": _format_duration,
         "machine": _describe_machine,
+        "dataset": quote_dataset,
     }
     body = environment.get_template("card.md.jinja").render(
         marker=CARD_MARKER,
@@ -66,9 +101,10 @@ def render_card(metadata: ModelMetadata, repo_id: str) -> str:
         command=_command(metadata),
         trainable=metadata.task.name in TRAINABLE_TASKS,
         headline=_headline(metadata.evaluations),
+        drawn=next((each for each in metadata.evaluations if each.from_training), None),
+        figures=FIGURE_TITLES[metadata.task.labels],
         threshold_source=_threshold_source(metadata),
-        results=[_results_table(evaluation) for evaluation in metadata.evaluations],
-        classes=_class_table(metadata),
+        results=[_results_table(evaluation, metadata) for evaluation in metadata.evaluations],
         hyperparameters=_hyperparameters(metadata),
         exports=_export_table(metadata.exports),
         fastest=_fastest_backend(metadata.exports),
@@ -180,35 +216,81 @@ def _is_on_training_dataset(evaluation: Evaluation, metadata: ModelMetadata) -> 
     return bool(trained and evaluated and Path(trained).name == Path(evaluated).name)
 
 
-def _results_table(evaluation: Evaluation) -> dict[str, Any]:
-    rows = [
-        (METRICS[name].title, evaluation.metrics[name], evaluation.intervals.get(name))
-        for name in _measured_metrics(evaluation)
-    ]
-    return {"evaluation": evaluation, "rows": rows, "has_intervals": any(interval for _, _, interval in rows)}
-
-
-def _class_table(metadata: ModelMetadata) -> dict[str, Any] | None:
-    """Return the metrics per class, only the worst classes if there are many; None without such metrics."""
-    evaluation = _headline(metadata.evaluations)
-    if evaluation is None or not evaluation.metrics.get("per_class"):
-        return None
-    rows = {
-        name: row if isinstance(row, Mapping) else {"average precision": row}
-        for name, row in evaluation.metrics["per_class"].items()
+def _results_table(evaluation: Evaluation, metadata: ModelMetadata) -> dict[str, Any]:
+    """Return the tables of an evaluation: metrics and losses, folds of a cross-validation, and classes."""
+    names = _measured_metrics(evaluation)
+    folds = evaluation.cross_validation
+    return {
+        "evaluation": evaluation,
+        "title": "Cross-validation" if folds else f"{evaluation.split.capitalize()} split",
+        "rows": [(METRICS[name].title, evaluation.metrics[name], evaluation.intervals.get(name)) for name in names],
+        "losses": [(LOSSES.get(name, name), f"{value:.3f}") for name, value in evaluation.losses.items()],
+        "intervals": describe_intervals([name for name in names if name in evaluation.intervals]),
+        "folds": _fold_rows(evaluation) if folds else [],
+        "few": evaluation.num_images < FEW_EVALUATED,
+        "classes": _class_table(evaluation, metadata),
+        "counts": _count_errors(evaluation, metadata),
     }
-    first = next(iter(rows.values()))
+
+
+def _fold_rows(evaluation: Evaluation) -> list[tuple[Any, ...]]:
+    """Return title, mean, standard deviation, values by fold and interval of the metrics of a cross-validation."""
+    folds = evaluation.cross_validation
+    assert folds is not None
+    return [
+        (
+            METRICS[name].title,
+            evaluation.metrics[name],
+            folds.std[name],
+            Markdown(", ".join(map(percent, folds.metrics[name]))),
+            evaluation.intervals.get(name),
+        )
+        for name in _measured_metrics(evaluation)
+        if name in folds.metrics and name in folds.std
+    ]
+
+
+def _count_errors(evaluation: Evaluation, metadata: ModelMetadata) -> dict[str, Any] | None:
+    """Return how far the number of detections per image is from that of objects, for each class of a detector."""
+    rows = evaluation.metrics.get("per_class_metrics") or {}
+    errors = [
+        (
+            name,
+            f"{row['count_error']:.2f}",
+            f"{row['count_bias']:+.2f}",
+            f"{row['support'] / evaluation.num_images:.2f}",
+        )
+        for name, row in rows.items()
+        if {"count_error", "count_bias", "support"} <= set(row)
+    ]
+    if not errors or evaluation.counts_at is None:
+        return None
+    is_recommended = abs(evaluation.counts_at - (metadata.threshold or math.inf)) < 0.001
+    threshold = "the recommended threshold" if is_recommended else f"a threshold of {evaluation.counts_at:.3g}"
+    return {"rows": errors[:LISTED_CLASSES], "threshold": threshold}
+
+
+def _class_table(evaluation: Evaluation, metadata: ModelMetadata) -> dict[str, Any] | None:
+    """Return the metrics per class, only the worst classes if there are many; None without such metrics."""
+    rows = evaluation.metrics.get("per_class_metrics") or evaluation.metrics.get("per_class")
+    if not rows:
+        return None
+    rows = {name: row if isinstance(row, Mapping) else {"map": row} for name, row in rows.items()}
+    columns = [name for name in CLASS_COLUMNS if name in next(iter(rows.values()))]
     names = list(rows)
     if len(names) > LISTED_CLASSES:
-        key = "f1" if "f1" in first else "average precision"
+        key = "f1" if "map" not in columns else "map"
         names = sorted(rows, key=lambda name: rows[name][key])[:WORST_CLASSES]
-    titles = {"support": f"{evaluation.split.capitalize()} images", "f1": "F1"}
-    columns = [titles.get(name, name.capitalize()) for name in first]
-    cells = {name: [f"{v:,}" if isinstance(v, int) else percent(v) for v in rows[name].values()] for name in names}
+    unit = "objects" if metadata.task.labels == "boxes" else "images"
+    titles = [CLASS_COLUMNS[name] or f"{evaluation.split.capitalize()} {unit}" for name in columns]
+    cells = {
+        name: [f"{v:,}" if isinstance(v, int) else percent(v) for v in (rows[name][column] for column in columns)]
+        for name in names
+    }
     if trained := _train_counts(metadata):
-        columns.insert(0, "Training objects" if metadata.task.labels == "boxes" else "Training images")
+        titles.insert(0, f"Training {unit}")
         cells = {name: [f"{trained.get(name, 0):,}", *row] for name, row in cells.items()}
-    return {"evaluation": evaluation, "columns": columns, "rows": cells, "total": len(rows)}
+    return {"columns": titles, "rows": cells, "total": len(rows)}
 
 
 def _train_counts(metadata: ModelMetadata) -> Mapping[str, int]:
@@ -330,6 +412,11 @@ def escape(text: Any) -> Markdown:
     visible = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in str(text))
     plain = " ".join(visible.split())
     return Markdown(SPECIAL.sub(lambda match: "".join(f"&#{ord(c)};" for c in match[0]), plain))
+
+
+def quote_dataset(name: str | None) -> Markdown:
+    """Return " of the dataset “name”", readable for a folder of any name, such as "images"; "" without a name."""
+    return Markdown(f" of the dataset “{escape(name)}”" if name else "")
 
 
 def percent(value: float) -> str:

@@ -1,5 +1,6 @@
 """Metadata of a model: training, evaluation and export records, the model's files, and what the author adds."""
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from ..records import (
     EXPORT_FILE,
     RESULTS_FILE,
     TRAINING_FILE,
+    CrossValidationRecord,
     DatasetRecord,
     EvaluationRecord,
     ExportRecord,
@@ -29,7 +31,14 @@ from ..tasks import Task, find_task
 from .licenses import License, find_license, public_name, read_license
 
 # Plots and image grids that training writes, and results of `mobilevit evaluate --json`.
-FIGURES = ("curves.png", "confusion_matrix.png", "average_precision.png")
+FIGURES = (
+    "curves.png",
+    "confusion_matrix.png",
+    "reliability.png",
+    "average_precision.png",
+    "precision_recall.png",
+    "thresholds.png",
+)
 IMAGES = ("samples.png", "mistakes.png")
 EVALUATIONS = "evaluation*.json"
 # Published next to weights, configurations, card and exports. None contains a local path; recipe, checkpoints and the
@@ -79,8 +88,13 @@ class Evaluation:
         split: Split, such as "validation".
         num_images: Number of images.
         metrics, intervals: Metrics and the ends of their confidence intervals, as in `EvaluationResult`.
-        threshold: Fields of `BestThreshold`; None for a classifier.
+        threshold: Fields of `ThresholdMetrics` at the threshold with the highest F1; None for a classifier.
         images_per_second: Throughput from file to prediction on the training machine; None if measured elsewhere.
+        losses: Mean loss and its terms, by name.
+        counts_at: Score threshold of the counts per class of a detector.
+        num_evaluations: Number of evaluations on this split of which the saved weights had the best one.
+        cross_validation: Metrics of the folds, whose means are `metrics`.
+        from_training: Whether training recorded it, and drew the plots of it.
     """
 
     dataset: str | None
@@ -90,6 +104,11 @@ class Evaluation:
     intervals: Mapping[str, Sequence[Number]] = field(default_factory=dict)
     threshold: Mapping[str, Number] | None = None
     images_per_second: float | None = None
+    losses: Mapping[str, Number] = field(default_factory=dict)
+    counts_at: Number | None = None
+    num_evaluations: int | None = None
+    cross_validation: CrossValidationRecord | None = None
+    from_training: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,26 +234,35 @@ def _read_evaluations(folder: Path, training: TrainingRecord | None) -> Iterator
     path = folder / RESULTS_FILE
     results = read_record(path, ResultsRecord)
     if results and results.metrics:
-        yield _evaluation(path, results, training.data.name if training else None, results.images_per_second)
+        evaluation = _evaluation(path, results, training.data.name if training else None)
+        yield dataclasses.replace(
+            evaluation,
+            images_per_second=results.images_per_second,
+            num_evaluations=results.num_evaluations,
+            cross_validation=results.cross_validation,
+            from_training=True,
+        )
     for path in sorted(folder.glob(EVALUATIONS)):
         record = from_dict(EvaluationRecord, read_json(path), str(path))
         name = re.sub(r"(?<=..):.*", "", record.data or "")  # without a configuration's name
         yield _evaluation(path, record, public_name(Path(name)) if name else None)
 
 
-def _evaluation(path: Path, record: EvaluationRecord, dataset: str | None, speed: float | None = None) -> Evaluation:
+def _evaluation(path: Path, record: EvaluationRecord, dataset: str | None) -> Evaluation:
     values = {name: getattr(record, name) for name in ("split", "num_images", "metrics")}
     if missing := [name for name, value in values.items() if value in (None, {})]:
         raise ValueError(
             f"{path}: got no {', '.join(missing)}, expected results of training or `mobilevit evaluate --json`. "
             "Remove it, or evaluate again."
         )
+    counts_at = record.recommended_threshold or record.best_threshold
     return Evaluation(
         dataset=dataset,
         **values,
         intervals=record.intervals,
         threshold=record.best_threshold,
-        images_per_second=speed,
+        losses=record.losses or {},
+        counts_at=counts_at.get("value") if counts_at else None,
     )
 
 

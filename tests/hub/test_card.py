@@ -172,6 +172,88 @@ def test_headline_uses_the_test_split(tmp_path):
     assert "selected on the validation split" not in text  # only the validation split did
 
 
+@pytest.mark.parametrize("name", ["pictures", "images", "data", "train", "Fotos für Ömer", "日本", "dataset.zip"])
+def test_captions_read_well_for_any_folder_name(task, name, tmp_path):
+    folder = write_run(tmp_path / "run", task)
+    run = json.loads((folder / "run.json").read_text())
+    change_json(folder / "run.json", data=run["data"] | {"name": name})
+    text = card_of(folder)
+    assert f"### Validation split: 341 images of the dataset “{name}”\n" in text
+    assert f"341 validation images of the dataset “{name}”:\n" in text
+    assert f" of {name}" not in text
+
+
+def test_plots_are_captioned_with_split_and_number_of_images(task, tmp_path):
+    """They show the validation split, next to a headline of the test split."""
+    folder = write_run(tmp_path / "run", task)
+    results = json.loads((folder / "results.json").read_text())
+    test = {"data": "clothing", "split": "test", "num_images": 72, "metrics": results["metrics"]}
+    (folder / "evaluation-test.json").write_text(json.dumps(test))
+    text = card_of(folder)
+    validation, _, tested = text.partition("### Test split: 72 images")
+    plots = re.findall(r"!\[(.*)\]\((?!curves|samples|mistakes)\w+\.png\)", text)
+    assert len(plots) == (2 if task == "image-classification" else 4)
+    for caption in plots:
+        assert caption.endswith(", validation split, 341 images")
+        assert f"\n{caption}:\n" in validation
+        assert "IoU 0.50" in caption or task == "image-classification"
+    assert ".png" not in tested.partition("\n## ")[0]
+    assert "Metrics per class on the validation split (341 images)" in validation
+    assert "Metrics per class on the test split (72 images)" in tested
+
+
+def test_losses_and_methods_of_intervals(task, tmp_path):
+    text = card_of(write_run(tmp_path / "run", task))
+    if task == "image-classification":
+        assert "| Loss | 0.251 |" in text
+        assert "Wilson score interval for the accuracy, bootstrap over the images for the other metrics." in text
+    else:
+        assert re.findall(r"^\| (Loss.*?) \| ([\d.]+) \|", text, re.M) == [
+            ("Loss", "2.513"),
+            ("Loss, classification (`loss_ce`)", "1.500"),
+            ("Loss, boxes (`loss_bbox`)", "1.013"),
+        ]
+        assert "95% confidence intervals: bootstrap over the images." in text
+
+
+@pytest.mark.parametrize(("num_images", "is_few"), [(99, True), (100, False)])
+def test_few_images_are_warned_about(num_images, is_few, tmp_path):
+    folder = write_run(tmp_path / "run")
+    change_json(folder / "results.json", num_images=num_images)
+    text = card_of(folder)
+    assert (f"**Few images:** {num_images} images, fewer than 100." in text) == is_few
+    assert ("- Some results are measured on fewer than 100 images." in text) == is_few
+
+
+def test_selection_and_cross_validation_are_stated(tmp_path):
+    folder = write_run(tmp_path / "run")
+    assert "95.0%; best of 12 evaluations on validation)" in card_of(folder)
+    folds = {"metrics": {"accuracy": [0.5, 0.75, 1.0]}, "std": {"accuracy": 0.25}, "num_images": [20, 20, 20]}
+    values = {"split": "cross-validation", "num_images": 60, "metrics": {"accuracy": 0.75}, "num_evaluations": None}
+    intervals = {"accuracy": [0.63, 0.84]}
+    change_json(folder / "results.json", **values, intervals=intervals, cross_validation=folds, losses=None)
+    text = card_of(folder)
+    assert "**Accuracy in a cross-validation: 75.0%** (60 images, 95% confidence interval 63.0% to 84.0%)" in text
+    assert "### Cross-validation: 60 images of the dataset “clothing”\n" in text
+    assert "Each of 3 models" in text
+    assert "| Accuracy | 75.0% | 25.0% | 50.0%, 75.0%, 100.0% | 63.0% to 84.0% |" in text
+    assert "confusion_matrix.png" not in text  # of no model that is published
+
+
+def test_count_errors_are_those_at_the_recommended_threshold(tmp_path):
+    folder = write_run(tmp_path / "run", "object-detection")
+    results = json.loads((folder / "results.json").read_text())
+    threshold = {"value": 0.412, "f1": 0.8, "precision": 0.8, "recall": 0.8}
+    measured = {"data": "cells", "split": "test", "num_images": 72, "metrics": results["metrics"]}
+    (folder / "evaluation-test.json").write_text(json.dumps(measured | {"recommended_threshold": threshold}))
+    text = card_of(folder)
+    line = "- Mean error of the RBC count per test image at the recommended threshold: 1.92, of 11.38 objects"
+    assert line in text
+    (folder / "evaluation-test.json").write_text(json.dumps(measured | {"best_threshold": threshold | {"value": 0.2}}))
+    assert line not in card_of(folder)
+    assert "per test image at a threshold of 0.2: 1.92" in card_of(folder)
+
+
 def test_threshold_is_quoted_with_the_split_it_was_selected_on(tmp_path):
     """Another split has another best threshold, which is not the recommended one."""
     folder = write_run(tmp_path / "run", "object-detection")
@@ -304,9 +386,9 @@ def test_many_classes_list_the_worst(tmp_path):
 def test_images_option_leaves_out_dataset_images(tmp_path):
     folder = write_run(tmp_path / "run")
     shown = re.findall(r"\]\((\w+\.png)\)", card_of(folder))
-    assert sorted(shown) == ["confusion_matrix.png", "curves.png", "mistakes.png", "samples.png"]
+    assert sorted(shown) == ["confusion_matrix.png", "curves.png", "mistakes.png", "reliability.png", "samples.png"]
     shown = re.findall(r"\]\((\w+\.png)\)", card_of(folder, CardOptions(license="mit", images=False)))
-    assert sorted(shown) == ["confusion_matrix.png", "curves.png"]
+    assert sorted(shown) == ["confusion_matrix.png", "curves.png", "reliability.png"]
 
 
 def test_missing_images_are_not_referenced(tmp_path):
