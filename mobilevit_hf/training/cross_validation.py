@@ -31,7 +31,7 @@ from .resume import DURATION, check_resumed_arguments, check_resumed_data, descr
 from .setup import TrainingData, check_options, read_data
 from .signals import StoppedError
 from .state import TrainingResult
-from .summary import POOLED_SPLITS
+from .summary import POOLED_SPLITS, describe_split
 
 # In `FOLDS_FOLDER`: arguments and dataset of the finished folds.
 STATE_FILE = "state.json"
@@ -85,6 +85,9 @@ def cross_validate(
     folds = _assign_folds(pool, num_folds, data.dataset.classes, callback)
     _check_state(requested, data, folder / FOLDS_FOLDER / STATE_FILE)
 
+    rows = {"cross-validation": f"{num_folds} folds, then the saved model on all {len(pool)} images"}
+    if "test" in data.report.num_samples:
+        rows["test"] = f"{describe_split(data.report, 'test')}; measured with the saved model"
     setup_seconds, records = time.monotonic() - began, []
 
     def seconds_per_model() -> float | None:
@@ -95,7 +98,7 @@ def cross_validate(
     requested = dataclasses.replace(requested, resume="auto")
     with _explain_stop(folder, num_folds):
         for number in range(num_folds):
-            part = _PartCallback(callback, f"fold {number + 1} of {num_folds}", number, num_folds + 1)
+            part = _PartCallback(callback, f"fold {number + 1} of {num_folds}", number, num_folds + 1, rows)
             own_folder = folder / FOLDS_FOLDER / f"fold-{number + 1}"
             if not (own_folder / RESULTS_FILE).exists():
                 own_folder.mkdir(exist_ok=True)
@@ -246,16 +249,23 @@ def _explain_stop(folder: Path, num_folds: int) -> Generator[None, None, None]:
 
 
 class _PartCallback(TrainerCallback):
-    """Passes on what one of several trainings reports, with its name and as a part of the whole progress."""
+    """Passes on what one of several trainings reports, with its name and as a part of the whole progress.
 
-    def __init__(self, callback: TrainerCallback, name: str, number: int, total: int) -> None:
+    `rows` are added to the summary of the first.
+    """
+
+    def __init__(
+        self, callback: TrainerCallback, name: str, number: int, total: int, rows: Mapping[str, str] | None = None
+    ) -> None:
         self.callback, self.name, self.number, self.total = callback, name, number, total
+        self.rows = rows or {}
         self.seconds = 0.0  # estimated duration of this training
 
     def on_start(self, summary: Mapping[str, str]) -> None:
         """Pass on the first summary."""
         if not self.number:
-            self.callback.on_start({**summary, "cross-validation": f"{self.total - 1} folds, then all images"})
+            titles = {name: f"{name}, fold 1" for name in POOLED_SPLITS}
+            self.callback.on_start({titles.get(name, name): text for name, text in summary.items()} | {**self.rows})
 
     def on_message(self, text: str, kind: str = "note") -> None:
         """Pass on a message; the notes of the first training apply to all."""

@@ -43,7 +43,10 @@ def summarize_run(run: "Run", report: DatasetReport, image_size: int) -> dict[st
     return {
         "device": device,
         "initial checkpoint": f"{arguments.model}{', from scratch' if arguments.model in VARIANTS else ''}",
-        **{split: _describe_split(run, report, split) for split in report.num_samples},
+        **{
+            split: describe_split(report, split, is_stream=not isinstance(run.task.dataset.splits[split], Sequence))
+            for split in report.num_samples
+        },
         "image size": f"{image_size}x{image_size} pixels",
         "batch size": batch_size,
         "length": _describe_length(run),
@@ -68,10 +71,10 @@ def warn_of_few_images(report: DatasetReport) -> str | None:
     )
 
 
-def _describe_split(run: "Run", report: DatasetReport, split: str) -> str:
-    counts, images = report.counts[split], report.num_samples[split]
-    text = _count(images, "image")
-    if not isinstance(run.task.dataset.splits[split], Sequence):
+def describe_split(report: DatasetReport, split: str, *, is_stream: bool = False) -> str:
+    """Return the number of images of a split, and of images or objects of each class."""
+    counts, text = report.counts[split], _count(report.num_samples[split], "image")
+    if is_stream:
         text = f"streamed; the first {text}"
     if report.task == "object-detection":
         text += f", {_count(sum(counts.values()), 'object')}"

@@ -27,7 +27,7 @@ from .arguments import TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
 from .checkpoint import History, explain_full_disk, remove_leftovers, save_checkpoint, save_model
 from .cross_validation import cross_validate
-from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TRACKER_PROJECT, lock_output_dir
+from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TEST_FILE, TRACKER_PROJECT, lock_output_dir
 from .push_to_hub import publish_result
 from .record import write_results, write_training_record
 from .reports import first_images, write_reports
@@ -157,7 +157,8 @@ class Trainer:
             with explain_full_disk(self.output_dir):
                 self.history = History(self.output_dir / HISTORY_FILE, self.state.step)
                 write_text(self.output_dir / RECIPE_FILE, self.arguments.to_yaml())
-            (self.output_dir / RESULTS_FILE).unlink(missing_ok=True)
+            for name in (RESULTS_FILE, TEST_FILE):  # of a run that is extended
+                (self.output_dir / name).unlink(missing_ok=True)
         if self.arguments.report_to != "none":
             config = {name: value for name, value in dataclasses.asdict(self.arguments).items() if value is not None}
             self.accelerator.init_trackers(TRACKER_PROJECT, config)

@@ -7,6 +7,7 @@ import pytest
 from dataset_files import sample_names, save_image, split_sizes, write
 
 from mobilevit_hf.data.reading import load_dataset
+from mobilevit_hf.data.splits import assign_folds
 
 
 @pytest.fixture
@@ -76,3 +77,41 @@ def test_test_split_is_never_split(tmp_path):
     for number in range(9):
         save_image(tmp_path / "test" / "ab"[number % 2] / f"{number}.png")
     assert split_sizes(load_dataset(tmp_path)) == {"test": 9}
+
+
+# --- folds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_folds", [2, 3, 5])
+def test_folds_are_stratified_by_class(num_folds):
+    labels = [[label] for label, count in enumerate((60, 24, 7, 1)) for _ in range(count)]
+    names = [f"{index}.jpg" for index in range(len(labels))]
+    folds = assign_folds(labels, names, num_folds)
+    sizes = Counter(folds)
+    assert sizes.keys() == set(range(num_folds))
+    assert max(sizes.values()) - min(sizes.values()) <= 2
+    for label in range(4):
+        counts = Counter(fold for fold, own in zip(folds, labels, strict=True) if own == [label])
+        assert max(counts.values()) - min(counts[fold] for fold in range(num_folds)) <= 1
+    order = sorted(range(len(names)), key=lambda index: names[index])
+    again = assign_folds([labels[index] for index in order], [names[index] for index in order], num_folds)
+    assert again == [folds[index] for index in order]  # by name, not by order
+    assert assign_folds(labels, names, num_folds, seed=1) != folds
+
+
+def test_folds_of_images_with_several_objects_follow_the_rarest():
+    labels = [[0, 0, 1] if index % 4 == 0 else [0] for index in range(16)] + [[]] * 4
+    folds = assign_folds(labels, [str(index) for index in range(20)], 4)
+    assert Counter(folds) == dict.fromkeys(range(4), 5)
+    assert sorted(fold for fold, own in zip(folds, labels, strict=True) if 1 in own) == [0, 1, 2, 3]
+    assert sorted(folds[16:]) == [0, 1, 2, 3]
+
+
+def test_duplicates_are_in_one_fold():
+    pairs = [(0, 5), (5, 9), (2, 3), (10, 2), (11, 12), (0, 9)]
+    folds = assign_folds(
+        [[index % 2] for index in range(20)], [str(index) for index in range(20)], 4, duplicates=pairs
+    )
+    assert all(folds[first] == folds[second] for first, second in pairs)
+    sizes = Counter(folds)
+    assert max(sizes.values()) - min(sizes.values()) <= 2

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -398,3 +399,37 @@ def test_progress_bar_omits_the_loss_before_the_first_interval(monkeypatch):
         bar._bar.refresh()
     assert "step 1, lr 0.01, 1:00 left" in first
     assert "step 2, loss 0.750, lr 0.01, 5 images/s, 1:00 left" in terminal.file.getvalue()
+
+
+def test_redirected_log_has_a_line_every_few_percent(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("mobilevit_hf.cli.train.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    log = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(console, "messages", log)
+
+    def progress(step, steps):
+        loss, speed = (float("nan"), 0.0) if step < 10 else (0.75, 5.0)
+        return TrainingProgress(step / steps, step, 0.2, loss, 0.01, speed, 60.0)
+
+    with ProgressBar() as bar:
+        for step in range(1, 1001):
+            bar.on_progress(progress(step, 1000))
+    lines = log.file.getvalue().splitlines()
+    assert 19 <= len(lines) <= 21
+    assert lines[0] == "train: 1%, epoch 0.2, step 10, loss 0.750, lr 0.01, 5 images/s, 1:00 left"
+    assert lines[-1].startswith("train: 100%, epoch 0.2, step 1000, ")
+
+    log.file.truncate(0)
+    with ProgressBar() as bar:
+        for step in range(10, 40):  # 0.3% of the training in 40 minutes
+            clock[0] += 80
+            bar.on_progress(progress(step, 10_000))
+    assert 7 <= len(log.file.getvalue().splitlines()) <= 9
+
+
+def test_terminal_has_no_log_lines(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=200)
+    monkeypatch.setattr(console, "messages", terminal)
+    with ProgressBar() as bar:
+        bar.on_progress(TrainingProgress(0.5, 2, 0.2, 0.75, 0.01, 5.0, 60.0))
+    assert "train:" not in terminal.file.getvalue()
