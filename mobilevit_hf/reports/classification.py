@@ -18,7 +18,7 @@ NUM_MISTAKES, NUM_HITS, NUM_SAMPLES, NUM_ROWS = 24, 24, 12, 50
 
 
 def classification_sections(
-    folder: ReportFolder, result: EvaluationResult, samples: Iterable[Sample], subject: Subject
+    folder: ReportFolder, result: EvaluationResult, samples: Iterable[Sample] | None, subject: Subject
 ) -> list[Section]:
     """Draw the figures of a classifier's evaluation and return its sections."""
     images = result.predictions
@@ -71,9 +71,9 @@ class _Drawer:
             title = f"{title}: {self.subject.images}"
             self.folder.save_image(file, draw_predictions(entries, self.subject.classes, title=title))
 
-    def gallery(self, rows: Sequence[int] | np.ndarray, caption: str) -> Gallery:
-        """Return a gallery of the page."""
-        return Gallery([_tile(entry) for entry in self.entries(rows)], caption)
+    def gallery(self, rows: Sequence[int] | np.ndarray, caption: str) -> list[Gallery]:
+        """Return a gallery of the page, none without photos."""
+        return [Gallery(tiles, caption)] if (tiles := [_tile(entry) for entry in self.entries(rows)]) else []
 
 
 def _tile(entry: ClassifiedImage) -> PhotoTile:
@@ -115,7 +115,7 @@ def _mistakes_section(drawer: _Drawer, shown: np.ndarray, mistakes: np.ndarray) 
         "Where the model is sure of another class than the label, the label is often wrong. Check these images first, "
         "from the top: a wrong label is to be corrected, a real mistake shows what the model has not learned."
     )
-    return Section(title, [drawer.gallery(shown, caption), table], text)
+    return Section(title, [*drawer.gallery(shown, caption), table], text)
 
 
 def _hits_section(drawer: _Drawer, shown: np.ndarray) -> Section:
@@ -125,7 +125,7 @@ def _hits_section(drawer: _Drawer, shown: np.ndarray) -> Section:
     drawer.save_grid("least_confident.png", shown, title)
     caption = f"Correct predictions with the lowest probability first ({drawer.subject.images})."
     text = "Images that the model only just gets right: more training images like these help most."
-    return Section(title, [drawer.gallery(shown, caption)], text)
+    return Section(title, drawer.gallery(shown, caption), text)
 
 
 def _confusion_section(folder: ReportFolder, result: EvaluationResult, subject: Subject) -> Section:

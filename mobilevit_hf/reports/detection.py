@@ -47,7 +47,7 @@ class DetectionReport:
         self,
         folder: ReportFolder,
         result: EvaluationResult,
-        samples: Iterable[Sample],
+        samples: Iterable[Sample] | None,
         subject: Subject,
     ) -> None:
         self.folder, self.result, self.subject = folder, result, subject
@@ -89,9 +89,14 @@ class DetectionReport:
         photos = ((row, self.photos.get(self.images[row].index)) for row in rows.tolist())
         return [self._compare(row, photo) for row, photo in photos if photo]
 
-    def _gallery(self, entries: Sequence[ComparedImage], caption: str) -> Gallery:
-        tiles = [_tile(entry, self.subject.classes) for entry in entries]
-        return Gallery(tiles, caption, is_wide=True, has_legend=True)
+    def _draw(self, file: str, rows: np.ndarray, title: str, caption: str) -> list[Gallery]:
+        """Save a grid and return a gallery; none without photos."""
+        classes, entries = self.subject.classes, self._entries(rows)
+        if not entries:
+            return []
+        title = f"{title}: {self._at_threshold()}"
+        self.folder.save_image(file, draw_comparisons(entries, classes, title=title))
+        return [Gallery([_tile(entry, classes) for entry in entries], caption, is_wide=True, has_legend=True)]
 
     def _at_threshold(self) -> str:
         return f"score threshold {self.threshold:.3f}, IoU 0.50; {self.subject.images}"
@@ -100,16 +105,14 @@ class DetectionReport:
         title, shown = "Likely annotation errors", self.worst[:NUM_MISTAKES]
         if not len(shown):
             return Section(title, [], f"No errors ({self._at_threshold()}).")
-        entries = self._entries(shown)
         summary = f"images with the most errors ({len(shown)} of {len(self.worst)})"
-        grid = draw_comparisons(entries, self.subject.classes, title=f"{summary.capitalize()}: {self._at_threshold()}")
-        self.folder.save_image("mistakes.png", grid)
-        gallery = self._gallery(entries, f"The {summary}, worst first: {self._at_threshold()}.")
+        caption = f"The {summary}, worst first: {self._at_threshold()}."
+        gallery = self._draw("mistakes.png", shown, summary.capitalize(), caption)
         text = (
             "A confident box where no object is annotated is often an object that the annotation lacks, or labels "
             "otherwise. Check the images below from the top, then the table of the most confident wrong boxes."
         )
-        return Section(title, [gallery, *self._suspects()], text)
+        return Section(title, [*gallery, *self._suspects()], text)
 
     def _suspects(self) -> list[Table]:
         """Return a table of the most confident wrong boxes."""
@@ -140,13 +143,9 @@ class DetectionReport:
         return [Table(columns, rows, caption, num_labels=3, is_code=True)]
 
     def _samples(self) -> Section:
-        title, entries = "Sample images", self._entries(self.shown)
-        if not entries:
-            return Section(title, [])
-        grid = draw_comparisons(entries, self.subject.classes, title=f"{title}: {self._at_threshold()}")
-        self.folder.save_image("samples.png", grid)
+        title = "Sample images"
         caption = f"Evenly spaced images, not chosen by their errors: {self._at_threshold()}."
-        return Section(title, [self._gallery(entries, caption)])
+        return Section(title, self._draw("samples.png", self.shown, title, caption))
 
     # --- figures -----------------------------------------------------------------------------------------------------
 
@@ -268,7 +267,8 @@ class DetectionReport:
         plot = detection_plots.plot_detection_errors(gains, title=f"{title}: {self.subject.images}")
         caption = (
             f"What each type of error costs ({self.subject.images}): mAP50 that would be gained without these errors, "
-            f"and their number at the score threshold {self.threshold:.3f}."
+            f"and their number at the score threshold {self.threshold:.3f}. The gain is that of boxes of all scores: "
+            "an object that is missed at the threshold costs nothing if a box with a lower score fits it."
         )
         figure = self.folder.save_plot("detection_errors.png", plot, "Gain in mAP50 by type of error", caption)
         rows = [

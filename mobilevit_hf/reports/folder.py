@@ -45,14 +45,15 @@ class Photo:
     scale: float
 
 
-def load_photos(samples: Iterable[Sample], indices: Iterable[int]) -> dict[int, Photo]:
-    """Load the images of some samples, by index. A stream is read up to the last of them.
+def load_photos(samples: Iterable[Sample] | None, indices: Iterable[int]) -> dict[int, Photo]:
+    """Load the images of some samples, by index; none without samples. A stream is read up to the last of them.
 
     Images that can't be read any more are left out.
     """
-    wanted = set(indices)
-    photos = {}
-    for index, sample in _select(samples, wanted):
+    photos: dict[int, Photo] = {}
+    if samples is None:
+        return photos
+    for index, sample in _select(samples, set(indices)):
         try:
             image = load_image(sample.image)
         except UnreadableImageError:

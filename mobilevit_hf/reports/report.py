@@ -30,7 +30,7 @@ NUM_AUGMENTED = 24
 def write_report(
     folder: Path,
     result: EvaluationResult | None,
-    samples: Iterable[Sample],
+    samples: Iterable[Sample] | None,
     *,
     title: str,
     split: str = "validation",
@@ -55,6 +55,7 @@ def write_report(
         folder: Existing folder.
         result: Evaluation of the saved weights; None without an evaluated split.
         samples: The evaluated samples, in the same order; a stream is read again up to the last image that is shown.
+            None: show no images.
         title: Name of the model.
         split: Evaluated split.
         dataset: Name of the dataset, None if it may not be shown.
@@ -109,7 +110,7 @@ def write_report(
 
 
 def _task_sections(
-    folder: ReportFolder, result: EvaluationResult, samples: Iterable[Sample], subject: Subject
+    folder: ReportFolder, result: EvaluationResult, samples: Iterable[Sample] | None, subject: Subject
 ) -> list[Section]:
     if isinstance(result.predictions, ClassifiedImages):
         return classification_sections(folder, result, samples, subject)

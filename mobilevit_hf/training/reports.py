@@ -39,7 +39,7 @@ def write_reports(
     return write_report(
         folder,
         result.evaluation,
-        samples or [],
+        samples,
         title=folder.name,
         dataset=record.data.name if record else None,
         history=result.history,

@@ -1,6 +1,7 @@
 """Plots of a detector's evaluation: precision over recall, figures over the threshold, errors by type."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from .colors import class_colors
 from .plot_style import ACCENT, CLEAR, DARK, FONT_SIZE, MAX_NAME_WIDTH, format_names, new_figure, set_title, style_axes
 
 MAX_LINES = 12  # of classes with a color and a name; others are gray
+MAX_INSIDE = 6  # names that fit below the curves
 LINE_STYLES = ("-", "--", "-.", ":")
 LIGHT_GRAY = "0.8"
 METRIC_LINES = {
@@ -46,7 +48,10 @@ def plot_precision_recall(
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
     if named:
         _, style = format_names(named)
-        legend = axes.legend(frameon=False, prop=style["fontproperties"], loc="upper left", bbox_to_anchor=(1, 1))
+        place: dict[str, Any] = (
+            {"loc": "lower left"} if len(named) <= MAX_INSIDE else {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+        )
+        legend = axes.legend(frameon=False, prop=style["fontproperties"], **place)
         for text in legend.get_texts():
             text.set_parse_math(False)
     subtitle = "IoU 0.50"

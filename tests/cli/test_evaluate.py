@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from transformers import AutoImageProcessor
 
 import mobilevit_hf
 from mobilevit_hf.convert.labels import LABEL_SETS
+from mobilevit_hf.reports.files import REPORT_FILES
 
 NAMES = ["cat", "dog", "fish", "owl"]
 
@@ -334,3 +336,57 @@ def test_invalid_arguments_print_one_line(
     assert (code, out) == (2, "")
     assert re.search(message, err)
     assert err.count("\n") == 1
+
+
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def test_saved_report_has_the_figures_of_json(mobilevit, classifier, labeled_images, tmp_path):
+    arguments = ("evaluate", classifier, labeled_images, "--split", "all", "--max-bad", 1)
+    folder = tmp_path / "new/report"
+    code, out, err = mobilevit(*arguments, "--json", "--save", folder)
+    assert code == 0, err
+    assert str(folder / "report.html") in err
+    printed, saved = json.loads(out), json.loads((folder / "results.json").read_text())
+    assert saved == printed
+    page = (folder / "report.html").read_text()
+    assert f"{printed['metrics']['accuracy']:.1%}" in page
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert np.mean([row["target"] == row["prediction"] for row in rows]) == printed["metrics"]["accuracy"]
+    assert sorted(row["file"] for row in rows) == sorted(
+        file.relative_to(labeled_images).as_posix() for file in labeled_images.glob("*/*")
+    )
+    code, out, _ = mobilevit(*arguments, "--limit", 8, "--save", folder)  # replaces the earlier report
+    assert code == 0
+    assert out.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    assert len((folder / "predictions.csv").read_text().splitlines()) == 9
+    assert {path.name for path in folder.iterdir()} <= {*REPORT_FILES, "results.json"}
+
+
+@pytest.mark.parametrize("kind", ["folder with a file", "file", "below a file"])
+def test_folder_with_other_files_is_rejected_before_anything_is_read(kind, mobilevit, tmp_path):
+    folder = tmp_path / "report"
+    if kind == "folder with a file":
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+        (folder / "report.html").write_text("earlier")
+    else:
+        folder.write_text("mine")
+    path = folder / "below" if kind == "below a file" else folder
+    code, out, err = mobilevit("evaluate", "no-such-model", "no-such-data", "--save", path)
+    assert code == 2
+    assert not out
+    (line,) = err.splitlines()
+    assert line.startswith("error: --save: got ")
+    assert "notes.txt" in line or "is a file" in line
+    before = {"notes.txt", "report.html"} if kind == "folder with a file" else {"report"}
+    assert {file.name for file in (folder if folder.is_dir() else tmp_path).iterdir()} == before
+
+
+def test_failed_evaluation_creates_no_folder(mobilevit, classifier, tmp_path):
+    (tmp_path / "data/cat").mkdir(parents=True)
+    (tmp_path / "data/cat/broken.jpg").write_bytes(b"broken")
+    code, _, _ = mobilevit("evaluate", classifier, tmp_path / "data", "--save", tmp_path / "report")
+    assert code == 2
+    assert not (tmp_path / "report").exists()
