@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from ..evaluation import EvaluationResult
 
 SHOWN_CLASSES = 20  # rows of the table of classes
+# Columns of the table of classes, which fits into 80 characters. A count error is the mean of |detections - objects|.
+CLASS_COLUMNS = {"precision": "precision", "recall": "recall", "f1": "F1", "support": "images"}
+DETECTOR_COLUMNS = {
+    "map": "mAP",
+    "map_50": "mAP50",
+    "precision": "precision",
+    "recall": "recall",
+    "count_error": "count error",
+    "support": "objects",
+}
 MAX_CONFUSION = 100  # classes for which --json prints the confusion matrix
 
 
@@ -172,34 +182,38 @@ def _print_result(result: "EvaluationResult", heading: str) -> None:
             ends = f"95% CI: {' to '.join(map(_format_percent, interval))}" if interval else ""
             table.add_row(metric.title, _format_percent(result.metrics[name]), ends)
     console.output.print(table)
-    best = result.best_threshold
-    if best:
-        console.print_line(
-            f" best threshold {best.value:.3f}: F1 {_format_percent(best.f1)}, precision "
-            f"{_format_percent(best.precision)}, recall {_format_percent(best.recall)} (IoU 0.50, over all classes)"
-        )
+    for name, threshold in (("recommended", result.recommended_threshold), ("best", result.best_threshold)):
+        if threshold:
+            values = (_format_percent(value) for value in (threshold.f1, threshold.precision, threshold.recall))
+            text = "F1 {}, precision {}, recall {} (IoU 0.50, over all classes)".format(*values)
+            console.print_line(f" {name} threshold {threshold.value:.3f}: {text}")
+    if result.losses:
+        console.print_line(" " + ", ".join(f"{name} {value:.4f}" for name, value in result.losses.items()))
     console.print_line(f" {result.images_per_second:.1f} images/s")
     _print_classes(result)
 
 
 def _print_classes(result: "EvaluationResult") -> None:
     """Print the metrics of each class, or of the `SHOWN_CLASSES` worst."""
-    rows = {name: row if isinstance(row, dict) else {"map": row} for name, row in result.metrics["per_class"].items()}
+    is_detector = result.task == "object-detection"
+    rows = result.metrics["per_class_metrics" if is_detector else "per_class"]
     if not rows:  # neither objects nor detections
         return
-    key = "map" if result.task == "object-detection" else "f1"
+    key = "map" if is_detector else "f1"
     shown = list(rows.items())
     if len(shown) > SHOWN_CLASSES:
         shown = sorted(shown, key=lambda item: item[1][key])[:SHOWN_CLASSES]
         console.print_line(f" the {SHOWN_CLASSES} worst of {len(rows)} classes; --json prints all:")
-    titles = {"f1": "F1", "map": "mAP", "support": "images"}
-    table = console.make_table("class", *(titles.get(column, column) for column in shown[0][1]))
+    columns = DETECTOR_COLUMNS if is_detector else CLASS_COLUMNS
+    table = console.make_table("class", *columns.values())
     for name, row in shown:
-        table.add_row(console.make_cell(name), *map(_format_cell, row.values()))
+        table.add_row(console.make_cell(name), *(_format_cell(column, row[column]) for column in columns))
     console.output.print(table)
 
 
-def _format_cell(value: float) -> str:
+def _format_cell(column: str, value: float) -> str:
+    if column == "count_error":
+        return f"{value:.2f}"
     return str(value) if isinstance(value, int) else _format_percent(value)
 
 

@@ -63,7 +63,7 @@ def evaluate_model(
     Images pass the image processor, the network and the post-processing as in transformers' pipeline, so the metrics
     are those of its predictions; only boxes are not rounded to whole pixels. All boxes of a detector above the
     processor's `score_threshold` enter the metrics, or all boxes if it has none. The predictions of all images are
-    kept, in about 100 bytes per image of a classifier and 34 bytes per detection; neither images nor logits are.
+    kept, in about 100 bytes per image of a classifier and 38 bytes per detection; neither images nor logits are.
 
     Several processes share the work if each calls this function with the same arguments except `rank`. Each evaluates
     every `num_replicas`-th sample and, unless the arguments are invalid, calls `gather` exactly once, also after an

@@ -84,7 +84,7 @@ def test_state_takes_few_bytes_per_box():
     _, (state,) = compute_in_shards(make_metrics, predictions, samples, 1)
     num_boxes = sum(len(image["boxes"]) for image in predictions)
     assert num_boxes > 500
-    assert len(state) < 36 * num_boxes + 3000 * len(predictions)
+    assert len(state) < 40 * num_boxes + 3000 * len(predictions)
 
 
 @pytest.mark.parametrize("box", [[5, 5, 3, 9], [0, 0, float("inf"), 4]])
@@ -151,6 +151,71 @@ def test_best_threshold_and_mistakes_equal_counts_image_by_image(detector_dir):
             mistakes.append((-errors, index, sample.name, target, f"{present - hits} missed, {detected - hits} wrong"))
     assert len({errors for errors, *_ in mistakes}) > 3
     assert [(-m.score, m.index, m.name, m.target, m.prediction) for m in result.mistakes] == sorted(mistakes)
+
+
+def test_metrics_at_the_recommended_threshold_equal_counts_image_by_image(detector_dir):
+    detect = mobilevit_hf.pipeline("object-detection", str(detector_dir))
+    detect.model.config.recommended_threshold = 0.4
+    samples = make_samples(detect)
+    result = evaluate_model(detect.model, detect.image_processor, samples, NAMES)
+    detect._get_bounding_box = lambda box: box.tolist()  # exact boxes
+    predictions = [sorted(detect(s.image, threshold=0.01), key=lambda p: -p["score"]) for s in samples]
+    hits, detected, present = count_matches(samples, predictions, 0.4)
+    expected = {"value": 0.4, "precision": hits / detected, "recall": hits / present}
+    assert vars(result.recommended_threshold) == pytest.approx(expected | {"f1": 2 * hits / (detected + present)})
+    assert result.threshold == 0.4
+    assert result.best_threshold.f1 > result.recommended_threshold.f1
+    confusion = result.confusion
+    assert confusion.diagonal().sum() == hits
+    assert (confusion[:, :-1].sum(), confusion[:-1].sum()) == (detected, present)
+    for label, name in enumerate(NAMES):
+        row, predicted = result.metrics["per_class_metrics"][name], confusion[:, label].sum()
+        assert row["precision"] == pytest.approx(confusion[label, label] / max(predicted, 1))
+        assert row["recall"] == pytest.approx(confusion[label, label] / row["support"])
+        assert row["f1"] == pytest.approx(2 * confusion[label, label] / (predicted + row["support"]))
+        assert row["count_bias"] == pytest.approx((predicted - row["support"]) / len(samples))
+    errors = [float(mistake.prediction.split()[0]) for mistake in result.mistakes]  # missed objects
+    assert sum(errors) == present - hits
+    selected = evaluate_model(detect.model, detect.image_processor, samples, NAMES, resamples=0, select_threshold=True)
+    assert selected.threshold == selected.recommended_threshold.value == round(result.best_threshold.value, 3)
+    assert selected.best_threshold == result.best_threshold
+
+
+def test_loss_equals_that_of_the_model(detector_dir):
+    """The loss of a batch counts as often as it has objects; crowds and boxes outside of the image have no loss."""
+    detect = mobilevit_hf.pipeline("object-detection", str(detector_dir))
+    model, processor, samples = detect.model, detect.image_processor, make_samples(detect, 7)
+    losses, counts = [], []
+    for batch in (samples[:4], samples[4:]):
+        annotations = [
+            {
+                "image_id": index,
+                "annotations": [
+                    {"bbox": [x1, y1, min(x2, 320) - x1, min(y2, 240) - y1], "category_id": label}
+                    for (x1, y1, x2, y2), label, is_crowd in zip(
+                        sample.objects.boxes.tolist(),
+                        sample.objects.labels.tolist(),
+                        sample.objects.iscrowd.tolist(),
+                        strict=True,
+                    )
+                    if not is_crowd and x1 < 320 and y1 < 240
+                ],
+            }
+            for index, sample in enumerate(batch)
+        ]
+        inputs = processor([sample.image for sample in batch], annotations=annotations, return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**inputs)
+        losses.append(
+            [outputs.loss.item(), outputs.loss_dict["loss_ce"].item(), outputs.loss_dict["loss_bbox"].item()]
+        )
+        counts.append(sum(int((sample.objects.iscrowd == 0).sum()) for sample in batch))
+    assert counts[0] != counts[1]
+    expected = np.average(losses, axis=0, weights=counts)
+    result = evaluate_model(model, processor, samples, NAMES, batch_size=4, resamples=0)
+    assert list(result.losses) == ["loss", "loss_ce", "loss_bbox"]
+    assert list(result.losses.values()) == pytest.approx(expected.tolist(), rel=1e-4)
+    assert result.losses["loss"] == pytest.approx(result.losses["loss_ce"] + result.losses["loss_bbox"])
 
 
 def make_samples(detect, count=12):

@@ -209,6 +209,8 @@ def test_detector_with_inputs_of_different_sizes():
     ]
     result = evaluate_model(model.train(), processor, samples, ["cat", "dog"])
     assert model.training
+    assert result.losses == {}
+    assert result.recommended_threshold is None
     expected, _ = compute_pycocotools(predictions, references)
     assert [result.metrics["map"], result.metrics["map_50"]] == pytest.approx(expected[:2], abs=1e-4)
 
