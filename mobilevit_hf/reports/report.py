@@ -188,10 +188,11 @@ def _curves_section(
 
     name = metric or (TASKS[result.task].headline_metric if result else "loss")
     title = METRICS[name].title if name in METRICS else name
+    label = f"{title.partition(' (')[0]} (0 to 1)" if name in METRICS else name
     where = f"validation: {count(subject.num_images, 'image')}" if result else "no validation split"
     figure = folder.save_plot(
         "curves.png",
-        plots.plot_curves(history, name, title=f"Training curves ({where})", metric_title=title, best_step=best_step),
+        plots.plot_curves(history, name, title=f"Training curves ({where})", metric_title=label, best_step=best_step),
         f"Losses, {title} and learning rate over the steps of the training",
         f"Loss of the training and validation, {title} and learning rate over the optimizer steps; {where}.",
     )

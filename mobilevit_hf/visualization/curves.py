@@ -11,6 +11,7 @@ from .plot_style import ACCENT, DARK, LIGHT, format_names, new_figure, set_title
 
 MAX_POINTS_WITH_MARKERS = 50
 PANEL_HEIGHT = 1.9  # inches
+MIN_SMOOTHED = 40  # points; fewer are not smoothed
 # Largest ratio of a loss to its 98th percentile that is plotted on a linear scale up to the largest value.
 MAX_OUTLIER = 4.0
 
@@ -25,9 +26,10 @@ def plot_curves(
 ) -> Figure:
     """Plot the losses, the evaluation metric and the learning rate over the steps, as far as the history has them.
 
-    Each loss has a panel: of the training raw and smoothed (the mean over a twentieth of the training around each
-    step), and of the validation. The metric is drawn with its confidence interval as a band. The saved evaluation is
-    marked: `best_step`, or else the highest value, or the lowest if the metric is a loss; of equal ones the last.
+    Each loss has a panel: of the training raw and, with many points, smoothed (the mean over a twentieth of the
+    training around each step), and of the validation. The metric is drawn with its confidence interval as a band. The
+    saved evaluation is marked: `best_step`, or else the highest value, or the lowest if the metric is a loss; of equal
+    ones the last.
 
     Args:
         history: Lines of the training log, with `step` and some of `learning_rate`, `loss`, the terms of the loss
@@ -99,8 +101,10 @@ def _plot_loss(
 ) -> None:
     values = np.concatenate([curve[1] for curve in (training, validation) if curve])
     if training:
-        _plot_line(axes, *training, color=LIGHT, linewidth=1, label="training")
-        axes.plot(training[0], _smooth(training[1]), color=DARK, label="training, smoothed")
+        is_smoothed = len(training[0]) >= MIN_SMOOTHED
+        _plot_line(axes, *training, color=LIGHT if is_smoothed else DARK, label="training")
+        if is_smoothed:
+            axes.plot(training[0], _smooth(training[1]), color=DARK, label="training, smoothed")
     if validation:
         axes.plot(*validation, color=ACCENT, marker="o", markersize=3, linestyle="--", label="validation")
     axes.legend(frameon=False, fontsize="small")
@@ -111,7 +115,7 @@ def _plot_loss(
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Return the moving average (N,) of values (N,), NaN ignored."""
-    window = np.ones(1 + 2 * (len(values) // 40))
+    window = np.ones(1 + 2 * (len(values) // MIN_SMOOTHED))
     sums, counts = (np.convolve(v, window, "same") for v in (np.nan_to_num(values), np.isfinite(values).astype(float)))
     return np.divide(sums, counts, where=counts > 0, out=np.full(len(values), np.nan))
 

@@ -18,7 +18,7 @@ def save_image(image: Image.Image, folder: Path, name: str) -> Path:
     A number is appended if the file exists. A suffix other than .jpg, .jpeg and .png is replaced by .png.
     """
     suffix = Path(name).suffix.lower()
-    path = unused_path(folder, name if suffix in FORMATS else f"{Path(name).stem}.png")
+    path = unused_path(folder, name if suffix in FORMATS else f"{Path(name).stem or 'image'}.png")
     # JPEG without chroma subsampling, so that thin lines keep their colors.
     image_format = FORMATS[path.suffix.lower()]
     write_atomically(path, lambda file: image.save(file, image_format, quality=95, subsampling=0))
