@@ -75,12 +75,13 @@ class Recorder:
 
     def __init__(self, destination: Destination, writer: PredictionWriter, names: dict[str, str]) -> None:
         self._destination, self._writer, self._names = destination, writer, names
-        self._images = self._boxes = 0
+        self._done = self._images = self._boxes = 0
 
     def select_pending(self, sources: Sequence[str]) -> list[str]:
         """Return the images that are not in the output yet, and log how many are."""
         pending = [source for source in sources if not self._writer.is_written(self._names[source])]
         if done := len(sources) - len(pending):
+            self._done = done
             console.log("note", f"{done} of {len(sources)} images are in {self._destination.path} already.")
         return pending
 
@@ -99,8 +100,9 @@ class Recorder:
             console.log("note", f"interrupted; --resume continues {self._destination.path}.")
             raise
         self._writer.finish()
-        boxes = f", {self._boxes} boxes" if task == "object-detection" else ""
-        console.log("saved", f"{self._destination.path} ({self._images} images{boxes})", color="green")
+        counts = f"{self._images} {'more ' if self._done else ''}{'image' if self._images == 1 else 'images'}"
+        counts += f", {self._boxes} {'box' if self._boxes == 1 else 'boxes'}" if task == "object-detection" else ""
+        console.log("saved", f"{self._destination.path} ({counts})", color="green")
 
 
 def check_inputs(destination: Destination, inputs: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...io import TEMP_PREFIX, remove_abandoned
 from ...tasks import TaskName
 from .base import PredictionWriter
 from .coco import ANNOTATIONS, CocoDatasetWriter, CocoWriter, partial_file
@@ -65,6 +66,8 @@ class Destination:
             raise ValueError(f"output: got {found}, {self.path}, expected {expected}. Pass another path.")
         if self.is_dataset:
             _check_dataset(self.path, self.format)
+            for temporary in list(self.path.rglob(f"{TEMP_PREFIX}*")):
+                remove_abandoned(temporary.parent)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.format == "csv" and task != "object-detection":
             return CsvWriter(self.path, classes, top_k)
@@ -100,7 +103,8 @@ def find_destination(output: Path, prediction_format: str | None) -> Destination
 
 
 def _has_entries(path: Path) -> bool:
-    return path.is_dir() and any(path.iterdir())
+    """Return whether a folder contains anything but what a killed process left."""
+    return path.is_dir() and any(not entry.name.startswith(TEMP_PREFIX) for entry in path.iterdir())
 
 
 def _check_dataset(folder: Path, prediction_format: str) -> None:

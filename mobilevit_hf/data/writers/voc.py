@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,10 @@ INVALID = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 class VocWriter(PredictionWriter):
     """Writer of a Pascal VOC dataset, whose images are the training split, with a `score` in each object."""
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        super().__init__(path, classes)
+        (path / ANNOTATIONS).mkdir(parents=True, exist_ok=True)
 
     def is_written(self, name: str) -> bool:
         """Return whether the predictions of an image are in the output."""

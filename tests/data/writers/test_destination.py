@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.writers.base import PredictedImage
 from mobilevit_hf.data.writers.destination import Destination, find_destination
+from mobilevit_hf.io import TEMP_PREFIX
 
 TASK = "object-detection"
 CLASSES = ["zebra", 'a, "b" & <c>', "日本", "unused"]
@@ -170,6 +171,9 @@ def test_continued_output_equals_an_uninterrupted_one(predicted, name, path, cou
     writer = destination.open(TASK, CLASSES, 1)
     for image in predicted[:count]:
         writer.write(image)
+    if destination.is_dataset:  # a killed process leaves temporary folders
+        (tmp_path / "parts" / path / f"{TEMP_PREFIX}0").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "parts" / path / f"{TEMP_PREFIX}0" / "a.txt").write_text("part")
     assert write(destination, predicted) == len(predicted) - count
     assert read_files(tmp_path / "parts") == read_files(tmp_path / "whole")
     assert write(destination, predicted) == 0  # of finished output
