@@ -60,12 +60,7 @@ FROM_SCRATCH_LENGTH_FACTOR = 3
 
 
 # Options of which only one may be set.
-EXCLUSIVE = (
-    ("bf16", "fp16"),
-    ("num_train_epochs", "max_steps"),
-    ("streaming", "cross_validation"),
-    ("cross_validation", "early_stopping_patience"),
-)
+EXCLUSIVE = (("bf16", "fp16"), ("num_train_epochs", "max_steps"))
 OTHER_LICENSE = "other"  # its name and link are options too
 
 
@@ -118,8 +113,7 @@ class TrainArguments:
     )
     cross_validation: int | None = option(
         None,
-        "Number of folds of the training and validation images: train and measure a model per fold, then train the "
-        "saved one on all of them.",
+        "Number of folds: train and measure a model per fold, then train the saved one on all of them.",
         DATA,
         Bound(lambda value: value >= 2, "2 or more folds"),
     )

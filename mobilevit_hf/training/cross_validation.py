@@ -68,13 +68,11 @@ def cross_validate(
     The time limit is divided between all models.
 
     Raises:
-        ValueError: If there are several processes, or fewer images than folds; otherwise as `train`.
+        ValueError: If there are several processes, a stream, early stopping, or fewer images than folds; otherwise as
+            `train`.
         StoppedError: If a signal stopped the run.
     """
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"cross_validation: got {accelerator.num_processes} processes, expected one. Start it without a launcher."
-        )
+    _check_options(arguments, accelerator)
     num_folds, folder = int(arguments.cross_validation or 0), Path(str(arguments.output_dir))
     requested, _ = check_options(arguments, callback)
     if arguments.push_to_hub:
@@ -154,9 +152,24 @@ def summarize_folds(records: Sequence[ResultsRecord]) -> CrossValidationRecord:
 # --- folds -----------------------------------------------------------------------------------------------------------
 
 
+def _check_options(arguments: TrainArguments, accelerator: Accelerator) -> None:
+    number = arguments.cross_validation
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"cross_validation: got {accelerator.num_processes} processes, expected one. Start it without a launcher."
+        )
+    if arguments.streaming:
+        raise ValueError(f"cross_validation: got {number} together with streaming, expected one of them. Remove one.")
+    if arguments.early_stopping_patience:
+        raise ValueError(
+            f"cross_validation: got {number} together with early_stopping_patience, expected one of them: the saved "
+            "model has no validation images to stop by. Remove one."
+        )
+
+
 def _sequence(dataset: Dataset, name: str) -> Sequence[Sample]:
     split = dataset.splits[name]
-    assert isinstance(split, Sequence)  # `TrainArguments` excludes streams
+    assert isinstance(split, Sequence)  # `_check_options` excludes streams
     return split
 
 

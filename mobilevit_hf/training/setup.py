@@ -74,6 +74,8 @@ class Run:
     resumed: dict[str, Any] | None = None  # content of the checkpoint to resume from
     repo_id: str | None = None  # Hub repository to publish to, in the main process
     cross_validation: CrossValidationRecord | None = None  # whose settings the run repeats on all folds
+    summary: dict[str, str] = field(default_factory=dict)  # see `summarize_run`
+    warning: str | None = None  # of the data
 
 
 class LossModel(nn.Module):
@@ -128,9 +130,8 @@ def prepare_run(
     if accelerator.is_main_process:
         run.record = create_record(requested, complete, report, initial.image_size)
     run.data, run.resumed, run.repo_id = data.identity, resumed, repo_id
-    callback.on_start(summarize_run(run, report, initial.image_size))
-    if not arguments.cross_validation and (warning := warn_of_few_images(report)):
-        callback.on_message(warning, "warning")
+    run.summary = summarize_run(run, report, initial.image_size)
+    run.warning = None if arguments.cross_validation else warn_of_few_images(report)
     return run
 
 

@@ -35,14 +35,14 @@ def summarize_run(run: "Run", report: DatasetReport, image_size: int) -> dict[st
         device += f", {_count(threads, 'thread')}"
     if accelerator.num_processes > 1:
         device += f", {accelerator.num_processes} processes"
-    batch_size = f"{_count(arguments.per_device_train_batch_size, 'image')}"
+    model, batch_size = arguments.model, _count(arguments.per_device_train_batch_size, "image")
     if arguments.gradient_accumulation_steps > 1:
         batch_size += f", {arguments.gradient_accumulation_steps} batches per step"
     if accelerator.num_processes > 1:
         batch_size += ", per process"
     return {
         "device": device,
-        "initial checkpoint": f"{arguments.model}{', from scratch' if arguments.model in VARIANTS else ''}",
+        "initial checkpoint": f"none: {model} with random weights" if model in VARIANTS else str(model),
         **{
             split: describe_split(report, split, is_stream=not isinstance(run.task.dataset.splits[split], Sequence))
             for split in report.num_samples

@@ -107,6 +107,9 @@ class Trainer:
             self.run.resumed = None
         self._update_progress()
         self._check_remaining()
+        self.callback.on_start(self.run.summary)
+        if self.run.warning:
+            self.callback.on_message(self.run.warning, "warning")
         if self.state.step:
             self.callback.on_message(f"Resuming from step {self.state.step}.")
         self._open_output()

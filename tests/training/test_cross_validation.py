@@ -145,7 +145,7 @@ def test_time_limit_is_divided(tested_dataset, make_arguments, monkeypatch, tmp_
     ("values", "expected"),
     [
         ({"cross_validation": 1}, "cross_validation: got 1, expected 2 or more folds"),
-        ({"cross_validation": 2, "early_stopping_patience": 3}, "early_stopping_patience: got 3 together with cross"),
+        ({"cross_validation": 2, "early_stopping_patience": 3}, "cross_validation: got 2 together with early_stop"),
         (
             {"cross_validation": 2, "streaming": True, "max_steps": 3},
             "cross_validation: got 2 together with streaming",
