@@ -11,7 +11,7 @@ from ..evaluation.results import EvaluationResult
 from ..visualization import ClassifiedImage, draw_predictions
 from .folder import Photo, ReportFolder, load_photos
 from .page import Fact, Gallery, PhotoTile, Section, Table
-from .text import Subject, percent, spread
+from .text import OTHER_SPLITS, Subject, percent, spread
 
 # Images in the galleries and grids, and rows of the table of mistakes.
 NUM_MISTAKES, NUM_HITS, NUM_SAMPLES, NUM_ROWS = 24, 24, 12, 50
@@ -113,7 +113,8 @@ def _mistakes_section(drawer: _Drawer, shown: np.ndarray, mistakes: np.ndarray) 
     )
     text = (
         "Where the model is sure of another class than the label, the label is often wrong. Check these images first, "
-        "from the top: a wrong label is to be corrected, a real mistake shows what the model has not learned."
+        "from the top: a wrong label is to be corrected, a real mistake shows what the model has not learned. "
+        f"{OTHER_SPLITS}"
     )
     return Section(title, [*drawer.gallery(shown, caption), table], text)
 

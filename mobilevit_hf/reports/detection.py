@@ -15,14 +15,14 @@ from ..evaluation.results import EvaluationResult
 from ..visualization import ComparedImage, Outcome, draw_comparisons, draw_outcomes
 from .folder import Photo, ReportFolder, load_photos
 from .page import Fact, Figure, Gallery, PhotoTile, Section, Table
-from .text import Subject, count, percent, spread
+from .text import OTHER_SPLITS, Subject, count, percent, spread
 
 # Images in the galleries and grids, and rows of the table of likely annotation errors.
 NUM_MISTAKES, NUM_SAMPLES, NUM_ROWS = 12, 6, 50
 # Of a wrong box with an object that it may be meant for, as in TIDE (arXiv 2008.08115).
 MIN_IOU = 0.1
 ERROR_TEXTS = {
-    "localization": "right class, but the box overlaps the object too little (IoU 0.10 to 0.50)",
+    "localization": "correct class, but the box overlaps the object too little (IoU 0.10 to 0.50)",
     "classification": "the box fits (IoU 0.50 or more), but the class is another one",
     "both": "another class, and the box overlaps the object too little",
     "duplicate": "a second box for an object that has one",
@@ -110,7 +110,8 @@ class DetectionReport:
         gallery = self._draw("mistakes.png", shown, summary.capitalize(), caption)
         text = (
             "A confident box where no object is annotated is often an object that the annotation lacks, or labels "
-            "otherwise. Check the images below from the top, then the table of the most confident wrong boxes."
+            "otherwise. Check the images below from the top, then the table of the most confident wrong boxes. "
+            f"{OTHER_SPLITS}"
         )
         return Section(title, [*gallery, *self._suspects()], text)
 

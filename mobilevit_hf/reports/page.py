@@ -1,4 +1,4 @@
-"""HTML page of a report: one file with its style sheet and images, without scripts and network."""
+"""HTML page of a report: one file with its styles and images, without scripts and network."""
 
 import base64
 import io

@@ -76,7 +76,7 @@ def write_report(
     """
     with atomic_folder(folder) as scratch:
         report = ReportFolder(scratch)
-        names = list(result.classes) if result else list(classes)
+        names = list(result.classes if result and result.classes else classes)
         subject = Subject(split, result.num_images if result else 0, names)
         sections = []
         if result:

@@ -11,6 +11,7 @@ from ..visualization.curves import LOSS_TITLES
 from .page import Table
 
 INTERVAL_COLUMN = "95% confidence interval"
+OTHER_SPLITS = "To check the other splits: mobilevit evaluate MODEL DATA --split all --save DIR"
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import ast
 import csv
 import json
 import re
@@ -138,11 +139,18 @@ def test_hub_model_on_the_validation_split_of_imagenet_1k(
             api.upload_file(path_or_fileobj=parquet, path_in_repo=f"data/{name}-00000-of-00001.parquet", **where)
         code = """
         from mobilevit_hf import cli
-        cli.app(["evaluate", "apple/mobilevit-small", "imagenet-1k", "--json"], standalone_mode=False)
+        words = ["evaluate", "apple/mobilevit-small", "imagenet-1k", "--json", "--save", "report"]
+        cli.app(words, standalone_mode=False)
+        import pathlib
+        print(sorted(path.name for path in pathlib.Path("report").iterdir()))
+        print("predicted: " in pathlib.Path("report/report.html").read_text())
         """
         out = run_python(code, hub.environment(tmp_path / "home"))
         requested = [request.path for request in hub.requests]
-    result = json.loads(out.splitlines()[-1])
+    printed, files, has_images = out.splitlines()[-3:]
+    assert {"mistakes.png", "samples.png", "least_confident.png"} <= set(ast.literal_eval(files))
+    assert has_images == "True"  # the stream is read again for them
+    result = json.loads(printed)
     assert (result["split"], result["num_images"]) == ("validation", 30)
     assert result["metrics"]["accuracy"] == np.mean([target == prediction for target, prediction in stock_predictions])
     assert any("validation" in path for path in requested)
