@@ -1,4 +1,4 @@
-"""Write Fashion-MNIST as image folders by split and class, for the built-in model `garments`.
+"""Write Fashion-MNIST as image folders by split and class, to pretrain the built-in model `garments`.
 
 python scripts/prepare_garments.py OUTPUT_DIR [--source FOLDER] [--copies 1]
 

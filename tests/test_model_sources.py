@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 import mobilevit_hf
 from mobilevit_hf import model_sources, samples
+from mobilevit_hf.hub.metadata import FIGURES
 from mobilevit_hf.model_sources import builtin, builtin_models, check_weights, has_weights, read_task, resolve_model
 from mobilevit_hf.tasks import EXPORTABLE_TASKS
 
@@ -39,11 +40,7 @@ def test_unknown_builtin_model_lists_the_names():
 def test_builtin_model_is_small_and_has_no_images_of_the_dataset(name):
     files = list(builtin(name).iterdir())
     assert sum(file.stat().st_size for file in files) <= 4_000_000
-    assert {file.name for file in files if file.suffix not in (".json", ".md", ".safetensors")} <= {
-        "curves.png",
-        "confusion_matrix.png",
-        "average_precision.png",
-    }
+    assert {file.name for file in files if file.suffix not in (".json", ".md", ".safetensors")} <= set(FIGURES)
 
 
 def test_half_precision_weights_are_loaded_in_float32(name):
@@ -62,7 +59,7 @@ def test_card_of_a_builtin_model_has_license_and_test_metrics(name):
     result = card["model-index"][0]["results"][-1]
     assert result["dataset"]["split"] == "test"
     metrics = {metric["type"]: metric["value"] for metric in result["metrics"]}
-    assert metrics["accuracy"] >= 0.925 if name == "garments" else metrics["map_50"] >= 0.85
+    assert metrics["accuracy"] >= 0.8 if name == "garments" else metrics["map_50"] >= 0.85
 
 
 @pytest.mark.slow
