@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from ..model_sources import recommended_threshold
 from ..tasks import TaskName
+from ..threads import one_torch_thread
 from .runtime import ExportedModel
 
 MAX_ERROR = 1e-3  # float32
@@ -73,6 +74,7 @@ def sample_images(number: int) -> list[Image.Image]:
     return images
 
 
+@one_torch_thread()
 def verification_pixels(task: TaskName, processor: BaseImageProcessor) -> Tensor:
     """Return the (B, 3, H, W) pixels on which exports for a task are verified."""
     return preprocess(sample_images(NUM_IMAGES[task]), processor)
@@ -97,6 +99,8 @@ def stack_pixels(pixels: Sequence[Tensor]) -> Tensor:
     return torch.stack(tuple(pixels)).float()
 
 
+# With two torch threads, which spin next to those of the runtime, it takes 18 CPU seconds instead of 0.5.
+@one_torch_thread()
 def compare(
     model: nn.Module,
     exported: ExportedModel,
