@@ -83,6 +83,13 @@ def test_only_the_best_detection_of_an_object_is_corrected():
     assert (errors["localization"].gain, errors["classification"].gain) == (1, 0)
 
 
+def test_wrong_detection_of_a_matched_object_is_removed_not_corrected():
+    objects = [(BOX, 0), (FAR, 0)]
+    errors = detection_errors([make_detected_image([(SHIFTED, 0, 0.95), (BOX, 0, 0.9)], objects)], 0.0)
+    assert errors["localization"].count == 1
+    assert errors["localization"].gain == pytest.approx((1 - 1 / 2) * 51 / 101)  # of 101 recalls, 51 are up to 0.5
+
+
 def test_detections_in_crowds_are_no_errors():
     image = make_detected_image([(BOX, 0, 0.9)], [([0, 0, 200, 200], 0)], crowds=[0])
     assert all(statistics == (0, 0) for statistics in detection_errors([image], 0.0).values())
