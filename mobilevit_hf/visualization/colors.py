@@ -24,8 +24,8 @@ MISSED: Color = (0, 114, 178)
 # Candidates for further colors: steps per channel, bounds of the lightness (CIE L*), and smallest chroma.
 CHANNEL_STEPS = 14
 LIGHTNESS, MIN_CHROMA = (30, 88), 25
-RED_HUES = (-20, 45)  # degrees in CIE a*b* between which a color of more than faint chroma is a red
-MAX_RED_CHROMA = 25
+RED_HUES = (-20, 58)  # degrees in CIE a*b* between which a color of more than faint chroma is a red
+MAX_RED_CHROMA = 30
 
 RGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 WHITE_POINT = (0.9505, 1, 1.089)

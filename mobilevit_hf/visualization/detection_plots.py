@@ -1,7 +1,6 @@
 """Plots of a detector's evaluation: precision over recall, figures over the threshold, errors by type."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,24 +33,25 @@ def plot_precision_recall(
     """
     colors = class_colors(names)
     named = sorted(curves, key=lambda name: curves[name][2])[:MAX_LINES]
-    figure = new_figure(4.6)
+    is_inside = len(named) <= MAX_INSIDE
+    figure = new_figure(4.2 if is_inside else 4.2 + 0.1 * len(named))
     axes = figure.subplots()
     for name in [name for name in curves if name not in named]:
         axes.plot(*curves[name][:2], color=LIGHT_GRAY, linewidth=0.8)
-    widths = MAX_NAME_WIDTH if len(named) > 4 else 1.5 * MAX_NAME_WIDTH
     for index, name in enumerate(named):
         recall, precision, average = curves[name]
-        (label,), _ = format_names([name], widths)
+        (label,), _ = format_names([name], MAX_NAME_WIDTH if is_inside else 0.75 * MAX_NAME_WIDTH)
         color = tuple(channel / 255 for channel in colors[name])
         style = LINE_STYLES[index % len(LINE_STYLES)]
         axes.plot(recall, precision, color=color, linestyle=style, linewidth=2, label=f"{label}: AP50 {average:.1%}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
     if named:
         _, style = format_names(named)
-        place: dict[str, Any] = (
-            {"loc": "lower left"} if len(named) <= MAX_INSIDE else {"loc": "upper left", "bbox_to_anchor": (1, 1)}
-        )
-        legend = axes.legend(frameon=False, prop=style["fontproperties"], **place)
+        options = {"frameon": False, "prop": style["fontproperties"]}
+        if is_inside:
+            legend = axes.legend(loc="lower left", **options)
+        else:
+            legend = figure.legend(handles=axes.lines[-len(named) :], loc="outside lower left", ncols=2, **options)
         for text in legend.get_texts():
             text.set_parse_math(False)
     subtitle = "IoU 0.50"

@@ -31,9 +31,11 @@ def test_precision_recall_curve_of_each_class_has_its_color():
 def test_worst_of_many_classes_are_named():
     names = [f"class {i}" for i in range(30)]
     curves = {name: (np.array([0, 1]), np.array([1, 1]), i / 30) for i, name in enumerate(names)}
-    (axes,) = plot_precision_recall(curves, names).axes
+    figure = plot_precision_recall(curves, names)
+    (axes,) = figure.axes
     assert len(axes.lines) == 30
-    named = [text.get_text().partition(":")[0] for text in axes.get_legend().get_texts()]
+    (legend,) = figure.legends
+    named = [text.get_text().partition(":")[0] for text in legend.get_texts()]
     assert named == names[:12]
     assert "18 of 30" in axes.get_title("left")
 
