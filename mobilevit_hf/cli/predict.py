@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..backends.precision import Choice
     from ..data.images import UnreadableImageError
     from .predict_outputs import LoadedImage
+
+Result = TypeVar("Result")
 
 file_option = partial(typer.Option, rich_help_panel="Files")
 runtime_option = partial(typer.Option, rich_help_panel="Runtime")
@@ -193,7 +195,7 @@ def _predict_samples(options: Options) -> None:
 def _predict_and_print(images: list[str], model: str, options: Options) -> tuple[int, int]:
     """Print the predictions for images; return how many could not be read, and how many there were."""
     from ..data.image_formats import find_images
-    from .predict_outputs import Saver, open_recorder, print_detections, print_labels
+    from .predict_outputs import Saver, open_recorder, print_predictions
 
     destination = options.destination
     outputs = [options.save, destination.path if destination and destination.is_dataset else None]
@@ -222,16 +224,9 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
         recorder = open_recorder(destination, task, classes, top_k, images, sources)
         sources = recorder.select_pending(sources)
     arguments = {"threshold": threshold} if task == "object-detection" else {"top_k": top_k}
-    draws, copies = (
-        bool(options.save) and not options.sort,
-        options.sort or bool(destination and destination.is_dataset),
-    )
-    results = _predict_ahead(predictor, sources, arguments, draws=draws, copies=copies)
-    with (
-        console.show_progress(disable=len(sources) <= BATCH_SIZE) as progress,
-        recorder.finish_or_note(task) if recorder else nullcontext(),
-    ):
-        for source, image, predictions in progress.track(results, total=len(sources), description="Predicting"):
+    results = _predict_ahead(predictor, sources, arguments, options)
+    with recorder.finish_or_note(task) if recorder else nullcontext():
+        for source, image, predictions in _track(results, len(sources)):
             if isinstance(image, UnreadableImageError):
                 failures += 1
                 _report_unreadable(source, str(image), options.as_json)
@@ -244,11 +239,15 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
             if options.as_json:
                 record = {"image": source, "predictions": predictions} | ({"saved": str(saved)} if saved else {})
                 console.print_json(record)
-            elif not recorder and task == "object-detection":
-                print_detections(source, predictions, saved, threshold)
             elif not recorder:
-                print_labels(source, predictions, saved)
+                print_predictions(source, predictions, saved, threshold if task == "object-detection" else None)
     return failures, total
+
+
+def _track(results: Iterator[Result], total: int) -> Iterator[Result]:
+    """Yield results with a progress bar, if there are many."""
+    with console.show_progress(disable=total <= BATCH_SIZE) as progress:
+        yield from progress.track(results, total=total, description="Predicting")
 
 
 def _check_task(name: str, folder: Path, options: Options) -> TaskName:
@@ -286,7 +285,7 @@ def _load_pipeline(task: TaskName, folder: Path, options: Options) -> "Pipeline"
 
 
 def _predict_ahead(
-    predictor: "Pipeline", sources: list[str], arguments: dict[str, Any], *, draws: bool, copies: bool
+    predictor: "Pipeline", sources: list[str], arguments: dict[str, Any], options: Options
 ) -> "Iterator[tuple[str, LoadedImage | UnreadableImageError, list[dict[str, Any]]]]":
     """Yield each source with its image or the error, and the predictions by descending score.
 
@@ -294,8 +293,7 @@ def _predict_ahead(
         predictor: The pipeline.
         sources: Paths and URLs.
         arguments: Of the pipeline's call.
-        draws: Whether to keep the pixels of images.
-        copies: Whether to keep the content of URLs.
+        options: Options, which determine whether the pixels of images and the content of URLs are kept.
     """
     from torch import nn
 
@@ -304,6 +302,9 @@ def _predict_ahead(
     from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
     from ..threads import map_ahead, num_workers
     from .predict_outputs import LoadedImage
+
+    draws = bool(options.save) and not options.sort
+    copies = options.sort or bool(options.destination and options.destination.is_dataset)
 
     def load_or_error(source: str) -> "tuple[Image.Image, LoadedImage] | UnreadableImageError":
         try:

@@ -118,9 +118,13 @@ def check_inputs(destination: Destination, inputs: Iterable[str]) -> None:
 
 
 def open_recorder(
-    destination: Destination, task: TaskName, classes: Sequence[str], top_k: int, inputs: Iterable[str],
+    destination: Destination,
+    task: TaskName,
+    classes: Sequence[str],
+    top_k: int,
+    inputs: Iterable[str],
     sources: Iterable[str],
-) -> Recorder:  # fmt: skip
+) -> Recorder:
     """Create or continue the output for the predictions of images.
 
     Args:
@@ -133,9 +137,26 @@ def open_recorder(
     return Recorder(destination, writer, file_names(names) if destination.is_dataset else names)
 
 
-def print_labels(source: str, predictions: Predictions, saved: Path | None) -> None:
-    """Print the labels of an image as a table with bars."""
-    _print_title(source, saved)
+def print_predictions(source: str, predictions: Predictions, saved: Path | None, threshold: float | None) -> None:
+    """Print the predictions of an image as a table.
+
+    Args:
+        source: Path or URL.
+        predictions: Output of the pipeline.
+        saved: Copy of the image that was saved.
+        threshold: Minimum score of detections, None for a classifier.
+    """
+    where = f" → {console.printable(str(saved))}" if saved else ""
+    console.output.print(Text.assemble((console.printable(source), "bold"), where), soft_wrap=True)
+    if threshold is None:
+        _print_labels(predictions)
+    elif predictions:
+        _print_detections(predictions)
+    else:
+        console.print_line(f" nothing above {threshold:g}")
+
+
+def _print_labels(predictions: Predictions) -> None:
     table = console.make_table("label", "score", show_header=False)
     table.add_column()
     for prediction in predictions:
@@ -144,12 +165,7 @@ def print_labels(source: str, predictions: Predictions, saved: Path | None) -> N
     console.output.print(table)
 
 
-def print_detections(source: str, detections: Predictions, saved: Path | None, threshold: float) -> None:
-    """Print the number of objects per class, and a table of the boxes."""
-    _print_title(source, saved)
-    if not detections:
-        console.print_line(f" nothing above {threshold:g}")
-        return
+def _print_detections(detections: Predictions) -> None:
     counts = Counter(detection["label"] for detection in detections)
     console.print_line(" " + ", ".join(f"{number} {label}" for label, number in counts.most_common()))
     edges = ("xmin", "ymin", "xmax", "ymax")
@@ -158,8 +174,3 @@ def print_detections(source: str, detections: Predictions, saved: Path | None, t
         box = [str(detection["box"][edge]) for edge in edges]
         table.add_row(console.make_cell(detection["label"]), f"{detection['score']:.3f}", *box)
     console.output.print(table)
-
-
-def _print_title(source: str, saved: Path | None) -> None:
-    where = f" → {console.printable(str(saved))}" if saved else ""
-    console.output.print(Text.assemble((console.printable(source), "bold"), where), soft_wrap=True)
