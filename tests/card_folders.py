@@ -147,6 +147,7 @@ RUNS = {
             "metrics": {
                 "accuracy": 0.92375,
                 "macro_f1": 0.8125,
+                "ece": 0.0312,
                 "per_class": {
                     "dress": {"precision": 0.95, "recall": 0.97, "f1": 0.96, "support": 200},
                     "hat": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2},

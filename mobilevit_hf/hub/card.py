@@ -220,10 +220,13 @@ def _results_table(evaluation: Evaluation, metadata: ModelMetadata) -> dict[str,
     """Return the tables of an evaluation: metrics and losses, folds of a cross-validation, and classes."""
     names = _measured_metrics(evaluation)
     folds = evaluation.cross_validation
+    rows = [(METRICS[name].title, evaluation.metrics[name], evaluation.intervals.get(name)) for name in names]
+    if "ece" in evaluation.metrics:
+        rows.append(("Expected calibration error", evaluation.metrics["ece"], None))
     return {
         "evaluation": evaluation,
         "title": "Cross-validation" if folds else f"{evaluation.split.capitalize()} split",
-        "rows": [(METRICS[name].title, evaluation.metrics[name], evaluation.intervals.get(name)) for name in names],
+        "rows": rows,
         "losses": [(LOSSES.get(name, name), f"{value:.3f}") for name, value in evaluation.losses.items()],
         "intervals": describe_intervals([name for name in names if name in evaluation.intervals]),
         "folds": _fold_rows(evaluation) if folds else [],

@@ -21,6 +21,9 @@ from PIL import Image
 
 from mobilevit_hf.hub import CARD_MARKER, CardOptions, collect_metadata, is_generated, render_card, render_eval_results
 from mobilevit_hf.hub.card import escape
+from mobilevit_hf.hub.contents import gather
+from mobilevit_hf.model_sources import builtin
+from mobilevit_hf.samples import draw_smear
 
 CARDS = Path(__file__).parents[1] / "golden" / "cards"
 REPO = "user/clothing-mobilevit"
@@ -172,7 +175,7 @@ def test_headline_uses_the_test_split(tmp_path):
     assert "selected on the validation split" not in text  # only the validation split did
 
 
-@pytest.mark.parametrize("name", ["pictures", "images", "data", "train", "Fotos für Ömer", "日本", "dataset.zip"])
+@pytest.mark.parametrize("name", ["photos", "images", "data", "train", "Fotos für Ömer", "日本", "dataset.zip"])
 def test_captions_read_well_for_any_folder_name(task, name, tmp_path):
     folder = write_run(tmp_path / "run", task)
     run = json.loads((folder / "run.json").read_text())
@@ -442,6 +445,26 @@ def test_code_snippets_run(checkpoints, detector_dir, image, run_python, tmp_pat
             code = code.replace('"photo.jpg"', repr(str(photo)))
             output = run_python(code, without_package=without_package)
             assert output.strip().startswith("[")
+
+
+@pytest.mark.slow
+def test_detector_snippets_and_command_count_the_same_objects(mobilevit, run_python, tmp_path):
+    """A folder stands for the published repository."""
+    folder, photo = tmp_path / "repository", tmp_path / "photo.png"
+    folder.mkdir()
+    for name, content in gather(builtin("blood-cells"), REPO, MIT).files.items():
+        if "/" not in name:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    draw_smear(seed=3).save(photo)
+    code, stdout, stderr = mobilevit("predict", photo, "--model", folder, "--json")
+    assert code == 0, stderr
+    (line,) = stdout.splitlines()
+    expected = len(json.loads(line)["predictions"])
+    assert expected > 1
+    stock, ours = re.findall(r"```python\n(.*?)```", card_of(folder, MIT, repo=str(folder)), re.S)
+    for snippet, without_package in ((stock, True), (ours, False)):
+        snippet = re.sub(r"print\((.*\))\)", r"print(len(\1))", snippet).replace('"photo.jpg"', repr(str(photo)))
+        assert int(run_python(snippet, without_package=without_package)) == expected
 
 
 def test_referenced_images_can_be_opened(tmp_path):
