@@ -7,6 +7,8 @@ import numpy as np
 LEVEL = 0.95
 Z = 1.959964  # quantile of the normal distribution for `LEVEL`
 Interval = tuple[float, float]
+# Of two images, three resamples differ: the mAP of two BCCD images was 43.0%, its percentile interval 43.0 to 52.3%.
+MIN_RESAMPLED = 10
 
 # Fractions of the images. Intervals of the other metrics are computed by resampling the images.
 PROPORTIONS = ("accuracy", "top_5_accuracy")
@@ -42,10 +44,10 @@ def wilson_interval(successes: float, count: int) -> Interval:
 def bootstrap_interval(values: np.ndarray, estimate: float, num_images: int) -> Interval:
     """Return the percentile interval of a metric from its values on resamples of the images.
 
-    Resampling repeats what is in the sample, so the interval has no width if all images are alike: all predictions
-    are correct, all are wrong, or there is a single image. This is no evidence of certainty. Then the interval is
-    that of a proportion of the same value over the images, by Wilson: a model that is right on all N images may be
-    wrong on up to 3.84 of N + 3.84.
+    Resampling repeats what is in the sample, so the interval has no width if all images are alike, such as if all
+    predictions are correct, and it is too narrow for a handful of images. This is no evidence of certainty. In both
+    cases the interval is that of a proportion of the same value over the images, by Wilson: a model that is right on
+    all N images may be wrong on up to 3.84 of N + 3.84.
 
     Args:
         values: (R,) values on the resamples, NaN ignored.
@@ -53,7 +55,9 @@ def bootstrap_interval(values: np.ndarray, estimate: float, num_images: int) -> 
         num_images: Number of images N.
     """
     low, high = (float(end) for end in np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    return wilson_interval(estimate * num_images, num_images) if high - low < 1e-9 else (low, high)
+    if num_images < MIN_RESAMPLED or high - low < 1e-9:
+        return wilson_interval(estimate * num_images, num_images)
+    return low, high
 
 
 def chunk_sizes(resamples: int, width: int, max_values: int = 2**22) -> list[int]:

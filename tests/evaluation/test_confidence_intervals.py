@@ -43,6 +43,12 @@ def test_bootstrap_interval_of_equal_values_is_that_of_a_proportion(estimate):
     assert bootstrap_interval(np.full(100, estimate), estimate, 7) == wilson_interval(7 * estimate, 7)
 
 
+def test_bootstrap_interval_of_few_images_is_that_of_a_proportion():
+    values = np.linspace(0.5, 0.6, 101)
+    assert bootstrap_interval(values, 0.5, 9) == wilson_interval(4.5, 9)
+    assert bootstrap_interval(values, 0.5, 10) == pytest.approx((0.5025, 0.5975))
+
+
 @pytest.mark.parametrize(
     ("metrics", "expected"),
     [
