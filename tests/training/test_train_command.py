@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -289,17 +290,20 @@ def process_runs(task, run_dir, small_datasets, run_script, tmp_path_factory):
 def test_two_processes_evaluate_like_one(task, run_dir, small_datasets, process_runs, mobilevit):
     one, two = (
         [
-            {name: value for name, value in line.items() if name.startswith("eval_")}
+            {name: value for name, value in line.items() if re.fullmatch(r"eval_\w+(?<!_low)(?<!_high)", name)}
             for line in read_metrics(process_runs / number)
             if "loss" not in line
         ]
         for number in ("1", "2")
     )
     assert len(one) == len(two) == 2
-    measured = json.loads(mobilevit("evaluate", run_dir, small_datasets[task], "--json")[1])["metrics"]
+    evaluation = json.loads(mobilevit("evaluate", run_dir, small_datasets[task], "--json")[1])
     for line in (*one, *two):
-        assert line
-        assert line == pytest.approx({name: measured[name.removeprefix("eval_")] for name in line}, abs=1e-6)
+        values = {name.removeprefix("eval_"): value for name, value in line.items()}
+        # A detector's loss is normalized by the matched anchors of a batch, which differs in its images.
+        losses = {name: values.pop(name) for name in evaluation["losses"]}
+        assert losses == pytest.approx(evaluation["losses"], rel=0.02)
+        assert values == pytest.approx({name: evaluation["metrics"][name] for name in values}, abs=1e-6)
     batches = {"image-classification": 24, "object-detection": 12}[task] // 4
     epochs = [[line["epoch"] for line in read_metrics(process_runs / n)][-1] for n in ("1", "2")]
     assert epochs == pytest.approx([4 / batches, 4 / -(-batches // 2)], abs=0.26)
