@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..data.types import Sample
+from ..evaluation.confidence_intervals import FEW_IMAGES
 from ..evaluation.predictions import ClassifiedImages, DetectedImage
 from ..evaluation.results import EvaluationResult
 from ..io import atomic_folder
@@ -22,8 +23,6 @@ from .page import Figure, Page, Section, Table, render_page
 from .predictions import write_predictions
 from .text import Subject, count, interval, metrics_table, percent
 
-# Below, an interval of the accuracy is wider than about ±10 points.
-FEW_IMAGES = 100
 NUM_AUGMENTED = 24
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..data.checks import DatasetReport
 from ..environment import describe_hardware
-from ..evaluation.confidence_intervals import wilson_interval
+from ..evaluation.confidence_intervals import FEW_IMAGES, wilson_interval
 from ..modeling.variants_mobilevit import VARIANTS
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 MAX_CLASSES = 12
 # Splits that a cross-validation measures on.
 POOLED_SPLITS = ("train", "validation")
-# With fewer validation images, the 95% interval of an accuracy is wider than 0.15, such as 0.71 to 0.87.
-FEW_IMAGES = 100
 EXAMPLE_ACCURACY = 0.8
 # Half of the mAP's interval times √images; the detector of blood cells has 0.26.
 MAP_UNCERTAINTY = 0.25
