@@ -19,12 +19,14 @@ from .backends.formats import AUTO, BACKENDS, check_backend, dtype_name
 from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
 from .data.images import UnreadableImageError, is_url, load_image
 from .model_sources import (
+    builtin_models,
     check_image_processor,
     checkpoint_errors,
     has_weights,
     load_image_processor,
     offline_if_unreachable,
     recommended_threshold,
+    resolve_model,
 )
 from .modeling.finite import check_finite_outputs, check_finite_weights
 from .modeling.fused_mobilevit import fold_batch_norm
@@ -53,7 +55,7 @@ def pipeline(
     Args:
         task: "image-classification", "object-detection", "image-segmentation" or "image-feature-extraction" for
             MobileViT models; other tasks and models run as in transformers.
-        model: Directory, Hub id or model. A model object is copied, not modified.
+        model: Directory, built-in name, Hub id or model. A model object is copied, not modified.
         backend: "torch", or on the CPU "onnx", "openvino" or "executorch". On first use the model is exported, which
             takes half a minute, and cached; a matching exported file next to the model is used directly.
         quantization: "int8" for an exported file that was quantized; see `export_model`.
@@ -88,6 +90,8 @@ def pipeline(
         check_finite_weights(model, type(model).__name__)
     if isinstance(model, os.PathLike):
         model = os.fspath(model)
+    if isinstance(model, str) and model in builtin_models():
+        model = str(resolve_model(model))
     with offline_if_unreachable(model if isinstance(model, str) else None):
         if backend != "torch":
             return _backend_pipeline(task, model, backend, quantization, threads, kwargs)

@@ -106,6 +106,12 @@ def test_model_may_be_a_path_object(checkpoints, image):
     assert_predictions_equal(pipeline(image), transformers.pipeline("image-classification", folder)(image))
 
 
+def test_model_may_be_the_name_of_a_builtin_model(image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = mobilevit_hf.pipeline("object-detection", mobilevit_hf.builtin("blood-cells"))(image)
+    assert mobilevit_hf.pipeline("object-detection", "blood-cells")(image) == expected
+
+
 def test_arguments_are_passed_to_transformers(checkpoints, image):
     folder = str(checkpoints["image-classification"])
     pipeline = mobilevit_hf.pipeline("image-classification", folder, top_k=2, function_to_apply="none")
