@@ -39,7 +39,10 @@ def evaluate(
     model: ModelArgument,
     data: DataArgument,
     split: Annotated[
-        str | None, typer.Option(help="Split, or all. Default: validation, test or train, the first that exists.")
+        str | None,
+        typer.Option(
+            help="Split, or all. Default: validation (without one, the part that training splits off), or test."
+        ),
     ] = None,
     data_format: DataFormatOption = None,
     as_json: JsonOption = False,
@@ -105,6 +108,8 @@ def evaluate(
         )
     skipped = split_problems(dataset, name)  # after the evaluation: a stream reports problems while it is read
     problems = [*skipped, *result.problems]
+    if split is None and dataset.validation_cut_off:
+        dataset.notes.append(f"Measured on the {result.num_images} images that training holds out. All: --split all.")
     for note in (*dataset.notes, *result.notes):
         console.log("note", note)
     content = {"model": model, "data": data, "split": name}

@@ -16,9 +16,11 @@ MIN_RESAMPLED = 10
 PROPORTIONS = ("accuracy", "top_5_accuracy")
 
 
-def describe_intervals(metrics: Iterable[str]) -> str:
+def describe_intervals(metrics: Iterable[str], num_images: int) -> str:
     """Return a sentence on how the intervals of some metrics are computed, empty without metrics."""
     is_proportion = [name in PROPORTIONS for name in metrics]
+    if is_proportion and num_images < MIN_RESAMPLED:
+        return f"95% confidence intervals: Wilson score interval of a proportion of the {num_images} images."
     methods = []
     if any(is_proportion):
         names = "accuracies" if len([name for name in is_proportion if name]) > 1 else "accuracy"

@@ -226,7 +226,9 @@ def _results_table(evaluation: Evaluation, metadata: ModelMetadata) -> dict[str,
         "title": "Cross-validation" if folds else f"{evaluation.split.capitalize()} split",
         "rows": rows,
         "losses": [(LOSSES.get(name, name), f"{value:.3f}") for name, value in evaluation.losses.items()],
-        "intervals": describe_intervals([name for name in names if name in evaluation.intervals]),
+        "intervals": describe_intervals(
+            [name for name in names if name in evaluation.intervals], evaluation.num_images
+        ),
         "folds": _fold_rows(evaluation) if folds else [],
         "few": evaluation.num_images < FEW_IMAGES,
         "classes": _class_table(evaluation, metadata),

@@ -59,4 +59,8 @@ def test_bootstrap_interval_of_few_images_is_that_of_a_proportion():
     ],
 )
 def test_methods_are_described(metrics, expected):
-    assert expected in describe_intervals(metrics)
+    assert expected in describe_intervals(metrics, 10)
+
+
+def test_bootstrap_is_not_named_for_a_handful_of_images():
+    assert "bootstrap" not in describe_intervals(["map", "map_50"], 9)
