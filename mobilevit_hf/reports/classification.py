@@ -11,7 +11,7 @@ from ..evaluation.results import EvaluationResult
 from ..visualization import ClassifiedImage, draw_predictions
 from .folder import Photo, ReportFolder, load_photos
 from .page import Fact, Gallery, PhotoTile, Section, Table
-from .text import OTHER_SPLITS, Subject, percent, spread
+from .text import OTHER_SPLITS, OTHER_SPLITS_COMMAND, Subject, percent, spread
 
 # Images in the galleries and grids, and rows of the table of mistakes.
 NUM_MISTAKES, NUM_HITS, NUM_SAMPLES, NUM_ROWS = 24, 24, 12, 50
@@ -31,12 +31,12 @@ def classification_sections(
     rows = {"mistakes": mistakes[:NUM_MISTAKES], "hits": hits[:NUM_HITS], "samples": shown}
     photos = load_photos(samples, images.indices[np.concatenate([*rows.values()])].tolist())
     drawer = _Drawer(folder, images, photos, subject)
-    drawer.save_grid("samples.png", rows["samples"], "Predictions on a sample of the images")
     return [
         _mistakes_section(drawer, rows["mistakes"], mistakes),
         _confusion_section(folder, result, subject),
         _class_section(result, subject),
         _calibration_section(folder, images, subject),
+        _samples_section(drawer, rows["samples"]),
         _hits_section(drawer, rows["hits"]),
     ]
 
@@ -71,9 +71,10 @@ class _Drawer:
             title = f"{title}: {self.subject.images}"
             self.folder.save_image(file, draw_predictions(entries, self.subject.classes, title=title))
 
-    def gallery(self, rows: Sequence[int] | np.ndarray, caption: str) -> list[Gallery]:
-        """Return a gallery of the page, none without photos."""
-        return [Gallery(tiles, caption)] if (tiles := [_tile(entry) for entry in self.entries(rows)]) else []
+    def gallery(self, file: str, rows: Sequence[int] | np.ndarray, caption: str) -> list[Gallery]:
+        """Return a gallery of the page that shows the same as a grid; none without photos."""
+        tiles = [_tile(entry) for entry in self.entries(rows)]
+        return [Gallery(tiles, caption, file)] if tiles else []
 
 
 def _tile(entry: ClassifiedImage) -> PhotoTile:
@@ -116,7 +117,13 @@ def _mistakes_section(drawer: _Drawer, shown: np.ndarray, mistakes: np.ndarray) 
         "from the top: a wrong label is to be corrected, a real mistake shows what the model has not learned. "
         f"{OTHER_SPLITS}"
     )
-    return Section(title, [*drawer.gallery(shown, caption), table], text)
+    return Section(title, [*drawer.gallery("mistakes.png", shown, caption), table], text, OTHER_SPLITS_COMMAND)
+
+
+def _samples_section(drawer: _Drawer, shown: np.ndarray) -> Section:
+    drawer.save_grid("samples.png", shown, "Predictions on a sample of the images")
+    caption = f"Evenly spaced images, not chosen by their errors ({drawer.subject.images})."
+    return Section("Sample images", drawer.gallery("samples.png", shown, caption))
 
 
 def _hits_section(drawer: _Drawer, shown: np.ndarray) -> Section:
@@ -126,7 +133,7 @@ def _hits_section(drawer: _Drawer, shown: np.ndarray) -> Section:
     drawer.save_grid("least_confident.png", shown, title)
     caption = f"Correct predictions with the lowest probability first ({drawer.subject.images})."
     text = "Images that the model only just gets right: more training images like these help most."
-    return Section(title, drawer.gallery(shown, caption), text)
+    return Section(title, drawer.gallery("least_confident.png", shown, caption), text)
 
 
 def _confusion_section(folder: ReportFolder, result: EvaluationResult, subject: Subject) -> Section:

@@ -15,12 +15,13 @@ from ..evaluation.results import EvaluationResult
 from ..visualization import ComparedImage, Outcome, draw_comparisons, draw_outcomes
 from .folder import Photo, ReportFolder, load_photos
 from .page import Fact, Figure, Gallery, PhotoTile, Section, Table
-from .text import OTHER_SPLITS, Subject, count, percent, spread
+from .text import OTHER_SPLITS, OTHER_SPLITS_COMMAND, Subject, count, percent, spread
 
 # Images in the galleries and grids, and rows of the table of likely annotation errors.
 NUM_MISTAKES, NUM_SAMPLES, NUM_ROWS = 12, 6, 50
 # Of a wrong box with an object that it may be meant for, as in TIDE (arXiv 2008.08115).
 MIN_IOU = 0.1
+LABELS_LEFT_OUT = "Every box is drawn; labels that would cover others are left out."
 ERROR_TEXTS = {
     "localization": "correct class, but the box overlaps the object too little (IoU 0.10 to 0.50)",
     "classification": "the box fits (IoU 0.50 or more), but the class is another one",
@@ -96,7 +97,7 @@ class DetectionReport:
             return []
         title = f"{title}: {self._at_threshold()}"
         self.folder.save_image(file, draw_comparisons(entries, classes, title=title))
-        return [Gallery([_tile(entry, classes) for entry in entries], caption, is_wide=True, has_legend=True)]
+        return [Gallery([_tile(entry, classes) for entry in entries], caption, file, is_wide=True, has_legend=True)]
 
     def _at_threshold(self) -> str:
         return f"score threshold {self.threshold:.3f}, IoU 0.50; {self.subject.images}"
@@ -106,14 +107,14 @@ class DetectionReport:
         if not len(shown):
             return Section(title, [], f"No errors ({self._at_threshold()}).")
         summary = f"images with the most errors ({len(shown)} of {len(self.worst)})"
-        caption = f"The {summary}, worst first: {self._at_threshold()}."
+        caption = f"The {summary}, worst first: {self._at_threshold()}. {LABELS_LEFT_OUT}"
         gallery = self._draw("mistakes.png", shown, summary.capitalize(), caption)
         text = (
             "A confident box where no object is annotated is often an object that the annotation lacks, or labels "
             "otherwise. Check the images below from the top, then the table of the most confident wrong boxes. "
             f"{OTHER_SPLITS}"
         )
-        return Section(title, [*gallery, *self._suspects()], text)
+        return Section(title, [*gallery, *self._suspects()], text, OTHER_SPLITS_COMMAND)
 
     def _suspects(self) -> list[Table]:
         """Return a table of the most confident wrong boxes."""
@@ -145,7 +146,7 @@ class DetectionReport:
 
     def _samples(self) -> Section:
         title = "Sample images"
-        caption = f"Evenly spaced images, not chosen by their errors: {self._at_threshold()}."
+        caption = f"Evenly spaced images, not chosen by their errors: {self._at_threshold()}. {LABELS_LEFT_OUT}"
         return Section(title, self._draw("samples.png", self.shown, title, caption))
 
     # --- figures -----------------------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ class DetectionReport:
         rows = [
             (name, ERROR_TEXTS[name], f"{error.count}", f"{100 * error.gain:+.1f}") for name, error in errors.items()
         ]
-        table = Table(("Type", "Meaning", "Errors", "mAP50 to gain"), rows, num_labels=2)
+        table = Table(("Type", "Meaning", "Errors", "mAP50 to gain"), rows, num_labels=2, is_prose=True)
         text = (
             "Localization against classification: a model that finds objects but places boxes badly needs better "
             "boxes or a larger image size; one that confuses classes needs clearer labels. The types are those of "

@@ -6,22 +6,23 @@ from ..io import TEMP_PREFIX
 from ..records import RESULTS_FILE
 
 REPORT_FILE, PREDICTIONS_FILE = "report.html", "predictions.csv"
-FIGURES = (
-    "curves.png",
-    "confusion_matrix.png",
-    "confusion_matrix_normalized.png",
-    "reliability.png",
-    "mistakes.png",
-    "least_confident.png",
-    "samples.png",
-    "average_precision.png",
-    "precision_recall.png",
-    "thresholds.png",
-    "detection_errors.png",
-    "class_counts.png",
-    "boxes.png",
-    "train_batches.png",
-)
+# PNGs, with a description for the list of files of the page.
+FIGURES = {
+    "curves.png": "losses, headline metric and learning rate over the training",
+    "confusion_matrix.png": "confusion matrix, numbers",
+    "confusion_matrix_normalized.png": "confusion matrix, percentages of the target class",
+    "reliability.png": "reliability diagram: accuracy over the predicted probability",
+    "mistakes.png": "likely mislabeled images or annotation errors",
+    "least_confident.png": "correct predictions with the lowest probability",
+    "samples.png": "predictions on a sample of the images",
+    "average_precision.png": "average precision of each class",
+    "precision_recall.png": "precision over recall of each class",
+    "thresholds.png": "F1, precision and recall over the score threshold",
+    "detection_errors.png": "types of errors and what they cost",
+    "class_counts.png": "number of images or objects of each class",
+    "boxes.png": "sizes and positions of the annotated boxes",
+    "train_batches.png": "training images after augmentation",
+}
 REPORT_FILES = (REPORT_FILE, PREDICTIONS_FILE, *FIGURES)
 
 

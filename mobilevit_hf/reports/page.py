@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from ..visualization.grids import median_aspect
+from .files import FIGURES
 
 # Largest side of an embedded photo in pixels, also of photos with boxes.
 TILE_SIDE, WIDE_TILE_SIDE = 480, 720
@@ -47,6 +48,7 @@ class Table:
         caption: Text above it.
         num_labels: Number of columns of text at the left; the others are numbers, aligned to the right.
         is_code: Show the first column as code: file names to copy.
+        is_prose: The columns of text are sentences, shown whole; otherwise they are names, truncated if they are long.
     """
 
     kind: ClassVar[str] = "table"
@@ -55,6 +57,7 @@ class Table:
     caption: str = ""
     num_labels: int = 1
     is_code: bool = False
+    is_prose: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,20 @@ class PhotoTile:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Photos in a grid; `is_wide` for larger tiles, `has_legend` for the legend of a detector's outcomes."""
+    """Photos in a grid.
+
+    Attributes:
+        tiles: The photos.
+        caption: Text above them.
+        file: PNG of the report's folder that shows the same.
+        is_wide: Larger tiles.
+        has_legend: Show the legend of a detector's outcomes.
+    """
 
     kind: ClassVar[str] = "gallery"
     tiles: Sequence[PhotoTile]
     caption: str = ""
+    file: str = ""
     is_wide: bool = False
     has_legend: bool = False
 
@@ -106,11 +118,12 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: title, introduction, and its figures, tables and galleries."""
+    """A section of the page: title, introduction, a command at its end, and figures, tables and galleries."""
 
     title: str
     blocks: Sequence[Figure | Table | Gallery]
     text: str = ""
+    command: str = ""
 
     @property
     def anchor(self) -> str:
@@ -130,7 +143,7 @@ class Page:
         notes: Sentences below the headline.
         warnings: Reasons for caution.
         sections: In the order of the page.
-        files: Other files of the report, with a description.
+        files: Files of the report other than its PNGs, with a description.
     """
 
     title: str
@@ -151,7 +164,9 @@ def render_page(page: Page, images: Mapping[str, bytes]) -> str:
         images: Content of each PNG of its figures, by file name.
     """
     uris = {name: data_uri(content, "image/png") for name, content in images.items()}
-    return _environment().get_template("report.html.jinja").render(page=page, uris=uris)
+    shown = {block.file for section in page.sections for block in section.blocks if not isinstance(block, Table)}
+    files = {**page.files, **{name: text for name, text in FIGURES.items() if name in shown}}
+    return _environment().get_template("report.html.jinja").render(page=page, uris=uris, files=files)
 
 
 def data_uri(content: bytes, media_type: str) -> str:

@@ -11,7 +11,8 @@ from ..visualization.curves import LOSS_TITLES
 from .page import Table
 
 INTERVAL_COLUMN = "95% confidence interval"
-OTHER_SPLITS = "To check the other splits: mobilevit evaluate MODEL DATA --split all --save DIR"
+OTHER_SPLITS = "To check the other splits:"
+OTHER_SPLITS_COMMAND = "mobilevit evaluate MODEL DATA --split all --save DIR"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ ROW = 0.21  # height of a bar's row in inches
 MAX_CLASSES = 40  # of more classes, the largest and the smallest are shown
 MAX_HISTOGRAMS = 8  # classes with a histogram of their own
 SIZE_BINS, POSITION_BINS = 24, 12
+LEGEND_COLUMNS = 3
 
 
 def plot_class_counts(
@@ -77,13 +78,14 @@ def plot_boxes(
     heights, widths = sizes.T
     sides = 100 * np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (heights * widths))
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2 / widths, (boxes[:, 1] + boxes[:, 3]) / 2 / heights
-    figure = new_figure(3.2)
+    present = np.unique(labels)
+    has_legend = len(present) <= MAX_HISTOGRAMS
+    figure = new_figure(3.2 + ROW * has_legend * -(-len(present) // LEGEND_COLUMNS))
     left, right = figure.subplots(1, 2)
     bins = np.linspace(0, max(float(sides.max(initial=0)), 1), SIZE_BINS + 1)
-    present = np.unique(labels)
-    if len(present) <= MAX_HISTOGRAMS:
+    if has_legend:
         colors = class_colors(names)
-        shown, style = format_names([names[label] for label in present], 0.7 * MAX_NAME_WIDTH)
+        shown, style = format_names([names[label] for label in present], 0.8 * MAX_NAME_WIDTH)
         left.hist(
             [sides[labels == label] for label in present],
             bins.tolist(),
@@ -91,7 +93,9 @@ def plot_boxes(
             color=[tuple(channel / 255 for channel in colors[names[label]]) for label in present],
             label=shown,
         )
-        legend = left.legend(frameon=False, prop=style["fontproperties"])
+        legend = figure.legend(
+            loc="outside lower left", ncols=LEGEND_COLUMNS, frameon=False, prop=style["fontproperties"]
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)
     else:

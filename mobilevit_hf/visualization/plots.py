@@ -194,6 +194,8 @@ def plot_speed(
 ) -> Figure:
     """Plot the images per second of each backend, in a panel per batch and image size, on one scale.
 
+    The fastest of a panel is darker and marked as such.
+
     Args:
         speeds: Images per second by panel, such as "batch 1, 256x256", and by backend.
         title: Model.
@@ -215,12 +217,13 @@ def plot_speed(
     fastest = max(max(panel.values()) for panel in speeds.values())
     for axes, (case, panel) in zip(column, speeds.items(), strict=True):
         positions, values, best = np.arange(len(panel)), list(panel.values()), max(panel.values())
-        axes.barh(positions, values, color=[ACCENT if value == best else DARK for value in values])
+        axes.barh(positions, values, color=[DARK if value == best else LIGHT for value in values])
         for position, value in zip(positions, values, strict=True):
-            axes.annotate(f"{value:.1f}", (value, position), (4, 0), textcoords="offset points", va="center")
-        labels, style = format_names(list(panel))
+            text = f"{value:.1f}{' (fastest)' * (value == best and len(panel) > 1)}"
+            axes.annotate(text, (value, position), (4, 0), textcoords="offset points", va="center")
+        labels, style = format_names(list(panel), 2 * MAX_NAME_WIDTH)
         axes.set_yticks(positions, labels, **style)
-        axes.set(title=case, xlim=(0, 1.12 * fastest), ylim=(len(panel) - 0.4, -0.6))
+        axes.set(title=case, xlim=(0, 1.25 * fastest), ylim=(len(panel) - 0.4, -0.6))
         style_axes(axes, "x")
     column[-1].set_xlabel("images per second")
     return figure

@@ -18,8 +18,12 @@ MAX_MARKS = 3  # more combining marks per letter than in any written language wo
 # Characters of most names, which DejaVu Sans has: their labels need no import of matplotlib, which takes 0.2 s.
 PLAIN_CHARACTERS = frozenset(map(chr, range(ord(" "), ord("~") + 1))) | {"…"}
 
-# Replacements of characters that no font has: the first of these that the font has.
-SUBSTITUTES = "\N{REPLACEMENT CHARACTER}?"
+# Replacements of characters that the font lacks: the first of these that it has.
+SUBSTITUTES = "\N{WHITE SQUARE}\N{REPLACEMENT CHARACTER}?"
+
+# Fraction of the characters missing in DejaVu Sans that another font must have: with one or two of them, labels are no
+# more legible, and all others change their font.
+MIN_COVERAGE = 0.5
 
 # Invisible characters that belong to words. Others, such as directional overrides, would reorder a score's digits.
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
@@ -62,7 +66,7 @@ class LabelFont:
 
 @cache
 def find_font_file(characters: str) -> str:
-    """Return the path of matplotlib's DejaVu Sans, or of the system font with most characters if that lacks some."""
+    """Return the path of matplotlib's DejaVu Sans, or of a system font with most of the characters that it lacks."""
     default = _default_font_file()
     if PLAIN_CHARACTERS.issuperset(characters):
         return default
@@ -73,12 +77,14 @@ def find_font_file(characters: str) -> str:
     def num_missing(file: str) -> int:
         return len(needed - set(FT2Font(file).get_charmap()))
 
-    if not num_missing(default):
+    limit = (1 - MIN_COVERAGE) * num_missing(default)
+    if not limit:
         return default
     from matplotlib.font_manager import fontManager  # searches for fonts, which takes a second the first time
 
     upright = [entry for entry in fontManager.ttflist if entry.style == "normal" and entry.weight == 400]
-    return min([default, *(entry.fname for entry in upright if "LastResort" not in entry.fname)], key=num_missing)
+    best = min([default, *(entry.fname for entry in upright if "LastResort" not in entry.fname)], key=num_missing)
+    return best if num_missing(best) <= limit else default
 
 
 def _limit_marks(text: str) -> str:

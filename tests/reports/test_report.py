@@ -303,3 +303,22 @@ def test_detector_without_detections_or_objects(detections, objects, tmp_path, n
     _, files = write(tmp_path, result, make_samples(["0.jpg"], (300, 300)))
     assert {"report.html", "predictions.csv", "samples.png", "confusion_matrix.png"} <= files
     assert ("mistakes.png" in files) is bool(detections or objects)
+
+
+@pytest.mark.parametrize("case", ["classification", "detection"])
+def test_files_are_listed(case, request):
+    page, written, _ = request.getfixturevalue(case)
+    listed = page.texts[len(page.texts) - page.texts[::-1].index("Files") :]
+    assert set(listed[::2]) == written - {"report.html"}
+    assert all(listed[1::2])
+
+
+def test_class_names_are_titles_of_their_cells(classification):
+    page, _, _ = classification
+    titles = [attributes.get("title") for attributes in page.attributes("span") if attributes.get("class") == "name"]
+    assert set(CLASSES) <= set(titles)
+
+
+def test_command_is_one_piece(classification):
+    page, _, _ = classification
+    assert "mobilevit evaluate MODEL DATA --split all --save DIR" in page.texts

@@ -153,7 +153,7 @@ def test_label_of_a_hostile_name_is_one_line(name):
 def test_directional_override_does_not_reverse_the_score():
     overridden, replaced = (
         draw((200, 160), detection(f"dog{c}", 40, 60, 120, 140, score=0.12), names=[f"dog{c}"])
-        for c in ("\N{RIGHT-TO-LEFT OVERRIDE}", "\N{REPLACEMENT CHARACTER}")
+        for c in ("\N{RIGHT-TO-LEFT OVERRIDE}", "\N{WHITE SQUARE}")
     )
     assert (overridden == replaced).all()
 

@@ -84,3 +84,16 @@ def test_box_sizes_and_positions(num_classes):
     density = right.images[0].get_array()
     assert density.sum() == 3
     assert np.argwhere(density).tolist() == [[3, 3], [6, 6], [9, 9]]
+
+
+def test_legend_of_box_sizes_covers_no_bars():
+    names = [f"{i} class with a name that is too long for a legend" for i in range(8)]
+    boxes, labels = np.tile([0.0, 0, 50, 50], (8, 1)), np.arange(8)
+    figure = plot_boxes(boxes, np.full((8, 2), 100), labels, names)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert len(legend.get_texts()) == 8
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1

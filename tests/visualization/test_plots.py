@@ -14,6 +14,7 @@ from mobilevit_hf.visualization.plots import (
     plot_confusion_matrix,
     plot_curves,
     plot_reliability,
+    plot_speed,
     save_plot,
 )
 
@@ -395,6 +396,22 @@ def test_average_precision_of_hostile_names(pixels):
     assert_nothing_is_clipped(figure)
     assert figure.axes[0].bbox.width > 0.6 * figure.bbox.width
     assert figure.axes[0].bbox.height > 0.7 * figure.bbox.height
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_backends_are_whole_and_the_fastest_is_marked():
+    names = ["torch, float32 *", "executorch, float32 *", "onnx, float32"]
+    figure = plot_speed(
+        {"batch 1": dict(zip(names, [1.0, 2.0, 3.0], strict=True)), "batch 8": {"torch, float32": 4.0}}
+    )
+    assert_nothing_is_clipped(figure)
+    first, second = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == names
+    assert [text.get_text() for text in first.texts] == ["1.0", "2.0", "3.0 (fastest)"]
+    assert len({bar.get_facecolor() for bar in first.patches}) == 2
+    assert [text.get_text() for text in second.texts] == ["4.0"]
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
