@@ -1,5 +1,6 @@
 """Images of augmented training batches."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ from torchvision.transforms.functional import to_pil_image
 from transformers import BaseImageProcessor
 
 from ..data.transforms import Normalization
-from ..visualization import LabeledImage
+from ..visualization import LabeledImage, class_colors
+from ..visualization.grids import draw_objects
+from .page import TILE_SIDE, Fact, Gallery, PhotoTile
 
 MIN_FRACTION = 0.05  # of a class in a mixed image to be named
 
@@ -48,6 +51,19 @@ def augmented_images(
         names = [classes[label] for label in objects["class_labels"].tolist()]
         entries.append(LabeledImage(image, file, names, boxes))
     return entries
+
+
+def augmented_gallery(images: Sequence[LabeledImage], classes: Sequence[str]) -> Gallery:
+    """Return a gallery of augmented images: their classes, and of a detection dataset also boxes and numbers."""
+    colors = class_colors(classes)
+    tiles = []
+    for item in images:
+        counts = Counter(item.labels).most_common()
+        facts = [Fact(name if item.boxes is None else f"{name}: {n}", color=colors[name]) for name, n in counts]
+        alt = f"Augmented image of {', '.join(name for name, _ in counts) or 'no class'}"
+        tiles.append(PhotoTile(draw_objects(item, colors, TILE_SIDE), item.file, alt, facts))
+    caption = "Training images as the network sees them, after augmentation, with their labels."
+    return Gallery(tiles, caption, "train_batches.png")
 
 
 def _class_names(label: Tensor, classes: Sequence[str]) -> list[str]:

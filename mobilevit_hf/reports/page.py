@@ -10,6 +10,7 @@ from typing import ClassVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from ..visualization.colors import Color, text_color
 from ..visualization.grids import median_aspect
 from .files import FIGURES
 
@@ -27,7 +28,6 @@ class Figure:
         alt: Description for readers who can't see it.
         caption: Text below it: split, number of images and how to read it.
         size: Width and height in pixels.
-        is_photo: Keep its colors on a dark page.
     """
 
     kind: ClassVar[str] = "figure"
@@ -35,7 +35,6 @@ class Figure:
     alt: str
     caption: str
     size: tuple[int, int]
-    is_photo: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Fact:
-    """A line below a tile: a text, and a style class of the page ("target", "correct", "wrong" or "missed")."""
+    """A line below a tile: a text, and a style class of the page or a background color.
+
+    The style classes are "target", "correct", "wrong" and "missed".
+    """
 
     text: str
     style: str = ""
+    color: Color | None = None
+
+    @property
+    def css(self) -> str:
+        """Return declarations of the background and of a text color with contrast."""
+        return f"background: rgb{self.color}; color: {text_color(self.color)}" if self.color else ""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from ..evaluation.results import EvaluationResult
 from ..io import atomic_folder
 from ..tasks import METRICS, TASKS
 from ..visualization import LabeledImage, draw_image_grid
+from .augmented import augmented_gallery
 from .classification import classification_sections
 from .detection import DetectionReport
 from .files import PREDICTIONS_FILE, REPORT_FILE, REPORT_FILES
 from .folder import ReportFolder
-from .page import Figure, Page, Section, Table, render_page
+from .page import Figure, Gallery, Page, Section, Table, render_page
 from .predictions import write_predictions
 from .text import Subject, count, interval, metrics_table, percent
 
@@ -207,7 +208,7 @@ def _data_section(
 ) -> Section:
     from ..visualization import data_plots
 
-    blocks: list[Figure | Table] = []
+    blocks: list[Figure | Table | Gallery] = []
     images = list(result.predictions) if result and isinstance(result.predictions, list) else []
     unit = "objects" if images else "images"
     counts = counts or (_count_classes(result, subject) if result else {})
@@ -223,12 +224,10 @@ def _data_section(
         caption = f"Relative size of the annotated boxes, and density of their centers ({subject.images})."
         blocks.append(folder.save_plot("boxes.png", plot, "Histograms of box sizes and positions", caption))
     if train_batches:
-        grid = draw_image_grid(
-            train_batches[:NUM_AUGMENTED], subject.classes, title="Augmented training images", columns=6
-        )
+        shown = train_batches[:NUM_AUGMENTED]
+        grid = draw_image_grid(shown, subject.classes, title="Augmented training images", columns=4)
         folder.save_image("train_batches.png", grid)
-        text = "Training images as the network sees them, after augmentation, with their labels."
-        blocks.append(Figure("train_batches.png", text, text, grid.size, is_photo=True))
+        blocks.append(augmented_gallery(shown, subject.classes))
     return Section("Data", blocks)
 
 

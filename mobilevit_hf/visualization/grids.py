@@ -1,7 +1,7 @@
 """Image grids: labeled images, predictions of a classifier, outcomes of a detector's boxes."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,8 @@ ASPECTS = (0.5, 2.0)  # bounds of a tile's width divided by its height
 MAX_ENLARGEMENT = 4  # of small images
 PADDING = 4  # pixels on the left and right of a caption's text
 LINE_HEIGHT = 1.4  # of a caption, as a multiple of the font size
+LEFT_OUT = "labels that would cover others are left out"
+LINES_PER_WIDTH = 120  # width of boxes' lines as a fraction of a tile's width
 SWATCH = 2.2  # length of a legend's lines, as a multiple of the font size
 
 
@@ -96,15 +98,20 @@ def draw_image_grid(
     colors = class_colors(names)
     tiles = []
     for item in images:
-        fitted = item.image
-        if item.boxes is not None and len(item.boxes):
-            fitted = _fit(item.image, (width, width))
-            scaled = item.boxes * (fitted.width / item.image.width)
-            fitted = to_pil_image(draw_outlines(fitted, scaled.round(), [colors[n] for n in item.labels], width=2))
         counts = Counter(item.labels).most_common()
         classes = [Label(n, "" if item.boxes is None else f": {count}", colors[n]) for n, count in counts]
-        tiles.append(Tile(fitted, [[Label(item.file, is_file=True)], classes]))
+        tiles.append(Tile(draw_objects(item, colors, width), [[Label(item.file, is_file=True)], classes]))
     return draw_tiles(tiles, names, title=title, width=width, columns=columns)
+
+
+def draw_objects(item: LabeledImage, colors: Mapping[str, Color], width: int) -> Image.Image:
+    """Return an image with boxes in the colors of their classes, at a width in pixels; as it is without boxes."""
+    if item.boxes is None or not len(item.boxes):
+        return item.image
+    fitted = _fit(item.image, (width, width))
+    scaled = item.boxes * (fitted.width / item.image.width)
+    outlines = [colors[name] for name in item.labels]
+    return to_pil_image(draw_outlines(fitted, scaled.round(), outlines, max(2, round(width / LINES_PER_WIDTH))))
 
 
 def draw_predictions(
@@ -186,7 +193,7 @@ def draw_tiles(
     if title:
         draw.text((padding, padding), font.fit(title, size[0] - 2 * padding), fill=BLACK, font=font.font)
     if legend:
-        _draw_legend(draw, (padding, top - line_height - padding), font)
+        _draw_legend(draw, (padding, top - line_height - padding), font, size[0])
     for index, tile in enumerate(tiles):
         x, y = padding + index % columns * (width + padding), top + index // columns * (height + caption + padding)
         fitted = _fit(tile.image, (width, height), enlarge=MAX_ENLARGEMENT)
@@ -228,11 +235,13 @@ def _draw_line(
         x = right + PADDING
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, corner: tuple[int, int], font: LabelFont) -> None:
-    """Draw the line styles and names of the outcomes."""
+def _draw_legend(draw: ImageDraw.ImageDraw, corner: tuple[int, int], font: LabelFont, width: int) -> None:
+    """Draw the line styles and names of the outcomes, and what is left out if the width has space for it."""
     x, y = corner
     for style in OUTCOME_STYLES.values():
         draw_dashed_box(draw, (x, y, x + round(SWATCH * font.size), y + font.size), style, width=3)
         x += round((SWATCH + 0.5) * font.size)
         draw.text((x, y), style.title, fill=BLACK, font=font.font)
         x += round(font.font.getlength(style.title)) + 2 * font.size
+    if x + font.font.getlength(LEFT_OUT) < width:
+        draw.text((x, y), LEFT_OUT, fill=GRAY, font=font.font)

@@ -8,6 +8,8 @@ from PIL import Image
 
 import mobilevit_hf
 from mobilevit_hf.reports import augmented_images
+from mobilevit_hf.reports.augmented import augmented_gallery
+from mobilevit_hf.visualization import LabeledImage, class_colors
 
 CLASSES = ["cat", "dog", "fish"]
 PROCESSORS = {
@@ -49,3 +51,18 @@ def test_boxes_are_in_pixels():
     assert list(first.labels) == ["fish", "cat"]
     assert first.boxes.tolist() == [[0, 5, 40, 15], [0, 0, 20, 20]]
     assert (second.file, list(second.labels), len(second.boxes)) == ("b", [], 0)
+
+
+def test_tiles_have_classes_in_the_colors_of_the_grid():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [5, 5, 20, 20], [8, 8, 30, 30]])
+    photo = Image.new("RGB", (40, 40), "white")
+    images = [LabeledImage(photo, "a", ["fish", "cat", "fish"], boxes), LabeledImage(photo, "b", ["dog"])]
+    first, second = augmented_gallery(images, CLASSES).tiles
+    colors = class_colors(CLASSES)
+    assert [(fact.text, fact.color) for fact in first.facts] == [
+        ("fish: 2", colors["fish"]),
+        ("cat: 1", colors["cat"]),
+    ]
+    assert {colors["fish"], colors["cat"]} <= {color for _, color in first.image.getcolors(10**6)}
+    assert [(fact.text, fact.color) for fact in second.facts] == [("dog", colors["dog"])]
+    assert second.image is photo
