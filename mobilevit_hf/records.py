@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TRAINING_FILE = "run.json"
 RESULTS_FILE = "results.json"
 EXPORT_FILE = "export.json"
+CROSS_VALIDATION = "cross-validation"  # in place of a split: the folds of one
 
 Number = int | float
 Record = TypeVar("Record", bound="DataclassInstance")

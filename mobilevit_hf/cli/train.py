@@ -148,10 +148,11 @@ def _describe_best(result: "TrainingResult") -> str:
         return ""
     if folds := result.cross_validation:
         values, number = folds.metrics[result.metric], len(folds.num_images)
+        ends = _describe_interval(result.fold_intervals.get(result.metric))
         return (
-            f", {result.metric} {result.best:.3f} ± {folds.std[result.metric]:.3f} (mean and standard deviation of a "
-            f"{number}-fold cross-validation on {sum(folds.num_images)} images: "
-            f"{', '.join(f'{value:.3f}' for value in values)}; the saved model is trained on all of them)"
+            f", {result.metric} {result.best:.3f} ± {folds.std[result.metric]:.3f}{ends} on {sum(folds.num_images)} "
+            f"images, mean and standard deviation of a {number}-fold cross-validation: "
+            f"{', '.join(f'{value:.3f}' for value in values)}; the saved model is trained on all of them"
         )
     if result.evaluation is None:
         return f", {result.metric} {result.best:.3f} on the validation split"
@@ -161,9 +162,11 @@ def _describe_best(result: "TrainingResult") -> str:
 
 
 def _describe_metric(result: "EvaluationResult", metric: str) -> str:
-    value, interval = result.metrics.get(metric, -1.0), result.intervals.get(metric)
-    ends = f" (95% CI {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    return f"{metric} {value:.3f}{ends}"
+    return f"{metric} {result.metrics.get(metric, -1.0):.3f}{_describe_interval(result.intervals.get(metric))}"
+
+
+def _describe_interval(interval: "tuple[float, float] | None") -> str:
+    return f" (95% CI {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
 
 
 def _count_images(result: "EvaluationResult") -> str:

@@ -11,8 +11,9 @@ def split_validation(samples: Samples, fraction: float, seed: int) -> tuple[Samp
     """Split samples in two, stratified by class.
 
     An image counts for its class, in detection for the rarest class on it. Each class contributes its fraction,
-    rounded such that the total is exact; the only image of a class remains. Images are chosen by a
-    hash of the seed and their name: the same on every machine, and nearly the same after images were added.
+    rounded such that the total is exact, but at least one image if it has two or more; the only image of a class
+    remains. Images are chosen by a hash of the seed and their name: the same on every machine, and nearly the same
+    after images were added.
 
     Returns:
         The remaining samples, and a fraction (0..1) of the samples, both in the order of `samples`.
@@ -88,8 +89,8 @@ def _hash(seed: int, name: str) -> bytes:
 
 
 def _allocate(sizes: dict[int, int], fraction: float) -> dict[int, int]:
-    """Return how many samples each group contributes, by the largest remainder method."""
-    counts = {label: int(size * fraction) for label, size in sizes.items()}
+    """Return how many samples each group contributes, by the largest remainder method: one or more of two or more."""
+    counts = {label: max(int(size * fraction), int(size > 1)) for label, size in sizes.items()}
     total = min(max(round(sum(sizes.values()) * fraction), 1), sum(sizes.values()) - 1)
     by_remainder = sorted(sizes, key=lambda label: (counts[label] - sizes[label] * fraction, label))
     for label in [label for label in by_remainder if sizes[label] > 1][: max(total - sum(counts.values()), 0)]:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -99,34 +99,93 @@ def evaluate_model(
             f"rank: got rank={rank}, num_replicas={num_replicas} and gather={gather}, expected a rank from 0 to "
             "num_replicas - 1. With several processes, pass a gather, such as accelerate.utils.gather_object."
         )
+    task, metrics, notes = _make_metrics(model, processor, classes)
+    step = slice(rank, None, num_replicas)
+    shards = _gather_shards(
+        lambda: _evaluate_shard(
+            model, processor, *_select_shard(samples, step), metrics, batch_size, max_bad, progress
+        ),
+        gather,
+    )
+    problems = _merge_shards(shards, metrics, max_bad)
+    if select_threshold and (best := metrics.best_threshold()):
+        metrics.recommended = round(best.value, THRESHOLD_DIGITS)
+    seconds = max(shard.seconds for shard in shards)
+    return _compute_result(task, metrics, notes, shards, problems, seconds, resamples, seed)
+
+
+def evaluate_folds(
+    folds: Iterable[tuple[PreTrainedModel, BaseImageProcessor, Sequence[int]]],
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    *,
+    batch_size: int = BATCH_SIZE,
+    max_bad: float = 0.05,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    recommended_threshold: float | None = None,
+) -> EvaluationResult:
+    """Evaluate the models of a cross-validation, each on its own fold, as one evaluation of all samples.
+
+    Args:
+        folds: Model, image processor and indices of the samples of each fold; the models have the same classes.
+        samples: Images of all folds.
+        classes: Class names of the dataset, in label order.
+        batch_size, max_bad, resamples, seed: See `evaluate_model`.
+        recommended_threshold: Score threshold of a detector in place of the models' own ones.
+
+    Raises:
+        ValueError: As `evaluate_model`.
+    """
+    shards, measured, total = [], [], len(samples)
+    for model, processor, indices in folds:
+        measured.append(_make_metrics(model, processor, classes))
+        shard = ((index, samples[index]) for index in indices)
+        metrics = measured[-1][1]
+        shards.append(_evaluate_shard(model, processor, shard, total, None, metrics, batch_size, max_bad, None))
+    task, metrics, notes = measured[0]
+    problems = _merge_shards(shards, metrics, max_bad)
+    metrics.recommended = recommended_threshold
+    seconds = sum(shard.seconds for shard in shards)
+    return _compute_result(task, metrics, notes, shards, problems, seconds, resamples, seed)
+
+
+def _make_metrics(
+    model: PreTrainedModel, processor: BaseImageProcessor, classes: Sequence[str]
+) -> tuple[TaskName, TaskMetrics, list[str]]:
+    """Return the task, its metrics, and notes on how the classes were matched."""
     task = find_task({"architectures": [type(model).__name__]}, "model", TASK_METRICS).name
     id2label = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
     targets, notes = match_classes(id2label, classes)
-    metrics = TASK_METRICS[task](processor, id2label, targets, getattr(model.config, "recommended_threshold", None))
-    step = slice(rank, None, num_replicas)
-    shards = _gather_shards(
-        lambda: _evaluate_shard(model, processor, samples, step, metrics, batch_size, max_bad, progress), gather
-    )
-    unreadable = sorted(chain(*(shard.unreadable for shard in shards)), key=attrgetter("index"))
-    problems, count = [image.problem for image in unreadable], sum(shard.count for shard in shards)
-    _check_unreadable(problems, count, max_bad)
-    metrics.merge(shard.state for shard in shards)
-    if select_threshold and (best := metrics.best_threshold()):
-        metrics.recommended = round(best.value, THRESHOLD_DIGITS)
-    values = metrics.compute()
+    threshold = getattr(model.config, "recommended_threshold", None)
+    return task, TASK_METRICS[task](processor, id2label, targets, threshold), notes
+
+
+def _compute_result(
+    task: TaskName,
+    metrics: TaskMetrics,
+    notes: list[str],
+    shards: Sequence["_ShardResult"],
+    problems: list[Problem],
+    seconds: float,
+    resamples: int,
+    seed: int,
+) -> EvaluationResult:
+    """Compute the metrics, into which the shards are merged."""
+    values, count = metrics.compute(), sum(shard.count for shard in shards)
     return EvaluationResult(
         task=task,
         metrics=values,
         intervals=metrics.confidence_intervals(values, resamples, np.random.default_rng(seed)),
         best_threshold=metrics.best_threshold(),
-        images_per_second=count / max(shard.seconds for shard in shards),
+        images_per_second=count / seconds,
         num_images=count,
         problems=problems,
         notes=notes,
         confusion=metrics.confusion_matrix(),
         predictions=metrics.predictions(),
         losses=metrics.losses(),
-        classes=[id2label[index] for index in sorted(id2label)],
+        classes=[metrics.id2label[index] for index in sorted(metrics.id2label)],
         class_intervals=metrics.class_intervals(),
         recommended_threshold=metrics.recommended_threshold(),
     )
@@ -159,30 +218,27 @@ def _gather_shards(evaluate: Callable[[], _ShardResult], gather: Gather | None) 
 def _evaluate_shard(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
-    samples: Iterable[Sample],
-    step: slice,
+    samples: Iterable[tuple[int, Sample]],
+    total: float,
+    own_total: int | None,
     metrics: TaskMetrics,
     batch_size: int,
     max_bad: float,
     progress: Progress | None,
 ) -> _ShardResult:
-    """Evaluate the samples of one process. Stop once its unreadable images exceed `max_bad` of all samples."""
+    """Evaluate the samples of one process, with their indices.
+
+    Stop once its unreadable images exceed `max_bad` of the `total` of all processes.
+    """
     is_exported = not isinstance(model, nn.Module)
     if not is_exported:
         check_finite_weights(model, type(model).__name__)
     is_mobilevit = isinstance(model, MobileViTPreTrainedModel)
     folded: Any = fold_batch_norm(model) if is_mobilevit else copy.deepcopy(model).eval()
-    if isinstance(samples, Sequence):
-        indices = range(len(samples))[step]
-        total, own_total = len(samples), len(indices)
-        shard = ((index, samples[index]) for index in indices)
-    else:
-        total, own_total = math.inf, None
-        shard = islice(enumerate(samples), step.start, None, step.step)
     label = metrics.label if isinstance(model, MobileViTSSDLiteForObjectDetection) else lambda group: None
     result, start = _ShardResult(), time.perf_counter()
     with warnings.catch_warnings(action="ignore"), one_torch_thread() if is_exported else nullcontext():
-        for batch in make_batches(prepare_ahead(processor, shard, 2 * batch_size), batch_size):
+        for batch in make_batches(prepare_ahead(processor, samples, 2 * batch_size), batch_size):
             readable = [image for image in batch if isinstance(image, Prepared)]
             result.unreadable += [image for image in batch if isinstance(image, Unreadable)]
             groups = group_by_shape(readable)
@@ -200,11 +256,28 @@ def _evaluate_shard(
     return result
 
 
+def _select_shard(samples: Iterable[Sample], step: slice) -> tuple[Iterator[tuple[int, Sample]], float, int | None]:
+    """Return the samples of a process with their indices, and the numbers of all samples and of its own."""
+    if isinstance(samples, Sequence):
+        indices = range(len(samples))[step]
+        return ((index, samples[index]) for index in indices), len(samples), len(indices)
+    return islice(enumerate(samples), step.start, None, step.step), math.inf, None
+
+
 def _make_picklable(error: Exception) -> Exception:
     """Return an error as a built-in class, which every process can unpickle."""
     if isinstance(error, ValueError):
         return ValueError(str(error))
     return RuntimeError(f"Another process failed: {type(error).__name__}: {error}")
+
+
+def _merge_shards(shards: Sequence[_ShardResult], metrics: TaskMetrics, max_bad: float) -> list[Problem]:
+    """Merge the states of the shards into the metrics; return the unreadable images, after a check of their number."""
+    unreadable = sorted(chain(*(shard.unreadable for shard in shards)), key=attrgetter("index"))
+    problems = [image.problem for image in unreadable]
+    _check_unreadable(problems, sum(shard.count for shard in shards), max_bad)
+    metrics.merge(shard.state for shard in shards)
+    return problems
 
 
 def _check_unreadable(problems: Sequence[Problem], count: int, max_bad: float) -> None:

@@ -11,7 +11,7 @@ from ..evaluation.results import EvaluationResult
 from ..visualization import ClassifiedImage, draw_predictions
 from .folder import Photo, ReportFolder, load_photos
 from .page import Fact, Gallery, PhotoTile, Section, Table
-from .text import OTHER_SPLITS, OTHER_SPLITS_COMMAND, Subject, percent, spread
+from .text import Subject, describe_other_images, percent, spread
 
 # Images in the galleries and grids, and rows of the table of mistakes.
 NUM_MISTAKES, NUM_HITS, NUM_SAMPLES, NUM_ROWS = 24, 24, 12, 50
@@ -112,12 +112,13 @@ def _mistakes_section(drawer: _Drawer, shown: np.ndarray, mistakes: np.ndarray) 
         f"Most confident mistakes first ({len(shown)} of {len(mistakes)}; {drawer.subject.images}). The numbers are "
         "the model's probabilities of the label and of the predicted class."
     )
+    other_images, command = describe_other_images(drawer.subject)
     text = (
         "Where the model is sure of another class than the label, the label is often wrong. Check these images first, "
         "from the top: a wrong label is to be corrected, a real mistake shows what the model has not learned. "
-        f"{OTHER_SPLITS}"
+        f"{other_images}"
     )
-    return Section(title, [*drawer.gallery("mistakes.png", shown, caption), table], text, OTHER_SPLITS_COMMAND)
+    return Section(title, [*drawer.gallery("mistakes.png", shown, caption), table], text, command)
 
 
 def _samples_section(drawer: _Drawer, shown: np.ndarray) -> Section:

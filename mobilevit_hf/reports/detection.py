@@ -15,7 +15,7 @@ from ..evaluation.results import EvaluationResult
 from ..visualization import ComparedImage, Outcome, draw_comparisons, draw_outcomes
 from .folder import Photo, ReportFolder, load_photos
 from .page import Fact, Figure, Gallery, PhotoTile, Section, Table
-from .text import OTHER_SPLITS, OTHER_SPLITS_COMMAND, Subject, count, percent, spread
+from .text import Subject, count, describe_other_images, percent, spread
 
 # Images in the galleries and grids, and rows of the table of likely annotation errors.
 NUM_MISTAKES, NUM_SAMPLES, NUM_ROWS = 12, 6, 50
@@ -109,12 +109,13 @@ class DetectionReport:
         summary = f"images with the most errors ({len(shown)} of {len(self.worst)})"
         caption = f"The {summary}, worst first: {self._at_threshold()}. {LABELS_LEFT_OUT}"
         gallery = self._draw("mistakes.png", shown, summary.capitalize(), caption)
+        other_images, command = describe_other_images(self.subject)
         text = (
             "A confident box where no object is annotated is often an object that the annotation lacks, or labels "
             "otherwise. Check the images below from the top, then the table of the most confident wrong boxes. "
-            f"{OTHER_SPLITS}"
+            f"{other_images}"
         )
-        return Section(title, [*gallery, *self._suspects()], text, OTHER_SPLITS_COMMAND)
+        return Section(title, [*gallery, *self._suspects()], text, command)
 
     def _suspects(self) -> list[Table]:
         """Return a table of the most confident wrong boxes."""

@@ -13,6 +13,7 @@ from ..evaluation.confidence_intervals import FEW_IMAGES
 from ..evaluation.predictions import ClassifiedImages, DetectedImage
 from ..evaluation.results import EvaluationResult
 from ..io import atomic_folder
+from ..records import CROSS_VALIDATION
 from ..tasks import METRICS, TASKS
 from ..visualization import LabeledImage, draw_image_grid
 from .augmented import augmented_gallery
@@ -42,8 +43,10 @@ def write_report(
     counts: Mapping[str, Mapping[str, int]] | None = None,
     train_batches: Sequence[LabeledImage] = (),
     test: EvaluationResult | None = None,
+    headline: tuple[str, str, str] | None = None,
     facts: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write `report.html`, its figures as PNG files and `predictions.csv` into a folder, all or none.
@@ -57,7 +60,7 @@ def write_report(
         samples: The evaluated samples, in the same order; a stream is read again up to the last image that is shown.
             None: show no images.
         title: Name of the model.
-        split: Evaluated split.
+        split: Evaluated split; `CROSS_VALIDATION` for the folds of one, whose predictions are pooled.
         dataset: Name of the dataset, None if it may not be shown.
         history: Lines of the training log.
         metric: Headline metric, which selected the weights of a training. Default: that of the task.
@@ -66,9 +69,11 @@ def write_report(
         counts: Number of images, or objects of a detection dataset, by split and class. Default: of the evaluated
             split.
         train_batches: Images of augmented training batches, see `augmented_images`.
-        test: Evaluation of the same weights on the test split.
+        test: Evaluation of the saved weights on the test split.
+        headline: Title and value of the headline metric, and text on its uncertainty. Default: those of the result.
         facts: Further facts for the header, such as steps and duration of a training, by name.
         notes: Sentences below the headline metric, such as how the weights were selected.
+        files: Other files to name on the page, with a description, by path relative to the folder.
         texts: Further text files to write with the report, by name.
 
     Returns:
@@ -78,12 +83,9 @@ def write_report(
         report = ReportFolder(scratch)
         names = list(result.classes if result and result.classes else classes)
         subject = Subject(split, result.num_images if result else 0, names)
-        sections = []
+        sections = [_metrics_section(result, test, subject)]
         if result:
-            sections = [
-                _metrics_section(result, test, subject),
-                *_task_sections(report, result, samples, subject),
-            ]
+            sections += _task_sections(report, result, samples, subject)
             write_predictions(scratch / PREDICTIONS_FILE, result)
         if history:
             sections.append(_curves_section(report, history, metric, best_step, subject, result))
@@ -91,12 +93,12 @@ def write_report(
         page = Page(
             title=title,
             subtitle=_subtitle(subject, dataset, result),
-            headline=_headline(result, metric, subject),
+            headline=headline or _headline(result, metric, subject),
             facts=facts or {},
             notes=[*notes, *(result.notes if result else ())],
             warnings=_warnings(result, subject),
             sections=[section for section in sections if section.blocks or section.text],
-            files=_describe_files(result),
+            files={**_describe_files(result), **(files or {})},
         )
         shown = {b.file for section in page.sections for b in section.blocks if isinstance(b, Figure)}
         html = render_page(page, {file: (scratch / file).read_bytes() for file in shown})
@@ -127,7 +129,10 @@ def _subtitle(subject: Subject, dataset: str | None, result: EvaluationResult | 
     date = datetime.now(UTC).date().isoformat()
     if result is None:
         return f"Trained without a validation split{f' on {dataset}' if dataset else ''}, {date}"
-    return f"Evaluation on the {subject.split} split{source}: {count(subject.num_images, 'image')}, {date}"
+    images = count(subject.num_images, "image")
+    if subject.split == CROSS_VALIDATION:
+        return f"Cross-validation{f' on {dataset}' if dataset else ''}: {images}, {date}"
+    return f"Evaluation on the {subject.split} split{source}: {images}, {date}"
 
 
 def _headline(result: EvaluationResult | None, metric: str | None, subject: Subject) -> tuple[str, str, str] | None:
@@ -142,9 +147,10 @@ def _headline(result: EvaluationResult | None, metric: str | None, subject: Subj
 def _warnings(result: EvaluationResult | None, subject: Subject) -> list[str]:
     warnings = []
     if result and subject.num_images < FEW_IMAGES:
+        is_pooled = subject.split == CROSS_VALIDATION
         warnings.append(
             f"Only {count(subject.num_images, 'image')}: all figures on this page are rough estimates. Use at least "
-            f"{FEW_IMAGES} images, or cross-validation (mobilevit train --cross-validation)."
+            f"{FEW_IMAGES} images{'' if is_pooled else ', or cross-validation (mobilevit train --cross-validation)'}."
         )
     if result and result.problems:
         names = ", ".join(problem.name for problem in result.problems[:5])
@@ -167,12 +173,21 @@ def _describe_files(result: EvaluationResult | None) -> dict[str, str]:
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-def _metrics_section(result: EvaluationResult, test: EvaluationResult | None, subject: Subject) -> Section:
-    tables: list[Table] = [
-        metrics_table(result, f"{subject.split.capitalize()} split: {count(subject.num_images, 'image')}")
-    ]
+def _metrics_section(result: EvaluationResult | None, test: EvaluationResult | None, subject: Subject) -> Section:
+    tables: list[Table] = []
+    if result:
+        images = count(subject.num_images, "image")
+        caption = f"{subject.split.capitalize()} split: {images}"
+        if subject.split == CROSS_VALIDATION:
+            caption = (
+                f"Predictions of all folds together: {images}, each predicted by the model that was not trained on it"
+            )
+        tables.append(metrics_table(result, caption))
     if test:
-        tables.append(metrics_table(test, f"Test split: {count(test.num_images, 'image')}, measured once, at the end"))
+        caption = f"Test split: {count(test.num_images, 'image')}, measured once, at the end"
+        if subject.split == CROSS_VALIDATION:
+            caption += ", with the saved model"
+        tables.append(metrics_table(test, caption))
     return Section("Metrics", tables)
 
 
@@ -189,14 +204,31 @@ def _curves_section(
     name = metric or (TASKS[result.task].headline_metric if result else "loss")
     title = METRICS[name].title if name in METRICS else name
     label = f"{title.partition(' (')[0]} (0 to 1)" if name in METRICS else name
+    drawn = _name_curves(history, name, title)
     where = f"validation: {count(subject.num_images, 'image')}" if result else "no validation split"
+    if subject.split == CROSS_VALIDATION:
+        where = "no validation images"
     figure = folder.save_plot(
         "curves.png",
         plots.plot_curves(history, name, title=f"Training curves ({where})", metric_title=label, best_step=best_step),
-        f"Losses, {title} and learning rate over the steps of the training",
-        f"Loss of the training and validation, {title} and learning rate over the optimizer steps; {where}.",
+        f"{drawn} over the steps of the training",
+        f"{drawn} over the optimizer steps; {where}.",
     )
     return Section("Training curves", [figure])
+
+
+def _name_curves(history: Sequence[Mapping[str, Any]], metric: str, title: str) -> str:
+    """Return what the training log has curves of, such as "Training loss and learning rate"."""
+    logged = {name for line in history for name, value in line.items() if value is not None}
+    titles = {
+        "loss": "training loss",
+        "eval_loss": "validation loss",
+        f"eval_{metric}": f"{title[0].lower()}{title[1:]}",
+        "learning_rate": "learning rate",
+    }
+    *names, last = [text for name, text in titles.items() if name in logged] or ["values"]
+    text = f"{', '.join(names)} and {last}" if names else last
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _data_section(

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..evaluation.results import EvaluationResult
+from ..records import CROSS_VALIDATION
 from ..tasks import METRICS
 from ..visualization.curves import LOSS_TITLES
 from .page import Table
 
 INTERVAL_COLUMN = "95% confidence interval"
-OTHER_SPLITS = "To check the other splits:"
-OTHER_SPLITS_COMMAND = "mobilevit evaluate MODEL DATA --split all --save DIR"
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,13 @@ class Subject:
     def images(self) -> str:
         """Such as "validation, 360 images"."""
         return f"{self.split}, {count(self.num_images, 'image')}"
+
+
+def describe_other_images(subject: Subject) -> tuple[str, str]:
+    """Return how to find wrong labels on the other images: a sentence, and a command or ""."""
+    if subject.split == CROSS_VALIDATION:
+        return "Every image is predicted by a model that was not trained on it.", ""
+    return "To check the other splits:", "mobilevit evaluate MODEL DATA --split all --save DIR"
 
 
 def count(number: int, noun: str) -> str:

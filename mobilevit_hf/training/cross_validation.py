@@ -7,22 +7,27 @@ import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
+from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..backends.pytorch import load_model
 from ..data.duplicates import MAX_COMPARED, find_near_duplicates, make_thumbnail
 from ..data.images import load_image
 from ..data.sequences import ConcatSequence, Subset
 from ..data.splits import assign_folds
 from ..data.types import Dataset, Sample
+from ..evaluation import EvaluationResult
+from ..evaluation.evaluator import THRESHOLD_DIGITS, evaluate_folds
 from ..io import read_json, write_text
+from ..model_sources import load_image_processor
 from ..records import RESULTS_FILE, CrossValidationRecord, ResultsRecord, read_record
-from .arguments import TrainArguments
+from .arguments import TaskArguments, TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
 from .checkpoint import CHECKPOINT_FOLDER, explain_full_disk
 from .output_dir import FOLDS_FOLDER
@@ -48,8 +53,9 @@ class TrainPart(Protocol):
         *,
         max_seconds: float | None,
         cross_validation: CrossValidationRecord | None = None,
+        pooled: EvaluationResult | None = None,
     ) -> TrainingResult:
-        """Return the result; `cross_validation` is recorded with it."""
+        """Return the result, with `cross_validation` and `pooled`."""
         ...
 
 
@@ -65,7 +71,7 @@ def cross_validate(
     The folds consist of the training and the validation split; the test split is measured with the kept model only.
     Every model is trained to the end and its last weights are measured: no fold selects weights, as none is left to
     select those of the kept model. The folds are in `FOLDS_FOLDER`; a resumed run does not repeat the finished ones.
-    The time limit is divided between all models.
+    The report of the kept model shows the predictions of all folds. The time limit is divided between all models.
 
     Raises:
         ValueError: If there are several processes, a stream, early stopping, or fewer images than folds; otherwise as
@@ -106,12 +112,16 @@ def cross_validate(
             value, count = records[-1].metrics[metric], records[-1].num_images
             part.on_message(f"{metric} {value:.3f} on {count} images", "validation")
         part = _PartCallback(callback, "model on all folds", num_folds, num_folds + 1)
+        summary, started = summarize_folds(records), time.monotonic()
+        pooled = _pool_folds(requested.for_task(data.dataset.task), data.dataset, pool, folds, summary, accelerator)
+        setup_seconds += time.monotonic() - started
         return train_part(
             requested,
             part,
             select_fold(data, pool, folds, None),
             max_seconds=seconds_per_model(),
-            cross_validation=summarize_folds(records),
+            cross_validation=summary,
+            pooled=pooled,
         )
 
 
@@ -147,6 +157,11 @@ def summarize_folds(records: Sequence[ResultsRecord]) -> CrossValidationRecord:
         num_images=[record.num_images or 0 for record in records],
         thresholds=[record.threshold for record in records if record.threshold is not None],
     )
+
+
+def mean_threshold(record: CrossValidationRecord) -> float | None:
+    """Return the mean of the folds' best score thresholds, None for a classifier."""
+    return round(statistics.mean(record.thresholds), THRESHOLD_DIGITS) if record.thresholds else None
 
 
 # --- folds -----------------------------------------------------------------------------------------------------------
@@ -220,6 +235,33 @@ def _labels(sample: Sample) -> list[int]:
 def _count_labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, int]:
     counts = Counter(label for sample in samples for label in _labels(sample))
     return {name: counts[label] for label, name in enumerate(classes)}
+
+
+def _pool_folds(
+    arguments: TaskArguments,
+    dataset: Dataset,
+    pool: Sequence[Sample],
+    folds: Sequence[int],
+    record: CrossValidationRecord,
+    accelerator: Accelerator,
+) -> EvaluationResult:
+    """Evaluate the models of all folds, each on its own fold, as one evaluation."""
+
+    def load_folds() -> Iterator[tuple[PreTrainedModel, BaseImageProcessor, list[int]]]:
+        for number in sorted(set(folds)):
+            folder = str(Path(str(arguments.output_dir)) / FOLDS_FOLDER / f"fold-{number + 1}")
+            model, processor = load_model(dataset.task, folder)[0], load_image_processor(folder)
+            indices = [index for index, fold in enumerate(folds) if fold == number]
+            yield model.to(accelerator.device), processor, indices
+
+    return evaluate_folds(
+        load_folds(),
+        pool,
+        dataset.classes,
+        batch_size=arguments.per_device_eval_batch_size,
+        max_bad=arguments.max_bad,
+        recommended_threshold=mean_threshold(record),
+    )
 
 
 def _read_fold(folder: Path) -> ResultsRecord:

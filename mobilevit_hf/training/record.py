@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from ..data.checks import DatasetReport, Range
 from ..data.reading import HUB_ALIASES, local_path
 from ..environment import describe_hardware, library_versions
-from ..evaluation.confidence_intervals import PROPORTIONS, wilson_interval
 from ..hub.licenses import describe_initial_checkpoint, public_name
 from ..records import (
+    CROSS_VALIDATION,
     RESULTS_FILE,
     TRAINING_FILE,
     DatasetRecord,
@@ -89,9 +89,9 @@ def _results_record(result: TrainingResult) -> ResultsRecord:
         own["threshold"] = evaluation.best_threshold.value if evaluation.best_threshold else None
     elif folds:
         means = {name: statistics.fmean(values) for name, values in folds.metrics.items()}
-        total = sum(folds.num_images)
-        own = {"split": "cross-validation", "num_images": total, "metrics": means, "cross_validation": folds}
-        own["intervals"] = {name: wilson_interval(means[name] * total, total) for name in PROPORTIONS if name in means}
+        own = {"split": CROSS_VALIDATION, "num_images": sum(folds.num_images), "metrics": means}
+        own["cross_validation"] = folds
+        own["intervals"] = result.fold_intervals
         own["threshold"] = statistics.fmean(folds.thresholds) if folds.thresholds else None
     return ResultsRecord(
         metric=result.metric, best=result.best, steps=result.steps, seconds=round(result.seconds, 1), **own

@@ -20,6 +20,7 @@ from ..data.reading import check_source, load_dataset
 from ..data.sequences import Samples
 from ..data.types import LEAKAGE, Dataset, ProblemKind
 from ..environment import pip_command
+from ..evaluation import EvaluationResult
 from ..modeling.layers_cpu import use_fast_layers
 from ..modeling.variants_mobilevit import VARIANTS
 from ..records import CrossValidationRecord, TrainingRecord
@@ -74,6 +75,7 @@ class Run:
     resumed: dict[str, Any] | None = None  # content of the checkpoint to resume from
     repo_id: str | None = None  # Hub repository to publish to, in the main process
     cross_validation: CrossValidationRecord | None = None  # whose settings the run repeats on all folds
+    pooled: EvaluationResult | None = None  # of its folds
     summary: dict[str, str] = field(default_factory=dict)  # see `summarize_run`
     warning: str | None = None  # of the data
 

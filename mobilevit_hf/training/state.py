@@ -1,6 +1,7 @@
 """State, result and throughput of a training run."""
 
 import math
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation import EvaluationResult
+from ..evaluation.confidence_intervals import PROPORTIONS, wilson_interval
 from ..records import CrossValidationRecord
 
 T = TypeVar("T")
@@ -45,6 +47,7 @@ class TrainingResult:
         evaluation: Evaluation of the saved weights on the validation split; None without one.
         test: Evaluation of the saved weights on the test split, the only one; None without one.
         cross_validation: Metrics of the folds, if the model is trained on all folds of a cross-validation.
+        pooled: Predictions of its folds as one evaluation, each image by the model that is not trained on it.
         history: Lines of `metrics.jsonl`.
     """
 
@@ -56,12 +59,23 @@ class TrainingResult:
     evaluation: EvaluationResult | None = None
     test: EvaluationResult | None = None
     cross_validation: CrossValidationRecord | None = None
+    pooled: EvaluationResult | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def num_evaluations(self) -> int:
         """Number of evaluations on the validation split, of which `best` is the best."""
         return sum(f"eval_{self.metric}" in line for line in self.history)
+
+    @property
+    def fold_intervals(self) -> dict[str, tuple[float, float]]:
+        """95% intervals of the mean proportions over the folds, on all their images; empty without folds."""
+        folds = self.cross_validation
+        if not folds:
+            return {}
+        means = {name: statistics.fmean(folds.metrics[name]) for name in PROPORTIONS if name in folds.metrics}
+        total = sum(folds.num_images)
+        return {name: wilson_interval(mean * total, total) for name, mean in means.items()}
 
 
 class ThroughputMeter:

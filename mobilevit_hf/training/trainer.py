@@ -26,7 +26,7 @@ from ..tasks import TASKS
 from .arguments import TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
 from .checkpoint import History, explain_full_disk, remove_leftovers, save_checkpoint, save_model
-from .cross_validation import cross_validate
+from .cross_validation import cross_validate, mean_threshold
 from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TEST_FILE, TRACKER_PROJECT, lock_output_dir
 from .push_to_hub import publish_result
 from .record import write_results, write_training_record
@@ -76,13 +76,14 @@ def train_part(
     *,
     max_seconds: float | None,
     cross_validation: CrossValidationRecord | None = None,
+    pooled: EvaluationResult | None = None,
 ) -> TrainingResult:
     """Train a model of a cross-validation, see `cross_validation.TrainPart`."""
     began = time.monotonic()
     run = prepare_run(arguments, create_accelerator(arguments), callback, data)
-    run.max_seconds, run.cross_validation = max_seconds, cross_validation
-    if cross_validation and cross_validation.thresholds:
-        run.model.config.recommended_threshold = round(statistics.mean(cross_validation.thresholds), 3)
+    run.max_seconds, run.cross_validation, run.pooled = max_seconds, cross_validation, pooled
+    if cross_validation and (threshold := mean_threshold(cross_validation)) is not None:
+        run.model.config.recommended_threshold = threshold
     return Trainer(run, callback, began).train()
 
 
@@ -474,12 +475,13 @@ class Trainer:
             steps=self.state.step,
             seconds=self.seconds_before + time.monotonic() - self.began,
             cross_validation=folds,
+            pooled=self.run.pooled,
             evaluation=self.evaluation,
             test=self._test(),
             history=self.history.lines if self.history else [],
         )
         if self.run.record:
-            samples = dataset.splits.get("validation")
+            samples = dataset.splits.get("train" if folds else "validation")  # the folds are the training split
             with explain_full_disk(self.output_dir):
                 write_training_record(self.run.record, result, self.accelerator)
                 write_reports(

@@ -35,6 +35,16 @@ def test_split_is_stratified_by_class(imbalanced_folder, fraction):
     assert dataset.validation_cut_off
 
 
+def test_each_class_with_two_images_is_in_both_splits(tmp_path):
+    for name, count in {"a": 12, "b": 6, "c": 4, "d": 2, "e": 1}.items():
+        for number in range(count):
+            write(tmp_path / "data" / name / f"{number:02}.jpg", "")
+    dataset = load_dataset(tmp_path / "data")
+    counts = {name: Counter(sample.label for sample in split) for name, split in dataset.splits.items()}
+    assert counts["validation"] == {0: 1, 1: 1, 2: 1, 3: 1}
+    assert {*counts["train"]} == {0, 1, 2, 3, 4}
+
+
 def test_split_depends_on_the_seed_only(imbalanced_folder):
     def split(seed):
         return sample_names(load_dataset(imbalanced_folder, seed=seed).splits["validation"])

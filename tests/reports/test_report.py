@@ -272,7 +272,23 @@ def test_training_without_validation_split(tmp_path, no_plots):
         tmp_path, None, None, history=history, classes=CLASSES, counts={"train": {"cat": 3}}, train_batches=augmented
     )
     assert files == {"report.html", "curves.png", "class_counts.png", "train_batches.png"}
-    assert "without a validation split" in " ".join(page.texts)
+    text = " ".join(page.texts)
+    assert "without a validation split" in text
+    assert "Training loss and learning rate over the optimizer steps; no validation split." in text
+
+
+def test_curves_are_named_as_far_as_they_are_drawn(tmp_path, no_plots):
+    history = [{"step": 1, "loss": 0.5, "learning_rate": 0.1}, {"step": 1, "eval_loss": 0.6, "eval_accuracy": 0.5}]
+    page, _ = write(tmp_path, classification_result(), None, history=history)
+    expected = (
+        "Training loss, validation loss, accuracy and learning rate over the optimizer steps; validation: 40 images"
+    )
+    assert expected in " ".join(page.texts)
+
+
+def test_figures_of_the_test_split_without_a_validation_split(tmp_path, no_plots):
+    page, _ = write(tmp_path, None, None, classes=CLASSES, test=classification_result())
+    assert "Test split: 40 images, measured once, at the end" in page.texts
 
 
 def test_figures_of_the_test_split_have_a_table_of_their_own(tmp_path, no_plots):

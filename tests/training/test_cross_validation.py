@@ -1,5 +1,7 @@
 """Cross-validation: folds, their metrics, the kept model, interruption and time limit."""
 
+import csv
+import html
 import json
 import os
 import signal
@@ -49,6 +51,12 @@ def tested_dataset(tmp_path_factory):
     return folder
 
 
+def read_predictions(folder):
+    """Return the rows of `predictions.csv`, by file."""
+    with (folder / "predictions.csv").open(newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
 @pytest.mark.parametrize("task", ["image-classification", "object-detection"])
 def test_each_image_is_measured_once_by_a_model_without_it(task, fold_data, make_arguments, tmp_path):
     result = train(make_arguments(tmp_path / "run", task, cross_validation=3, **SHORT))
@@ -70,7 +78,10 @@ def test_each_image_is_measured_once_by_a_model_without_it(task, fold_data, make
     command = json.loads((tmp_path / "run/run.json").read_text())
     assert command["arguments"]["cross_validation"] == 3
     assert "--cross-validation 3" in command["command"]
+    assert result.pooled.num_images == 24
     if task == "object-detection":
+        assert sorted(image.name for image in result.pooled.predictions) == pool
+        assert result.pooled.threshold == pytest.approx(sum(record["threshold"] for record in own) / 3, abs=6e-4)
         thresholds = [record["threshold"] for record in own]
         config = AutoConfig.from_pretrained(tmp_path / "run")
         assert config.recommended_threshold == pytest.approx(sum(thresholds) / 3, abs=6e-4)
@@ -127,7 +138,7 @@ def test_finished_folds_are_not_repeated_and_resume_is_bit_equal(number, make_ar
 def test_time_limit_is_divided(tested_dataset, make_arguments, monkeypatch, tmp_path):
     limits = []
 
-    def train_part(arguments, callback, data, *, max_seconds, cross_validation=None):
+    def train_part(arguments, callback, data, *, max_seconds, cross_validation=None, pooled=None):
         limits.append(max_seconds)
         assert arguments.max_minutes == 1
         record = ResultsRecord(metric="accuracy", num_images=4, metrics={"accuracy": 0.5}, seconds=15.0)
@@ -135,6 +146,7 @@ def test_time_limit_is_divided(tested_dataset, make_arguments, monkeypatch, tmp_
             write_record(Path(arguments.output_dir) / "results.json", record)
 
     monkeypatch.setattr(trainer, "train_part", train_part)
+    monkeypatch.setattr(cross_validation, "evaluate_folds", lambda *args, **options: None)
     train(
         make_arguments(tmp_path / "run", data=str(tested_dataset), cross_validation=3, **SHORT | {"max_minutes": 1.0})
     )
@@ -180,6 +192,42 @@ def test_similar_images_stay_in_one_fold_and_rare_classes_are_named(fold_data, m
             assert len(copies) in (0, 3)
     assert any("look alike" in text for text in callback.messages)
     assert any("star (1)" in text for text in callback.messages)
+
+
+def test_report_shows_the_predictions_of_all_folds(tested_dataset, make_arguments, tmp_path):
+    """Each image is predicted as in the report of the fold that it belongs to; the test split has its own figures."""
+    run = tmp_path / "run"
+    result = train(make_arguments(run, data=str(tested_dataset), cross_validation=3, **SHORT))
+    rows = read_predictions(run)
+    of_folds = [read_predictions(run / f"folds/fold-{number}") for number in (1, 2, 3)]
+    assert len(rows) == 10  # 2 of the 12 images are also test images
+    assert {name: row["prediction"] for name, row in rows.items()} == {
+        name: row["prediction"] for fold in of_folds for name, row in fold.items()
+    }
+    right, images = (
+        [sum(row["correct"] == "true" for row in fold.values()) for fold in of_folds],
+        [*map(len, of_folds)],
+    )
+    assert result.pooled.metrics["accuracy"] == sum(right) / 10
+    assert sum(row["correct"] == "true" for row in rows.values()) == sum(right)
+    labels = {name: name.split("/")[1] for name in rows}
+    assert {name: row["target"] for name, row in rows.items()} == labels  # names and targets are those of one image
+    page = html.unescape((run / "report.html").read_text())
+    for text in (
+        "Cross-validation on",
+        "10 images",
+        "Test split: 4 images",
+        "Likely mislabeled images",
+        "Calibration",
+    ):
+        assert text in page
+    mean = sum(number / count for number, count in zip(right, images, strict=True)) / 3
+    assert f"{mean:.1%} ± " in page
+    for number in (1, 2, 3):
+        assert f'href="folds/fold-{number}/report.html"' in page
+    fold = (run / "folds/fold-1/report.html").read_text()
+    assert "best of" not in fold
+    assert "The saved weights are the last, of step 2" in fold
 
 
 def test_metrics_of_folds_without_objects_are_left_out():
