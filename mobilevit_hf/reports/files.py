@@ -6,7 +6,7 @@ from ..io import TEMP_PREFIX
 from ..records import RESULTS_FILE
 
 REPORT_FILE, PREDICTIONS_FILE = "report.html", "predictions.csv"
-# PNGs, with a description for the list of files of the page.
+# PNGs, described for the page's list of files.
 FIGURES = {
     "curves.png": "losses, headline metric and learning rate over the training",
     "confusion_matrix.png": "confusion matrix, numbers",
@@ -23,6 +23,7 @@ FIGURES = {
     "boxes.png": "sizes and positions of the annotated boxes",
     "train_batches.png": "training images after augmentation",
 }
+DESCRIPTIONS = {RESULTS_FILE: "all metrics with their intervals, as JSON", **FIGURES}
 REPORT_FILES = (REPORT_FILE, PREDICTIONS_FILE, *FIGURES)
 
 

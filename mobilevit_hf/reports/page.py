@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar
@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..visualization.colors import Color, text_color
 from ..visualization.grids import median_aspect
-from .files import FIGURES
+from .files import DESCRIPTIONS
 
 # Largest side of an embedded photo in pixels, also of photos with boxes.
 TILE_SIDE, WIDE_TILE_SIDE = 480, 720
@@ -151,7 +151,7 @@ class Page:
         notes: Sentences below the headline.
         warnings: Reasons for caution.
         sections: In the order of the page.
-        files: Files of the report other than its PNGs, with a description.
+        files: Other files than PNGs and `results.json`, with a description.
     """
 
     title: str
@@ -164,16 +164,17 @@ class Page:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-def render_page(page: Page, images: Mapping[str, bytes]) -> str:
+def render_page(page: Page, images: Mapping[str, bytes], others: Iterable[str] = ()) -> str:
     """Return the HTML of a report.
 
     Args:
         page: Contents; all texts are escaped.
         images: Content of each PNG of its figures, by file name.
+        others: Names of further files to list.
     """
     uris = {name: data_uri(content, "image/png") for name, content in images.items()}
     shown = {block.file for section in page.sections for block in section.blocks if not isinstance(block, Table)}
-    files = {**page.files, **{name: text for name, text in FIGURES.items() if name in shown}}
+    files = {**page.files, **{name: text for name, text in DESCRIPTIONS.items() if name in shown.union(others)}}
     return _environment().get_template("report.html.jinja").render(page=page, uris=uris, files=files)
 
 

@@ -101,7 +101,7 @@ def write_report(
             files={**_describe_files(result), **(files or {})},
         )
         shown = {b.file for section in page.sections for b in section.blocks if isinstance(b, Figure)}
-        html = render_page(page, {file: (scratch / file).read_bytes() for file in shown})
+        html = render_page(page, {file: (scratch / file).read_bytes() for file in shown}, texts or ())
         for name, text in (texts or {}).items():
             (scratch / name).write_text(text, encoding="utf-8")
         (scratch / REPORT_FILE).write_text(html, encoding="utf-8", errors="backslashreplace")

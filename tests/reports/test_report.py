@@ -338,3 +338,8 @@ def test_class_names_are_titles_of_their_cells(classification):
 def test_command_is_one_piece(classification):
     page, _, _ = classification
     assert "mobilevit evaluate MODEL DATA --split all --save DIR" in page.texts
+
+
+def test_results_are_listed_if_written(tmp_path, no_plots):
+    page, _ = write(tmp_path, classification_result(), None, texts={"results.json": "{}"})
+    assert "results.json" in page.texts
