@@ -103,8 +103,8 @@ def test_intervals_are_those_of_resampled_images(mobilevit, classifier, labeled_
 def test_held_out_images_are_measured_and_named(mobilevit, classifier, labeled_images):
     """Images without splits are those of a training, or a test set: the note names the option for the latter."""
     _, out, err = mobilevit("evaluate", classifier, labeled_images)
-    assert "validation: 3 images" in out
-    assert "Measured on the 3 images that training holds out. All: --split all." in err
+    assert "validation: 4 images" in out
+    assert "Measured on the 4 images that training holds out. All: --split all." in err
 
 
 def test_table_of_a_classifier(mobilevit, classifier, labeled_images):
