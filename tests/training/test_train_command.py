@@ -19,7 +19,10 @@ from training_runs import MODEL_FILES, SCRIPT_OF, SCRIPTS, SMALL, only_line, rea
 
 import mobilevit_hf
 from mobilevit_hf import cli
+from mobilevit_hf.cli.train import make_command
+from mobilevit_hf.records import CrossValidationRecord
 from mobilevit_hf.training.checkpoint import find_checkpoints, load_checkpoint
+from mobilevit_hf.training.state import TrainingResult
 
 FILES = MODEL_FILES | {
     *("metrics.jsonl", "results.csv", "recipe.yaml", "results.json", "run.json", "checkpoints"),
@@ -395,3 +398,13 @@ def test_defaults_learn_from_scratch_from_few_images(run_python, tmp_path):
     count, correct = map(int, run_python(code, without_package=True).split())
     assert count == 100
     assert correct >= 95
+
+
+def test_figure_of_a_cross_validation_has_its_interval_and_number_of_images(capfd, monkeypatch, tmp_path):
+    folds = CrossValidationRecord(metrics={"accuracy": [0.7, 0.9]}, std={"accuracy": 0.1414}, num_images=[10, 10])
+    result = TrainingResult(tmp_path, "accuracy", 0.8, steps=4, seconds=61.0, cross_validation=folds)
+    monkeypatch.setattr("mobilevit_hf.training.trainer.train", lambda *args: result)
+    make_command()(data="data", output_dir=str(tmp_path))
+    # Wilson score interval of 16 of 20.
+    expected = "done: 4 steps in 1:01, accuracy 0.800 ± 0.141 (95% CI 0.584 to 0.919) on 20 images"
+    assert expected in " ".join(capfd.readouterr().err.split())
