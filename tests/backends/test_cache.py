@@ -14,6 +14,7 @@ from huggingface_hub import constants
 
 import mobilevit_hf
 from mobilevit_hf.backends import cache, formats
+from mobilevit_hf.cli import console
 from mobilevit_hf.io import CACHE_MARKER, TEMP_PREFIX, mark_cache_entry
 from mobilevit_hf.model_sources import builtin
 
@@ -235,7 +236,7 @@ def test_cache_command_lists_and_clears(tmp_path, mobilevit):
 
 def test_cache_command_names_models(tmp_path, mobilevit, monkeypatch, classifier_dir):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "no-hub"))
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(console.output, "_width", 1000)  # long paths are not folded
     snapshot = tmp_path / "models--user--x" / "snapshots" / "abc"
     sources = [
         str(classifier_dir),
