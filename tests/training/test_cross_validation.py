@@ -57,6 +57,7 @@ def read_predictions(folder):
         return {row["file"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["image-classification", "object-detection"])
 def test_each_image_is_measured_once_by_a_model_without_it(task, fold_data, make_arguments, tmp_path):
     result = train(make_arguments(tmp_path / "run", task, cross_validation=3, **SHORT))
@@ -101,6 +102,7 @@ def test_folds_keep_the_last_weights_and_measure_no_test_images(tested_dataset, 
         assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_finished_folds_are_not_repeated_and_resume_is_bit_equal(number, make_arguments, monkeypatch, tmp_path):
     make = partial(make_arguments, cross_validation=2, **SHORT)
