@@ -7,11 +7,11 @@ import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from accelerate import Accelerator
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -42,21 +42,8 @@ from .summary import POOLED_SPLITS, describe_split
 STATE_FILE = "state.json"
 
 
-class TrainPart(Protocol):
-    """Function that trains one model on a scanned dataset, within a number of seconds."""
-
-    def __call__(
-        self,
-        arguments: TrainArguments,
-        callback: TrainerCallback,
-        data: TrainingData,
-        *,
-        max_seconds: float | None,
-        cross_validation: CrossValidationRecord | None = None,
-        pooled: EvaluationResult | None = None,
-    ) -> TrainingResult:
-        """Return the result, with `cross_validation` and `pooled`."""
-        ...
+# `trainer.train_part`, which this module can't import: the trainer starts the cross-validation.
+TrainPart: TypeAlias = Callable[..., TrainingResult]
 
 
 def cross_validate(

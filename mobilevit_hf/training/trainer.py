@@ -78,7 +78,13 @@ def train_part(
     cross_validation: CrossValidationRecord | None = None,
     pooled: EvaluationResult | None = None,
 ) -> TrainingResult:
-    """Train a model of a cross-validation, see `cross_validation.TrainPart`."""
+    """Train a model of a cross-validation on a scanned dataset.
+
+    Args:
+        arguments, callback, data: Of this model.
+        max_seconds: Time limit of this model.
+        cross_validation, pooled: For the model to keep: metrics of the folds, and the evaluation of all of them.
+    """
     began = time.monotonic()
     run = prepare_run(arguments, create_accelerator(arguments), callback, data)
     run.max_seconds, run.cross_validation, run.pooled = max_seconds, cross_validation, pooled

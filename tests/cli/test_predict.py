@@ -31,11 +31,6 @@ SMEAR = {"RBC": 18, "WBC": 2}
 
 
 @pytest.fixture
-def classifier(checkpoints):
-    return checkpoints["image-classification"]
-
-
-@pytest.fixture
 def photos(image, tmp_path):
     """Folder with three images of different shapes and formats."""
     folder = tmp_path / "photos"

@@ -17,11 +17,6 @@ from mobilevit_hf.data.writers import csv_rows
 
 
 @pytest.fixture
-def classifier(checkpoints):
-    return checkpoints["image-classification"]
-
-
-@pytest.fixture
 def photos(image, tmp_path):
     """Folder with images of the same names in two subfolders, odd names, and one that is no image."""
     folder = tmp_path / "photos"
