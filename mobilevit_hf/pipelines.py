@@ -252,7 +252,7 @@ def _backend_pipeline(
     kwargs: dict[str, Any],
 ) -> Pipeline:
     from .backends.loader import load_backend_model, load_exported_folder
-    from .backends.runtime import check_device
+    from .backends.runtime import check_device, processor_of_outputs
 
     dtype = dtype_name(kwargs.pop("dtype", None))
     if quantization and dtype == AUTO:
@@ -266,8 +266,10 @@ def _backend_pipeline(
     if isinstance(model, str):
         source = model
         if Path(source, EXPORT_FILE).is_file() and not has_weights(Path(source)):
-            exported = load_exported_folder(Path(source), task, **options)
-            return _create_pipeline(task, model=exported, **{"image_processor": source, **kwargs})
+            processor = _load_processor(kwargs.pop("image_processor", source), hub_kwargs)
+            exported = load_exported_folder(Path(source), task, processor, **options)
+            processor = processor_of_outputs(exported, processor)
+            return _create_pipeline(task, model=exported, image_processor=processor, **kwargs)
         model, kwargs = load_model(task, source, kwargs)
     elif not isinstance(model, TASKS[task].model_class):
         expected = TASKS[task].architecture
@@ -277,4 +279,5 @@ def _backend_pipeline(
         raise ValueError("image_processor: got None, expected it or its directory. Pass it along with a model object.")
     processor = _load_processor(processor, hub_kwargs)
     exported = load_backend_model(model, task, processor, source=source, hub_kwargs=hub_kwargs, **options)
+    processor = processor_of_outputs(exported, processor)
     return _create_pipeline(task, model=exported, image_processor=processor, **kwargs)

@@ -167,6 +167,7 @@ class ExportRecord:
     file: str  # path relative to the model directory
     dtype: str | None = None
     quantization: str | None = None  # "int8" or None
+    interface: Literal["tensors", "image", "transformers.js"] = "tensors"  # see `backends.interfaces`
     bytes: int | None = None  # size on disk, weights included
     weights: str | None = None  # hash of the source weights
     files: dict[str, str] | None = None  # SHA-256 of each file, by path relative to the folder of `file`

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from PIL import Image
 
 import mobilevit_hf
+from mobilevit_hf.backends.export import export_file
 from mobilevit_hf.backends.formats import FORMATS
+from mobilevit_hf.backends.requests import ExportRequest
 
 TASKS = ["image-classification", "image-segmentation", "object-detection"]
 BACKENDS = ["onnx", "openvino", "executorch"]
@@ -40,7 +43,12 @@ def split_scores(predictions):
     return values, [prediction["score"] or 0.0 for prediction in predictions]
 
 
-def write_fake_export(model, task, processor, backend, path, *others):
+def export_tensors(model, task, backend, path, dtype="float32"):
+    """Export a model with the interface "tensors", traced with one image of 64x64 pixels."""
+    export_file(ExportRequest(model, task, None, torch.rand(1, 3, 64, 64), dtype), backend, path)
+
+
+def write_fake_export(request, backend, path, *others):
     """Replace `export_verified`: write files with any content."""
     path.write_bytes(b"model")
     path.with_suffix(".bin").write_bytes(b"weights")

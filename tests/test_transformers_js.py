@@ -22,6 +22,7 @@ from transformers_js.install import NotInstalledError, install
 
 import mobilevit_hf
 from mobilevit_hf.backends.export import export_file
+from mobilevit_hf.backends.requests import ExportRequest
 from mobilevit_hf.hub import CardOptions, publish
 
 pytest.importorskip("onnxscript")
@@ -78,7 +79,8 @@ def classifier(tiny_model, site, tmp_path_factory):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "onnx").mkdir()
-    export_file(model, "image-classification", "onnx", folder / "onnx" / "model.onnx", photos.pixel_values, "float32")
+    request = ExportRequest(model, "image-classification", processor, photos.pixel_values)
+    export_file(request, "onnx", folder / "onnx" / "model.onnx")
     return folder
 
 

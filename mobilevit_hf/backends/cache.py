@@ -26,6 +26,7 @@ from ..model_sources import ASSETS, builtin_models
 from ..records import EXPORT_FILE, ExportRecord, read_record, write_record
 from .files import check_exported, exported_bytes, hash_files
 from .formats import FORMATS, Format
+from .interfaces import Interface
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -103,6 +104,7 @@ def get_or_create(
     size: tuple[int, int],
     write: Callable[[Path], dict[str, Any]],
     source: str | None = None,
+    interface: Interface = "tensors",
 ) -> Path:
     """Return the cached exported file for a model's weights, exporting it if it is missing.
 
@@ -113,14 +115,17 @@ def get_or_create(
         size: Height and width of the image processor's output.
         write: Writes the file and returns further fields of its `ExportRecord`.
         source: Name of the model from `name_source`, recorded for `mobilevit cache`.
+        interface: Interface of the file.
     """
     format = FORMATS[backend]
     versions = package_versions(format)
     key: dict[str, Any] = {"weights": weights, "backend": backend, "dtype": dtype, "versions": versions}
-    if not format.dynamic_shapes:
+    if interface != "tensors":
+        key["interface"] = interface
+    if not format.dynamic_shapes or interface != "tensors":
         key["size"] = list(size)
     name = hashlib.sha256(f"{CACHE_MARKER} {json.dumps(key, sort_keys=True)}".encode()).hexdigest()[:32]
-    file = format.path(dtype, None)
+    file = format.file.format(suffix=format.suffixes[dtype])
     root = cache_folder()
     folder = root / name
     if not _is_complete(folder, file):

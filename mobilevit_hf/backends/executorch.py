@@ -5,18 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from ..tasks import TaskName
+from .requests import ExportRequest
 from .tracing import trace
 
 
-def write_executorch(model: nn.Module, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
-    """Write a model as an ExecuTorch file for one image of the size of `pixels`; see `export.export_file`."""
+def write_executorch(request: ExportRequest, path: Path) -> None:
+    """Write a model as an ExecuTorch file for one image of the size of `request.pixels`; see `export.export_file`."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    program = trace(model, task, pixels[:1], dtype, dynamic_shapes=False)
+    program = trace(request)
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     path.write_bytes(lowered.buffer)
 

@@ -3,10 +3,10 @@
 import os
 import pkgutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -14,14 +14,16 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..environment import describe_hardware
 from ..io import write_atomically
 from ..model_sources import has_weights, load_image_processor, read_task, resolve_model
-from ..records import EXPORT_FILE, ExportRecord, HardwareRecord, read_export_records, write_export_records
+from ..records import EXPORT_FILE, DropRecord, ExportRecord, HardwareRecord, read_export_records, write_export_records
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import cache
 from .files import exported_bytes, hash_files, replace_exported
-from .formats import AUTO, FORMATS, QUANTIZATION_PACKAGES, check_backend, check_packages
+from .formats import ALL, AUTO, FORMATS, check_backend, check_packages
+from .interfaces import Interface
 from .precision import choose_precision, fast_precisions, is_accurate, lower_precisions
 from .pytorch import load_model
-from .runtime import load_exported_model
+from .requests import ExportRequest
+from .runtime import ExportedModel, load_exported_model
 from .tracing import quiet
 from .verify import MIN_AGREEMENT, TIE_TOLERANCE, check_comparison, compare, measure_latency, verification_pixels
 
@@ -34,7 +36,7 @@ CONFIG_FILES = ("config.json", "preprocessor_config.json")
 LOAD_SECONDS = 7.0
 STEP_SECONDS = {"export": 17.0, "verify": 1.0, "time": 1.0, "write": 0.1}
 CONVERSION_SECONDS = 2.0  # of the export of a graph that another file was made from
-GRAPH_BACKENDS = ("onnx", "openvino")  # whose float32 files are made from one graph
+GRAPH_FILES = ("onnx/model.", "openvino/openvino_model.")  # the float32 files of a classifier, made from one graph
 
 
 class Step(NamedTuple):
@@ -61,6 +63,7 @@ def export_model(
     *,
     dtype: str = AUTO,
     quantization: str | None = None,
+    interface: str | None = None,
     calibration: str | None = None,
     max_drop: float = 1.0,
     log: Callable[[str], object] = print,
@@ -68,7 +71,7 @@ def export_model(
     note: Callable[[str], object] = print,
     on_step: Callable[[Step], object] | None = None,
 ) -> list[ExportRecord]:
-    """Export a model to one file per backend.
+    """Export a model to one file per backend; of a detector, ONNX has one for browsers and one for apps.
 
     Each file is compared with the torch model and kept only if its predictions agree; measurements are written to
     `export.json`. Core ML files are not run, so they are not verified.
@@ -76,11 +79,15 @@ def export_model(
     Args:
         model: Directory, built-in name or Hub id.
         output_dir: Directory to write; may be the model's own.
-        backends: One or more keys of `FORMATS`: "onnx", "openvino", "executorch", "coreml".
+        backends: One or more keys of `FORMATS`: "onnx", "openvino", "executorch", "litert", "coreml". "all": those
+            that are installed and support the request; the others are named by `note`.
         dtype: Compute dtype: "float32", "float16" or "bfloat16", as the backend supports. "auto": float32 and, with
             `calibration`, without `quantization` and on a processor with bfloat16 instructions, for OpenVINO also
             bfloat16 if at least 99% of the predictions on these images agree.
         quantization: "int8" for a quantized file; requires `calibration`.
+        interface: "image": the file takes an image, uint8 RGB, and returns labels or boxes. "tensors": it takes the
+            output of the image processor and returns that of the model. Default: "image" for LiteRT, Core ML and
+            detectors in ONNX, which get a file for transformers.js too; else "tensors". See `interfaces.Interface`.
         calibration: Dataset or folder of images like those the model will see, for verification and quantization.
         max_drop: Largest accuracy drop by quantization, in percentage points.
         log: Called with one line of text for each unreadable calibration image.
@@ -100,15 +107,28 @@ def export_model(
     backends = [backends] if isinstance(backends, str) else list(dict.fromkeys(backends))
     folder, output_dir = resolve_model(os.fspath(model)), Path(output_dir)
     task = read_task(os.fspath(model), folder, EXPORTABLE_TASKS).name
+
+    def check(backend: str) -> None:
+        check_backend(backend, task, dtype, quantization, interface)
+        if quantization:
+            check_packages(f"quantization: {quantization!r}", FORMATS[backend].int8_packages, FORMATS[backend].extra)
+
+    if ALL in backends:
+        backends = _select_supported(check, note)
     for backend in backends:
-        check_backend(backend, task, dtype, quantization)
-    if quantization:
-        check_packages(f"quantization: {quantization!r}", QUANTIZATION_PACKAGES)
+        check(backend)
     chooses = dtype == AUTO and calibration is not None and not quantization
     optional = [backend for backend in backends if chooses and "bfloat16" in fast_precisions(backend)]
     dtype = "float32" if dtype == AUTO else dtype
-    files = [FORMATS[backend].path(dtype, quantization) for backend in backends]
-    steps = _Steps([*files, *(FORMATS[backend].path("bfloat16", None) for backend in optional)], on_step)
+    interfaces = {
+        backend: [cast("Interface", interface)] if interface else FORMATS[backend].default_interfaces(task)
+        for backend in backends
+    }
+    files = [
+        FORMATS[backend].path(task, each, dtype, quantization) for backend in backends for each in interfaces[backend]
+    ]
+    files += [FORMATS[backend].path(task, "tensors", "bfloat16") for backend in optional]
+    steps = _Steps(files, on_step)
     steps.begin("load")
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
     processor = load_image_processor(folder, trust_remote_code=False)
@@ -129,17 +149,39 @@ def export_model(
             progress(record)
 
     for backend in backends:
-        add(exporter.export(backend, dtype, quantization))
+        for each in interfaces[backend]:
+            add(exporter.export(backend, each, dtype, quantization))
         if chooses and lower_precisions(backend):
             rejected = []
             if backend in optional:
                 try:
-                    add(exporter.export(backend, "bfloat16", None, is_optional=True))
+                    add(exporter.export(backend, "tensors", "bfloat16", None, is_optional=True))
                 except InaccurateError as error:
                     rejected.append(error.record)
             kept = [record for record in read_export_records(output_dir / EXPORT_FILE) if record.backend == backend]
             note(choose_precision(backend, task, kept + rejected).describe(backend))
     return records
+
+
+def _select_supported(check: Callable[[str], object], note: Callable[[str], object]) -> list[str]:
+    """Return the backends that pass a check; name the others with the reason.
+
+    Raises:
+        ValueError: If none does.
+    """
+    supported, reasons = [], {}
+    for backend in FORMATS:
+        try:
+            check(backend)
+        except ValueError as error:
+            reasons[backend] = str(error)
+        else:
+            supported.append(backend)
+    if not supported:
+        raise ValueError(next(iter(reasons.values())))
+    for backend, reason in reasons.items():
+        note(f"Not exported to {backend}: {reason}")
+    return supported
 
 
 class _Steps:
@@ -151,8 +193,7 @@ class _Steps:
 
     def __init__(self, files: list[str], on_step: Callable[[Step], object] | None) -> None:
         self.on_step = on_step
-        graphs = [file for file in files if file in {FORMATS[name].path("float32", None) for name in GRAPH_BACKENDS}]
-        self.converted = graphs[1:]
+        self.converted = [file for file in files if file.startswith(GRAPH_FILES)][1:]
         self.total = 1 + len(STEP_SECONDS) * len(files)
         self.seconds = LOAD_SECONDS + sum(self._seconds(name, file) for file in files for name in STEP_SECONDS)
         self.number, self.done, self.current = 0, 0.0, 0.0
@@ -202,7 +243,15 @@ class _Exporter:
     max_drop: float
     steps: "_Steps"
 
-    def export(self, backend: str, dtype: str, quantization: str | None, *, is_optional: bool = False) -> ExportRecord:
+    def export(
+        self,
+        backend: str,
+        interface: Interface,
+        dtype: str,
+        quantization: str | None,
+        *,
+        is_optional: bool = False,
+    ) -> ExportRecord:
         """Write a file if it passes its check, and its record to `export.json`.
 
         Args:
@@ -212,19 +261,20 @@ class _Exporter:
             InaccurateError: If an optional file is not accurate enough. A record of an earlier file is removed.
             ValueError, OSError: As `export_model`.
         """
-        file = FORMATS[backend].path(dtype, quantization)
+        file = FORMATS[backend].path(self.task, interface, dtype, quantization)
         try:
             with replace_exported(self.output_dir / file) as path:
                 begin = partial(self.steps.begin, file=file)
-                measured = self._write(
-                    backend, dtype, quantization, path, 0.0 if is_optional else MIN_AGREEMENT, begin
-                )
+                request = ExportRequest(self.model, self.task, self.processor, self.pixels, dtype, interface)
+                min_agreement = 0.0 if is_optional else MIN_AGREEMENT
+                measured = self._write(request, backend, quantization, path, min_agreement, begin)
                 begin("write")
                 record = ExportRecord(
                     backend=backend,
                     file=file,
                     dtype=dtype,
                     quantization=quantization,
+                    interface=interface,
                     bytes=exported_bytes(path),
                     weights=self.weights,
                     files=hash_files(path),
@@ -244,30 +294,33 @@ class _Exporter:
 
     def _write(
         self,
+        request: ExportRequest,
         backend: str,
-        dtype: str,
         quantization: str | None,
         path: Path,
         min_agreement: float,
         begin: Callable[[str], object],
     ) -> dict[str, Any]:
         """Write and verify a file, and return fields of its record."""
-        model, task, processor, images = self.model, self.task, self.processor, self.images
-        # A model is confident on real images: no ties.
-        pixels, tie_tolerance = (images.calibration, 0.0) if images else (self.pixels, TIE_TOLERANCE)
+        images = self.images
+        if images:  # a model is confident on real images: no ties
+            request = replace(request, pixels=images.calibration)
         if quantization and images:
-            from .quantization import export_int8  # imports datasets
-
-            measured = export_int8(model, task, processor, path, dtype, images, self.max_drop, begin)
+            measured = _export_int8(request, backend, path, images, self.max_drop, begin)
         else:
-            arguments = (model, task, processor, backend, path, pixels, dtype, tie_tolerance, min_agreement, begin)
-            measured = export_verified(*arguments)
+            tie_tolerance = 0.0 if images else TIE_TOLERANCE
+            measured = export_verified(request, backend, path, tie_tolerance, min_agreement, begin)
         begin("time")
         if measured.get("verified", True):
-            exported = load_exported_model(path, model.config, task, backend)
+            exported = _load(request, backend, path)
             measured["latency_ms"] = measure_latency(exported, self.pixels)
-            measured |= {"num_images": len(pixels), "images": "calibration" if images else "samples"}
+            measured |= {"num_images": len(request.pixels), "images": "calibration" if images else "samples"}
         return measured
+
+
+def _load(request: ExportRequest, backend: str, path: Path) -> ExportedModel:
+    config, processor = request.model.config, request.processor
+    return load_exported_model(path, config, request.task, backend, interface=request.interface, processor=processor)
 
 
 def _write_records(output_dir: Path, file: str, *records: ExportRecord) -> None:
@@ -293,34 +346,30 @@ def _announce(output_dir: Path, record: ExportRecord, folder: Path) -> None:
             write_atomically(output_dir / name, lambda file, content=content: file.write(content))
 
 
-def export_file(model: PreTrainedModel, task: TaskName, backend: str, path: Path, pixels: Tensor, dtype: str) -> None:
+def export_file(request: ExportRequest, backend: str, path: Path) -> None:
     """Write a model as a file for one backend.
 
     Args:
-        model: MobileViT model in float32 on the CPU; not modified.
-        path: File to write, in an existing folder; OpenVINO's weights go next to it as .bin.
-        pixels: (B, 3, H, W) output of the image processor. ExecuTorch and Core ML files take one image of this size,
-            the others any batch and image size.
+        path: File to write, in an existing folder; OpenVINO's weights go next to it as .bin. Files take one image of
+            the size of `request.pixels`; those of the interface "tensors" for ONNX and OpenVINO take any batch and
+            image size.
     """
     with quiet():
-        pkgutil.resolve_name(FORMATS[backend].write)(model, task, path, pixels, dtype)
+        pkgutil.resolve_name(FORMATS[backend].write)(request, path)
 
 
 def export_verified(
-    model: PreTrainedModel,
-    task: TaskName,
-    processor: BaseImageProcessor,
+    request: ExportRequest,
     backend: str,
     path: Path,
-    pixels: Tensor,
-    dtype: str,
     tie_tolerance: float = TIE_TOLERANCE,
     min_agreement: float = MIN_AGREEMENT,
     begin: Callable[[str], object] = lambda step: None,
 ) -> dict[str, Any]:
-    """Write a model as a file for one backend, compare the two on `pixels`, and return fields of the `ExportRecord`.
+    """Write a file for one backend, compare it with the torch model, and return fields of the `ExportRecord`.
 
     Args:
+        request: Its `pixels` are the images for the comparison.
         tie_tolerance: As for `compare`.
         min_agreement: As for `check_comparison`.
         begin: Called with the name of each step of `STEP_SECONDS` that begins.
@@ -329,12 +378,42 @@ def export_verified(
         ValueError: If the exported model differs from the torch model.
     """
     begin("export")
-    export_file(model, task, backend, path, pixels, dtype)
+    export_file(request, backend, path)
     begin("verify")
     if FORMATS[backend].runtime is None:
         return {"verified": False}
-    exported = load_exported_model(path, model.config, task, backend)
-    comparison = compare(model, exported, pixels, task, processor, tie_tolerance)
-    name, float32 = f"{FORMATS[backend].title} in {dtype}", dtype == "float32"
+    exported, processor = _load(request, backend, path), request.processor
+    assert processor is not None  # the caller's pixels come from it
+    comparison = compare(request.model, exported, request.pixels, request.task, processor, tie_tolerance)
+    name, float32 = f"{FORMATS[backend].title} in {request.dtype}", request.dtype == "float32"
     check_comparison(comparison, name, float32=float32, min_agreement=min_agreement)
     return comparison._asdict()
+
+
+def _export_int8(
+    request: ExportRequest,
+    backend: str,
+    path: Path,
+    images: "CalibrationImages",
+    max_drop: float,
+    begin: Callable[[str], object],
+) -> dict[str, Any]:
+    """Write a file that is quantized on `request.pixels`, and return fields of its `ExportRecord`.
+
+    Raises:
+        ValueError: If the accuracy drops by more than `max_drop` percentage points.
+    """
+    from .quantization import check_drop, measure_drop  # imports datasets
+
+    begin("export")
+    write_int8, processor = FORMATS[backend].write_int8, request.processor
+    assert write_int8 is not None  # checked by `check_backend`
+    assert processor is not None
+    with quiet():
+        pkgutil.resolve_name(write_int8)(request, path, request.pixels)
+    begin("verify")
+    exported = _load(request, backend, path)
+    drop = measure_drop(request.model, exported, request.task, processor, images)
+    check_drop(drop, max_drop)
+    comparison = compare(request.model, exported, request.pixels, request.task, processor)
+    return {**comparison._asdict(), "drop": DropRecord(**drop._asdict())}

@@ -4,18 +4,21 @@ Importing this module does not import torch: command-line options list the forma
 """
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..environment import pip_command
 from ..tasks import EXPORTABLE_TASKS, TaskName
+from .interfaces import Interface
 
 if TYPE_CHECKING:
     import torch
 
-# File name suffixes by precision; those of transformers.js where it defines one.
+# File name suffixes by precision.
 SUFFIXES = {"float32": "", "bfloat16": "_bf16", "float16": "_fp16", "int8": "_int8"}
+# Those of transformers.js, which calls int8 q8.
+ONNX_SUFFIXES = {**SUFFIXES, "int8": "_quantized"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,90 +27,145 @@ class Format:
 
     Attributes:
         title: Name of the runtime.
+        purpose: What its files are for, in a few words.
         packages: Packages that export and inference require.
-        file: Path relative to the model directory, with `{suffix}` for the precision.
-        write: Function (model, task, path, pixels, dtype) that writes a file, as `module:name`; see
-            `export.export_file`.
+        extra: Extra of this package with those packages.
+        file: Path relative to the model directory, with `{suffix}` for the interface and the precision.
+        interfaces: Supported interfaces by task. The first one has no suffix in the file name; those before "tensors"
+            are exported by default.
+        pipeline_interface: Interface of the files that `pipeline` runs.
+        write: Function (`ExportRequest`, path) that writes a file, as `module:name`.
+        write_int8: Function (`ExportRequest`, path, images) that writes a file quantized on (N, 3, H, W) float32
+            outputs of the image processor, as `module:name`.
+        int8_packages: Packages that `write_int8` requires.
         runtime: Class (path, threads) that runs a file on the CPU, as `module:name`; None for an export-only format.
-            Its calls, possible from several threads at once, return the outputs for (B, 3, H, W) float32 pixels as
-            arrays that later calls do not overwrite.
-        dynamic_shapes: Whether one file takes any batch and image size.
+            Its calls, possible from several threads at once, take a batch and return the outputs as arrays that later
+            calls do not overwrite. Images of a batch run one by one if the file takes one image.
+        dynamic_shapes: Whether a file of the interface "tensors" takes any batch and image size.
     """
 
     title: str
+    purpose: str
     packages: tuple[str, ...]
     file: str
     dtypes: tuple[str, ...]
-    tasks: tuple[TaskName, ...]
+    interfaces: Mapping[TaskName, tuple[Interface, ...]]
     write: str
+    pipeline_interface: Interface = "tensors"
     runtime: str | None = None
     dynamic_shapes: bool = False
-    quantizations: tuple[str, ...] = ()
+    write_int8: str | None = None
+    int8_packages: tuple[str, ...] = ()
+    extra: str = "backends"
+    suffixes: Mapping[str, str] = field(default_factory=lambda: SUFFIXES)
 
-    def path(self, dtype: str, quantization: str | None) -> str:
+    @property
+    def tasks(self) -> tuple[TaskName, ...]:
+        """Supported tasks."""
+        return tuple(self.interfaces)
+
+    @property
+    def quantizations(self) -> tuple[str, ...]:
+        """Supported quantizations."""
+        return QUANTIZATIONS if self.write_int8 else ()
+
+    def default_interfaces(self, task: TaskName) -> tuple[Interface, ...]:
+        """Return the interfaces that are exported by default."""
+        interfaces = self.interfaces[task]
+        return interfaces[: max(1, interfaces.index("tensors"))]
+
+    def path(self, task: TaskName, interface: Interface, dtype: str, quantization: str | None = None) -> str:
         """Return the file's path relative to the model directory."""
-        return self.file.format(suffix=SUFFIXES[quantization or dtype])
+        suffix = "" if interface == self.interfaces[task][0] else f"_{interface}"
+        return self.file.format(suffix=suffix + self.suffixes[quantization or dtype])
 
     @property
     def paths(self) -> set[str]:
-        """Paths of all precisions, relative to the model directory."""
-        return {self.file.format(suffix=SUFFIXES[name]) for name in (*self.dtypes, *self.quantizations)}
+        """Paths of all files, relative to the model directory."""
+        return {
+            self.path(task, interface, name)
+            for task, interfaces in self.interfaces.items()
+            for interface in interfaces
+            for name in (*self.dtypes, *self.quantizations)
+        }
 
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(
         title="ONNX Runtime",
+        purpose="servers, browsers and apps",
         packages=("onnx", "onnxscript", "onnxruntime"),
         file="onnx/model{suffix}.onnx",
         dtypes=("float32", "float16"),
-        tasks=EXPORTABLE_TASKS,
+        interfaces={
+            "image-classification": ("tensors", "image"),
+            "object-detection": ("transformers.js", "image", "tensors"),
+            "image-segmentation": ("tensors",),
+        },
         write="mobilevit_hf.backends.onnx:write_onnx",
         runtime="mobilevit_hf.backends.onnx:OnnxRuntime",
         dynamic_shapes=True,
+        suffixes=ONNX_SUFFIXES,
     ),
     "openvino": Format(
         title="OpenVINO",
+        purpose="Intel processors",
         packages=("openvino", "onnx", "onnxscript"),
         file="openvino/openvino_model{suffix}.xml",
         dtypes=("float32", "bfloat16"),
-        tasks=EXPORTABLE_TASKS,
+        interfaces=dict.fromkeys(EXPORTABLE_TASKS, ("tensors",)),
         write="mobilevit_hf.backends.openvino:write_openvino",
         runtime="mobilevit_hf.backends.openvino:OpenVINORuntime",
         dynamic_shapes=True,
-        quantizations=("int8",),
+        write_int8="mobilevit_hf.backends.nncf_quantization:write_openvino_int8",
+        int8_packages=("nncf",),
     ),
     "executorch": Format(
         title="ExecuTorch",
+        purpose="phones, in apps built with PyTorch",
         packages=("executorch",),
         file="executorch/model{suffix}.pte",
         dtypes=("float32",),
-        tasks=("image-classification", "object-detection"),
+        interfaces={"image-classification": ("tensors",), "object-detection": ("tensors",)},
         write="mobilevit_hf.backends.executorch:write_executorch",
         runtime="mobilevit_hf.backends.executorch:ExecuTorchRuntime",
     ),
+    "litert": Format(
+        title="LiteRT",
+        purpose="Android phones and small boards",
+        packages=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+        file="litert/model{suffix}.tflite",
+        dtypes=("float32", "float16"),
+        interfaces={"image-classification": ("image", "tensors"), "object-detection": ("image", "tensors")},
+        extra="litert",
+        write="mobilevit_hf.backends.litert:write_litert",
+        pipeline_interface="image",
+        runtime="mobilevit_hf.backends.litert:LiteRTRuntime",
+        write_int8="mobilevit_hf.backends.litert:write_litert_int8",
+    ),
     "coreml": Format(
         title="Core ML",
+        purpose="iPhones, iPads and Macs",
         packages=("coremltools",),
         file="coreml/model{suffix}.mlpackage",
         dtypes=("float32", "float16"),
-        tasks=("image-classification", "object-detection"),
+        interfaces={"image-classification": ("image", "tensors"), "object-detection": ("image", "tensors")},
         write="mobilevit_hf.backends.coreml:write_coreml",
     ),
 }
 # Backends of `pipeline`: torch, which needs no export, and the formats with a runtime.
 BACKENDS = ("torch", *(name for name, format in FORMATS.items() if format.runtime))
 DTYPES = ("float32", "bfloat16", "float16")
+ALL = "all"  # all formats that are installed and support a request
 AUTO = "auto"  # dtype that `precision.choose_precision` chooses
 QUANTIZATIONS = ("int8",)
-QUANTIZATION_PACKAGES = ("nncf",)  # for export only
-EXTRA = "backends"  # of this package, with the packages of all formats
 
 
-def check_backend(backend: str, task: str, dtype: str, quantization: str | None) -> None:
+def check_backend(backend: str, task: str, dtype: str, quantization: str | None, interface: str | None = None) -> None:
     """Check that a backend supports a request.
 
     Raises:
-        ValueError: If it is unknown, does not support the task, dtype or quantization, or is not installed.
+        ValueError: If it is unknown, does not support the task, dtype, quantization or interface, or is not installed.
     """
     if backend not in FORMATS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(FORMATS)}.")
@@ -120,23 +178,29 @@ def check_backend(backend: str, task: str, dtype: str, quantization: str | None)
         raise ValueError(f"dtype: got {dtype}, expected {' or '.join(format.dtypes)} for {backend}.")
     if quantization is not None and quantization not in format.quantizations:
         supported = [name for name, other in FORMATS.items() if quantization in other.quantizations]
-        expected = f"None; only {', '.join(supported)} supports it" if supported else " or ".join(QUANTIZATIONS)
+        expected = f"None, or {' or '.join(supported)} as the backend" if supported else " or ".join(QUANTIZATIONS)
         raise ValueError(f"quantization: got {quantization!r} for {backend}, expected {expected}. Leave it out.")
-    check_packages(f"backend: {backend!r}", format.packages)
+    if interface is not None and interface not in (interfaces := format.interfaces[task]):
+        known = f"{' or '.join(interfaces)} for {backend} and {task}"
+        raise ValueError(f"interface: got {interface!r}, expected {known}. Leave it out for the default.")
+    check_packages(f"backend: {backend!r}", format.packages, format.extra)
 
 
-def check_packages(feature: str, packages: Sequence[str]) -> None:
+def check_packages(feature: str, packages: Sequence[str], extra: str) -> None:
     """Check that packages are installed.
 
+    Args:
+        extra: Extra of this package with all of them.
+
     Raises:
-        ValueError: If not, with the commands that install those that are missing, or all that backends need.
+        ValueError: If not, with the commands that install those that are missing, or the extra.
     """
-    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+    if missing := [package.replace("_", "-") for package in packages if importlib.util.find_spec(package) is None]:
         *others, last = missing
         names = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
         raise ValueError(
-            f"{feature} requires {names} not installed. Run: pip install {' '.join(missing)} (or, for all backends: "
-            f"{pip_command(EXTRA)})"
+            f"{feature} requires {names} not installed. Run: pip install {' '.join(missing)} (or, with all that belongs "
+            f"to it: {pip_command(extra)})"
         )
 
 

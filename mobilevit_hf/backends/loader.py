@@ -16,7 +16,9 @@ from . import cache
 from .export import export_verified
 from .files import check_exported, exported_files
 from .formats import AUTO, FORMATS, check_backend
+from .interfaces import Interface
 from .precision import choose_precision, fast_precisions
+from .requests import ExportRequest
 from .runtime import ExportedModel, load_exported_model
 from .verify import (
     MIN_AGREEMENT,
@@ -66,9 +68,10 @@ def load_backend_model(
     weights, options = cache.weights_hash(model), hub_kwargs or {}
     name = cache.name_source(source) if source else None
     export = partial(_export_cached, model, task, processor, backend, weights, source=name)
+    interface = FORMATS[backend].pipeline_interface
     choice = path = None
     if dtype == AUTO:
-        exports = _find_exports(source, weights, backend, options) if source else {}
+        exports = _find_exports(source, task, weights, backend, options) if source else {}
         if not exports and "bfloat16" in fast_precisions(backend):
             exports = {("bfloat16", None): export("bfloat16", min_agreement=0.0)}
         choice = choose_precision(backend, task, [record for record, _ in exports.values()])
@@ -76,7 +79,7 @@ def load_backend_model(
         _, path = exports.get((dtype, quantization), (None, None))
     elif source is not None:
         try:
-            path = _find_exported_file(source, weights, backend, dtype, quantization, options)
+            path = _find_exported_file(source, task, weights, backend, dtype, quantization, options)
         except ValueError as error:
             if quantization is not None:  # can't be exported without images
                 raise
@@ -88,9 +91,35 @@ def load_backend_model(
         )
     if path is None:
         _, path = export(dtype)
-    exported = load_exported_model(path, model.config, task, backend, threads)
+    exported = load_exported_model(
+        path, model.config, task, backend, threads, interface=interface, processor=processor
+    )
     exported.choice = choice
     return exported
+
+
+def export_image_file(
+    model: PreTrainedModel,
+    task: TaskName,
+    processor: BaseImageProcessor,
+    *,
+    backend: str = "onnx",
+    dtype: str = "float32",
+    source: str | None = None,
+) -> tuple[ExportRecord, Path]:
+    """Return a verified file of the interface "image" in the cache and its record, exporting the model if needed.
+
+    Args:
+        model: Torch model in float32 on the CPU; not modified.
+        source: Directory or Hub id of the model, recorded for `mobilevit cache`.
+
+    Raises:
+        ValueError: If the backend does not support the request or is not installed, or the exported model differs from
+            the torch model.
+    """
+    check_backend(backend, task, dtype, None, "image")
+    weights, name = cache.weights_hash(model), cache.name_source(source) if source else None
+    return _export_cached(model, task, processor, backend, weights, dtype, source=name, interface="image")
 
 
 def _export_cached(
@@ -102,6 +131,7 @@ def _export_cached(
     dtype: str,
     min_agreement: float = MIN_AGREEMENT,
     source: str | None = None,
+    interface: Interface | None = None,
 ) -> tuple[ExportRecord, Path]:
     """Return a cached export and its record, exporting the model if it is missing.
 
@@ -109,18 +139,22 @@ def _export_cached(
         weights: Hash of the model's weights.
         min_agreement: Smallest agreement in lower precision with the torch model on sample images.
         source: Name of the model for `mobilevit cache`.
+        interface: Interface of the file. Default: that of the backend's pipelines.
 
     Raises:
         ValueError: If the exported model differs from the torch model.
     """
 
+    interface = interface or FORMATS[backend].pipeline_interface
+
     def write(file: Path) -> dict[str, Any]:
         pixels = verification_pixels(task, processor)
-        arguments = (model, task, processor, backend, file, pixels, dtype, TIE_TOLERANCE, min_agreement)
-        return export_verified(*arguments) | {"num_images": len(pixels), "images": "samples"}
+        request = ExportRequest(model, task, processor, pixels, dtype, interface)
+        measured = export_verified(request, backend, file, TIE_TOLERANCE, min_agreement)
+        return measured | {"num_images": len(pixels), "images": "samples"}
 
     height, width = preprocess(sample_images(1), processor).shape[2:]
-    path = cache.get_or_create(weights, backend, dtype, (height, width), write, source)
+    path = cache.get_or_create(weights, backend, dtype, (height, width), write, source, interface)
     record = cache.read_entry(path)
     if record.max_error is not None and record.agreement is not None:  # may have been cached with a lower limit
         name = f"{FORMATS[backend].title} in {dtype}"
@@ -130,7 +164,14 @@ def _export_cached(
 
 
 def load_exported_folder(
-    folder: Path, task: TaskName, *, backend: str, dtype: str, quantization: str | None, threads: int | None
+    folder: Path,
+    task: TaskName,
+    processor: BaseImageProcessor,
+    *,
+    backend: str,
+    dtype: str,
+    quantization: str | None,
+    threads: int | None,
 ) -> ExportedModel:
     """Load an exported model from a folder without weights; arguments as for `load_backend_model`.
 
@@ -139,22 +180,30 @@ def load_exported_folder(
     """
     choice = None
     if dtype == AUTO:
-        exports = _find_exports(str(folder), None, backend, {})
+        exports = _find_exports(str(folder), task, None, backend, {})
         choice = choose_precision(backend, task, [record for record, _ in exports.values()])
         dtype, quantization = choice.dtype, choice.quantization
-    path = _find_exported_file(str(folder), None, backend, dtype, quantization, {})
+    interface = FORMATS[backend].pipeline_interface
+    path = _find_exported_file(str(folder), task, None, backend, dtype, quantization, {}, interface)
+    if path is None and "image" in FORMATS[backend].interfaces[task]:  # what is exported of a detector by default
+        interface = "image"
+        path = _find_exported_file(str(folder), task, None, backend, dtype, quantization, {}, interface)
     if path is None:
         files = [record.file for record in read_export_records(folder / EXPORT_FILE)]
         raise ValueError(
             f"{folder}: got no weights and {', '.join(files) or 'no exported files'}, expected "
-            f"{FORMATS[backend].path(dtype, quantization)}. Pass the model it was exported from, or another dtype."
+            f"{FORMATS[backend].path(task, interface, dtype, quantization)}. Pass the model it was exported from, or "
+            "another dtype."
         )
-    exported = load_exported_model(path, read_config(folder, trust_remote_code=False), task, backend, threads)
+    config = read_config(folder, trust_remote_code=False)
+    exported = load_exported_model(path, config, task, backend, threads, interface=interface, processor=processor)
     exported.choice = choice
     return exported
 
 
-def _find_exports(source: str, weights: str | None, backend: str, hub_kwargs: Mapping[str, Any]) -> Exports:
+def _find_exports(
+    source: str, task: TaskName, weights: str | None, backend: str, hub_kwargs: Mapping[str, Any]
+) -> Exports:
     """Return the exported files of a directory or repository for a backend.
 
     A warning is logged for each file that was made from other weights, or changed. Arguments as for
@@ -164,9 +213,15 @@ def _find_exports(source: str, weights: str | None, backend: str, hub_kwargs: Ma
     records, _ = _read_records(source, hub_kwargs)
     for record in records:
         precisions = (*FORMATS[backend].dtypes, *FORMATS[backend].quantizations)
-        if record.backend == backend and record.dtype and (record.quantization or record.dtype) in precisions:
+        if (
+            record.backend == backend
+            and record.interface == FORMATS[backend].pipeline_interface
+            and record.dtype
+            and (record.quantization or record.dtype) in precisions
+        ):
             try:
-                path = _find_exported_file(source, weights, backend, record.dtype, record.quantization, hub_kwargs)
+                precision = record.dtype, record.quantization
+                path = _find_exported_file(source, task, weights, backend, *precision, hub_kwargs)
             except ValueError as error:
                 logger.warning("%s Until then, it is not used.", error)
             else:
@@ -184,21 +239,32 @@ def _read_records(source: str, hub_kwargs: Mapping[str, Any]) -> tuple[list[Expo
 
 
 def _find_exported_file(
-    source: str, weights: str | None, backend: str, dtype: str, quantization: str | None, hub_kwargs: Mapping[str, Any]
+    source: str,
+    task: TaskName,
+    weights: str | None,
+    backend: str,
+    dtype: str,
+    quantization: str | None,
+    hub_kwargs: Mapping[str, Any],
+    interface: Interface | None = None,
 ) -> Path | None:
     """Return the exported file of a directory or repository, None if none is recorded.
 
     Args:
         weights: Hash of the weights that it was made from. None matches any, for a directory without weights.
+        interface: Interface of the file. Default: that of the backend's pipelines.
 
     Raises:
         ValueError: If the recorded file was made from other weights, or is another file than when it was recorded.
     """
     records, options = _read_records(source, hub_kwargs)
-    file = FORMATS[backend].path(dtype, quantization)
-    key = (backend, dtype, quantization, file)
+    interface = interface or FORMATS[backend].pipeline_interface
+    file = FORMATS[backend].path(task, interface, dtype, quantization)
+    key = (backend, interface, dtype, quantization, file)
     recorded = [
-        record for record in records if (record.backend, record.dtype, record.quantization, record.file) == key
+        record
+        for record in records
+        if (record.backend, record.interface, record.dtype, record.quantization, record.file) == key
     ]
     if not recorded:
         return None

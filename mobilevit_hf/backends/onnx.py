@@ -7,42 +7,45 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import nn
 
-from ..tasks import TASKS, TaskName
 from .cache import weights_hash
+from .requests import ExportRequest
 from .telemetry import import_onnxruntime
-from .tracing import INPUT_NAME, trace
+from .tracing import trace
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# The last graph of each model, by the hash of its weights and its precision. An OpenVINO file is converted from the
-# same float32 graph, and tracing it takes 15 CPU seconds.
-_graphs: "WeakKeyDictionary[nn.Module, tuple[tuple[str, str], ModelProto]]" = WeakKeyDictionary()
+# The last graph of each model, by the hash of its weights, its precision and its interface. An OpenVINO file is
+# converted from the same float32 graph, and tracing it takes 15 CPU seconds.
+_graphs: "WeakKeyDictionary[nn.Module, tuple[tuple[str, str, str], ModelProto]]" = WeakKeyDictionary()
 
 
-def write_onnx(model: PreTrainedModel, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
+def write_onnx(request: ExportRequest, path: Path) -> None:
     """Write a model as a single ONNX file; see `export.export_file`."""
     import onnx
 
-    onnx.save(convert_onnx(model, task, pixels, dtype), path)
+    onnx.save(convert_onnx(request), path)
 
 
-def convert_onnx(model: PreTrainedModel, task: TaskName, pixels: Tensor, dtype: str) -> "ModelProto":
-    """Convert a model to an ONNX graph for any batch and image size; the same graph again while its weights are."""
-    key = (weights_hash(model), dtype)
+def convert_onnx(request: ExportRequest) -> "ModelProto":
+    """Convert a model to an ONNX graph; the same graph again while its weights are.
+
+    With the interface "tensors", the graph takes any batch and image size.
+    """
+    model = request.model
+    key = (weights_hash(model), request.dtype, request.interface)
     if model not in _graphs or _graphs[model][0] != key:
-        _graphs[model] = key, _convert(model, task, pixels, dtype)
+        _graphs[model] = key, _convert(request)
     return _graphs[model][1]
 
 
-def _convert(model: PreTrainedModel, task: TaskName, pixels: Tensor, dtype: str) -> "ModelProto":
+def _convert(request: ExportRequest) -> "ModelProto":
     exported = torch.onnx.export(
-        trace(model, task, pixels, dtype, dynamic_shapes=True),
-        input_names=[INPUT_NAME],
-        output_names=list(TASKS[task].outputs),
+        trace(request, dynamic_shapes=request.interface == "tensors"),
+        input_names=[request.input_name],
+        output_names=list(request.output_names),
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -69,15 +72,15 @@ class OnnxRuntime:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.session = _create_session(path, threads)
-        self.input = self.session.get_inputs()[0].name
+        self.input, self.shape = self.session.get_inputs()[0].name, tuple(self.session.get_inputs()[0].shape)
         self.image_session = _create_session(path, 1) if threads > 1 else self.session
         self.pool = ThreadPoolExecutor(threads)
 
-    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs for (B, 3, H, W) float32 pixels."""
-        if len(pixels) == 1:
-            return self.session.run(None, {self.input: pixels})
-        outputs = self.pool.map(lambda image: self.image_session.run(None, {self.input: image[None]}), pixels)
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for a batch of images in the form of the interface."""
+        if len(images) == 1:
+            return self.session.run(None, {self.input: images})
+        outputs = self.pool.map(lambda image: self.image_session.run(None, {self.input: image[None]}), images)
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 

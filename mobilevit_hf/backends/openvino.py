@@ -2,15 +2,14 @@
 
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from ..tasks import TaskName
 from .onnx import write_onnx
+from .requests import ExportRequest
 from .telemetry import import_openvino
 from .tracing import quiet
 
@@ -26,18 +25,18 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 MAX_SIZES = 4
 
 
-def write_openvino(model: PreTrainedModel, task: TaskName, path: Path, pixels: Tensor, dtype: str) -> None:
+def write_openvino(request: ExportRequest, path: Path) -> None:
     """Write a model as an OpenVINO file; see `export.export_file`."""
-    save_openvino(convert_openvino(model, task, pixels), path, dtype)
+    save_openvino(convert_openvino(request), path, request.dtype)
 
 
-def convert_openvino(model: PreTrainedModel, task: TaskName, pixels: Tensor) -> "openvino.Model":
+def convert_openvino(request: ExportRequest) -> "openvino.Model":
     """Convert a model to an `openvino.Model` for any batch and image size; see `export.export_file`."""
     openvino = import_openvino()
     with quiet(), tempfile.TemporaryDirectory() as folder:
         # Through ONNX: the same operations as converting directly, in a fraction of the time.
         onnx_file = Path(folder) / "model.onnx"
-        write_onnx(model, task, onnx_file, pixels, "float32")
+        write_onnx(replace(request, dtype="float32"), onnx_file)
         return openvino.convert_model(onnx_file)
 
 

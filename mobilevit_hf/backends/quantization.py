@@ -1,26 +1,10 @@
-"""Post-training int8 quantization for OpenVINO by NNCF, on images without labels, and its accuracy drop.
+"""Images to quantize a model on, and the accuracy drop of a quantized model."""
 
-Two settings preserve the accuracy of MobileViT:
-
-- Activation ranges minimize the error on a histogram of all values. NNCF's default, the mean of the minima and maxima
-  per image, clips values that occur in half of the images; the global extremes waste quantization steps.
-- Operations behind the last layer with weights stay in float32: int8 would round a detector's decoded boxes to 1/256
-  of the image.
-
-Depthwise convolutions are quantized per channel by default, which folded batch normalization requires: its scales
-differ strongly between channels.
-"""
-
-import io
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -29,99 +13,13 @@ from ..data.reading import load_dataset
 from ..data.types import Problem, Sample
 from ..evaluation.evaluator import evaluate_model
 from ..evaluation.inference import Prepared, prepare_ahead
-from ..records import DropRecord
 from ..tasks import TaskName
-from .formats import QUANTIZATION_PACKAGES, check_packages
-from .openvino import convert_openvino, save_openvino
-from .runtime import ExportedModel, load_exported_model
-from .telemetry import import_openvino
-from .tracing import quiet
+from .runtime import ExportedModel, processor_of_outputs
 from .verify import compare, stack_pixels
-
-if TYPE_CHECKING:
-    import openvino
 
 # Mean KL divergence of MobileViT-XXS from float32: 0.0017 nats with 300 images, 0.0019 with 100.
 MAX_CALIBRATION_IMAGES = 300
 MAX_EVALUATION_IMAGES = 1000
-
-# Layers with weights: their inputs are quantized, and nothing behind the last of them.
-WEIGHTED_LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-
-
-def export_int8(
-    model: PreTrainedModel,
-    task: TaskName,
-    processor: BaseImageProcessor,
-    path: Path,
-    dtype: str,
-    images: "CalibrationImages",
-    max_drop: float,
-    begin: Callable[[str], object] = lambda step: None,
-) -> dict[str, Any]:
-    """Write a model as an int8 OpenVINO file and return fields of its `ExportRecord`.
-
-    Args:
-        begin: As for `export.export_verified`.
-
-    Raises:
-        ValueError: If the accuracy drops by more than `max_drop` percentage points.
-    """
-    begin("export")
-    float_model = convert_openvino(model, task, images.calibration)
-    save_openvino(quantize_openvino(float_model, [images.calibration.numpy()]), path, dtype)
-    begin("verify")
-    exported = load_exported_model(path, model.config, task, "openvino")
-    drop = measure_drop(model, exported, task, processor, images)
-    check_drop(drop, max_drop)
-    comparison = compare(model, exported, images.calibration, task, processor)
-    return {**comparison._asdict(), "drop": DropRecord(**drop._asdict())}
-
-
-def quantize_openvino(model: "openvino.Model", batches: Iterable[np.ndarray]) -> "openvino.Model":
-    """Return a copy of an OpenVINO model with int8 weights and activations.
-
-    Args:
-        model: Float32 model with folded batch normalization and one input.
-        batches: Calibration images without labels, (B, 3, H, W) float32 outputs of the image processor. Some hundred
-            suffice; all are kept in memory.
-
-    Raises:
-        ValueError: If NNCF is not installed.
-    """
-    check_packages("quantization: 'int8'", QUANTIZATION_PACKAGES)
-    images = [image[None] for batch in batches for image in np.asarray(batch, dtype=np.float32)]
-    with quiet(), redirect_stdout(io.StringIO()):  # log messages and progress bars
-        nncf = import_openvino("nncf")
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-        level = nncf.nncf_logger.level
-        nncf.set_log_level(logging.ERROR)
-        try:
-            return nncf.quantize(
-                model.clone(),
-                nncf.Dataset(images),
-                subset_size=len(images),
-                preset=nncf.QuantizationPreset.MIXED,  # asymmetric activations: SiLU's values are mostly positive
-                ignored_scope=nncf.IgnoredScope(names=_unweighted_outputs(model), validate=False),
-                advanced_parameters=nncf.AdvancedQuantizationParameters(
-                    activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
-                ),
-            )
-        finally:
-            nncf.set_log_level(level)
-
-
-def _unweighted_outputs(model: "openvino.Model") -> list[str]:
-    """Return the names of the operations that no layer with weights depends on."""
-    inputs: set[str] = set()
-    pending = [node for node in model.get_ops() if node.get_type_name() in WEIGHTED_LAYERS]
-    while pending:
-        node = pending.pop()
-        if node.get_friendly_name() not in inputs:
-            inputs.add(node.get_friendly_name())
-            pending += [value.get_node() for value in node.input_values()]
-    return [node.get_friendly_name() for node in model.get_ops() if node.get_friendly_name() not in inputs]
 
 
 @dataclass
@@ -220,7 +118,10 @@ def measure_drop(
         agreement = compare(model, exported, pixels, task, processor).agreement
         return AccuracyDrop("agreement", 1.0, agreement, len(pixels))
     models: tuple[Any, ...] = (model, exported)
-    results = [evaluate_model(each, processor, images.samples, images.classes, resamples=0) for each in models]
+    results = [
+        evaluate_model(each, processor_of_outputs(each, processor), images.samples, images.classes, resamples=0)
+        for each in models
+    ]
     metric = "map_50" if task == "object-detection" else "accuracy"
     values = [float(result.metrics[metric]) for result in results]
     return AccuracyDrop(metric, values[0], values[1], results[0].num_images)

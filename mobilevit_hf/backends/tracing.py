@@ -7,33 +7,27 @@ from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr
 
 import torch
-from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..modeling.fused_mobilevit import FusedModel
-from ..tasks import TASKS, TaskName
-
-INPUT_NAME = "pixel_values"  # in exported files
+from .image_models import build_module, example_input
+from .requests import ExportRequest
 
 
-def trace(model: nn.Module, task: TaskName, pixels: Tensor, dtype: str, *, dynamic_shapes: bool) -> ExportedProgram:
-    """Trace the fused copy of a model.
+def trace(request: ExportRequest, *, dynamic_shapes: bool = False) -> ExportedProgram:
+    """Trace the module of a request.
 
     Args:
-        model: MobileViT model in float32 on the CPU; not modified.
-        pixels: (B, 3, H, W) example input.
-        dtype: Compute dtype; inputs and outputs stay float32.
-        dynamic_shapes: Trace for any batch and image size instead of that of `pixels`.
+        dynamic_shapes: Trace a module of the interface "tensors" for any batch and image size instead of one image of
+            the size of `request.pixels`.
     """
-    shapes = None
+    shapes, example = None, example_input(request)[:1]
     if dynamic_shapes:
         # torch.export specializes on sizes of 1 and on equal height and width at any layer: so the example has two
         # images, is not square, and is larger than the coarsest stride, 256 of a detector.
-        pixels = pixels.new_zeros(2, pixels.shape[1], 288, 320)
-        shapes = {INPUT_NAME: {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
-    fused = FusedModel(model, TASKS[task].outputs, getattr(torch, dtype)).eval()
+        example = example.new_zeros(2, example.shape[1], 288, 320)
+        shapes = {request.input_name: {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
     with torch.no_grad():
-        program = torch.export.export(fused, (pixels,), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(build_module(request), (example,), dynamic_shapes=shapes, strict=False)
     if not dynamic_shapes:
         _remove_identity_resizes(program)
     return program

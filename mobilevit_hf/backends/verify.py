@@ -14,9 +14,10 @@ from transformers import BaseImageProcessor
 from transformers.utils import ModelOutput
 
 from ..model_sources import recommended_threshold
+from ..modeling.boxes_ssdlite import pairwise_iou
 from ..tasks import TaskName
 from ..threads import one_torch_thread
-from .runtime import ExportedModel
+from .runtime import ExportedModel, processor_of_outputs
 
 MAX_ERROR = 1e-3  # float32
 MIN_AGREEMENT_FLOAT32 = 0.999  # below 1: rounding may break a tie differently
@@ -25,6 +26,7 @@ MIN_AGREEMENT = 0.97  # lower precision
 NUM_IMAGES: dict[TaskName, int] = {"image-classification": 64, "object-detection": 32, "image-segmentation": 8}
 BATCH_SIZE = 4
 BOXES_PER_IMAGE = 5
+MIN_OVERLAP = 0.5  # IoU of boxes that are compared
 
 # A classifier is unsure on synthetic images: a label counts as equal if its logit is within this fraction of the
 # logits' range from the largest.
@@ -32,6 +34,8 @@ TIE_TOLERANCE = 0.1
 # For `dtype="auto"`. In bfloat16, a classifier whose label changes on 5% of real photos agrees on all synthetic images
 # with a tolerance of 0.1, on 95% with 0.03, and on 89% with none.
 STRICT_TIE_TOLERANCE = 0.02
+
+Detections = list[dict[str, Tensor]]  # `scores`, `labels` and `boxes` of each image
 
 LATENCY_BATCH_SIZES = (1, 8)
 LATENCY_SECONDS, LATENCY_MIN_CALLS = 0.25, 5
@@ -41,7 +45,8 @@ class Comparison(NamedTuple):
     """Difference between an exported model and its torch model.
 
     Attributes:
-        max_error: Largest absolute difference in the outputs.
+        max_error: Largest absolute difference in the outputs. If the file returns predictions: in the scores, and in
+            the boxes as fractions of the image.
         agreement: Fraction of images (pixels in segmentation) with the same top label, 0..1; for a detector, mAP at
             IoU 0.50 with the torch model's boxes as ground truth.
         strict_agreement: Agreement with a tie tolerance of at most `STRICT_TIE_TOLERANCE`.
@@ -122,15 +127,21 @@ def compare(
         expected = [model(pixel_values=batch) for batch in pixels.split(BATCH_SIZE)]
     actual = [exported(pixel_values=batch) for batch in pixels.split(BATCH_SIZE)]
     pairs = list(zip(expected, actual, strict=True))
-    max_error = max(float((e[name] - a[name]).abs().max()) for e, a in pairs for name in exported.outputs)
+    error = None
+    if getattr(exported, "interface", "tensors") == "tensors":
+        error = max(float((e[name] - a[name]).abs().max()) for e, a in pairs for name in exported.outputs)
     if task == "object-detection":
-        agreement = _box_agreement(expected, actual, processor, model.config)
-        return Comparison(max_error, agreement, agreement)
+        detections = _detect(expected, processor), _detect(actual, processor_of_outputs(exported, processor))
+        agreement = _box_agreement(*detections, model.config)
+        error = _detection_error(*detections, model.config) if error is None else error
+        return Comparison(error, agreement, agreement)
+    if error is None:
+        error = max(float((e["logits"].softmax(1) - a["logits"].softmax(1)).abs().max()) for e, a in pairs)
     agreement, strict = (
         torch.cat([_label_agreement(e["logits"], a["logits"], tolerance) for e, a in pairs]).mean().item()
         for tolerance in (tie_tolerance, min(tie_tolerance, STRICT_TIE_TOLERANCE))
     )
-    return Comparison(max_error, agreement, strict)
+    return Comparison(error, agreement, strict)
 
 
 def _label_agreement(expected: Tensor, actual: Tensor, tie_tolerance: float) -> Tensor:
@@ -141,22 +152,13 @@ def _label_agreement(expected: Tensor, actual: Tensor, tie_tolerance: float) -> 
     return (distance <= tie_tolerance).float().flatten(1).mean(dim=1)
 
 
-def _box_agreement(
-    expected_outputs: Sequence[ModelOutput], actual_outputs: Sequence[ModelOutput], processor: Any, config: Any
-) -> float:
+def _box_agreement(expected: Detections, actual: Detections, config: Any) -> float:
     """Return the mAP at IoU 0.50 of the actual boxes, with the confident expected boxes as ground truth."""
-    expected, actual = (
-        [boxes for batch in outputs for boxes in processor.post_process_object_detection(batch)]
-        for outputs in (expected_outputs, actual_outputs)
-    )
     from ..metrics.coco_map.coco_map import CocoMap  # imports evaluate and datasets
 
-    scores = torch.cat([boxes["scores"] for boxes in expected]).sort(descending=True).values
-    if len(scores) == 0:
+    if not any(len(boxes["scores"]) for boxes in expected):
         return float(all(len(boxes["scores"]) == 0 for boxes in actual))
-    # A model with low scores is compared on its highest-scoring boxes.
-    lowest_of_best = scores[min(len(scores) - 1, BOXES_PER_IMAGE * len(expected))]
-    threshold = min(float(lowest_of_best), recommended_threshold(config))
+    threshold = _confident_score(expected, config)
     metric = CocoMap()
     # COCO measures areas in pixels: normalized boxes would be too small to count.
     references = [
@@ -168,6 +170,34 @@ def _box_agreement(
     metric.add_batch(predictions=predictions, references=references)
     results: Any = metric.compute()
     return float(results["map_50"])
+
+
+def _detect(outputs: Sequence[ModelOutput], processor: Any) -> Detections:
+    return [boxes for batch in outputs for boxes in processor.post_process_object_detection(batch)]
+
+
+def _confident_score(detections: Detections, config: Any) -> float:
+    """Return the recommended threshold or, of a model with low scores, that of its highest-scoring boxes."""
+    scores = torch.cat([boxes["scores"] for boxes in detections]).sort(descending=True).values
+    lowest_of_best = scores[min(len(scores) - 1, BOXES_PER_IMAGE * len(detections))]
+    return min(float(lowest_of_best), recommended_threshold(config))
+
+
+def _detection_error(expected: Detections, actual: Detections, config: Any) -> float:
+    """Return the largest difference in score or coordinates between a confident box and the actual one it overlaps."""
+    if not any(len(boxes["scores"]) for boxes in expected):
+        return 0.0
+    threshold, errors = _confident_score(expected, config), [0.0]
+    for each, other in zip(expected, actual, strict=True):
+        overlaps = pairwise_iou(each["boxes"], other["boxes"], eps=1e-9)
+        overlaps[each["labels"][:, None] != other["labels"]] = 0
+        for index in (each["scores"] >= threshold).nonzero().flatten().tolist():
+            # A missed box lowers the agreement.
+            if len(other["boxes"]) and overlaps[index].max() > MIN_OVERLAP:
+                best = int(overlaps[index].argmax())
+                difference = (each["boxes"][index] - other["boxes"][best]).abs().max()
+                errors.append(max(float(difference), abs(float(each["scores"][index] - other["scores"][best]))))
+    return max(errors)
 
 
 def check_comparison(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..backends.formats import FORMATS
+from ..backends.interfaces import DESCRIPTIONS
 from ..model_sources import resolve_model
 from . import console
 from .console import MEGABYTE
-from .options import Dtype, ExportFormat, ModelArgument, Quantization
+from .options import Dtype, ExportFormat, FileInterface, ModelArgument, Quantization
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +28,14 @@ def export(
     out: Annotated[
         Path, typer.Argument(metavar="OUT", file_okay=False, help="Output directory; may be the model's own.")
     ],
-    to: Annotated[list[ExportFormat], typer.Option(help="Backends to export to, such as --to onnx openvino.")],
+    to: Annotated[
+        list[ExportFormat],
+        typer.Option(
+            help="Formats, such as --to onnx litert. "
+            + " ".join(f"{name}: {format.purpose}." for name, format in FORMATS.items())
+            + " all: those that are installed and support the model.",
+        ),
+    ],
     more: Annotated[list[ExportFormat] | None, typer.Argument(metavar="TO", hidden=True)] = None,
     dtype: Annotated[
         Dtype,
@@ -37,6 +46,14 @@ def export(
     ] = Dtype.auto,
     quantization: Annotated[
         Quantization | None, typer.Option(help="Quantize weights and activations; requires --calibration.")
+    ] = None,
+    interface: Annotated[
+        FileInterface | None,
+        typer.Option(
+            help="What the file takes and returns. image: the image as uint8 RGB → labels or boxes; tensors: the output "
+            "of the image processor → that of the model; transformers.js: detectors in ONNX for that library. Default: "
+            "image for litert, coreml and, with a file for transformers.js, for detectors in onnx; else tensors."
+        ),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -49,7 +66,7 @@ def export(
         typer.Option(min=0, metavar="POINTS", help="Maximum accuracy drop by quantization, in percentage points."),
     ] = 1.0,
 ) -> None:
-    """Export a model to ONNX, OpenVINO, ExecuTorch or Core ML.
+    """Export a model for phones, browsers and other runtimes.
 
     Each exported file is compared with the model and kept only if the predictions agree. Size, error and latency are
     written to export.json in the output directory.
@@ -67,6 +84,7 @@ def export(
                 backends,
                 dtype=str(dtype),
                 quantization=quantization and str(quantization),
+                interface=interface and str(interface),
                 calibration=calibration,
                 max_drop=max_drop,
                 log=partial(console.log, "unreadable", color="red"),
@@ -77,6 +95,8 @@ def export(
     finally:
         if records:  # also those that were written before an error
             console.output.print(_table(records))
+            for record in records:
+                console.print_line(f"{record.file}: {_describe(record)}")
     console.print_line(str(out))
 
 
@@ -96,6 +116,12 @@ def _show_steps() -> "Generator[Callable[[Step], None]]":
                 console.log("export", f"step {step.number} of {step.total}, {text}{eta}", color="green")
 
         yield show
+
+
+def _describe(record: "ExportRecord") -> str:
+    """Return what a file is for."""
+    title, purpose = FORMATS[record.backend].title, FORMATS[record.backend].purpose
+    return f"{title}, for {purpose}; {DESCRIPTIONS[record.interface]}"
 
 
 def _table(records: "Sequence[ExportRecord]") -> "Table":

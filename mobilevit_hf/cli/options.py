@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..backends.formats import AUTO, BACKENDS, DTYPES, FORMATS, QUANTIZATIONS
+from ..backends.formats import ALL, AUTO, BACKENDS, DTYPES, FORMATS, QUANTIZATIONS
+from ..backends.interfaces import INTERFACES
 from ..data.writers.destination import PREDICTION_FORMATS
 
 # Names of `data.reading.DATA_FORMATS`, which imports torch; a test compares them.
@@ -13,7 +14,8 @@ DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder")
 
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})
 Backend = StrEnum("Backend", {name: name for name in BACKENDS})
-ExportFormat = StrEnum("ExportFormat", {name: name for name in FORMATS})
+FileInterface = StrEnum("FileInterface", {name: name for name in INTERFACES})
+ExportFormat = StrEnum("ExportFormat", {name: name for name in (*FORMATS, ALL)})
 Dtype = StrEnum("Dtype", {name: name for name in (AUTO, *DTYPES)})
 Quantization = StrEnum("Quantization", {name: name for name in QUANTIZATIONS})
 PredictionFormat = StrEnum("PredictionFormat", {name: name for name in PREDICTION_FORMATS})

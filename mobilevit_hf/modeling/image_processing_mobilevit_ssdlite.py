@@ -115,8 +115,7 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
                 "do_flip_channel_order=True if the backbone uses BGR, as Apple's weights do, else False."
             ) from error
         names = ["do_rescale", "rescale_factor"]
-        # MobileViTImageProcessor never normalizes, even if its file sets do_normalize.
-        if backbone_processor.do_normalize and not isinstance(backbone_processor, MobileViTImageProcessor):
+        if normalizes(backbone_processor):
             names += ["do_normalize", "image_mean", "image_std"]
         fields = {name: getattr(backbone_processor, name) for name in names}
         fields["do_flip_channel_order"] = getattr(backbone_processor, "do_flip_channel_order", False)
@@ -239,6 +238,12 @@ class MobileViTSSDLiteImageProcessor(TorchvisionBackend):
                 height, width = map(float, target_sizes[i])
                 detection["boxes"] *= boxes.new_tensor([width, height, width, height])
         return detections
+
+
+def normalizes(processor: Any) -> bool:
+    """Return whether an image processor subtracts a mean and divides by a standard deviation."""
+    # MobileViTImageProcessor never does, even if its file sets do_normalize.
+    return bool(processor.do_normalize) and not isinstance(processor, MobileViTImageProcessor)
 
 
 def _make_label(index: int, annotation: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:

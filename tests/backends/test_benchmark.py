@@ -134,8 +134,11 @@ def test_table_states_how_macs_are_counted(model_dir, mobilevit):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--backends", "onyx"), "backend: got 'onyx', expected one of torch, onnx, openvino, executorch."),
-        (("--backends", "coreml"), "backend: got 'coreml', expected one of torch, onnx, openvino, executorch."),
+        (("--backends", "onyx"), "backend: got 'onyx', expected one of torch, onnx, openvino, executorch, litert."),
+        (
+            ("--backends", "coreml"),
+            "backend: got 'coreml', expected one of torch, onnx, openvino, executorch, litert.",
+        ),
         (("--batch", "1,none"), "--batch: got '1,none', expected positive numbers"),
         (("--size", "0"), "--size: got '0', expected positive numbers"),
         (("--backends", "onnx:int8"), "int8"),

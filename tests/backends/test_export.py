@@ -38,10 +38,10 @@ def test_steps_are_reported_with_the_fraction_of_the_time(model_dirs, tmp_path, 
     require_backend("onnx", "openvino")
     steps = []
 
-    def write(model, task, processor, backend, path, pixels, dtype, tie_tolerance, min_agreement, begin):
+    def write(request, backend, path, tie_tolerance, min_agreement, begin):
         begin("export")
         begin("verify")
-        return write_fake_export(model, task, processor, backend, path)
+        return write_fake_export(request, backend, path)
 
     monkeypatch.setattr(export, "export_verified", write)
     mobilevit_hf.export_model(model_dirs[TASK], tmp_path, ["onnx", "openvino"], on_step=steps.append)
@@ -119,7 +119,7 @@ def test_folder_holds_the_exports_of_one_model(model_dirs, tmp_path, mobilevit, 
 def find_export(folder, weights, backend):
     """Return the content of the exported files for weights (None: any), None if there are none or they are refused."""
     try:
-        path = loader._find_exported_file(str(folder), weights, backend, "float32", None, {})
+        path = loader._find_exported_file(str(folder), TASK, weights, backend, "float32", None, {})
     except ValueError as error:
         assert "Run mobilevit export again." in str(error)  # noqa: PT017
         return None
@@ -131,9 +131,9 @@ def find_export(folder, weights, backend):
 def test_killed_reexport_leaves_files_of_one_model(classifier_dir, tmp_path, monkeypatch, in_place, moves):
     require_backend(backend := "openvino")
 
-    def write(model, task, processor, backend, path, *others):
+    def write(request, backend, path, *others):
         for file in exported_files(path):
-            file.write_text(model.config.id2label[0])
+            file.write_text(request.model.config.id2label[0])
         return {"verified": False}
 
     def replace(source, target, original=io._replace):
@@ -168,7 +168,7 @@ def test_killed_reexport_leaves_files_of_one_model(classifier_dir, tmp_path, mon
 def test_failed_export_leaves_no_files_and_keeps_earlier_ones(model_dirs, tmp_path, mobilevit, monkeypatch):
     require_backend("onnx", "openvino")
 
-    def write_or_fail(model, task, processor, backend, path, *others):
+    def write_or_fail(request, backend, path, *others):
         path.write_bytes(b"model")
         if backend == "openvino":
             raise OSError("No space left on device")

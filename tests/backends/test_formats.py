@@ -23,7 +23,11 @@ from mobilevit_hf.backends import formats
             {"backend": "onnx", "dtype": "bfloat16"},
             "got bfloat16, expected float32 or float16",
         ),
-        ("image-classification", {"backend": "onnx", "quantization": "int8"}, "only openvino supports it"),
+        (
+            "image-classification",
+            {"backend": "executorch", "quantization": "int8"},
+            "expected None, or openvino or litert as the backend",
+        ),
         ("image-classification", {"backend": "openvino", "quantization": "int8"}, "mobilevit export MODEL OUT --to"),
         ("image-classification", {"quantization": "int8"}, "Use the openvino backend."),
         ("image-classification", {"backend": "openvino", "device": "cuda"}, "device: got cuda, expected cpu"),
@@ -51,16 +55,18 @@ def test_unsupported_request_is_a_one_line_error(task, options, message, model_d
 def test_missing_package_error_names_the_pip_command(missing, message, monkeypatch):
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name in missing else object())
     monkeypatch.setattr(formats, "pip_command", "pip install package[{}]".format)
-    message = f"backend: 'onnx' requires {message} (or, for all backends: pip install package[backends])"
+    message = f"backend: 'onnx' requires {message} (or, with all that belongs to it: pip install package[backends])"
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         formats.check_backend("onnx", "image-classification", "float32", None)
 
 
 def test_extra_has_the_packages_of_all_formats():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    names = {re.match(r"[\w-]+", text)[0] for text in project["optional-dependencies"][formats.EXTRA]}
-    packages = {package for format in formats.FORMATS.values() for package in format.packages}
-    assert names == packages | {*formats.QUANTIZATION_PACKAGES}
+    for extra in ("backends", "litert"):
+        names = {re.match(r"[\w-]+", text)[0] for text in project["optional-dependencies"][extra]}
+        chosen = [format for format in formats.FORMATS.values() if format.extra == extra]
+        packages = {package for format in chosen for package in (*format.packages, *format.int8_packages)}
+        assert names == {package.replace("_", "-") for package in packages}
 
 
 def test_dtype_names():

@@ -79,7 +79,7 @@ def export_dir(tmp_path):
     ],
 )
 def test_changed_export_is_refused(export_dir, weights, change, message):
-    request = (str(export_dir), weights, "openvino", "float32", None, {})
+    request = (str(export_dir), TASK, weights, "openvino", "float32", None, {})
     assert loader._find_exported_file(*request) == export_dir / "openvino" / "openvino_model.xml"
     for name, value in change.items():
         if name == "files":
@@ -95,8 +95,8 @@ def test_changed_export_is_refused(export_dir, weights, change, message):
 
 def test_export_of_other_weights_is_refused(export_dir):
     with pytest.raises(ValueError, match=r"got an export of other weights, .* Run mobilevit export again\."):
-        loader._find_exported_file(str(export_dir), "b", "openvino", "float32", None, {})
-    assert loader._find_exported_file(str(export_dir), "a", "onnx", "float32", None, {}) is None
+        loader._find_exported_file(str(export_dir), TASK, "b", "openvino", "float32", None, {})
+    assert loader._find_exported_file(str(export_dir), TASK, "a", "onnx", "float32", None, {}) is None
 
 
 @pytest.mark.slow
@@ -169,11 +169,11 @@ def test_export_that_differs_is_rejected_and_not_cached(model_dirs, monkeypatch,
     export_file = export.export_file
     difference = torch.tensor([0.0, 0.0, 0.0, 0.002])
 
-    def export_modified(model, *arguments):
+    def export_modified(request, *arguments):
         with torch.no_grad():
-            model.classifier.bias += difference
-            export_file(model, *arguments)
-            model.classifier.bias -= difference
+            request.model.classifier.bias += difference
+            export_file(request, *arguments)
+            request.model.classifier.bias -= difference
 
     monkeypatch.setattr(export, "export_file", export_modified)
     with pytest.raises(ValueError, match=r"ONNX Runtime in float32: outputs differ .* by up to 0.002"):

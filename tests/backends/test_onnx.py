@@ -4,11 +4,11 @@ import gc
 
 import pytest
 import torch
-from backend_support import require_backend
+from backend_support import export_tensors, require_backend
 
 from mobilevit_hf.backends import onnx as onnx_backend
-from mobilevit_hf.backends.export import export_file
 from mobilevit_hf.backends.pytorch import load_model
+from mobilevit_hf.backends.requests import ExportRequest
 
 
 @pytest.mark.slow
@@ -18,7 +18,7 @@ def test_onnx_export_is_one_file_with_the_input_and_output_names_of_transformers
 
     model, _ = load_model("object-detection", str(model_dirs["object-detection"]))
     path = tmp_path / "model.onnx"
-    export_file(model, "object-detection", "onnx", path, torch.rand(1, 3, 64, 64), "float32")
+    export_tensors(model, "object-detection", "onnx", path)
     assert list(tmp_path.iterdir()) == [path]
     proto = onnx.load(path)
     onnx.checker.check_model(proto)
@@ -33,17 +33,20 @@ def test_graph_is_converted_once_per_weights(model_dirs, monkeypatch):
     model, _ = load_model("image-classification", str(model_dirs["image-classification"]))
     converted = []
 
-    def convert(model, task, pixels, dtype):
-        converted.append(dtype)
+    def convert(request):
+        converted.append(request.dtype)
         return object()
 
+    def make_request(model, dtype):
+        return ExportRequest(model, "image-classification", None, torch.rand(1, 3, 64, 64), dtype)
+
     monkeypatch.setattr(onnx_backend, "_convert", convert)
-    graph = onnx_backend.convert_onnx(model, "image-classification", torch.rand(1, 3, 64, 64), "float32")
-    assert onnx_backend.convert_onnx(model, "image-classification", torch.rand(1, 3, 64, 64), "float32") is graph
-    onnx_backend.convert_onnx(model, "image-classification", torch.rand(1, 3, 64, 64), "float16")
+    graph = onnx_backend.convert_onnx(make_request(model, "float32"))
+    assert onnx_backend.convert_onnx(make_request(model, "float32")) is graph
+    onnx_backend.convert_onnx(make_request(model, "float16"))
     with torch.no_grad():
         model.classifier.bias += 1
-    onnx_backend.convert_onnx(model, "image-classification", torch.rand(1, 3, 64, 64), "float16")
+    onnx_backend.convert_onnx(make_request(model, "float16"))
     assert converted == ["float32", "float16", "float16"]
     del model
     gc.collect()

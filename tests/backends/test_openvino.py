@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from backend_support import require_backend
+from backend_support import export_tensors, require_backend
 
-from mobilevit_hf.backends.export import export_file
 from mobilevit_hf.backends.openvino import MAX_SIZES, OpenVINORuntime, save_openvino
 from mobilevit_hf.backends.pytorch import load_model
 from mobilevit_hf.backends.runtime import load_exported_model
@@ -32,7 +31,7 @@ def test_file_stores_the_compute_precision(model_dirs, tmp_path):
     model, _ = load_model(task, str(model_dirs[task]))
     for dtype, name in (("float32", "f32"), ("bfloat16", "bf16")):
         path = tmp_path / f"{dtype}.xml"
-        export_file(model, task, "openvino", path, torch.rand(1, 3, 64, 64), dtype)
+        export_tensors(model, task, "openvino", path, dtype)
         exported = load_exported_model(path, model.config, task, "openvino", threads=1)
         exported(pixel_values=torch.rand(1, 3, 64, 64))
         (compiled,) = exported.runtime.compiled.values()

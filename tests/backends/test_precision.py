@@ -139,7 +139,8 @@ def fake_exports(monkeypatch, tmp_path):
     """
     fake = types.SimpleNamespace(written=[], agreement=1.0)
 
-    def compare_exported(model, task, processor, backend, path, pixels, dtype, *limits):
+    def compare_exported(request, backend, path, *limits):
+        dtype = request.dtype
         path.write_text(dtype)
         path.with_suffix(".bin").write_text("weights")
         fake.written.append(dtype)
@@ -148,7 +149,7 @@ def fake_exports(monkeypatch, tmp_path):
         check_comparison(comparison, dtype, float32=dtype == "float32", min_agreement=limits[1])
         return comparison._asdict()
 
-    def load(path, config, task, backend, threads=None):
+    def load(path, config, task, backend, threads=None, **options):
         model_class = type(TASKS[task].architecture, (ExportedModel,), {})
         model = model_class(config, task, lambda pixels: [np.ones((len(pixels), config.num_labels), np.float32)], 0)
         model.path = path

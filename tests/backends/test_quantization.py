@@ -11,13 +11,13 @@ from toy_datasets import draw_classification, draw_image
 from transformers import MobileViTImageProcessor
 
 import mobilevit_hf
+from mobilevit_hf.backends.nncf_quantization import quantize_openvino
 from mobilevit_hf.backends.quantization import (
     AccuracyDrop,
     CalibrationImages,
     check_drop,
     load_calibration_images,
     measure_drop,
-    quantize_openvino,
 )
 from mobilevit_hf.data.types import Sample
 

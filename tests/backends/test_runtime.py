@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from backend_support import TASKS, require_backend
+from backend_support import TASKS, export_tensors, require_backend
 
 import mobilevit_hf
-from mobilevit_hf.backends.export import export_file
 from mobilevit_hf.backends.formats import FORMATS
 from mobilevit_hf.backends.pytorch import load_model
 from mobilevit_hf.backends.runtime import ExportedModel, load_exported_model
@@ -23,8 +22,8 @@ SHAPES = [(1, 3, 64, 64), (1, 3, 32, 32), (2, 3, 65, 100), (5, 3, 33, 47), (1, 3
 def test_outputs_equal_the_torch_models_for_any_size_and_batch(task, backend, model_dirs, tmp_path):
     require_backend(backend)
     model, _ = load_model(task, str(model_dirs[task]))
-    path = tmp_path / Path(FORMATS[backend].path("float32", None)).name
-    export_file(model, task, backend, path, torch.rand(1, 3, 64, 64), "float32")
+    path = tmp_path / Path(FORMATS[backend].path(task, "tensors", "float32")).name
+    export_tensors(model, task, backend, path)
     exported = load_exported_model(path, model.config, task, backend, threads=2)
     pairs = []
     for shape in SHAPES:
@@ -67,7 +66,7 @@ def test_outputs_that_are_not_finite_are_rejected(tiny_model):
 @pytest.mark.parametrize("backend", ["onnx", "openvino", pytest.param("executorch", marks=pytest.mark.slow)])
 def test_damaged_file_is_named(backend, tmp_path):
     require_backend(backend)
-    path = tmp_path / Path(FORMATS[backend].path("float32", None)).name
+    path = tmp_path / Path(FORMATS[backend].path("image-classification", "tensors", "float32")).name
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match=rf"{path.name}: {backend} can't read it \(.*\)\. Remove it"):
         load_exported_model(path, transformers.MobileViTConfig(), "image-classification", backend, 1)

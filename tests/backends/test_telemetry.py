@@ -19,13 +19,14 @@ urllib.request.urlopen = record
 {imported_before}
 import torch
 from mobilevit_hf import MobileViTConfig, MobileViTForImageClassification
+from mobilevit_hf.backends.requests import ExportRequest
 from mobilevit_hf.backends.openvino import convert_openvino, save_openvino
-from mobilevit_hf.backends.quantization import quantize_openvino
+from mobilevit_hf.backends.nncf_quantization import quantize_openvino
 from mobilevit_hf.backends.runtime import load_exported_model
 
 task, path, pixels = "image-classification", Path("model.xml"), torch.zeros(1, 3, 64, 64)
 config = MobileViTConfig.from_variant("xxs", num_labels=2)
-model = convert_openvino(MobileViTForImageClassification(config), task, pixels)
+model = convert_openvino(ExportRequest(MobileViTForImageClassification(config), task, None, pixels))
 if {quantize}:
     model = quantize_openvino(model, [pixels.numpy()])
 save_openvino(model, path, "float32")
