@@ -1,0 +1,147 @@
+"""Modules that take an image: equal to image processor, torch model and post-processing in sequence."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+from torchvision.ops import batched_nms
+from transformers import BitImageProcessor, MobileViTImageProcessor
+
+import mobilevit_hf
+from mobilevit_hf.backends.formats import FORMATS
+from mobilevit_hf.backends.image_models import DUMMY_COLUMNS, MAX_CANDIDATES, Selection, build_module
+from mobilevit_hf.backends.pytorch import load_model
+from mobilevit_hf.backends.requests import ExportRequest
+from mobilevit_hf.backends.tracing import trace
+from mobilevit_hf.model_sources import load_image_processor
+
+CLASSIFICATION, DETECTION = "image-classification", "object-detection"
+NORMALIZE = {"do_normalize": True, "image_mean": [0.48, 0.46, 0.41], "image_std": [0.23, 0.22, 0.27]}
+INTERFACES = {
+    (task, each) for format in FORMATS.values() for task, names in format.interfaces.items() for each in names
+}
+
+
+def make_request(task, folder, interface, processor=None):
+    model, _ = load_model(task, str(folder))
+    processor = processor or load_image_processor(folder, trust_remote_code=False)
+    return ExportRequest(model, task, processor, torch.zeros(2, 3, 64, 64), interface=interface)
+
+
+@pytest.fixture(scope="module")
+def image():
+    """(64, 64, 3) uint8 RGB of the models' size."""
+    return np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def preprocess(processor, image):
+    return processor(
+        image, do_resize=False, do_center_crop=False, return_tensors="pt", input_data_format="channels_last"
+    )
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        MobileViTImageProcessor(do_flip_channel_order=True),
+        MobileViTImageProcessor(do_flip_channel_order=False),
+        MobileViTImageProcessor(do_normalize=True, image_mean=[0.5] * 3, image_std=[0.5] * 3),  # which it ignores
+        BitImageProcessor(**NORMALIZE),
+    ],
+    ids=["bgr", "rgb", "normalize ignored", "normalized"],
+)
+def test_classifier_scores_equal_processor_and_model(model_dirs, image, processor):
+    request = make_request(CLASSIFICATION, model_dirs[CLASSIFICATION], "image", processor)
+    with torch.no_grad():
+        (scores,) = build_module(request)(torch.from_numpy(image)[None])
+        expected = request.model(**preprocess(processor, image)).logits.softmax(dim=-1)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("fields", [{}, NORMALIZE], ids=["rescaled", "normalized"])
+@pytest.mark.parametrize("interface", ["image", "transformers.js"])
+def test_detections_equal_processor_model_and_post_processing(model_dirs, image, flip, fields, interface):
+    processor = mobilevit_hf.MobileViTSSDLiteImageProcessor(
+        size={"height": 64, "width": 64}, do_flip_channel_order=flip, score_threshold=0.05, max_detections=7, **fields
+    )
+    request = make_request(DETECTION, model_dirs[DETECTION], interface, processor)
+    with torch.no_grad():
+        outputs = request.model(**preprocess(processor, image))
+        if interface == "image":
+            boxes, scores, labels = (each[0] for each in build_module(request)(torch.from_numpy(image)[None]))
+        else:
+            pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+            boxes, scores, labels = read_as_transformers_js(*build_module(request)(pixels))
+    (expected,) = processor.post_process_object_detection(outputs)
+    assert len(expected["scores"]) == 7
+    torch.testing.assert_close(scores, expected["scores"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(boxes, expected["boxes"], atol=1e-5, rtol=1e-4)
+    assert labels.tolist() == expected["labels"].tolist()
+
+
+def read_as_transformers_js(logits, pred_boxes):
+    """Convert outputs to boxes, scores and labels as transformers.js's `post_process_object_detection` does."""
+    probabilities, best = logits[0].softmax(dim=-1), logits[0].argmax(dim=-1)
+    is_object = best != logits.shape[-1] - 1
+    center, size = pred_boxes[0, is_object].split(2, dim=-1)
+    boxes = torch.cat((center - size / 2, center + size / 2), dim=-1)
+    return boxes, probabilities[is_object].amax(dim=-1), best[is_object]
+
+
+def random_candidates(number, num_labels, seed):
+    """Return boxes (1, A, 4) that often overlap, some of them beyond the image, and scores (1, A, K)."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.rand(number // 4, 2, generator=generator).repeat(4, 1)
+    corners = centers + 0.1 * torch.rand(len(centers), 2, generator=generator)
+    scores = torch.rand(1, len(centers), num_labels, generator=generator)
+    return torch.cat((corners - 0.2, corners + 0.1), dim=-1)[None], scores / num_labels
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("iou_threshold", [0.3, 0.5, 0.8])
+def test_selection_equals_torchvisions_nms(seed, iou_threshold):
+    processor = mobilevit_hf.MobileViTSSDLiteImageProcessor(
+        score_threshold=0.1, nms_iou_threshold=iou_threshold, max_detections=50
+    )
+    boxes, scores = random_candidates(120, 3, seed)
+    selected_boxes, selected_scores, selected_labels = (each[0] for each in Selection(processor)(boxes, scores))
+    anchor, label = (scores[0] > 0.1).nonzero().unbind(dim=1)
+    kept = batched_nms(boxes[0, anchor].double(), scores[0, anchor, label].double(), label, iou_threshold)[:50]
+    number = len(kept)
+    assert number > 0
+    assert selected_labels.dtype == torch.int32
+    torch.testing.assert_close(selected_scores[:number], scores[0, anchor, label][kept])
+    torch.testing.assert_close(selected_boxes[:number], boxes[0, anchor][kept].clamp(0, 1))
+    assert selected_labels[:number].tolist() == label[kept].tolist()
+    for rest in (selected_boxes[number:], selected_scores[number:], selected_labels[number:]):
+        assert not rest.any()
+
+
+def test_selection_of_many_candidates_keeps_the_highest_scores():
+    processor = mobilevit_hf.MobileViTSSDLiteImageProcessor(nms_iou_threshold=1.0, score_threshold=0.0)
+    boxes, scores = random_candidates(4 * MAX_CANDIDATES, 2, seed=0)
+    selected = Selection(processor)(boxes, scores)[1][0]
+    assert len(selected) == processor.max_detections
+    torch.testing.assert_close(selected, scores.flatten().topk(len(selected)).values)
+
+
+def test_no_detection_is_the_background_for_transformers_js(model_dirs):
+    processor = mobilevit_hf.MobileViTSSDLiteImageProcessor(size={"height": 64, "width": 64}, score_threshold=1.0)
+    request = make_request(DETECTION, model_dirs[DETECTION], "transformers.js", processor)
+    with torch.no_grad():
+        logits, boxes = build_module(request)(torch.zeros(1, 3, 64, 64))
+    assert logits.shape[-1] == len(request.labels) + DUMMY_COLUMNS + 1
+    assert (logits.argmax(dim=-1) == logits.shape[-1] - 1).all()
+    assert not boxes.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "interface"), sorted(INTERFACES))
+def test_no_tensor_of_an_exported_graph_has_more_than_five_dimensions(model_dirs, task, interface):
+    """LiteRT, Core ML and NCNN refuse more."""
+    program = trace(make_request(task, model_dirs[task], interface), dynamic_shapes=interface == "tensors")
+    values = [leaf for node in program.graph.nodes for leaf in tree_leaves(node.meta.get("val"))]
+    dimensions = [value.dim() for value in values if isinstance(value, torch.Tensor)]
+    assert len(dimensions) > 100
+    assert max(dimensions) <= 5
