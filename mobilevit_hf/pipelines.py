@@ -56,8 +56,9 @@ def pipeline(
         task: "image-classification", "object-detection", "image-segmentation" or "image-feature-extraction" for
             MobileViT models; other tasks and models run as in transformers.
         model: Directory, built-in name, Hub id or model. A model object is copied, not modified.
-        backend: "torch", or on the CPU "onnx", "openvino" or "executorch". On first use the model is exported, which
-            takes half a minute, and cached; a matching exported file next to the model is used directly.
+        backend: "torch", or on the CPU "onnx", "openvino", "executorch" or "litert". On first use the model is
+            exported, which takes up to a minute, and cached; a matching exported file next to the model is used
+            directly.
         quantization: "int8" for an exported file that was quantized; see `export_model`.
         threads: Number of threads. Default: torch's number of threads. With "torch", it is set for the process.
         compile: With "torch", compile the model with inductor, which requires a C++ compiler. The first image, and the

@@ -22,7 +22,7 @@ from ..environment import peak_memory
 from ..model_sources import load_image_processor
 from ..modeling.fused_mobilevit import fold_batch_norm
 from ..tasks import TaskName
-from .formats import AUTO, BACKENDS, DTYPES, QUANTIZATIONS, check_backend, dtype_name
+from .formats import AUTO, BACKENDS, DTYPES, FORMATS, QUANTIZATIONS, check_backend, dtype_name
 from .loader import load_backend_model
 from .pytorch import load_model
 
@@ -59,13 +59,18 @@ def parse_setting(text: str) -> Setting:
     return setting
 
 
-def available_settings(task: str) -> list[Setting]:
-    """Return all installed backends that support the task, in float32."""
+def available_settings(task: str, *, any_size: bool = False) -> list[Setting]:
+    """Return all installed backends that support the task, in float32.
+
+    Args:
+        any_size: Leave out backends whose files take images of the model's size only.
+    """
     settings = [Setting("torch", "float32", None)]
     for name in BACKENDS[1:]:
         with contextlib.suppress(ValueError):
             check_backend(name, task, "float32", None)
-            settings.append(Setting(name, "float32", None))
+            if FORMATS[name].dynamic_shapes or not any_size:
+                settings.append(Setting(name, "float32", None))
     return settings
 
 

@@ -65,13 +65,8 @@ class ImageRuntime:
         return [np.log(np.maximum(np.concatenate((background, scores), axis=-1), TINY)), boxes]
 
     def _to_input(self, pixels: np.ndarray) -> np.ndarray:
-        scale, shift = (np.array(each, np.float32).reshape(3, 1, 1) for each in self.scaling[:2])
-        values = ((pixels - shift) / scale).round().clip(0, 255)
-        if self.scaling.flips_channels:
-            values = values[:, ::-1]
-        if self.interface == "image":
-            return np.ascontiguousarray(values.transpose(0, 2, 3, 1).astype(np.uint8))
-        return np.ascontiguousarray(values / np.float32(255))
+        image = self.scaling.to_image(pixels)
+        return image if self.interface == "image" else image.transpose(0, 3, 1, 2) / np.float32(255)
 
     def _from_image(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scores (B, N, K) and boxes (B, N, 4) (cx, cy, w, h)."""

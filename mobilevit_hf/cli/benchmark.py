@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from ..backends.formats import BACKENDS
 from ..environment import describe_hardware
 from ..model_sources import load_image_processor, read_task, resolve_model
 from ..tasks import EXPORTABLE_TASKS
@@ -28,8 +29,8 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Backends to measure, comma-separated: torch, onnx, openvino, executorch; with a precision as in "
-            "openvino:bfloat16 or openvino:int8. Default: all that are installed, in float32.",
+            help=f"Backends to measure, comma-separated: {', '.join(BACKENDS)}; with a precision as in "
+            "openvino:bfloat16 or litert:int8. Default: all that are installed, in float32.",
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="LIST", help="Batch sizes, comma-separated.")] = "1,8",
@@ -55,22 +56,27 @@ def benchmark(
     """
     if plot:
         console.check_parent("--plot", plot)
+    batches, sides = _parse_numbers("--batch", batch), _parse_numbers("--size", size) if size else []
     folder = resolve_model(model)
     from ..backends.benchmark import available_settings, count_macs, measure, parse_setting
     from ..backends.pytorch import load_model
     from ..backends.verify import preprocess, sample_images
 
     task = read_task(model, folder, EXPORTABLE_TASKS).name
-    settings = [parse_setting(name) for name in backends.split(",")] if backends else available_settings(task)
+    settings = [parse_setting(name) for name in (backends or "").split(",") if backends]
+    if not backends:
+        settings = available_settings(task, any_size=bool(sides))
+        if left_out := [str(each) for each in available_settings(task) if each not in settings]:
+            console.log("note", f"Without {', '.join(left_out)}, which take images of the model's size only.")
     _check_settings(settings, task, model)
     torch_model, _ = load_model(task, str(folder), {"trust_remote_code": False})
-    if size is None:
+    if sides:
+        sizes = [(side, side) for side in sides]
+    else:
         processor = load_image_processor(folder, trust_remote_code=False)
         height, width = preprocess(sample_images(1), processor).shape[2:]
         sizes = [(height, width)]
-    else:
-        sizes = [(side, side) for side in _parse_numbers("--size", size)]
-    shapes = [(count, *sides) for sides in sizes for count in _parse_numbers("--batch", batch)]
+    shapes = [(count, *each) for each in sizes for count in batches]
     metadata = {
         "model": model,
         "parameters": torch_model.num_parameters(),

@@ -19,7 +19,8 @@ from mobilevit_hf import (
     MobileViTSSDLiteConfig,
     MobileViTSSDLiteForObjectDetection,
 )
-from mobilevit_hf.backends.benchmark import Setting, Timing, count_macs, parse_setting
+from mobilevit_hf.backends import benchmark
+from mobilevit_hf.backends.benchmark import Setting, Timing, available_settings, count_macs, parse_setting
 from mobilevit_hf.visualization import plots
 
 
@@ -56,6 +57,14 @@ def test_macs_of_a_detector_are_those_of_its_convolutions_and_linear_layers():
     with torch.no_grad():
         model(torch.zeros(1, 3, 320, 256))
     assert macs == sum(counted)
+
+
+def test_backends_of_one_image_size_are_left_out_for_others(monkeypatch):
+    monkeypatch.setattr(benchmark, "check_backend", lambda *args: None)
+    names = [setting.backend for setting in available_settings("image-classification")]
+    assert names == ["torch", "onnx", "openvino", "executorch", "litert"]
+    others = [setting.backend for setting in available_settings("image-classification", any_size=True)]
+    assert others == ["torch", "onnx", "openvino"]
 
 
 def test_settings_are_parsed_as_they_are_printed():

@@ -11,7 +11,7 @@ from backend_support import require_backend, write_fake_export
 
 import mobilevit_hf
 from mobilevit_hf import io
-from mobilevit_hf.backends import cache, export, loader
+from mobilevit_hf.backends import cache, export, formats, loader
 from mobilevit_hf.backends.files import exported_files
 from mobilevit_hf.backends.verify import Comparison
 from mobilevit_hf.records import read_export_records
@@ -32,6 +32,52 @@ def test_export_model_returns_the_written_records(model_dirs, tmp_path, fake_exp
     records = mobilevit_hf.export_model(model_dirs[TASK], tmp_path, backends, progress=written.append)
     assert [record.file for record in records] == ["onnx/model.onnx", "openvino/openvino_model.xml"]
     assert written == records == read_export_records(tmp_path / "export.json")
+
+
+def test_detector_has_a_file_for_transformers_js_and_one_for_images(model_dirs, tmp_path, fake_exports):
+    require_backend("onnx")
+    records = mobilevit_hf.export_model(model_dirs["object-detection"], tmp_path, "onnx")
+    files = [("onnx/model.onnx", "transformers.js"), ("onnx/model_image.onnx", "image")]
+    assert [(record.file, record.interface) for record in records] == files
+    (record,) = mobilevit_hf.export_model(model_dirs["object-detection"], tmp_path, "onnx", interface="tensors")
+    assert (record.file, record.interface) == ("onnx/model_tensors.onnx", "tensors")
+    assert {record.file for record in read_export_records(tmp_path / "export.json")} == {
+        *(file for file, _ in files),
+        record.file,
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "backend", "interface", "message"),
+    [
+        (TASK, "onnx", "transformers.js", "got 'transformers.js', expected tensors or image for onnx and"),
+        (TASK, "openvino", "image", "got 'image', expected tensors for openvino and image-classification. Leave it"),
+    ],
+)
+def test_unsupported_interface_is_an_error(model_dirs, tmp_path, mobilevit, task, backend, interface, message):
+    command = ("export", model_dirs[task], tmp_path / "export", "--to", backend, "--interface", interface)
+    code, _, stderr = mobilevit(*command)
+    assert code == 2
+    assert f"interface: {message}" in stderr
+    assert not (tmp_path / "export").exists()
+
+
+def test_all_formats_that_support_the_model_are_exported_and_explained(
+    model_dirs, tmp_path, mobilevit, fake_exports, monkeypatch
+):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "executorch" else object())
+    monkeypatch.setattr(cache, "package_versions", lambda format: {})
+    code, stdout, stderr = mobilevit("export", model_dirs[TASK], tmp_path, "--to", "all")
+    assert code == 0
+    assert re.search("Not exported to executorch: .* requires executorch, which is not installed", stderr)
+    for format in ("onnx/model.onnx: ONNX Runtime, for", "litert/model.tflite: LiteRT, for Android", "iPhones"):
+        assert format in stdout
+    assert {record.backend for record in read_export_records(tmp_path / "export.json")} == {
+        "onnx",
+        "openvino",
+        "litert",
+        "coreml",
+    }
 
 
 def test_steps_are_reported_with_the_fraction_of_the_time(model_dirs, tmp_path, monkeypatch):
