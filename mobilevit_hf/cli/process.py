@@ -1,6 +1,7 @@
 """How the process of a command ends: quietly, or with one line for an error; never with a traceback."""
 
 import atexit
+import errno
 import gc
 import os
 import re
@@ -57,6 +58,8 @@ def _report(error: Exception) -> int:
             _report_usage(error)
         case RuntimeError() if "home directory" in str(error):  # of pathlib, in libraries
             console.log("error", "HOME: got no value and no user, expected a folder. Set it.", color="red")
+        case OSError(errno=errno.ENOSPC):
+            console.log("error", f"{_reason(error)}. Free disk space and run the command again.", color="red")
         case ValueError() | OSError():
             console.log("error", _reason(error) or type(error).__name__, color="red")
         case _:

@@ -101,7 +101,8 @@ def test_full_disk_is_one_line():
     with open("/dev/full", "w") as full:
         result = subprocess.run([*COMMAND, "models"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == console.EXIT_ERROR
-    assert re.fullmatch(r"error: .*No space left on device\n", result.stderr)
+    message = r"error: .*No space left on device\. Free disk space and run the command again\.\n"
+    assert re.fullmatch(message, result.stderr)
 
 
 # --- encodings -------------------------------------------------------------------------------------------------------
