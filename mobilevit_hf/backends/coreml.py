@@ -26,8 +26,8 @@ DESCRIPTIONS = {
     "classLabel_probs": "Probability of each class",
     "confidence": "Score of each detection (N, number of classes), 0 for all classes but its own",
     "coordinates": "Boxes (N, 4): center x, center y, width and height as fractions of the image",
-    "iouThreshold": "IoU with a box of the same class and a higher score above which a box is dropped; {iou} by default",
-    "confidenceThreshold": "Minimum score; by default {threshold}, which is recommended for this model",
+    "iouThreshold": "IoU with a higher-scoring box of the same class above which a box is dropped. Default: {iou}",
+    "confidenceThreshold": "Minimum score. Default: {confidence}, the recommended threshold of this model",
 }
 
 
@@ -58,25 +58,28 @@ class CoreMLClassifier(ImageClassifier):
     """Classifier for Core ML's images: (1, 3, H, W) float32 RGB in 0..255 → scores (1, K)."""
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
+        """Return the scores."""
         return super().forward(image.permute(0, 2, 3, 1))
 
 
 class CoreMLDetector(Candidates):
     """Detector for Core ML's images and NMS: (1, 3, H, W) float32 RGB in 0..255 → (M, K), (M, 4).
 
-    Each of the M rows is a candidate of one class: its score and zeros, as Vision takes the sum of the row as the score
-    of the object, and Core ML's NMS the row's highest class as its only one. Boxes are (cx, cy, w, h) as fractions of
-    the image, not clipped, since NMS before clipping is that of the image processor.
+    Each of the M rows is a candidate of one class, a score and zeros: Core ML's NMS takes a row for its highest class
+    only, and Vision adds the scores of a row. Boxes are (cx, cy, w, h) as fractions of the image, not clipped, as the
+    image processor clips them after NMS.
     """
 
     def __init__(self, request: ExportRequest) -> None:
         super().__init__(request)
-        self.register_buffer("classes", torch.arange(request.model.config.num_labels), persistent=False)
+        self.register_buffer("classes", torch.arange(len(request.labels)), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores and boxes."""
         logits, boxes = self.model(self.preprocessing(image.permute(0, 2, 3, 1)))
         box, score, label = top_candidates(boxes, logits.softmax(dim=-1)[..., 1:])
-        return score[:, None] * (label[:, None] == self.classes).float(), box
+        is_label: Any = label[:, None] == self.classes
+        return score[:, None] * is_label.float(), box
 
 
 def _convert_image(
@@ -130,13 +133,18 @@ def _make_nms(request: ExportRequest, model: Any) -> Any:
         type.isOptional = True
     nms = spec.nonMaximumSuppression
     nms.pickTop.perClass = True
-    nms.iouThreshold = request.processor.nms_iou_threshold
-    nms.confidenceThreshold = recommended_threshold(request.model.config)
+    nms.iouThreshold, nms.confidenceThreshold = _thresholds(request)
     nms.confidenceInputFeatureName, nms.coordinatesInputFeatureName = CANDIDATES
     nms.confidenceOutputFeatureName, nms.coordinatesOutputFeatureName = DETECTIONS
     nms.iouThresholdInputFeatureName, nms.confidenceThresholdInputFeatureName = THRESHOLDS
     nms.stringClassLabels.vector.extend(unique_labels(request.labels))
     return spec
+
+
+def _thresholds(request: ExportRequest) -> tuple[float, float]:
+    """Return the thresholds of IoU and score."""
+    processor: Any = request.processor
+    return processor.nms_iou_threshold, recommended_threshold(request.model.config)
 
 
 def unique_labels(labels: list[str]) -> list[str]:
@@ -149,13 +157,10 @@ def _describe(package: Any, request: ExportRequest) -> None:
     """Set the metadata that Xcode shows."""
     is_detector, (height, width) = request.task == "object-detection", request.size
     metadata = {"task": request.task, "labels": json.dumps(request.labels, ensure_ascii=False)}
-    values: dict[str, Any] = {"height": height, "width": width}
+    values: dict[str, float] = {"height": height, "width": width}
     if is_detector:
-        values |= {
-            "iou": request.processor.nms_iou_threshold,
-            "threshold": recommended_threshold(request.model.config),
-        }
-        metadata |= {"threshold": str(values["threshold"])}
+        values["iou"], values["confidence"] = _thresholds(request)
+        metadata["threshold"] = str(values["confidence"])
     package.short_description = (
         f"MobileViT {'object detector' if is_detector else 'image classifier'} for {len(request.labels)} classes, "
         f"{request.dtype}. Exported by mobilevit_hf {__version__}."
