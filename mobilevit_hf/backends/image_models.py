@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
@@ -45,6 +46,15 @@ class Scaling(NamedTuple):
             bool(getattr(processor, "do_flip_channel_order", False)),
         )
 
+    def to_image(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the exact image of outputs of the image processor: (B, 3, H, W) float32 → (B, H, W, 3) uint8 RGB."""
+        scale, shift = (np.array(each, np.float32).reshape(3, 1, 1) for each in self[:2])
+        values = pixels * (1 / scale)
+        values += 0.5 - shift / scale
+        image = np.clip(values, 0, 255, out=values).astype(np.uint8)
+        image = image[:, ::-1] if self.flips_channels else image
+        return np.ascontiguousarray(image.transpose(0, 2, 3, 1))
+
 
 class Preprocessing(nn.Module):
     """Scale an image as the image processor does: (1, H, W, 3) uint8 RGB → (1, 3, H, W) float32 RGB.
@@ -58,14 +68,14 @@ class Preprocessing(nn.Module):
     def __init__(self, scaling: Scaling) -> None:
         super().__init__()
         step = -1 if scaling.flips_channels else 1
-        self.register_buffer("scale", torch.tensor(scaling.scale[::step]).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", torch.tensor(scaling.shift[::step]).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scaling.scale[::step]), persistent=False)
+        self.register_buffer("shift", torch.tensor(scaling.shift[::step]), persistent=False)
         self.shifts = any(scaling.shift)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the scaled pixels."""
-        pixels = image.permute(0, 3, 1, 2).float() * self.scale
-        return pixels + self.shift if self.shifts else pixels
+        pixels = image.float() * self.scale
+        return (pixels + self.shift if self.shifts else pixels).permute(0, 3, 1, 2)
 
 
 def _flip_channels(model: nn.Module) -> None:
