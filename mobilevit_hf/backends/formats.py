@@ -140,7 +140,7 @@ FORMATS: dict[str, Format] = {
         extra="litert",
         write="mobilevit_hf.backends.litert:write_litert",
         pipeline_interface="image",
-        runtime="mobilevit_hf.backends.litert:LiteRTRuntime",
+        runtime="mobilevit_hf.backends.litert_runtime:LiteRTRuntime",
         write_int8="mobilevit_hf.backends.litert:write_litert_int8",
     ),
     "coreml": Format(
