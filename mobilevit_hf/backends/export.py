@@ -25,6 +25,7 @@ from .pytorch import load_model
 from .requests import ExportRequest
 from .runtime import ExportedModel, load_exported_model
 from .tracing import quiet
+from .transformers_js import write_browser_configs
 from .verify import MIN_AGREEMENT, TIE_TOLERANCE, check_comparison, compare, measure_latency, verification_pixels
 
 if TYPE_CHECKING:
@@ -290,6 +291,8 @@ class _Exporter:
             _write_records(self.output_dir, file)
             raise
         _write_records(self.output_dir, file, record)
+        if interface == "transformers.js":
+            write_browser_configs(self.output_dir, self.model.config)
         return record
 
     def _write(

@@ -104,6 +104,7 @@ FORMATS: dict[str, Format] = {
         },
         write="mobilevit_hf.backends.onnx:write_onnx",
         runtime="mobilevit_hf.backends.onnx:OnnxRuntime",
+        write_int8="mobilevit_hf.backends.onnx:write_onnx_int8",
         dynamic_shapes=True,
         suffixes=ONNX_SUFFIXES,
     ),

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
+from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
 
 from ..modeling.fused_mobilevit import FusedModel
 from ..modeling.image_processing_mobilevit_ssdlite import normalizes
@@ -18,8 +19,9 @@ MAX_CANDIDATES = 400
 # sequential NMS unless a chain of overlapping boxes is longer.
 NMS_ROUNDS = 16
 # transformers.js takes the softmax of the logits and drops boxes whose highest class is the last one, the background.
-# The probability that is left is spread over so many further columns that no detection is dropped.
+# The probability that is left is spread over this many further columns that no detection is dropped.
 DUMMY_COLUMNS = 100
+MIN_SCORE = 1 / (1 + DUMMY_COLUMNS)  # below it, a dummy column would be the highest
 LOG_ZERO = -1e4  # softmax gives 0
 
 
@@ -190,31 +192,40 @@ class ImageDetector(nn.Module):
 class TransformersJsDetector(nn.Module):
     """Detector for transformers.js's object-detection pipeline, as a model of the type "yolos".
 
-    (1, 3, H, W) float32 RGB in 0..1 → logits (1, N, K + D + 1) and, after NMS, pred_boxes (1, N, 4) (cx, cy, w, h) in
-    0..1. The softmax of the logits has the scores; its last column is 1 in rows without a detection.
+    (1, 3, h, w) float32 RGB in 0..1, of any size → logits (1, N, K + D + 1) and, after NMS, pred_boxes (1, N, 4)
+    (cx, cy, w, h) in 0..1. The softmax of the logits has the scores; its last column is 1 in rows without a detection.
+
+    The image is resized here: transformers.js resizes without antialiasing in Node and by a canvas in a browser, which
+    changes boxes by up to 27 pixels and scores by up to 0.09.
     """
 
     def __init__(self, request: ExportRequest) -> None:
         super().__init__()
-        self.scaling = Scaling.from_processor(request.processor)
-        self.model, self.select = _fuse(request, self.scaling), Selection(request.processor)
-        self.preprocessing = Preprocessing(
-            self.scaling._replace(scale=tuple(255 * scale for scale in self.scaling.scale))
-        )
-        self.num_labels = len(request.labels)
+        scaling = Scaling.from_processor(request.processor)
+        self.size, self.mode = request.size, _interpolation_mode(request.processor)
+        self.preprocessing, self.model = Preprocessing(scaling), _fuse(request, scaling)
+        self.select, self.num_labels = Selection(request.processor), len(request.labels)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and boxes of the detections."""
-        pixels = self.preprocessing(pixel_values.permute(0, 2, 3, 1))
+        # In bytes, as the image processor does: the result is rounded.
+        image = (pixel_values * 255).round().clamp(0, 255).to(torch.uint8)
+        image = nn.functional.interpolate(image, self.size, mode=self.mode, antialias=True)
+        pixels = self.preprocessing(image.permute(0, 2, 3, 1))
         boxes, scores, labels = self.select(*decode(*self.model(pixels)))
         is_label = labels[..., None] == torch.arange(self.num_labels, dtype=labels.dtype)
-        is_detection = scores[..., None] > 0
+        is_detection = scores[..., None] > MIN_SCORE
         zero = torch.full_like(is_label, LOG_ZERO, dtype=scores.dtype)
         classes = torch.where(is_label & is_detection, scores.clamp(min=1e-30).log()[..., None], zero)
         left = ((1 - scores).clamp(min=1e-30) / DUMMY_COLUMNS).log()[..., None]
         dummies = torch.where(is_detection, left, LOG_ZERO).expand(-1, -1, DUMMY_COLUMNS)
         background = torch.where(is_detection, LOG_ZERO, torch.zeros_like(left))
         return torch.cat((classes, dummies, background), dim=-1), box_convert(boxes, "xyxy", "cxcywh")
+
+
+def _interpolation_mode(processor: Any) -> str:
+    """Return the name of an image processor's resampling filter in torch."""
+    return pil_torch_interpolation_mapping[PILImageResampling(processor.resample)].value
 
 
 def build_module(request: ExportRequest) -> nn.Module:

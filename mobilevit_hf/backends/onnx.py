@@ -1,5 +1,6 @@
 """ONNX files and ONNX Runtime."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,15 +8,27 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..model_sources import recommended_threshold
+from ..tasks import TaskName
 from .cache import weights_hash
 from .requests import ExportRequest
 from .telemetry import import_onnxruntime
 from .tracing import trace
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+# Names of dimensions of any size. The exporter names them s99, and those of outputs by expressions of such names.
+INPUT_DIMENSIONS = ("batch", "channels", "height", "width")
+OUTPUT_DIMENSIONS: dict[TaskName, tuple[str, ...]] = {
+    "image-classification": ("batch", "labels"),
+    "object-detection": ("batch", "anchors", "labels"),
+    "image-segmentation": ("batch", "labels", "mask_height", "mask_width"),
+}
+WEIGHTED_LAYERS = ("Conv", "Gemm", "MatMul")  # with weights as the second input
+INT8_MAX = 127
 
 # The last graph of each model, by the hash of its weights, its precision and its interface. An OpenVINO file is
 # converted from the same float32 graph, and tracing it takes 15 CPU seconds.
@@ -43,7 +56,7 @@ def convert_onnx(request: ExportRequest) -> "ModelProto":
 
 def _convert(request: ExportRequest) -> "ModelProto":
     exported = torch.onnx.export(
-        trace(request, dynamic_shapes=request.interface == "tensors"),
+        trace(request, dynamic_shapes=request.interface != "image"),
         input_names=[request.input_name],
         output_names=list(request.output_names),
         dynamo=True,
@@ -54,14 +67,84 @@ def _convert(request: ExportRequest) -> "ModelProto":
     proto = exported.model_proto
     graph = proto.graph
     # Stack traces with local paths, several times the size of the rest of the graph.
-    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info, graph, proto):
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output, graph, proto):
         del part.metadata_props[:]
-    # ONNX Runtime's quantizer rejects an initializer whose shape is also in value_info.
-    weights = {initializer.name for initializer in graph.initializer}
-    activations = [info for info in graph.value_info if info.name not in weights]
+    # Shapes of activations, with expressions as dimensions; runtimes infer them.
     del graph.value_info[:]
-    graph.value_info.extend(activations)
+    for value in graph.input:
+        _name_dimensions(value, INPUT_DIMENSIONS)
+    for value in graph.output:
+        _name_dimensions(value, OUTPUT_DIMENSIONS[request.task])
+    for key, text in _metadata(request).items():
+        proto.metadata_props.add(key=key, value=text)
     return proto
+
+
+def _name_dimensions(value: "ValueInfoProto", names: tuple[str, ...]) -> None:
+    for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+        if dimension.dim_param:
+            dimension.dim_param = name
+
+
+def _metadata(request: ExportRequest) -> dict[str, str]:
+    """Return what an app needs to know about a file: `names` is a JSON object of class names by index."""
+    metadata = {
+        "task": request.task,
+        "interface": request.interface,
+        "names": json.dumps(dict(enumerate(request.labels)), ensure_ascii=False),
+    }
+    if request.task == "object-detection":
+        metadata["recommended_threshold"] = str(recommended_threshold(request.model.config))
+    return metadata
+
+
+def write_onnx_int8(request: ExportRequest, path: Path, images: Tensor) -> None:
+    """Write a model as an ONNX file with int8 weights, a quarter of the size; see `quantize_weights`.
+
+    `images` are not used: rounded weights need no calibration.
+    """
+    import onnx
+
+    onnx.save(quantize_weights(convert_onnx(request)), path)
+
+
+def quantize_weights(proto: "ModelProto") -> "ModelProto":
+    """Return a copy of a float32 graph with int8 weights, one scale per output channel, and float32 activations.
+
+    A runtime that loads the file computes the float32 weights once, by folding constants: it runs as fast as the
+    float32 file, on every device. With int8 activations, ONNX Runtime is slower than with float32, by a factor of 1.3
+    to 2 with NNCF's settings for OpenVINO and of 1.2 to 1.4 with its own dynamic quantization, in Chromium too. The
+    built-in models lose nothing: 86.3% correct (float32: 86.0%), mAP 57.5 (57.6). `DequantizeLinear` instead of the
+    product would not be folded.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    quantized = type(proto)()
+    quantized.CopyFrom(proto)
+    graph = quantized.graph
+    initializers = {each.name: each for each in graph.initializer}
+    layers = [node for node in graph.node if node.op_type in WEIGHTED_LAYERS and node.input[1] in initializers]
+    nodes = []
+    for name, axis in {node.input[1]: _channel_axis(node) for node in layers}.items():
+        weight = numpy_helper.to_array(initializers[name])
+        others = tuple(index for index in range(weight.ndim) if index != axis % weight.ndim)
+        scale = np.abs(weight).max(axis=others, keepdims=True) / np.float32(INT8_MAX)
+        scale = np.maximum(scale, np.finfo(np.float32).tiny)  # of a channel of zeros
+        integers, floats, scales = f"{name}.int8", f"{name}.float", f"{name}.scale"
+        initializers[name].CopyFrom(numpy_helper.from_array((weight / scale).round().astype(np.int8), integers))
+        graph.initializer.append(numpy_helper.from_array(scale, scales))
+        nodes.append(helper.make_node("Cast", [integers], [floats], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [floats, scales], [name]))
+    nodes += graph.node  # in topological order
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return quantized
+
+
+def _channel_axis(layer: "NodeProto") -> int:
+    """Return the axis of the output channels in the weights of a layer."""
+    is_transposed = any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
+    return 0 if layer.op_type == "Conv" or is_transposed else -1
 
 
 class OnnxRuntime:

@@ -17,18 +17,19 @@ def trace(request: ExportRequest, *, dynamic_shapes: bool = False) -> ExportedPr
     """Trace the module of a request.
 
     Args:
-        dynamic_shapes: Trace a module of the interface "tensors" for any batch and image size instead of one image of
-            the size of `request.pixels`.
+        dynamic_shapes: Trace a module of the interface "tensors" for any batch and image size, or one of the interface
+            "transformers.js" for any image size, instead of one image of the size of `request.pixels`.
     """
     shapes, example = None, example_input(request)[:1]
     if dynamic_shapes:
         # torch.export specializes on sizes of 1 and on equal height and width at any layer: so the example has two
         # images, is not square, and is larger than the coarsest stride, 256 of a detector.
-        example = example.new_zeros(2, example.shape[1], 288, 320)
-        shapes = {request.input_name: {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+        batch = 2 if request.interface == "tensors" else 1
+        example = example.new_zeros(batch, example.shape[1], 288, 320)
+        shapes = {request.input_name: dict.fromkeys((0, 2, 3) if batch > 1 else (2, 3), Dim.DYNAMIC)}
     with torch.no_grad():
         program = torch.export.export(build_module(request), (example,), dynamic_shapes=shapes, strict=False)
-    if not dynamic_shapes:
+    if not dynamic_shapes or request.interface != "tensors":
         _remove_identity_resizes(program)
     return program
 

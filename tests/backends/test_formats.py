@@ -26,7 +26,7 @@ from mobilevit_hf.backends import formats
         (
             "image-classification",
             {"backend": "executorch", "quantization": "int8"},
-            "expected None, or openvino or litert as the backend",
+            "expected None, or onnx or openvino or litert as the backend",
         ),
         ("image-classification", {"backend": "openvino", "quantization": "int8"}, "mobilevit export MODEL OUT --to"),
         ("image-classification", {"quantization": "int8"}, "Use the openvino backend."),

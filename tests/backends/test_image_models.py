@@ -6,6 +6,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torchvision.ops import batched_nms
 from transformers import BitImageProcessor, MobileViTImageProcessor
+from transformers.image_utils import PILImageResampling
 
 import mobilevit_hf
 from mobilevit_hf.backends.formats import FORMATS
@@ -87,6 +88,20 @@ def read_as_transformers_js(logits, pred_boxes):
     center, size = pred_boxes[0, is_object].split(2, dim=-1)
     boxes = torch.cat((center - size / 2, center + size / 2), dim=-1)
     return boxes, probabilities[is_object].amax(dim=-1), best[is_object]
+
+
+@pytest.mark.parametrize("resample", [PILImageResampling.BILINEAR, PILImageResampling.BICUBIC])
+@pytest.mark.parametrize("size", [(90, 161), (40, 64), (64, 64)], ids=str)
+def test_transformers_js_detector_resizes_as_the_image_processor(model_dirs, size, resample):
+    processor = mobilevit_hf.MobileViTSSDLiteImageProcessor(size={"height": 64, "width": 64}, resample=resample)
+    image = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    request = make_request(DETECTION, model_dirs[DETECTION], "transformers.js", processor)
+    module, received = build_module(request), []
+    module.model.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0]))
+    with torch.no_grad():
+        module(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+    (expected,) = processor(image, return_tensors="pt", input_data_format="channels_last").values()
+    torch.testing.assert_close(received[0], expected, atol=1e-6, rtol=0)
 
 
 def random_candidates(number, num_labels, seed):

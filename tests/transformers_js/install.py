@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers_suite.fetch import DOWNLOAD_SECONDS, cache_folder
 
-VERSION = "4.3.1"
+VERSION = "4.3.2"
 
 
 class NotInstalledError(RuntimeError):
