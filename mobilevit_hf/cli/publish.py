@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.filesize import decimal
@@ -13,6 +13,7 @@ from ..model_sources import read_task
 from . import console
 
 if TYPE_CHECKING:
+    from ..demo.static_page import StaticPage
     from ..hub import Publication
 
 card_option = partial(typer.Option, rich_help_panel="Model card")
@@ -54,7 +55,16 @@ def publish(
         str | None, repository_option(metavar="BRANCH", help="Branch, created if it does not exist. Default: main.")
     ] = None,
     space: Annotated[
-        str | None, repository_option(metavar="ID", help="Also publish a demo of the model as this Space.")
+        str | None,
+        repository_option(metavar="ID", help="Also publish a demo of the model as this Space."),
+    ] = None,
+    static: Annotated[
+        bool | None,
+        repository_option(
+            "--static/--gradio",
+            help="Space with a page that runs in the browser (default), or with an app on the Hub's machines.",
+            show_default=False,
+        ),
     ] = None,
     dry_run: Annotated[bool, repository_option("--dry-run", help="Print files and card, upload nothing.")] = False,
 ) -> None:
@@ -78,13 +88,17 @@ def publish(
         intended_use=intended_use,
         images=images,
     )
+    if static is not None and not space:
+        raise ValueError(f"--{'static' if static else 'gradio'}: got no --space. Pass the id of a Space.")
+    page = None
     if space:  # checked before anything is uploaded
-        if (folder / "config.json").is_file():  # else publishing fails
-            read_task(str(folder), folder)
         if revision:
             raise ValueError(
                 f"--revision: got {revision}, expected main with --space. Leave out --space or --revision."
             )
+        if (folder / "config.json").is_file():  # else publishing fails
+            read_task(str(folder), folder)
+            page = _prepare_page(folder) if static in (None, True) else None
     publication = publish_folder(
         folder,
         repo_id,
@@ -97,7 +111,20 @@ def publish(
     )
     _show(publication, dry_run=dry_run)
     if space:
-        _show(publish_space(space, repo_id, private=private or None, dry_run=dry_run, log=log_note), dry_run=dry_run)
+        options: dict[str, Any] = {"private": private or None, "dry_run": dry_run, "log": log_note}
+        if page is None:
+            _show(publish_space(space, repo_id, **options), dry_run=dry_run)
+        else:
+            from ..demo.static_space import publish_static_space
+
+            _show(publish_static_space(space, repo_id, page, **options), dry_run=dry_run)
+
+
+def _prepare_page(folder: Path) -> "StaticPage":
+    from ..demo.static_page import prepare_static_page
+
+    with console.messages.status("Exporting the model for the page"):
+        return prepare_static_page(str(folder))
 
 
 def _show(publication: "Publication", *, dry_run: bool) -> None:

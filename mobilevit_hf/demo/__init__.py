@@ -1,6 +1,5 @@
-"""Web demo of models with Gradio (extra `demo`)."""
+"""Web demos of models: a page with Gradio (extra `demo`), and a static page that runs in the browser."""
 
-from .app import build_app, launch
-from .middleware import is_loopback
+import lazy_loader
 
-__all__ = ["build_app", "is_loopback", "launch"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

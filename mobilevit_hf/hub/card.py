@@ -11,8 +11,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader
 
+from ..backends.formats import FORMATS
 from ..backends.precision import describe_check, may_be_chosen
 from ..evaluation.confidence_intervals import FEW_IMAGES, describe_intervals
+from ..model_sources import DEFAULT_THRESHOLD
 from ..records import ExportRecord, HardwareRecord
 from ..redaction import redact
 from ..tasks import METRICS, TRAINABLE_TASKS
@@ -98,14 +100,16 @@ def render_card(metadata: ModelMetadata, repo_id: str) -> str:
         metadata=metadata,
         command=_command(metadata),
         trainable=metadata.task.name in TRAINABLE_TASKS,
-        headline=_headline(metadata.evaluations),
+        headline=find_headline(metadata.evaluations),
         drawn=next((each for each in metadata.evaluations if each.from_training), None),
         figures=FIGURE_TITLES[metadata.task.labels],
-        threshold_source=_threshold_source(metadata),
+        threshold_source=find_threshold_source(metadata),
         results=[_results_table(evaluation, metadata) for evaluation in metadata.evaluations],
         hyperparameters=_hyperparameters(metadata),
         exports=_export_table(metadata.exports),
         fastest=_fastest_backend(metadata.exports),
+        runs_in_browser=_runs_in_browser(metadata),
+        default_threshold=DEFAULT_THRESHOLD,
         lower_precision=_lower_precision(metadata),
         rare_classes=_rare_classes(metadata),
     )
@@ -123,7 +127,7 @@ def render_eval_results(metadata: ModelMetadata) -> dict[str, str]:
     """
     ignored_split = "validation" if metadata.data and metadata.data.validation_cut_off else None
     on_dataset = [evaluation for evaluation in metadata.evaluations if _is_on_training_dataset(evaluation, metadata)]
-    evaluation = _headline([evaluation for evaluation in on_dataset if evaluation.split != ignored_split])
+    evaluation = find_headline([evaluation for evaluation in on_dataset if evaluation.split != ignored_split])
     if evaluation is None or len(metadata.datasets) != 1:
         return {}
     metric = next(name for name in METRICS if name in evaluation.metrics)  # the one that papers report
@@ -194,7 +198,7 @@ def _measured_metrics(evaluation: Evaluation) -> list[str]:
     return [name for name in METRICS if name != "mar_100" and evaluation.metrics.get(name, -1) >= 0]
 
 
-def _threshold_source(metadata: ModelMetadata) -> Evaluation | None:
+def find_threshold_source(metadata: ModelMetadata) -> Evaluation | None:
     """Return the evaluation that the recommended threshold was selected on; each split has a different best one."""
     for evaluation in metadata.evaluations:
         measured = (evaluation.threshold or {}).get("value", math.inf)
@@ -203,7 +207,7 @@ def _threshold_source(metadata: ModelMetadata) -> Evaluation | None:
     return None
 
 
-def _headline(evaluations: Sequence[Evaluation]) -> Evaluation | None:
+def find_headline(evaluations: Sequence[Evaluation]) -> Evaluation | None:
     """Return the evaluation to quote: on the test split if possible, which selected neither weights nor threshold."""
     return min(evaluations, key=lambda evaluation: evaluation.split != "test", default=None)
 
@@ -334,9 +338,20 @@ def _export_table(exports: Sequence[ExportRecord]) -> dict[str, Any] | None:
 
 def _fastest_backend(exports: Sequence[ExportRecord]) -> str | None:
     """Return the backend with the lowest latency among those of `mobilevit_hf.pipeline`."""
-    supported = [export for export in exports if export.backend in ("openvino", "onnx")]
+    supported = [
+        export
+        for export in exports
+        if export.backend in ("openvino", "onnx") and export.interface == FORMATS[export.backend].pipeline_interface
+    ]
     fastest = min(supported, key=lambda export: (export.latency_ms or {}).get("1", math.inf), default=None)
     return fastest.backend if fastest else None
+
+
+def _runs_in_browser(metadata: ModelMetadata) -> bool:
+    """Return whether there is a file for transformers.js."""
+    interfaces = {"image-classification": "tensors", "object-detection": "transformers.js"}
+    interface = interfaces.get(metadata.task.name)
+    return any(export.backend == "onnx" and export.interface == interface for export in metadata.exports)
 
 
 def _lower_precision(metadata: ModelMetadata) -> list[tuple[str, str, str]]:

@@ -60,6 +60,38 @@ def test_models_are_fixed_for_other_machines(mobilevit, monkeypatch, detector_di
     assert calls["models"].count(model) == 1
 
 
+def test_static_page_is_written(mobilevit, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setitem(sys.modules, "gradio", None)  # not needed
+
+    def build(model, folder):
+        calls.append((model, folder))
+        return {"index.html": 1000, "model.onnx": 2000}
+
+    monkeypatch.setattr("mobilevit_hf.demo.static_page.build_static_page", build)
+    folder = tmp_path / "my page"
+    code, out, err = mobilevit("demo", "--static", folder)
+    assert (code, out) == (0, f"python -m http.server -d '{folder}'\n")
+    assert "2 files, 3.0 kB" in err
+    mobilevit("demo", "--static", folder, "--model", "blood-cells")
+    assert calls == [("garments", folder), ("blood-cells", folder)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--port", "80"), "--port: got it with --static"),
+        (("--no-open",), "--open: got it with --static"),
+        (("--model", "garments", "--model", "blood-cells"), "--model: got 2 models, expected one with --static."),
+    ],
+)
+def test_static_page_with_options_of_the_server_is_an_error(mobilevit, tmp_path, arguments, message):
+    code, out, err = mobilevit("demo", "--static", tmp_path / "page", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {message}")
+    assert not (tmp_path / "page").exists()
+
+
 @pytest.mark.slow
 def test_interrupt_stops_the_server(checkpoints):
     pytest.importorskip("gradio")

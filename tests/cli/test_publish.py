@@ -59,8 +59,8 @@ def test_hub_error_is_a_one_line_error(hub, classifier_dir, mobilevit):
     assert TOKEN not in err
 
 
-def test_space(hub, mobilevit, checkpoints):
-    arguments = ("publish", checkpoints["image-classification"], REPO, "--license", "mit", "--space", SPACE)
+def test_gradio_space(hub, mobilevit, classifier):
+    arguments = ("publish", classifier, REPO, "--license", "mit", "--space", SPACE, "--gradio")
     code, out, err = mobilevit(*arguments, "--dry-run")
     assert (code, hub.requests) == (0, [])
     assert f"{hub.url}/spaces/{SPACE}" not in out
@@ -70,6 +70,41 @@ def test_space(hub, mobilevit, checkpoints):
     assert "config.json" in hub.files(REPO)
     assert "app.py" in hub.files(SPACE, repo_type="space")
     assert TOKEN not in out + err
+
+
+@pytest.mark.parametrize("option", [(), ("--static",)])
+def test_space_is_static_by_default(hub, mobilevit, classifier, monkeypatch, option, tmp_path):
+    monkeypatch.setattr("mobilevit_hf.demo.static_page.check_backend", lambda *arguments: None)
+    exported = tmp_path / "export.onnx"
+    exported.write_bytes(b"model")
+    monkeypatch.setattr("mobilevit_hf.demo.static_page.export_image_file", lambda *_, **options: (None, exported))
+    monkeypatch.setattr("mobilevit_hf.demo.static_page.runtime_files", list)
+    arguments = ("publish", classifier, REPO, "--license", "mit", "--space", SPACE, *option)
+    code, out, err = mobilevit(*arguments, "--dry-run")
+    assert (code, hub.requests) == (0, [])
+    assert re.search(r"^index\.html +\d", out, re.MULTILINE)
+    code, out, err = mobilevit(*arguments)
+    assert code == 0, err
+    assert out.splitlines()[-1] == f"{hub.url}/spaces/{SPACE}"
+    assert hub.files(SPACE, repo_type="space")["model.onnx"] == b"model"
+    assert f"{hub.url}/{REPO}" in hub.files(SPACE, repo_type="space")["index.html"].decode()
+
+
+def test_failed_export_of_the_page_publishes_nothing(hub, mobilevit, classifier, monkeypatch):
+    monkeypatch.setattr("mobilevit_hf.demo.static_page.check_backend", lambda *arguments: None)
+
+    def fail():
+        raise ValueError("runtime: can't be downloaded.")
+
+    monkeypatch.setattr("mobilevit_hf.demo.static_page.runtime_files", fail)
+    code, out, err = mobilevit("publish", classifier, REPO, "--license", "mit", "--space", SPACE)
+    assert (code, out, err) == (2, "", "error: runtime: can't be downloaded.\n")
+    assert hub.requests == []
+
+
+def test_kind_of_space_without_a_space_is_an_error(hub, mobilevit, classifier):
+    code, _, err = mobilevit("publish", classifier, REPO, "--license", "mit", "--gradio")
+    assert (code, err) == (2, "error: --gradio: got no --space. Pass the id of a Space.\n")
 
 
 @pytest.mark.parametrize("task", ["image-segmentation", "image-feature-extraction"])

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio")
-
 from mobilevit_hf.demo import inference
 
 THRESHOLD = 0.02

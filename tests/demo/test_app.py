@@ -9,10 +9,13 @@ import time
 from functools import partial
 from pathlib import Path
 
-import gradio
 import httpx
 import pytest
 from browser import open_chromium
+
+pytest.importorskip("gradio")
+
+import gradio
 
 from mobilevit_hf import demo
 from mobilevit_hf.demo import app, inference, middleware

@@ -110,13 +110,21 @@ def test_handwritten_app_is_kept(hub, publish_demo):
 
 
 def test_handwritten_readme_and_requirements_are_kept(hub, publish_demo, messages):
-    upload(hub, README=f"{SPACE_README}\nMine", requirements=HANDWRITTEN)
+    upload(hub, README=SPACE_README.format(sdk="gradio") + "\nMine", requirements=HANDWRITTEN)
     publish_demo()
     files = space_files(hub)
     assert files["README.md"].decode().endswith("Mine")
     assert files["requirements.txt"].decode() == HANDWRITTEN
     assert "app.py" in files
     assert [line.split()[0] for line in messages] == ["README.md", "requirements.txt"]
+
+
+def test_handwritten_readme_of_another_sdk_is_an_error(hub, publish_demo):
+    upload(hub, README=SPACE_README.format(sdk="static") + "\nMine")
+    before = space_files(hub)
+    with pytest.raises(ValueError, match=r"got sdk static in a handwritten README\.md, expected gradio"):
+        publish_demo()
+    assert space_files(hub) == before
 
 
 def test_dry_run_sends_no_request(hub, publish_demo):
