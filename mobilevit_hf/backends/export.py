@@ -292,7 +292,7 @@ class _Exporter:
             raise
         _write_records(self.output_dir, file, record)
         if interface == "transformers.js":
-            write_browser_configs(self.output_dir, self.model.config)
+            write_browser_configs(self.output_dir, request.labels)
         return record
 
     def _write(

@@ -1,46 +1,55 @@
-"""Configurations with which transformers.js runs a detector, next to its ONNX files.
+"""What transformers.js needs next to ONNX files.
 
-transformers.js knows neither the model type nor the image processor of the detector. A file of the interface
-"transformers.js" has the inputs and outputs of a YOLOS model, after non-maximum suppression, and these configurations
-say so: the folder `onnx` is a model of its own.
+A classifier runs with the configurations of its model. transformers.js has neither the model type nor the image
+processor of the detector: a detector's file of the interface "transformers.js" has the inputs and outputs of a YOLOS
+model, after non-maximum suppression, and the folder `onnx` has configurations of its own.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..io import write_atomically
 from ..records import EXPORT_FILE, read_export_records
+from .formats import FORMATS
 from .interfaces import Interface
 
 INTERFACE: Interface = "transformers.js"
-FOLDER = "onnx"
-# By precision of a file. Without a setting, transformers.js requests q8 in browsers.
+# By precision of a file, in the order of preference. Without a setting, transformers.js requests q8 in browsers.
 DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8"}
 # Larger images are scaled down before the model scales them to its own size, which is exact for all others. As
 # float32, a photo of 12 megapixels takes 144 MB several times, too much for a phone.
 MAX_SIDE = 2048
 
 
-def browser_configs(folder: Path, config: Any) -> dict[str, str]:
-    """Return the configurations by path in the model directory, none without a file of the interface.
+def default_dtype(folder: Path, interface: Interface) -> str | None:
+    """Return the precision in which transformers.js loads a model by default, None without a file.
 
     Args:
-        folder: Model directory with an `export.json`.
-        config: Configuration of the detector.
+        folder: Model directory.
+        interface: Interface of its file: "transformers.js" for a detector, else "tensors".
     """
-    records = [record for record in read_export_records(folder / EXPORT_FILE) if record.interface == INTERFACE]
-    precisions = {record.quantization or record.dtype for record in records if (folder / record.file).is_file()}
-    if not precisions:
+    format = FORMATS["onnx"]
+    others = {record.file for record in read_export_records(folder / EXPORT_FILE) if record.interface != interface}
+    paths = {dtype: format.file.format(suffix=format.suffixes[precision]) for precision, dtype in DTYPES.items()}
+    return next((dtype for dtype, path in paths.items() if (folder / path).is_file() and path not in others), None)
+
+
+def browser_configs(folder: Path, labels: Sequence[str]) -> dict[str, str]:
+    """Return the configurations of a detector by path in the model directory, none without a file for transformers.js.
+
+    Args:
+        folder: Model directory.
+        labels: Class names by index.
+    """
+    if (dtype := default_dtype(folder, INTERFACE)) is None:
         return {}
-    default = next(dtype for precision, dtype in DTYPES.items() if precision in precisions)
-    names = {str(index): config.id2label[index] for index in range(config.num_labels)}
     model = {
         "architectures": ["YolosForObjectDetection"],
-        "id2label": names,
-        "label2id": {name: int(index) for index, name in names.items()},
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
         "model_type": "yolos",
-        "transformers.js_config": {"dtype": default},
+        "transformers.js_config": {"dtype": dtype},
     }
     processor = {
         "do_convert_rgb": True,
@@ -54,14 +63,11 @@ def browser_configs(folder: Path, config: Any) -> dict[str, str]:
         "rescale_factor": 1 / 255,
         "size": {"height": MAX_SIDE, "width": MAX_SIDE},
     }
-    return {f"{FOLDER}/config.json": _dump(model), f"{FOLDER}/preprocessor_config.json": _dump(processor)}
+    configs = {"onnx/config.json": model, "onnx/preprocessor_config.json": processor}
+    return {name: json.dumps(values, indent=2, ensure_ascii=False) + "\n" for name, values in configs.items()}
 
 
-def write_browser_configs(folder: Path, config: Any) -> None:
+def write_browser_configs(folder: Path, labels: Sequence[str]) -> None:
     """Write the configurations of `browser_configs` into a model directory."""
-    for name, text in browser_configs(folder, config).items():
+    for name, text in browser_configs(folder, labels).items():
         write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
-
-
-def _dump(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

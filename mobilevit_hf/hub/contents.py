@@ -15,6 +15,7 @@ from ..backends.cache import weights_hash
 from ..backends.files import check_exported
 from ..backends.formats import FORMATS
 from ..backends.pytorch import load_model
+from ..backends.transformers_js import browser_configs, default_dtype
 from ..io import home_folder, read_json
 from ..model_sources import load_image_processor, read_config
 from ..modeling.configuration_mobilevit import MobileViTConfig
@@ -35,6 +36,7 @@ EXPORTS = {
     "onnx": (".onnx", ".onnx_data", ".data"),
     "openvino": (".xml", ".bin"),
     "executorch": (".pte",),
+    "litert": (".tflite",),
     "coreml": (".mlmodel", ".bin", ".json"),
 }
 TEXTS = (".json", ".md", ".py", ".xml", ".yaml", ".yml")
@@ -43,8 +45,6 @@ CODE = {
     CONFIG: (MobileViTSSDLiteConfig, MobileViTSSDLiteForObjectDetection),
     PROCESSOR: (MobileViTSSDLiteImageProcessor,),
 }
-# Without this setting transformers.js requests a quantized file.
-BROWSER_FILE, BROWSER_CONFIG = "onnx/model.onnx", {"transformers.js_config": {"dtype": "fp32"}}
 PLACEHOLDER = re.compile(r"LABEL_\d+")
 SECRETS = {
     "a Hub token": re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b"),
@@ -249,8 +249,8 @@ def _check_texts(folder: Path, contents: Contents) -> Iterator[str]:
 def _finish_configs(folder: Path) -> dict[str, Path | bytes]:
     """Return the configurations that differ when published, and the code of a detector.
 
-    The configurations of a detector refer to its code, others to none; that of a model with an ONNX file for browsers
-    sets its dtype.
+    The configurations of a detector refer to its code, others to none. A model with an ONNX file for transformers.js
+    has its default dtype in the configuration; a detector has configurations of its own next to the file.
     """
     configs = {name: read_json(folder / name) for name in CODE}
     is_detector = configs[CONFIG]["model_type"] == MobileViTSSDLiteConfig.model_type
@@ -260,11 +260,15 @@ def _finish_configs(folder: Path) -> dict[str, Path | bytes]:
         if is_detector:
             modules = {kind: Path(inspect.getfile(kind)).stem for kind in CODE[name]}
             published["auto_map"] = {kind._auto_class: f"{module}.{kind.__name__}" for kind, module in modules.items()}
-        elif name == CONFIG and (folder / BROWSER_FILE).is_file():
-            published = BROWSER_CONFIG | published
+        elif name == CONFIG and (dtype := default_dtype(folder, "tensors")):
+            published = {"transformers.js_config": {"dtype": dtype}} | published
         if published != values:
             files[name] = (json.dumps(published, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    return files | _detector_code(folder) if is_detector else files
+    if not is_detector:
+        return files
+    names = configs[CONFIG].get("id2label", {})
+    browser = browser_configs(folder, [names[index] for index in sorted(names, key=int)])
+    return files | _detector_code(folder) | {name: text.encode() for name, text in browser.items()}
 
 
 def _detector_code(folder: Path) -> dict[str, Path | bytes]:

@@ -424,6 +424,26 @@ def test_usage_names_the_fastest_backend(tmp_path):
     assert 'backend="openvino")' in card_of(folder)
 
 
+def test_usage_in_browsers_requires_a_file_for_transformers_js(tmp_path):
+    folder = write_run(tmp_path / "run", "object-detection")
+    tensors = {"backend": "onnx", "dtype": "float32", "quantization": None, "file": "onnx/model_tensors.onnx"}
+    (folder / "export.json").write_text(json.dumps([tensors]))
+    assert "```js" not in card_of(folder)
+    browser = tensors | {"file": "onnx/model.onnx", "interface": "transformers.js", "latency_ms": {"1": 0.1}}
+    (folder / "export.json").write_text(json.dumps([tensors | {"latency_ms": {"1": 0.2}}, browser]))
+    snippet = card_of(folder).partition("```js\n")[2].partition("```")[0]
+    assert 'env.remotePathTemplate = "{model}/resolve/{revision}/onnx/";' in snippet
+    assert f'pipeline("object-detection", "{REPO}", {{ subfolder: "" }})' in snippet
+    assert "{ threshold: 0.412 }" in snippet
+
+
+def test_fastest_backend_is_one_that_pipelines_run(tmp_path):
+    folder = write_run(tmp_path / "run", "object-detection")
+    browser = EXPORTS[1] | {"interface": "transformers.js", "latency_ms": {"1": 0.1}}
+    (folder / "export.json").write_text(json.dumps([*EXPORTS[:1], browser]))
+    assert 'backend="openvino")' in card_of(folder)
+
+
 def test_streamed_dataset_has_no_total(tmp_path):
     folder = write_run(tmp_path / "run")
     data = json.loads((folder / "run.json").read_text())["data"] | {"streamed": True, "images": {"train": 1000}}

@@ -12,7 +12,7 @@ from hub_server import TOKEN
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
-from mobilevit_hf import MobileViTForImageClassification
+from mobilevit_hf import MobileViTForImageClassification, MobileViTSSDLiteForObjectDetection
 from mobilevit_hf.backends.cache import weights_hash
 from mobilevit_hf.hub import CardOptions
 
@@ -109,6 +109,56 @@ def test_exports_are_published_with_their_record(hub, classifier_dir, publish_mo
     model.save_pretrained(classifier_dir)
     with pytest.raises(ValueError, match=r"onnx/model\.onnx was exported from other weights"):
         publish_model(classifier_dir)
+
+
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [
+        (["model.onnx", "model_fp16.onnx", "model_quantized.onnx"], "fp32"),
+        (["model_fp16.onnx", "model_quantized.onnx"], "fp16"),
+        (["model_quantized.onnx"], "q8"),
+        (["model_image.onnx"], None),
+        ([], None),
+    ],
+)
+def test_default_dtype_of_transformers_js_is_that_of_a_file(hub, classifier_dir, publish_model, names, dtype):
+    (classifier_dir / "onnx").mkdir()
+    for name in names:
+        (classifier_dir / "onnx" / name).write_bytes(b"model")
+    publish_model(classifier_dir)
+    config = json.loads(hub.files(REPO)["config.json"])
+    assert config.get("transformers.js_config") == (dtype and {"dtype": dtype})
+    assert not [name for name in hub.files(REPO) if name.startswith("onnx/") and name.endswith(".json")]
+
+
+@pytest.mark.parametrize("interface", ["transformers.js", "tensors"])
+def test_detector_has_configurations_for_transformers_js(hub, detector_dir, publish_model, tmp_path, interface):
+    folder = Path(shutil.copytree(detector_dir, tmp_path / "detector"))
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"model")
+    (folder / "onnx" / "config.json").write_text("{}")  # of other class names
+    record = {
+        "backend": "onnx",
+        "dtype": "float32",
+        "quantization": None,
+        "interface": interface,
+        "file": "onnx/model.onnx",
+        "files": {"model.onnx": hashlib.sha256(b"model").hexdigest()},
+        "weights": weights_hash(MobileViTSSDLiteForObjectDetection.from_pretrained(folder)),
+    }
+    (folder / "export.json").write_text(json.dumps([record]))
+    publish_model(folder)
+    files = hub.files(REPO)
+    assert json.loads(files["config.json"])["model_type"] == "mobilevit_ssdlite"
+    assert "transformers.js_config" not in json.loads(files["config.json"])
+    names = {"onnx/config.json", "onnx/preprocessor_config.json"}
+    assert names & set(files) == (names if interface == "transformers.js" else set())
+    if interface == "transformers.js":
+        config = json.loads(files["onnx/config.json"])
+        assert config["model_type"] == "yolos"
+        assert config["id2label"] == json.loads(files["config.json"])["id2label"]
+        assert config["transformers.js_config"] == {"dtype": "fp32"}
+        assert json.loads(files["onnx/preprocessor_config.json"])["image_processor_type"] == "YolosImageProcessor"
 
 
 def test_images_option_leaves_out_dataset_images(hub, classifier_dir, publish_model):
