@@ -77,6 +77,14 @@ def is_generated(text: str) -> bool:
     return CARD_MARKER in text
 
 
+# What an exported file takes, by interface.
+INPUTS = {
+    "tensors": "output of the image processor",
+    "image": "image, uint8 RGB",
+    "transformers.js": "image, by transformers.js",
+}
+
+
 def render_card(metadata: ModelMetadata, repo_id: str) -> str:
     """Render the README.md of a repository `user/name`."""
     environment = Environment(
@@ -321,6 +329,8 @@ def _export_table(exports: Sequence[ExportRecord]) -> dict[str, Any] | None:
         latency = {size: f"{milliseconds:.1f}" for size, milliseconds in (export.latency_ms or {}).items()}
         row = {
             "Backend": export.backend,
+            "File": export.file,
+            "Input": INPUTS[export.interface] if any(other.interface != "tensors" for other in exports) else "",
             "Precision": export.quantization or export.dtype or "",
             "Size": megabytes(export.bytes) if export.bytes else "",
             "Same predictions as PyTorch": "" if export.agreement is None else percent(export.agreement),
