@@ -418,7 +418,7 @@ def test_usage_names_the_fastest_backend(tmp_path):
     (folder / "onnx" / "export.json").write_text(json.dumps([faster]))
     text = card_of(folder)
     assert 'backend="onnx")' in text
-    assert "| onnx | int8 | 0.2 MB | 98.5% |" in text
+    assert "| onnx | model.onnx | int8 | 0.2 MB | 98.5% |" in text
     assert "username" not in text
     (folder / "onnx" / "export.json").write_text(json.dumps([faster | {"latency_ms": {"1": 9.5}}]))
     assert 'backend="openvino")' in card_of(folder)
