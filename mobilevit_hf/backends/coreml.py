@@ -1,6 +1,5 @@
 """Core ML packages, for apps on Apple devices; there is no runtime in Python."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -156,16 +155,14 @@ def unique_labels(labels: list[str]) -> list[str]:
 def _describe(package: Any, request: ExportRequest) -> None:
     """Set the metadata that Xcode shows."""
     is_detector, (height, width) = request.task == "object-detection", request.size
-    metadata = {"task": request.task, "labels": json.dumps(request.labels, ensure_ascii=False)}
     values: dict[str, float] = {"height": height, "width": width}
     if is_detector:
         values["iou"], values["confidence"] = _thresholds(request)
-        metadata["threshold"] = str(values["confidence"])
     package.short_description = (
         f"MobileViT {'object detector' if is_detector else 'image classifier'} for {len(request.labels)} classes, "
         f"{request.dtype}. Exported by mobilevit_hf {__version__}."
     )
-    package.user_defined_metadata.update(metadata)
+    package.user_defined_metadata.update(request.metadata)
     description = package._spec.description
     for feature in (*description.input, *description.output):
         if feature.name in DESCRIPTIONS:

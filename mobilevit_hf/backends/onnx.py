@@ -1,6 +1,5 @@
 """ONNX files and ONNX Runtime."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..model_sources import recommended_threshold
 from ..tasks import TaskName
 from .cache import weights_hash
 from .requests import ExportRequest
@@ -75,7 +73,7 @@ def _convert(request: ExportRequest) -> "ModelProto":
         _name_dimensions(value, INPUT_DIMENSIONS)
     for value in graph.output:
         _name_dimensions(value, OUTPUT_DIMENSIONS[request.task])
-    for key, text in _metadata(request).items():
+    for key, text in request.metadata.items():
         proto.metadata_props.add(key=key, value=text)
     return proto
 
@@ -84,18 +82,6 @@ def _name_dimensions(value: "ValueInfoProto", names: tuple[str, ...]) -> None:
     for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
         if dimension.dim_param:
             dimension.dim_param = name
-
-
-def _metadata(request: ExportRequest) -> dict[str, str]:
-    """Return what an app needs to know about a file: `names` is a JSON object of class names by index."""
-    metadata = {
-        "task": request.task,
-        "interface": request.interface,
-        "names": json.dumps(dict(enumerate(request.labels)), ensure_ascii=False),
-    }
-    if request.task == "object-detection":
-        metadata["recommended_threshold"] = str(recommended_threshold(request.model.config))
-    return metadata
 
 
 def write_onnx_int8(request: ExportRequest, path: Path, images: Tensor) -> None:

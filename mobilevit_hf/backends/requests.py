@@ -1,10 +1,12 @@
 """What an exporter needs to write a file."""
 
+import json
 from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..model_sources import recommended_threshold
 from ..tasks import TaskName
 from .interfaces import Interface, input_name, output_names
 
@@ -47,3 +49,15 @@ class ExportRequest:
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
         return output_names(self.task, self.interface)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What an app has to know about a file: `names` is a JSON object of class names by index."""
+        metadata = {
+            "task": self.task,
+            "interface": self.interface,
+            "names": json.dumps(dict(enumerate(self.labels)), ensure_ascii=False),
+        }
+        if self.task == "object-detection":
+            metadata["recommended_threshold"] = str(recommended_threshold(self.model.config))
+        return metadata

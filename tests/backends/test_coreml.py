@@ -131,7 +131,7 @@ def test_classifier_package_takes_an_rgb_image_and_returns_labels(dtype, builtin
     assert classify.type == "classify"
     assert package.read_inputs(classify, Values())["classes"] == request.labels
     assert package.spec.specificationVersion == 7  # iOS 16
-    assert json.loads(description.metadata.userDefined["labels"]) == request.labels
+    assert list(json.loads(description.metadata.userDefined["names"]).values()) == request.labels
 
 
 class Values(dict):
@@ -169,7 +169,7 @@ def test_detector_package_is_a_pipeline_of_model_and_nms(dtype, builtin_export):
         nms.iouThresholdInputFeatureName,
         nms.confidenceThresholdInputFeatureName,
     }
-    assert package.spec.description.metadata.userDefined["threshold"] == "0.43"
+    assert package.spec.description.metadata.userDefined["recommended_threshold"] == "0.43"
 
 
 @pytest.mark.slow
