@@ -257,11 +257,13 @@ def trim(max_bytes: int | None = None, keep: Path | None = None) -> int:
 
 
 def clear() -> int:
-    """Remove all cached models and unpacked datasets, and return the number of removed bytes."""
+    """Remove all cached models, unpacked datasets and downloads, and return the number of removed bytes."""
     from ..data.archives import unpacked_archives  # imports torch
 
-    sizes = {folder: folder_bytes(folder) for folder in unpacked_archives()}
-    return trim(max_bytes=-1) + sum(size for folder, size in sizes.items() if _remove(folder))
+    removed = trim(max_bytes=-1)
+    others = [*unpacked_archives(), *filter(is_cache_entry, cache_folder().glob("*"))]
+    sizes = {folder: folder_bytes(folder) for folder in others}
+    return removed + sum(size for folder, size in sizes.items() if _remove(folder))
 
 
 def _remove(folder: Path) -> bool:

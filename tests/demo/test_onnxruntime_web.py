@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mobilevit_hf.backends import cache
 from mobilevit_hf.demo import onnxruntime_web
 from mobilevit_hf.demo.onnxruntime_web import runtime_files
 from mobilevit_hf.io import is_cache_entry
@@ -58,6 +59,13 @@ def test_damaged_file_is_downloaded_again(sources):
     path.write_bytes(b"damaged")
     runtime_files()
     assert path.read_bytes() == CONTENTS[path.name]
+
+
+def test_clearing_the_cache_removes_the_files(sources):
+    sources["npm"] = CONTENTS
+    path, *_ = runtime_files()
+    assert cache.clear() >= sum(map(len, CONTENTS.values()))
+    assert not path.exists()
 
 
 def test_changed_file_is_rejected(sources, tmp_path):

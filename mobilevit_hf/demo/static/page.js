@@ -202,7 +202,7 @@ function stopCamera() {
 }
 
 function setLive(isLive) {
-  elements.camera.hidden = isLive;
+  for (const name of ["choose", "file", "camera"]) elements[name].hidden = isLive;
   elements.snapshot.hidden = !isLive;
   elements.stop.hidden = !isLive;
   // A screen reader could not keep up with the answers to a video.
@@ -299,7 +299,7 @@ function showObjects(predictions) {
       return item;
     }),
   );
-  elements.details.hidden = predictions.length === 0;
+  elements.details.hidden = stream !== null || predictions.length === 0;
   if (!stream) elements.objects.replaceChildren(...predictions.map(makeObjectRow));
 }
 
@@ -379,7 +379,8 @@ if (isDetector) {
 // Not available without https, and blocked in some private windows: then the page needs a connection.
 const { serviceWorker } = navigator;
 const isUpdate = Boolean(serviceWorker?.controller);
-serviceWorker?.register("service-worker.js").catch(() => {});
+// Not before the downloads are complete: it takes them from the browser's cache.
+ready.finally(() => serviceWorker?.register("service-worker.js")).catch(() => {});
 serviceWorker?.addEventListener("controllerchange", () => {
   if (isUpdate && !shown && !stream) location.reload(); // a new version of the page
 });
