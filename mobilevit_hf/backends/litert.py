@@ -1,12 +1,13 @@
 """LiteRT files (.tflite) in float32, with float16 weights, or quantized to int8.
 
-Quantized are convolutions, linear layers and SiLU, with one scale per output channel for weights. In float32 stay
+Convolutions, linear layers and their SiLU are quantized, with one scale per output channel for weights. In float32 stay
 
-- attention, layer normalization and residual connections of the transformers: LiteRT's XNNPACK delegate has no int8
-  kernels for most of their operations, and the others of LiteRT take longer than those of float32;
-- the last layers, and what follows: a detector's offsets and logits would share one scale.
+- attention, layer normalization and residual connections of the transformers: LiteRT's XNNPACK delegate has int8 kernels
+  for few of their operations, and with those of LiteRT itself the whole file takes twice as long as in float32;
+- `FLOAT32_MODULES`.
 
-With all supported operations in int8 the files are twice as slow as in float32.
+The built-in models run 1.6 (classifier) and 1.4 times (detector) as fast as in float32. The limit are the float32
+attention scores of the first transformer, 40% of the time of a detector.
 """
 
 import io
@@ -14,11 +15,12 @@ from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from ..tasks import TaskName
 from .image_models import Scaling, example_input
 from .litert_runtime import silence_stderr
 from .requests import ExportRequest
@@ -29,16 +31,27 @@ if TYPE_CHECKING:
 
 SIGNATURE, INPUT = "serving_default", "args_0"  # of converted files
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-# Quantized operations by the path of modules that their output is named after; a later row adds to an earlier one.
+# Quantized operations by a pattern of the path of modules that their output is named after.
 TRANSFORMER, CONVOLUTIONS = "FusedTransformer_", "ConvLayer_|InvertedResidual_|MobileViTLayer_"
-INT8_OPERATIONS = (
-    (
-        f"^(?!.*{TRANSFORMER})(?!.*_predictor).*({CONVOLUTIONS})",
-        ("CONV_2D", "DEPTHWISE_CONV_2D", "LOGISTIC", "MUL", "ADD", "PAD", "CONCATENATION"),
+INT8_OPERATIONS = {
+    f"^(?!.*{TRANSFORMER}).*({CONVOLUTIONS})": (
+        *("CONV_2D", "DEPTHWISE_CONV_2D", "LOGISTIC", "MUL", "ADD", "PAD", "CONCATENATION"),
     ),
-    (TRANSFORMER, ("FULLY_CONNECTED",)),
-    (f"{TRANSFORMER}.*SiLU_", ("LOGISTIC", "MUL")),
-)
+    TRANSFORMER: ("FULLY_CONNECTED",),
+    f"{TRANSFORMER}.*SiLU_": ("LOGISTIC", "MUL"),
+}
+# Patterns of modules that stay in float32.
+FLOAT32_MODULES = {
+    # Their activations differ by an order of magnitude between the channels, which share one scale. The KL divergence
+    # from float32 is 0.001 nats; with them in int8, 0.003 nats, and the built-in classifier is 1.8 times as fast.
+    "image-classification": "conv_stem|MobileNetLayer_0/|MobileNetLayer_1/[^/]*InvertedResidual_0/",
+    # The offsets of the boxes would share a scale with the logits.
+    "object-detection": "_predictor/",
+}
+# Ranges of activations exclude the extremes of this fraction of the images at each end. With the extremes of all
+# images, or with the quantizer's moving average, the KL divergence is up to a third larger.
+EXCLUDED_FRACTION = 0.1
+MAX_CALIBRATION_IMAGES = 100  # more do not lower it
 
 
 def write_litert(request: ExportRequest, path: Path) -> None:
@@ -51,10 +64,10 @@ def write_litert(request: ExportRequest, path: Path) -> None:
 
 def write_litert_int8(request: ExportRequest, path: Path, images: Tensor) -> None:
     """Write a model as a LiteRT file quantized on (N, 3, H, W) float32 outputs of the image processor."""
-    inputs = images.numpy()
+    inputs = images[:MAX_CALIBRATION_IMAGES].numpy()
     if request.interface == "image":
         inputs = Scaling.from_processor(request.processor).to_image(inputs)
-    _write(_quantize(_convert(request), inputs), request, path)
+    _write(_quantize(_convert(request), inputs, request.task), request, path)
 
 
 def _convert(request: ExportRequest) -> bytes:
@@ -77,19 +90,39 @@ def _store_float16(content: bytes) -> bytes:
         return bytes(quantizer.quantize().quantized_model)
 
 
-def _quantize(content: bytes, inputs: np.ndarray) -> bytes:
+def _quantize(content: bytes, inputs: np.ndarray, task: TaskName) -> bytes:
     """Quantize a float32 file, with ranges of activations measured on a batch of inputs."""
     with _silence():
-        from ai_edge_quantizer.calibrator import CalibrationMode
+        from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
         quantizer = _quantizer(content)
-        for modules, operations in INT8_OPERATIONS:
+        for modules, operations in INT8_OPERATIONS.items():
             for operation in operations:
                 quantizer.add_static_config(modules, operation, activation_num_bits=8, weight_num_bits=8)
-        samples = [{INPUT: each[None]} for each in inputs]
-        # In Python, the other mode takes four times as long.
-        ranges = quantizer.calibrate({SIGNATURE: samples}, mode=CalibrationMode.CALIBRATION_PROFILER_BASED)
+        quantizer.update_quantization_recipe(FLOAT32_MODULES[task], "*", algorithm_key=AlgorithmName.NO_QUANTIZE)
+        ranges = _measure_ranges(content, inputs, quantizer.get_quantization_recipe())
         return bytes(quantizer.quantize(ranges).quantized_model)
+
+
+def _measure_ranges(content: bytes, inputs: np.ndarray, recipe: Any) -> dict[str, dict[str, np.ndarray]]:
+    """Return the range of each activation that a recipe quantizes, by the tensor's name."""
+    from ai_edge_quantizer.calibrator import CalibrationMode, Calibrator
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+
+    manager = RecipeManager()
+    manager.load_quantization_recipe(recipe)
+    calibrator = Calibrator(
+        content,
+        num_threads=1,
+        mode=CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS,
+        qsv_update_func=lambda old, new: {key: np.append(old[key], new[key]) for key in new} if old else new,
+    )
+    calibrator.calibrate({SIGNATURE: [{INPUT: each[None]} for each in inputs]}, manager)
+    fractions = {"min": EXCLUDED_FRACTION, "max": 1 - EXCLUDED_FRACTION}
+    return {
+        name: {key: np.quantile(extremes[key], [fraction]).astype(np.float32) for key, fraction in fractions.items()}
+        for name, extremes in calibrator.get_model_qsvs().items()
+    }
 
 
 def _quantizer(content: bytes) -> "Quantizer":
