@@ -10,16 +10,19 @@ from huggingface_hub import constants
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
+from transformers import PreTrainedModel
 
 from ..backends.formats import check_backend
 from ..backends.loader import export_image_file
 from ..backends.pytorch import load_model
 from ..hub.card import count, find_headline, find_threshold_source, percent
 from ..hub.contents import Contents
+from ..hub.licenses import License
 from ..hub.metadata import CardOptions, ModelMetadata, collect_metadata
 from ..hub.space import INDEX, PAGE_MARKER
 from ..io import atomic_folder
 from ..model_sources import builtin_models, load_image_processor, read_task, recommended_threshold, resolve_model
+from ..tasks import Task
 from ..visualization.colors import class_colors, text_color
 from .onnxruntime_web import runtime_files
 
@@ -153,9 +156,9 @@ def prepare_static_page(model: str) -> StaticPage:
     check_backend("onnx", task.name, "float32", None, "image")
     processor = load_image_processor(source)
     preprocessing = read_preprocessing(processor, model)
-    metadata = collect_metadata(source, CardOptions(license="unknown"))  # the page does not show it
     runtime = runtime_files()
     torch_model, _ = load_model(task.name, str(source))
+    metadata = _collect_metadata(source, task, torch_model)
     _, exported = export_image_file(torch_model, task.name, processor, source=model)
     downloads = [exported, *(path for path in runtime if path.suffix == ".wasm")]
     settings = {
@@ -167,6 +170,14 @@ def prepare_static_page(model: str) -> StaticPage:
     }
     name = source.resolve().name if Path(model).is_dir() else model.rpartition("/")[2]
     return StaticPage(exported, runtime, settings, metadata, name)
+
+
+def _collect_metadata(source: Path, task: Task, model: PreTrainedModel) -> ModelMetadata:
+    if any(source.glob("*.safetensors")):
+        return collect_metadata(source, CardOptions(license="unknown"))  # the page does not show the license
+    # An older repository with pickled weights, and without records.
+    classes = tuple(name for _, name in sorted((model.config.id2label or {}).items()))
+    return ModelMetadata(CardOptions(), task, classes, None, model.num_parameters(), 0, "float32", License("unknown"))
 
 
 def check_folder(folder: Path) -> None:

@@ -88,6 +88,15 @@ def test_failed_export_writes_nothing(models, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("fake_export")
+def test_pickled_weights_are_supported(classifier_dir, tmp_path):
+    weights = mobilevit_hf.MobileViTForImageClassification.from_pretrained(classifier_dir).state_dict()
+    torch.save(weights, classifier_dir / "pytorch_model.bin")
+    (classifier_dir / "model.safetensors").unlink()
+    build_static_page(str(classifier_dir), tmp_path / "page")
+    assert "No evaluation of this model is recorded." in (tmp_path / "page" / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("fake_export")
 def test_names_are_escaped(classifier_dir, tmp_path):
     config = json.loads((classifier_dir / "config.json").read_text())
     config["id2label"]["0"] = "</script><b>cat & dog"
