@@ -8,7 +8,6 @@ from typing import Any
 
 from huggingface_hub import constants
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 from transformers import PreTrainedModel
 
@@ -292,4 +291,4 @@ def _render(name: str, /, **values: Any) -> bytes:
         undefined=StrictUndefined,
     )
     template = environment.get_template(f"{name}.jinja")
-    return template.render(policy=POLICY, generator_tag=Markup(PAGE_MARKER), **values).encode()
+    return template.render(policy=POLICY, generator_tag=PAGE_MARKER, **values).encode()

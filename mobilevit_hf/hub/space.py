@@ -76,15 +76,14 @@ def make_space(space_id: str, repo_id: str) -> Contents:
 
 
 def _make_readme(space_id: str, repo_id: str) -> str:
-    return make_readme(
-        space_id, repo_id, sdk="gradio", sdk_version=_gradio_version(), python_version="3.12", app_file=APP
-    )
+    sdk = {"sdk": "gradio", "sdk_version": _gradio_version(), "python_version": "3.12", "app_file": APP}
+    return make_readme(space_id, repo_id, license="apache-2.0", **sdk)  # of this package
 
 
 def make_readme(space_id: str, repo_id: str, **metadata: Any) -> str:
     """Return the README of a Space with a demo of a model; `metadata` has the fields of its SDK."""
     title = space_id.rpartition("/")[2]
-    data = SpaceCardData(title=title, emoji="🔎", models=[repo_id], license="apache-2.0", **metadata)
+    data = SpaceCardData(title=title, emoji="🔎", models=[repo_id], **metadata)
     page = link(repo_id, f"{constants.ENDPOINT}/{repo_id}")
     return f"---\n{data.to_yaml()}\n---\n{CARD_MARKER}\n\n# {title}\n\nDemo of {page}: run it on your images.\n"
 
