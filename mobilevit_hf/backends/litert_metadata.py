@@ -1,8 +1,8 @@
 """Names and metadata in LiteRT files, as MediaPipe, Android's task libraries and Netron read them.
 
 The metadata (TensorFlow Lite Metadata, schema version 1.1.0) are a flatbuffer in the model's list of metadata, and the
-class names a text file in a ZIP archive that follows the model in the same file. So is a detector's threshold, as an
-app would need a further library to read it from the flatbuffer.
+class names a text file in a ZIP archive that follows the model in the same file. Further values are there too, as an
+app needs another library to read the flatbuffer.
 """
 
 import io
@@ -17,7 +17,7 @@ from ..model_sources import recommended_threshold
 from .requests import ExportRequest
 
 LABELS_FILE = "labels.txt"
-THRESHOLD_FILE = "recommended_threshold"  # of a detector, also in the metadata of the scores
+VALUE_FILES = ("recommended_threshold", "crop_pct")  # of `ExportRequest.metadata`
 METADATA_NAME = b"TFLITE_METADATA"
 METADATA_IDENTIFIER, MODEL_IDENTIFIER = b"M001", b"TFL3"
 ALIGNMENT = 16  # bytes, of the weights in the file
@@ -79,8 +79,9 @@ def add_metadata(content: bytes, request: ExportRequest) -> bytes:
     archive = io.BytesIO(_pack(model, MODEL_IDENTIFIER))
     with zipfile.ZipFile(archive, "a") as files:  # stored, as MediaPipe requires
         files.writestr(zipfile.ZipInfo(LABELS_FILE), "\n".join(request.labels) + "\n")
-        if threshold := request.metadata.get(THRESHOLD_FILE):
-            files.writestr(zipfile.ZipInfo(THRESHOLD_FILE), threshold)
+        for name, value in request.metadata.items():
+            if name in VALUE_FILES:
+                files.writestr(zipfile.ZipInfo(name), value)
     return archive.getvalue()
 
 

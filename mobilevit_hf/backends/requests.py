@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -52,7 +53,11 @@ class ExportRequest:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What an app has to know about a file: `names` is a JSON object of class names by index."""
+        """What an app has to know about a file.
+
+        `names` is a JSON object of class names by index. `crop_pct` is the height of the crop around the center that
+        the model takes, as a fraction of the image's shorter side; without it, the model takes the whole image.
+        """
         metadata = {
             "task": self.task,
             "interface": self.interface,
@@ -60,4 +65,7 @@ class ExportRequest:
         }
         if self.task == "object-detection":
             metadata["recommended_threshold"] = str(recommended_threshold(self.model.config))
+        processor: Any = self.processor
+        if getattr(processor, "do_center_crop", False) and processor.size.get("shortest_edge"):
+            metadata["crop_pct"] = f"{processor.crop_size['height'] / processor.size['shortest_edge']:.6g}"
         return metadata

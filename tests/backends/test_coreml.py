@@ -132,6 +132,7 @@ def test_classifier_package_takes_an_rgb_image_and_returns_labels(dtype, builtin
     assert package.read_inputs(classify, Values())["classes"] == request.labels
     assert package.spec.specificationVersion == 7  # iOS 16
     assert list(json.loads(description.metadata.userDefined["names"]).values()) == request.labels
+    assert float(description.metadata.userDefined["crop_pct"]) == pytest.approx(128 / 144, abs=1e-5)
 
 
 class Values(dict):
