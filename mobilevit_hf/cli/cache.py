@@ -15,7 +15,7 @@ def cache(
         str | None, typer.Argument(metavar="clear", help="Remove all of them. Default: list them.")
     ] = None,
 ) -> None:
-    """List or clear cached exported models, unpacked datasets and downloads.
+    """List or clear cached models, datasets and downloads.
 
     `mobilevit predict --backend` exports a model on first use and keeps it in this cache. The list names the model
     that used each file last, even if it is no longer present.

@@ -166,6 +166,7 @@ async function runLive(current) {
   try {
     await ready;
     while (stream === current) {
+      const painted = new Promise(requestAnimationFrame); // no more frames than the screen shows
       const bitmap = await createImageBitmap(elements.video);
       const { width, height } = bitmap;
       const image = copyForView(bitmap);
@@ -176,7 +177,7 @@ async function runLive(current) {
       if (ends.length > FRAMES) ends.shift();
       const rate = (1000 * (ends.length - 1)) / (ends.at(-1) - ends[0]);
       elements.time.textContent = `${formatTime(milliseconds)} per image` + (rate ? `, ${rate.toFixed(0)} frames/s` : "");
-      await new Promise(requestAnimationFrame);
+      await painted;
     }
   } catch (error) {
     if (stream === current) {
