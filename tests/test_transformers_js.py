@@ -1,27 +1,20 @@
 """A published classifier in transformers.js, in Node and a browser, gives the outputs of stock transformers."""
 
 import json
-import re
-import shutil
-import subprocess
-import threading
-from functools import partial
-from http.server import ThreadingHTTPServer
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from browser import open_chromium
-from conftest import QuietHandler
 from formula import formula_image
 from hub_server import HubServer
 from PIL import Image
 from transformers import MobileViTImageProcessor
-from transformers_js.install import NotInstalledError, install
+from transformers_js.programs import run_chromium, run_node, run_webgpu, serve_site
 
 import mobilevit_hf
 from mobilevit_hf.backends.export import export_file
+from mobilevit_hf.backends.onnx import write_onnx_int8
 from mobilevit_hf.backends.requests import ExportRequest
 from mobilevit_hf.hub import CardOptions, publish
 
@@ -32,6 +25,7 @@ REPO = "user/scenes"
 SIZES = [(150, 200), (240, 160), (130, 190), (200, 200), (99, 140), (300, 260)]  # height, width of the photos
 # One class per photo; each scene is also present with red and blue swapped.
 LABELS = {number: f"scene {number // 2}, {'bgr' if number % 2 else 'rgb'}" for number in range(2 * len(SIZES))}
+TOLERANCES = {None: 1e-4, "fp16": 0.1, "q8": 1.0}  # of logits from -9 to 9
 PIXELS = [formula_image(64, 64), torch.cat([formula_image(96, 128), formula_image(96, 128).flip(1, 3)])]
 
 
@@ -52,10 +46,8 @@ def draw_photo(number):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Folder with the JavaScript program, the photos, and `image.png` in the image processor's size."""
+    """Folder with the photos, and `image.png` in the image processor's size."""
     folder = tmp_path_factory.mktemp("site")
-    for path in (Path(__file__).parent / "transformers_js").glob("*.*"):
-        shutil.copy(path, folder)
     for number in LABELS:
         draw_photo(number).save(folder / f"{number}.jpg", quality=95)
     draw_photo(0).resize((96, 72)).save(folder / "image.png")
@@ -81,6 +73,8 @@ def classifier(tiny_model, site, tmp_path_factory):
     (folder / "onnx").mkdir()
     request = ExportRequest(model, "image-classification", processor, photos.pixel_values)
     export_file(request, "onnx", folder / "onnx" / "model.onnx")
+    write_onnx_int8(request, folder / "onnx" / "model_quantized.onnx", request.pixels)
+    export_file(replace(request, dtype="float16"), "onnx", folder / "onnx" / "model_fp16.onnx")
     return folder
 
 
@@ -121,61 +115,47 @@ def expected(hub, site, run_python, tmp_path_factory):
 @pytest.fixture(scope="module")
 def site_url(site):
     """URL of the served folder, with transformers.js installed."""
-    try:
-        (site / "node_modules").symlink_to(install() / "node_modules")
-    except NotInstalledError as error:
-        pytest.skip(str(error))
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=site)) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serve_site(site) as url:
+        yield url
 
 
-def run_node(arguments, site, site_url):
-    node = shutil.which("node")
-    if node is None or not re.match(r"v[2-9]\d\.", subprocess.check_output([node, "--version"], text=True)):
-        pytest.skip("Node 20 or later is not installed")
-    process = subprocess.run(
-        [node, "node.mjs"], input=json.dumps(arguments), cwd=site, capture_output=True, text=True, timeout=300
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
-
-
-def run_chromium(arguments, site, site_url):
-    with open_chromium() as browser:
-        page = browser.new_page()
-        urls = []
-        page.on("request", lambda request: urls.append(request.url))
-        page.goto(f"{site_url}/index.html")
-        results = page.evaluate("args => classify(args)", arguments)
-    assert all(url.startswith((site_url, arguments["hub"], "blob:")) for url in urls), urls
-    return results
-
-
-@pytest.fixture(scope="module", params=[run_node, run_chromium], ids=["node", "chromium"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        (run_node, None),
+        (run_node, "fp16"),
+        (run_node, "q8"),
+        (run_chromium, None),
+        (run_chromium, "fp16"),
+        (run_chromium, "q8"),
+        (run_webgpu, None),
+    ],
+    ids=["node", "node fp16", "node q8", "chromium", "chromium fp16", "chromium q8", "webgpu"],
+)
 def outputs(request, site, site_url, hub):
-    """Outputs of transformers.js, from the same repository."""
+    """Outputs of transformers.js, from the same repository, and the dtype."""
+    run, dtype = request.param
     arguments = {
         "hub": hub.url,
         "repository": REPO,
+        "options": {"dtype": dtype},
         "pixels": [{"values": pixels.flatten().tolist(), "shape": pixels.shape} for pixels in PIXELS],
         "image": f"{site_url}/image.png",
         "photos": [f"{site_url}/{number}.jpg" for number in LABELS],
     }
-    return request.param(arguments, site, site_url)
+    return run("classify", arguments, site, site_url) | {"dtype": dtype}
 
 
 def test_logits_equal_for_any_batch_and_size(outputs, expected):
     for logits, expected_logits in zip(outputs["pixels"], expected["pixels"], strict=True):
-        np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=TOLERANCES[outputs["dtype"]])
+        is_exact = np.allclose(logits, expected_logits, rtol=0, atol=TOLERANCES[None])
+        assert is_exact == (outputs["dtype"] is None)  # else another file was loaded
 
 
 def test_image_processor_flips_channels_rescales_and_crops(outputs, expected):
     """Without resizing, which JavaScript does differently."""
-    np.testing.assert_allclose(outputs["image"], expected["image"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(outputs["image"], expected["image"], rtol=0, atol=TOLERANCES[outputs["dtype"]])
 
 
 def test_top_labels_of_photos_equal(outputs, expected):

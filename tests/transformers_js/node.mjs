@@ -1,7 +1,9 @@
-// Read the arguments of `classify` from stdin as JSON and print its results as JSON.
+// Read the arguments of the named function from stdin as JSON and print its results as JSON.
 
 import { json } from "node:stream/consumers";
 
 import { classify } from "./classify.mjs";
+import { detect } from "./detect.mjs";
 
-console.log(JSON.stringify(await classify(await json(process.stdin))));
+const run = { classify, detect }[process.argv[2]];
+console.log(JSON.stringify(await run(await json(process.stdin))));
