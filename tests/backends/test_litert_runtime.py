@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ai_edge_litert")
-from litert_file import WEIGHTS, make_content  # noqa: E402
+from litert_file import WEIGHTS, make_content
 
-from mobilevit_hf.backends.litert_runtime import LiteRTRuntime, silence_stderr  # noqa: E402
+from mobilevit_hf.backends.litert_runtime import LiteRTRuntime, silence_stderr
 
 ADDED = WEIGHTS.reshape(16, 16, 3)
 
