@@ -281,7 +281,7 @@ def _read(source: Any, convert: Callable[[Image.Image], Result]) -> Result:
     except UnreadableImageError:
         raise
     except DECODER_ERRORS as error:
-        raise UnreadableImageError(_describe_error(error)) from error
+        raise UnreadableImageError(describe_error(error)) from error
 
 
 def _convert(image: Image.Image, convert: Callable[[Image.Image], Result]) -> Result:
@@ -341,7 +341,8 @@ def _is_animated(image: Image.Image) -> bool:
         return False
 
 
-def _describe_error(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """Return an error of a decoder as one line."""
     if isinstance(error, Image.DecompressionBombError):
         return TOO_LARGE
     if isinstance(error, Image.UnidentifiedImageError):

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .masks import Mask
 from .types import Objects, Sample
+
+TARGET_FIELDS: dict[type, str] = {Objects: "objects", Mask: "mask"}  # field of `Sample` by type; others are labels
 
 
 class LazySequence(Sequence):
@@ -75,21 +78,24 @@ class Samples(LazySequence):
 
     names: Sequence[str]
     images: Sequence[Any]
-    targets: Sequence[int] | Sequence[Objects]
+    targets: Sequence[int] | Sequence[Objects] | Sequence[Mask]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def _item(self, index: int) -> Sample:
         target = self.targets[index]
-        label, objects = (None, target) if isinstance(target, Objects) else (target, None)
-        return Sample(self.names[index], self.images[index], label, objects)
+        field = next((name for kind, name in TARGET_FIELDS.items() if isinstance(target, kind)), "label")
+        values: dict[str, Any] = {field: target}
+        return Sample(self.names[index], self.images[index], **values)
 
     def labels_at(self, index: int) -> list[int]:
-        """Return the labels of an image without reading it."""
+        """Return the labels of an image without reading it; those of a mask are read from it."""
         if isinstance(self.targets, ObjectTable):
             return self.targets.labels_at(index)
         target = self.targets[index]
+        if isinstance(target, Mask):
+            return target.labels()
         return target.labels.tolist() if isinstance(target, Objects) else [target]
 
     def select(self, indices: Sequence[int]) -> "Samples":

@@ -3,12 +3,17 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..tasks import TaskName
+
+if TYPE_CHECKING:
+    from .masks import Mask
+
+IGNORE_INDEX = 255  # label of the pixels of a mask that neither a loss nor a metric counts
 
 # Also the headings under which problems are counted.
 ProblemKind = Literal[
@@ -18,15 +23,20 @@ ProblemKind = Literal[
     "empty label file",
     "box without area",
     "box outside the image",
+    "missing mask",
+    "unreadable mask",
+    "mask of another size",
+    "value outside the classes",
+    "empty mask",
     "unknown class",
     "same image in two splits",
     "same image in two classes",
 ]
 
 LEAKAGE: ProblemKind = "same image in two splits"  # whose samples are valid, but left out of the earlier split
-# Kinds whose samples are used: images with an empty label file are background, and which of two classes is right is
-# unknown.
-WARNINGS: tuple[ProblemKind, ...] = ("empty label file", "same image in two classes")
+# Kinds whose samples are used: images with an empty label file or mask are background, and which of two classes is
+# right is unknown.
+WARNINGS: tuple[ProblemKind, ...] = ("empty label file", "empty mask", "same image in two classes")
 
 
 @dataclass(frozen=True)
@@ -77,12 +87,14 @@ class Sample:
         image: Source that `LazyImage` accepts: a path, a URL, the content of an image file, or a decoded image.
         label: Class 0..K-1; classification only.
         objects: Objects of the image; detection only.
+        mask: Class of each pixel; segmentation only.
     """
 
     name: str
     image: Any
     label: int | None = None
     objects: Objects | None = None
+    mask: "Mask | None" = None
 
 
 @dataclass(frozen=True)
