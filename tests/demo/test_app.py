@@ -9,13 +9,13 @@ import time
 from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 from browser import open_chromium
 
 pytest.importorskip("gradio")
 
 import gradio
+import httpx
 
 from mobilevit_hf import demo
 from mobilevit_hf.demo import app, inference, middleware

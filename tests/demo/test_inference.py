@@ -5,6 +5,8 @@ import re
 import pytest
 import transformers
 
+pytest.importorskip("gradio")
+
 from mobilevit_hf.demo import inference
 
 CLASSIFICATION, DETECTION, THRESHOLD = "image-classification", "object-detection", 0.02

@@ -3,8 +3,8 @@
 import hashlib
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
-import httpx
 import pytest
 
 from mobilevit_hf.backends import cache
@@ -32,14 +32,15 @@ def sources(monkeypatch, tmp_path):
         failed = "npm" not in sources
         return onnxruntime_web.subprocess.CompletedProcess(command, int(failed), "", "npm error network\nmore")
 
-    def get(request):
+    def get(url, **options):
         if "cdn" not in sources:
             raise OSError("no connection")
-        return httpx.Response(200, content=sources["cdn"][request.url.path.rpartition("/")[2]])
+        content = sources["cdn"][url.rpartition("/")[2]]
+        return SimpleNamespace(content=content, raise_for_status=lambda: None)
 
     monkeypatch.setattr(onnxruntime_web.shutil, "which", lambda name: name)
     monkeypatch.setattr(onnxruntime_web.subprocess, "run", run_npm)
-    monkeypatch.setattr(onnxruntime_web, "get_session", lambda: httpx.Client(transport=httpx.MockTransport(get)))
+    monkeypatch.setattr(onnxruntime_web, "get_session", lambda: SimpleNamespace(get=get))
     return sources
 
 
