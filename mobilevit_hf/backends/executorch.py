@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .litert_runtime import silence_stderr
 from .requests import ExportRequest
 from .tracing import trace
 
@@ -26,8 +27,9 @@ class ExecuTorchRuntime:
     def __init__(self, path: Path, threads: int) -> None:
         from executorch.runtime import Runtime
 
-        self.program = Runtime.get().load_program(path)
-        self.method = self.program.load_method("forward")
+        with silence_stderr():  # C++ messages about the processor
+            self.program = Runtime.get().load_program(path)
+            self.method = self.program.load_method("forward")
         self.shape = tuple(self.method.metadata.input_tensor_meta(0).sizes())
         self.lock = threading.Lock()
 

@@ -33,18 +33,18 @@ def cache(
     if cached:
         table = Table(box=None, padding=(0, 1))
         table.add_column("model", overflow="fold")
-        for title in ("backend", "precision", "MB", "last used"):
+        for title in ("backend", "precision", "input", "MB", "last used"):
             table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=True)
         seen = set()
         for entry in cached:  # the most recent first
             weights, backend, dtype = (str(entry.record.get(name, "?")) for name in ("weights", "backend", "dtype"))
-            source = entry.record.get("source")
+            source, interface = entry.record.get("source"), str(entry.record.get("interface", "tensors"))
             model = describe_source(source, weights)
-            if source and (source, backend, dtype) in seen:
+            if source and (source, backend, dtype, interface) in seen:
                 model += " (earlier weights)"
-            seen.add((source, backend, dtype))
+            seen.add((source, backend, dtype, interface))
             last_used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
-            cells = map(console.make_cell, (model, backend, dtype))
+            cells = map(console.make_cell, (model, backend, dtype, interface))
             table.add_row(*cells, f"{entry.bytes / MEGABYTE:.1f}", last_used)
         console.output.print(table)
     console.print_line(f"{sum(entry.bytes for entry in cached) / MEGABYTE:.1f} MB in {cache_folder()}")

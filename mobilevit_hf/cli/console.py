@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,9 @@ from rich.text import Text
 from ..redaction import redact, redact_message
 from .options import Device
 
-output, messages = Console(emoji=False), Console(stderr=True, emoji=False)
+# Rich wraps tables in a file or pipe at 80 characters, in the middle of paths.
+WIDTH = None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 500
+output, messages = Console(emoji=False, width=WIDTH), Console(stderr=True, emoji=False)
 
 # Part of the data is invalid; the rest was processed.
 EXIT_UNREADABLE = 1

@@ -158,7 +158,7 @@ def prepare_static_page(model: str) -> StaticPage:
     runtime = runtime_files()
     torch_model, _ = load_model(task.name, str(source))
     metadata = _collect_metadata(source, task, torch_model)
-    _, exported = export_image_file(torch_model, task.name, processor, source=model)
+    _, exported = export_image_file(torch_model, task.name, processor, source=str(source))
     downloads = [exported, *(path for path in runtime if path.suffix == ".wasm")]
     settings = {
         "task": task.name,
