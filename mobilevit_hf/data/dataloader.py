@@ -69,8 +69,8 @@ def make_batch(
     """Decode, transform and collate samples, each given with its index, or in training with its spec.
 
     Returns:
-        `pixel_values` (B, 3, H, W), and `labels`: classes (B,) int64, or (B, K) if they are mixed, or in detection a
-        list of dicts, whose `image_id` (1,) is the index of the sample.
+        `pixel_values` (B, 3, H, W), and `labels`: classes (B,) int64, or (B, K) if they are mixed, in segmentation (B,
+        H, W), or in detection a list of dicts, whose `image_id` (1,) is the index of the sample.
 
     Raises:
         UnreadableSampleError: If an image can't be decoded.
@@ -83,11 +83,14 @@ def make_batch(
             f"got images of {len(sizes)} sizes in a batch, such as {sorted(sizes)[:2]}, expected one size. Use an "
             "image processor that crops or resizes to a fixed height and width, or a batch size of 1."
         )
-    labels = Labels(image_labels) if isinstance(image_labels[0], dict) else torch.tensor(image_labels)
+    labels = Labels(image_labels) if isinstance(image_labels[0], dict) else default_collate(list(image_labels))
     pixels, first = default_collate(list(images)), items[0][0]
+    is_sent = torch.utils.data.get_worker_info() is not None
+    if isinstance(labels, Tensor) and labels.dtype == torch.uint8:
+        labels = Deferred(_to_int64, labels) if is_sent else labels.long()
     if isinstance(first, SampleSpec) and isinstance(transform, TrainingTransform):
-        if mix is None and torch.utils.data.get_worker_info():
-            return {"pixel_values": DeferredNormalization(transform.normalize, pixels), "labels": labels}
+        if mix is None and is_sent:
+            return {"pixel_values": Deferred(transform.normalize, pixels), "labels": labels}
         pixels = transform.normalize(pixels)
     if mix is not None and isinstance(labels, Tensor):
         with seeded(first.seed) if isinstance(first, SampleSpec) else nullcontext():
@@ -131,15 +134,19 @@ def _labels_from_arrays(labels: list[dict[str, Any]]) -> Labels:
     return Labels({name: torch.from_numpy(value) for name, value in label.items()} for label in labels)
 
 
-@dataclass
-class DeferredNormalization:
-    """Pixels that are normalized when another process receives them: uint8 is faster to send than float32."""
+def _to_int64(labels: Tensor) -> Tensor:
+    return labels.long()
 
-    normalize: Callable[[Tensor], Tensor]
-    pixels: Tensor
+
+@dataclass
+class Deferred:
+    """A tensor of uint8 that is converted when another process receives it: larger types are slower to send."""
+
+    convert: Callable[[Tensor], Tensor]
+    values: Tensor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self.normalize, (self.pixels,)
+        return self.convert, (self.values,)
 
 
 class ImageStream(torch.utils.data.IterableDataset):

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .images import DECODER_ERRORS, MAX_PIXELS, TOO_LARGE, Region, describe_error, open_header
+from .images import (
+    DECODER_ERRORS,
+    MAX_PIXELS,
+    TOO_LARGE,
+    Region,
+    UnreadableImageError,
+    describe_error,
+    open_header,
+)
 from .shapes import fill_shape
 from .types import IGNORE_INDEX
 
@@ -16,8 +24,12 @@ MAX_CLASSES = 255  # of masks of 8 bits, whose last value is the ignored one
 COLOR = 1 << 24  # added to the code of a color where values are expected
 
 
-class UnreadableMaskError(ValueError):
-    """A mask can't be decoded. The message is the reason, in one line."""
+class UnreadableMaskError(UnreadableImageError):
+    """A mask can't be decoded, or differs in size from its image. The message is the reason, in one line."""
+
+
+class MaskSizeError(UnreadableMaskError):
+    """A mask differs in size from its image."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +92,29 @@ class Mask:
     source: Any
     encoding: MaskEncoding | None = field(default=None)
 
-    def read(self, region: Region | None = None) -> np.ndarray:
-        """Return classes (H, W) uint8, 0..K-1 or `IGNORE_INDEX`, of the upright image or a region of it.
+    def read(self, region: Region | None = None, *, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Return classes (H, W) uint8, 0..K-1 or `IGNORE_INDEX`.
+
+        Args:
+            region: Region of the upright image. None: the whole image.
+            size: (height, width) of the image, to be checked.
 
         Raises:
-            UnreadableMaskError: If the mask can't be decoded.
+            UnreadableMaskError: If the mask can't be decoded, or has another size.
         """
-        return self.inspect(region)[0]
+        return self.inspect(region, size=size)[0]
 
-    def inspect(self, region: Region | None = None) -> tuple[np.ndarray, dict[int, int]]:
+    def inspect(
+        self, region: Region | None = None, *, size: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, dict[int, int]]:
         """Return classes as `read`, and the number of pixels of each raw value or color without a class."""
         if isinstance(self.source, Shapes):
             codes = self.source.paint()
         else:
             codes = read_codes(self.source, is_color=self.encoding is not None and self.encoding.is_color)
+        if size is not None and codes.shape != size:
+            (height, width), (mask_height, mask_width) = size, codes.shape
+            raise MaskSizeError(f"mask of {mask_width}x{mask_height} pixels, image of {width}x{height}")
         if region is not None:
             codes = codes[region.top : region.top + region.height, region.left : region.left + region.width]
         return self.encoding.encode(codes) if self.encoding else (codes.astype(np.uint8, copy=False), {})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,7 +21,8 @@ from transformers.image_utils import SizeDict
 
 from ..tasks import TaskName
 from .images import LazyImage, Region
-from .types import Objects, Sample
+from .masks import Mask
+from .types import IGNORE_INDEX, Objects, Sample
 
 FILL = (124, 116, 104)  # ImageNet's mean color, for padding and erased rectangles
 MIN_SIDE = 1.0  # boxes with a smaller side after a crop, in pixels of the result, are dropped
@@ -43,19 +45,18 @@ def make_transform(task: TaskName, processor: BaseImageProcessor, *, training: b
         task: Task of the samples.
         processor: Image processor that is saved with the model.
         training: Whether to augment. If False, the transform applies the processor alone.
-        options: Fields of `ClassificationTransform` or `DetectionTransform`.
+        options: Fields of the task's training transform, see `TRAINING_TRANSFORMS`.
 
     Returns:
         A function of an image (PIL or `LazyImage`), its `Sample` and, in training, an optional (height, width) that
         replaces the processor's. It returns `pixel_values` (3, H, W) float32 and `labels`: the class in
-        classification, a dict as `MobileViTSSDLiteForObjectDetection` accepts it in detection.
+        classification, a dict as `MobileViTSSDLiteForObjectDetection` accepts it in detection, classes (H, W) int64
+        with `IGNORE_INDEX` in segmentation.
 
     Raises:
         ValueError: If an option is out of range, or the processor can't be reproduced in training.
     """
-    if not training:
-        return EvaluationTransform(processor, **options)
-    return (DetectionTransform if task == "object-detection" else ClassificationTransform)(processor, **options)
+    return TRAINING_TRANSFORMS[task](processor, **options) if training else EvaluationTransform(processor, **options)
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,15 @@ class EvaluationTransform:
     def __call__(self, source: Image.Image | LazyImage, sample: Sample) -> dict[str, Any]:
         """See `make_transform`."""
         image = source.load() if isinstance(source, LazyImage) else source
-        pixels = self.processor(image, return_tensors="pt")["pixel_values"][0]
-        if sample.objects is None:
-            return {"pixel_values": pixels, "labels": sample.label}
         size = (image.height, image.width)
-        return {"pixel_values": pixels, "labels": _make_labels(sample.objects, size, size)}
+        if sample.mask is not None:
+            # Padding of the processor has the value 0, which here is the ignored one.
+            mask = sample.mask.read(size=size) + np.uint8(1)
+            inputs = self.processor(image, segmentation_maps=mask, do_reduce_labels=False, return_tensors="pt")
+            return {"pixel_values": inputs["pixel_values"][0], "labels": (inputs["labels"][0] - 1) % 256}
+        pixels = self.processor(image, return_tensors="pt")["pixel_values"][0]
+        labels = sample.label if sample.objects is None else _make_labels(sample.objects, size, size)
+        return {"pixel_values": pixels, "labels": labels}
 
 
 class Normalization:
@@ -143,7 +148,7 @@ class TrainingTransform:
         self.normalize = Normalization(self.processor)
 
     def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
-        """Return (3, H, W) uint8 RGB, to be normalized, and the labels."""
+        """Return (3, H, W) uint8 RGB, to be normalized, and the labels, those of pixels as uint8."""
         raise NotImplementedError
 
     def __call__(
@@ -152,6 +157,7 @@ class TrainingTransform:
         """See `make_transform`."""
         image = image if isinstance(image, LazyImage) else LazyImage(image)
         pixels, labels = self.augment(image, sample, size or self.normalize.size)
+        labels = labels.long() if isinstance(labels, Tensor) else labels
         return {"pixel_values": self.normalize(pixels[None])[0], "labels": labels}
 
     def _check_probabilities(self, *names: str) -> None:
@@ -170,6 +176,17 @@ class TrainingTransform:
     def _choose_flips(self) -> list[int]:
         probabilities = {-1: self.horizontal_flip, -2: self.vertical_flip}
         return [dim for dim, probability in probabilities.items() if _with_probability(probability)]
+
+    def _render(self, image: LazyImage, region: Region, size: tuple[int, int]) -> Tensor:
+        """Return the region as (3, H, W) uint8 with jittered colors, filled where it exceeds the image."""
+        inner, (rows, columns) = _place(region, (image.height, image.width), size)
+        inner_size = (rows.stop - rows.start, columns.stop - columns.start)
+        pixels = self._jitter_colors(self._resize(image.read(inner, inner_size), inner_size))
+        if inner_size == size:
+            return pixels
+        canvas = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).repeat(1, *size)
+        canvas[:, rows, columns] = pixels
+        return canvas
 
 
 @dataclass(kw_only=True)
@@ -277,24 +294,6 @@ class DetectionTransform(TrainingTransform):
         boxes = objects.boxes[objects.iscrowd == 0]
         return random_iou_crop(region, boxes) if len(boxes) and _with_probability(self.crop) else region
 
-    def _render(self, image: LazyImage, region: Region, size: tuple[int, int]) -> Tensor:
-        """Return the region as (3, H, W) uint8 with jittered colors, filled where it exceeds the image."""
-        sides, slices = [], []
-        for start, length, limit, side in zip(region[:2], region[2:], (image.height, image.width), size, strict=True):
-            first, last = max(start, 0), min(start + length, limit)
-            begin = min(round((first - start) * side / length), side - 1)
-            sides.append((first, last - first))
-            slices.append(slice(begin, max(begin + 1, round((last - start) * side / length))))
-        (top, height), (left, width) = sides
-        inner_size = (slices[0].stop - slices[0].start, slices[1].stop - slices[1].start)
-        pixels = image.read(Region(top, left, height, width), inner_size)
-        pixels = self._jitter_colors(self._resize(pixels, inner_size))
-        if inner_size == size:
-            return pixels
-        canvas = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).repeat(1, *size)
-        canvas[:, slices[0], slices[1]] = pixels
-        return canvas
-
 
 def random_iou_crop(region: Region, boxes: Tensor) -> Region:
     """Choose a crop that contains the center of a box and has a minimum IoU with that box (SSD, section 2.2).
@@ -339,6 +338,80 @@ def crop_objects(objects: Objects, region: Region, size: tuple[int, int]) -> Obj
     areas = objects.areas * (sides / original_sides).prod(dim=1) * scale.prod()
     boxes = (clipped - border[:2].repeat(2)) * scale.repeat(2)
     return replace(objects, boxes=boxes, areas=areas).select(kept)
+
+
+@dataclass(kw_only=True)
+class SegmentationTransform(TrainingTransform):
+    """Random resized crops at several scales, flips and color jitter, of an image together with its mask.
+
+    At scale 1, a crop shows what the processor shows: the whole image if it changes the aspect ratio, or else the
+    largest part of the target's aspect ratio. It is smaller at larger scales. At smaller ones, it exceeds the image;
+    the pixels outside have the mean color and `IGNORE_INDEX`.
+
+    Args:
+        scale_jitter: Minimum and maximum scale of the image, sampled uniformly.
+        ratio_jitter: Minimum and maximum factor of the aspect ratio (width / height), sampled uniformly in log space.
+    """
+
+    color_jitter: float = 0.5
+    scale_jitter: Sequence[float] = (0.5, 2.0)
+    ratio_jitter: Sequence[float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("scale_jitter", "ratio_jitter"):
+            minimum, maximum = getattr(self, name)
+            if not 0 < minimum <= maximum:
+                raise ValueError(f"{name}: got {minimum} to {maximum}, expected a minimum and a maximum above 0.")
+        # Sizes other than by the shortest edge, and without a crop, are those of a stretched image.
+        wide = self.processor(Image.new("RGB", (128, 64)), return_tensors="pt")["pixel_values"]
+        is_cropped = getattr(self.processor, "do_center_crop", False)
+        self._is_stretched = not is_cropped and tuple(wide.shape[-2:]) == self.normalize.size
+
+    def augment(self, image: LazyImage, sample: Sample, size: tuple[int, int]) -> tuple[Tensor, Any]:
+        """Return (3, H, W) uint8 RGB and the classes (H, W), uint8."""
+        if sample.mask is None:
+            raise ValueError(f"{sample.name}: got a sample without a mask, expected one for segmentation.")
+        region = self._choose_region(image.height, image.width, size)
+        pixels, labels = self._render(image, region, size), crop_mask(sample.mask, image, region, size)
+        dims = self._choose_flips()
+        return pixels.flip(dims), labels.flip(dims)
+
+    def _choose_region(self, height: int, width: int, size: tuple[int, int]) -> Region:
+        scale, ratio, down, right = torch.rand(4).tolist()
+        scale = self.scale_jitter[0] + (self.scale_jitter[1] - self.scale_jitter[0]) * scale
+        minimum, maximum = map(math.log, self.ratio_jitter)
+        ratio = math.exp((minimum + (maximum - minimum) * ratio) / 2)
+        fit = min(height / size[0], width / size[1])
+        base = (height, width) if self._is_stretched else (fit * size[0], fit * size[1])
+        rows, columns = max(1, round(base[0] / scale / ratio)), max(1, round(base[1] / scale * ratio))
+        # Within the image, or, if it is larger, around it.
+        return Region(round(down * (height - rows)), round(right * (width - columns)), rows, columns)
+
+
+def crop_mask(mask: Mask, image: LazyImage, region: Region, size: tuple[int, int]) -> Tensor:
+    """Return the classes (H, W) uint8 of a region of an image, resized to `size` by the nearest pixel."""
+    inner, (rows, columns) = _place(region, (image.height, image.width), size)
+    classes = mask.read(inner, size=(image.height, image.width))
+    nearest = [
+        ((np.arange(part.stop - part.start) + 0.5) * side / (part.stop - part.start)).astype(np.intp)
+        for part, side in ((rows, inner.height), (columns, inner.width))
+    ]
+    labels = torch.full(size, IGNORE_INDEX, dtype=torch.uint8)
+    labels[rows, columns] = torch.from_numpy(classes[np.ix_(*nearest)])
+    return labels
+
+
+def _place(region: Region, image_size: tuple[int, int], size: tuple[int, int]) -> tuple[Region, tuple[slice, slice]]:
+    """Return the part of a region within the image, and the rows and columns of it in the region resized to `size`."""
+    sides, slices = [], []
+    for start, length, limit, side in zip(region[:2], region[2:], image_size, size, strict=True):
+        first, last = max(start, 0), min(start + length, limit)
+        begin = min(round((first - start) * side / length), side - 1)
+        sides.append((first, last - first))
+        slices.append(slice(begin, max(begin + 1, round((last - start) * side / length))))
+    (top, height), (left, width) = sides
+    return Region(top, left, height, width), (slices[0], slices[1])
 
 
 def make_mix(num_classes: int, mixup: float = 0.0, cutmix: float = 0.0) -> Mix | None:
@@ -391,3 +464,10 @@ def _make_labels(objects: Objects, size: tuple[int, int], orig_size: tuple[int, 
 
 def _with_probability(probability: float) -> bool:
     return float(torch.rand(())) < probability
+
+
+TRAINING_TRANSFORMS: dict[TaskName, type[TrainingTransform]] = {
+    "image-classification": ClassificationTransform,
+    "object-detection": DetectionTransform,
+    "image-segmentation": SegmentationTransform,
+}
