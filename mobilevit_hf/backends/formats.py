@@ -38,6 +38,7 @@ class Format:
         write_int8: Function (`ExportRequest`, path, images) that writes a file quantized on (N, 3, H, W) float32
             outputs of the image processor, as `module:name`.
         int8_packages: Packages that `write_int8` requires.
+        int8_weights_only: Whether a quantized file is smaller but not faster: it computes in float32.
         runtime: Class (path, threads) that runs a file on the CPU, as `module:name`; None for an export-only format.
             Its calls, possible from several threads at once, take a batch and return the outputs as arrays that later
             calls do not overwrite. Images of a batch run one by one if the file takes one image.
@@ -56,6 +57,7 @@ class Format:
     dynamic_shapes: bool = False
     write_int8: str | None = None
     int8_packages: tuple[str, ...] = ()
+    int8_weights_only: bool = False
     extra: str = "backends"
     suffixes: Mapping[str, str] = field(default_factory=lambda: SUFFIXES)
 
@@ -105,6 +107,7 @@ FORMATS: dict[str, Format] = {
         write="mobilevit_hf.backends.onnx:write_onnx",
         runtime="mobilevit_hf.backends.onnx:OnnxRuntime",
         write_int8="mobilevit_hf.backends.onnx:write_onnx_int8",
+        int8_weights_only=True,
         dynamic_shapes=True,
         suffixes=ONNX_SUFFIXES,
     ),

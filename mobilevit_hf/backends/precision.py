@@ -51,8 +51,10 @@ def processor_features() -> set[str]:
 
 def lower_precisions(backend: str) -> list[str]:
     """Return the precisions of a backend that `dtype="auto"` may choose: some of "int8" and "bfloat16"."""
-    format = FORMATS.get(backend)
-    return [name for name in FEATURES if format and name in (*format.quantizations, *format.dtypes)]
+    if not (format := FORMATS.get(backend)):
+        return []
+    precisions = (*(() if format.int8_weights_only else format.quantizations), *format.dtypes)
+    return [name for name in FEATURES if name in precisions]
 
 
 def fast_precisions(backend: str) -> list[str]:

@@ -45,7 +45,8 @@ def export(
         ),
     ] = Dtype.auto,
     quantization: Annotated[
-        Quantization | None, typer.Option(help="Quantize weights and activations; requires --calibration.")
+        Quantization | None,
+        typer.Option(help="Quantize weights and, except in onnx, activations; requires --calibration."),
     ] = None,
     interface: Annotated[
         FileInterface | None,

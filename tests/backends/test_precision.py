@@ -118,7 +118,8 @@ def test_choice_is_described_in_one_line(processor, features, task, record, expe
 @pytest.mark.parametrize("backend", ["onnx", "executorch"])
 def test_backends_without_a_faster_precision_use_float32(processor, backend):
     processor(BFLOAT16 | INT8)
-    assert precision.choose_precision(backend, CLASSIFICATION, [FLOAT32]) == ("float32", None, "")
+    records = [replace(record, backend=backend) for record in (FLOAT32, GOOD_INT8)]  # of which ONNX has int8 weights
+    assert precision.choose_precision(backend, CLASSIFICATION, records) == ("float32", None, "")
 
 
 def test_processor_features_are_those_of_the_kernel(monkeypatch):
