@@ -364,6 +364,14 @@ def test_policy_forbids_other_origins(browser, serve, models):
     page.close()
 
 
+@pytest.mark.slow
+def test_page_opened_as_a_file_explains_how_to_serve_it(browser, serve, models):
+    page = browser.new_page()
+    page.goto((serve(models[CLASSIFICATION])[0] / "index.html").as_uri())
+    page.get_by_text("python -m http.server").wait_for()
+    page.close()
+
+
 def sample_paths(folder, pattern):
     """Return 20 photos from cameras, in their original sizes."""
     paths = sorted(folder.glob(pattern))

@@ -44,6 +44,7 @@ const ready = new Promise((resolve, reject) => {
   worker.onerror = (event) => reject(new Error(event.message ?? "this browser is too old"));
 });
 worker.postMessage({ model });
+elements.hint.hidden = true;
 ready.then(
   () => {
     elements.progress.hidden = true;
