@@ -258,7 +258,7 @@ def _backend_pipeline(
     dtype = dtype_name(kwargs.pop("dtype", None))
     if quantization and dtype == AUTO:
         dtype = "float32"
-    check_backend(backend, task, dtype, quantization)
+    check_backend(backend, task, dtype, quantization, exports=False)
     task = cast("TaskName", task)  # checked above
     check_device(kwargs.get("device"))
     kwargs = {"device": "cpu", **kwargs}

@@ -523,7 +523,7 @@ def test_threads_below_one_are_an_error():
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_model_of_another_task_is_an_error(backend, checkpoints, detector_dir, monkeypatch):
-    monkeypatch.setattr(pipelines, "check_backend", lambda *args: None)  # the packages need not be installed
+    monkeypatch.setattr(pipelines, "check_backend", lambda *args, **kwargs: None)  # the packages need not be installed
     classifier = checkpoints["image-classification"]
     with pytest.raises(ValueError, match=rf"^{classifier}: got MobileViTForImageClassification, expected an object"):
         mobilevit_hf.pipeline("object-detection", classifier, backend=backend)
@@ -538,7 +538,7 @@ def test_damaged_weights_and_missing_image_processor_are_errors(backend, archite
     if architecture == "resnet":
         config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
         ResNetForImageClassification(config).save_pretrained(classifier_dir)
-    monkeypatch.setattr(pipelines, "check_backend", lambda *args: None)
+    monkeypatch.setattr(pipelines, "check_backend", lambda *args, **kwargs: None)
     (classifier_dir / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match=rf"^{classifier_dir}: got no preprocessor_config\.json, expected [^\n]*$"):
         mobilevit_hf.pipeline("image-classification", classifier_dir, backend=backend)

@@ -29,6 +29,7 @@ class Format:
         title: Name of the runtime.
         purpose: What its files are for, in a few words.
         packages: Packages that export and inference require.
+        runtime_packages: Those of them that inference requires.
         extra: Extra of this package with those packages.
         file: Path relative to the model directory, with `{suffix}` for the interface and the precision.
         interfaces: Supported interfaces by task. The first one has no suffix in the file name; those before "tensors"
@@ -48,6 +49,7 @@ class Format:
     title: str
     purpose: str
     packages: tuple[str, ...]
+    runtime_packages: tuple[str, ...]
     file: str
     dtypes: tuple[str, ...]
     interfaces: Mapping[TaskName, tuple[Interface, ...]]
@@ -97,6 +99,7 @@ FORMATS: dict[str, Format] = {
         title="ONNX Runtime",
         purpose="servers, browsers and apps",
         packages=("onnx", "onnxscript", "onnxruntime"),
+        runtime_packages=("onnxruntime",),
         file="onnx/model{suffix}.onnx",
         dtypes=("float32", "float16"),
         interfaces={
@@ -115,6 +118,7 @@ FORMATS: dict[str, Format] = {
         title="OpenVINO",
         purpose="Intel processors",
         packages=("openvino", "onnx", "onnxscript"),
+        runtime_packages=("openvino",),
         file="openvino/openvino_model{suffix}.xml",
         dtypes=("float32", "bfloat16"),
         interfaces=dict.fromkeys(EXPORTABLE_TASKS, ("tensors",)),
@@ -128,6 +132,7 @@ FORMATS: dict[str, Format] = {
         title="ExecuTorch",
         purpose="phones, in apps built with PyTorch",
         packages=("executorch",),
+        runtime_packages=("executorch",),
         file="executorch/model{suffix}.pte",
         dtypes=("float32",),
         interfaces={"image-classification": ("tensors",), "object-detection": ("tensors",)},
@@ -138,6 +143,7 @@ FORMATS: dict[str, Format] = {
         title="LiteRT",
         purpose="Android phones and small boards",
         packages=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+        runtime_packages=("ai_edge_litert",),
         file="litert/model{suffix}.tflite",
         dtypes=("float32", "float16"),
         interfaces={"image-classification": ("image", "tensors"), "object-detection": ("image", "tensors")},
@@ -151,6 +157,7 @@ FORMATS: dict[str, Format] = {
         title="Core ML",
         purpose="iPhones, iPads and Macs",
         packages=("coremltools",),
+        runtime_packages=(),
         file="coreml/model{suffix}.mlpackage",
         dtypes=("float32", "float16"),
         interfaces={"image-classification": ("image", "tensors"), "object-detection": ("image", "tensors")},
@@ -165,8 +172,19 @@ AUTO = "auto"  # dtype that `precision.choose_precision` chooses
 QUANTIZATIONS = ("int8",)
 
 
-def check_backend(backend: str, task: str, dtype: str, quantization: str | None, interface: str | None = None) -> None:
+def check_backend(
+    backend: str,
+    task: str,
+    dtype: str,
+    quantization: str | None,
+    interface: str | None = None,
+    *,
+    exports: bool = True,
+) -> None:
     """Check that a backend supports a request.
+
+    Args:
+        exports: Whether a file is exported, not only run.
 
     Raises:
         ValueError: If it is unknown, does not support the task, dtype, quantization or interface, or is not installed.
@@ -187,7 +205,8 @@ def check_backend(backend: str, task: str, dtype: str, quantization: str | None,
     if interface is not None and interface not in (interfaces := format.interfaces[task]):
         known = f"{' or '.join(interfaces)} for {backend} and {task}"
         raise ValueError(f"interface: got {interface!r}, expected {known}. Leave it out for the default.")
-    check_packages(f"backend: {backend!r}", format.packages, format.extra)
+    packages = format.packages if exports else format.runtime_packages
+    check_packages(f"backend: {backend!r}", packages, format.extra)
 
 
 def check_packages(feature: str, packages: Sequence[str], extra: str) -> None:
@@ -203,8 +222,8 @@ def check_packages(feature: str, packages: Sequence[str], extra: str) -> None:
         *others, last = missing
         names = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
         raise ValueError(
-            f"{feature} requires {names} not installed. Run: pip install {' '.join(missing)} (or, with all that belongs "
-            f"to it: {pip_command(extra)})"
+            f"{feature} requires {names} not installed. Run: pip install {' '.join(missing)} (or, with all that "
+            f"belongs to it: {pip_command(extra)})"
         )
 
 

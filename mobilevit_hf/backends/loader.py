@@ -64,7 +64,7 @@ def load_backend_model(
         ValueError: If the backend does not support the request or is not installed, or the exported model differs from
             the torch model.
     """
-    check_backend(backend, task, dtype, quantization)
+    check_backend(backend, task, dtype, quantization, exports=False)
     weights, options = cache.weights_hash(model), hub_kwargs or {}
     name = cache.name_source(source) if source else None
     export = partial(_export_cached, model, task, processor, backend, weights, source=name)
@@ -117,7 +117,6 @@ def export_image_file(
         ValueError: If the backend does not support the request or is not installed, or the exported model differs from
             the torch model.
     """
-    check_backend(backend, task, dtype, None, "image")
     weights, name = cache.weights_hash(model), cache.name_source(source) if source else None
     return _export_cached(model, task, processor, backend, weights, dtype, source=name, interface="image")
 
@@ -142,9 +141,10 @@ def _export_cached(
         interface: Interface of the file. Default: that of the backend's pipelines.
 
     Raises:
-        ValueError: If the exported model differs from the torch model.
+        ValueError: If the backend does not support the request or is not installed, or the exported model differs from
+            the torch model.
     """
-
+    check_backend(backend, task, dtype, None, interface)
     interface = interface or FORMATS[backend].pipeline_interface
 
     def write(file: Path) -> dict[str, Any]:

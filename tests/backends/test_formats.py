@@ -60,6 +60,13 @@ def test_missing_package_error_names_the_pip_command(missing, message, monkeypat
         formats.check_backend("onnx", "image-classification", "float32", None)
 
 
+def test_running_a_file_requires_the_runtime_only(monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: object() if name == "ai_edge_litert" else None)
+    formats.check_backend("litert", "image-classification", "float32", None, exports=False)
+    with pytest.raises(ValueError, match="requires litert-torch and ai-edge-quantizer, which are not installed"):
+        formats.check_backend("litert", "image-classification", "float32", None)
+
+
 def test_extra_has_the_packages_of_all_formats():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     for extra in ("backends", "litert"):
