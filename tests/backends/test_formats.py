@@ -61,7 +61,9 @@ def test_missing_package_error_names_the_pip_command(missing, message, monkeypat
 
 
 def test_running_a_file_requires_the_runtime_only(monkeypatch):
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: object() if name == "ai_edge_litert" else None)
+    monkeypatch.setattr(
+        formats.importlib.util, "find_spec", lambda name: object() if name == "ai_edge_litert" else None
+    )
     formats.check_backend("litert", "image-classification", "float32", None, exports=False)
     with pytest.raises(ValueError, match="requires litert-torch and ai-edge-quantizer, which are not installed"):
         formats.check_backend("litert", "image-classification", "float32", None)
