@@ -165,6 +165,16 @@ def test_exported_folder_runs_without_a_hub(site, site_url, detector, expected):
     assert_equal(run_node("detect", arguments | {"photos": photos}, site, site_url), expected)
 
 
+def test_documented_program_runs_on_an_exported_folder(site, site_url, detector, expected):
+    text = (Path(__file__).parents[1] / "docs" / "browser.md").read_text()
+    snippet = re.search(r"```js\n([^`]*\./exported/onnx[^`]*)```", text)[1]
+    shutil.copy(site / "0.jpg", site / "photo.jpg")
+    (site / "exported").symlink_to(detector)
+    (site / "documented.mjs").write_text(snippet)
+    number = sum(each["score"] >= 0.5 for each in expected[0])
+    assert run_program("documented.mjs", site=site).count("label:") == number > 0
+
+
 def test_snippet_of_the_card_runs(site, site_url, hub, expected):
     card = hub.files(REPO)["README.md"].decode()
     snippet = card.partition("```js\n")[2].partition("```")[0]

@@ -17,8 +17,8 @@ from .interfaces import Interface
 INTERFACE: Interface = "transformers.js"
 # By precision of a file, in the order of preference. Without a setting, transformers.js requests q8 in browsers.
 DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8"}
-# Larger images are scaled down before the model scales them to its own size. As float32, a photo of 12 megapixels would
-# take 144 MB several times, too much for a phone; its boxes differ by up to 0.7% of its size, and scores by up to 0.02.
+# Larger images are scaled down before the model scales them to its own size: as float32, one of 12 megapixels takes
+# 144 MB several times, too much for a phone. Its boxes differ by up to 0.7% of its size, and its scores by 0.02.
 MAX_SIDE = 2048
 
 
