@@ -82,7 +82,7 @@ TASKS: dict[TaskName, Task] = {
             output="transformers.modeling_outputs:SemanticSegmenterOutput",
             outputs=("logits",),
             labels="mask",
-            metrics=("mean_iou",),
+            metrics=("mean_iou", "pixel_accuracy", "mean_dice", "boundary_iou"),
         ),
         Task(
             name="image-feature-extraction",
@@ -113,6 +113,9 @@ METRICS: dict[str, Metric] = {
     "map_large": Metric("mAP, large objects (area above 96² pixels)", "map_large"),
     "mar_100": Metric("Recall with 100 boxes", "mar_100"),
     "mean_iou": Metric("Mean IoU", "mean_iou"),
+    "pixel_accuracy": Metric("Pixel accuracy", "pixel_accuracy"),
+    "mean_dice": Metric("Mean Dice", "dice"),
+    "boundary_iou": Metric("Boundary IoU", "boundary_iou"),
 }
 
 

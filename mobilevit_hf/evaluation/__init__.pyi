@@ -1,6 +1,6 @@
 from .class_mapping import match_classes
 from .evaluator import BATCH_SIZE, evaluate_model
-from .predictions import ClassifiedImages, DetectedImage
+from .predictions import ClassifiedImages, DetectedImage, SegmentedImage
 from .results import EvaluationResult, Mistake, ThresholdMetrics
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "EvaluationResult",
     "ClassifiedImages",
     "DetectedImage",
+    "SegmentedImage",
     "ThresholdMetrics",
     "Mistake",
     "match_classes",

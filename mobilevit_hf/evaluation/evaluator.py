@@ -27,6 +27,7 @@ from .classification import ClassificationMetrics
 from .detection import DetectionMetrics
 from .inference import Prepared, Unreadable, forward, group_by_shape, make_batches, prepare_ahead
 from .results import EvaluationResult
+from .segmentation import SegmentationMetrics
 from .task_metrics import TaskMetrics
 
 BATCH_SIZE = 8
@@ -39,6 +40,7 @@ Progress = Callable[[int, int | None], None]
 TASK_METRICS: dict[TaskName, type[TaskMetrics]] = {
     "image-classification": ClassificationMetrics,
     "object-detection": DetectionMetrics,
+    "image-segmentation": SegmentationMetrics,
 }
 
 
@@ -58,12 +60,13 @@ def evaluate_model(
     num_replicas: int = 1,
     gather: Gather | None = None,
 ) -> EvaluationResult:
-    """Evaluate an image classifier or object detector.
+    """Evaluate an image classifier, object detector or semantic segmentation model.
 
     Images pass the image processor, the network and the post-processing as in transformers' pipeline, so the metrics
     are those of its predictions; only boxes are not rounded to whole pixels. All boxes of a detector above the
-    processor's `score_threshold` enter the metrics, or all boxes if it has none. The predictions of all images are
-    kept, in about 100 bytes per image of a classifier and 38 bytes per detection; neither images nor logits are.
+    processor's `score_threshold` enter the metrics, or all boxes if it has none. Label maps are compared at the
+    resolution of the masks. The predictions of all images are kept, in about 100 bytes per image of a classifier and
+    38 bytes per detection, and of label maps the numbers of pixels; neither images nor logits are.
 
     Several processes share the work if each calls this function with the same arguments except `rank`. Each evaluates
     every `num_replicas`-th sample and, unless the arguments are invalid, calls `gather` exactly once, also after an
@@ -74,7 +77,7 @@ def evaluate_model(
         model: Model on any device, left unchanged. A copy runs in evaluation mode; the batch normalizations of a
             MobileViT are folded.
         processor: Image processor of the model; for a detector with `post_process_object_detection`.
-        samples: Images with a label or objects, or a stream of them; all of them in every process.
+        samples: Images with a label, objects or a mask, or a stream of them; all of them in every process.
         classes: Class names of the dataset, in label order, matched with the model's by `match_classes`.
         batch_size: Number of images per batch, if the processor resizes them to one size.
         max_bad: Maximum fraction of unreadable images.

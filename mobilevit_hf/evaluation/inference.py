@@ -7,10 +7,12 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BaseImageProcessor, BatchFeature, PreTrainedModel
 
 from ..data.images import UnreadableImageError, load_image
+from ..data.masks import MaskSizeError, UnreadableMaskError
 from ..data.types import Problem, Sample
 from ..modeling.finite import NonFiniteOutputError, check_finite_outputs
 from ..threads import map_ahead
@@ -27,11 +29,12 @@ class Prepared:
     sample: Sample
     inputs: BatchFeature  # with a batch dimension of one
     size: tuple[int, int]  # height and width of the image in pixels
+    mask: np.ndarray | None = None  # (H, W) uint8 classes of the dataset; segmentation only
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An unreadable image, by the index of its sample."""
+    """An image that can't be read, or whose mask can't, by the index of its sample."""
 
     index: int
     problem: Problem
@@ -49,10 +52,15 @@ def _prepare(processor: BaseImageProcessor, indexed: tuple[int, Sample]) -> Prep
     index, sample = indexed
     try:
         image = load_image(sample.image)
+        size = (image.height, image.width)
+        mask = sample.mask.read(size=size) if sample.mask else None
+    except MaskSizeError as error:
+        return Unreadable(index, Problem(sample.name, "mask of another size", str(error)))
+    except UnreadableMaskError as error:
+        return Unreadable(index, Problem(sample.name, "unreadable mask", str(error)))
     except UnreadableImageError as error:
         return Unreadable(index, Problem(sample.name, "unreadable image", str(error)))
-    inputs = processor(images=[image], return_tensors="pt")
-    return Prepared(index, sample, inputs, (image.height, image.width))
+    return Prepared(index, sample, processor(images=[image], return_tensors="pt"), size, mask)
 
 
 def make_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

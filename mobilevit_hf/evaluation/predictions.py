@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..metrics.mean_iou.mean_iou import class_iou
 from .matcher import Matches
 
 
@@ -47,3 +48,65 @@ class DetectedImage:
     matches: Matches
     object_boxes: np.ndarray
     is_crowd: np.ndarray
+
+
+@dataclass(frozen=True)
+class SegmentedImage:
+    """Counts of an image's pixels, without those to ignore. The label maps are not kept.
+
+    Attributes:
+        index, name: Index and name of the sample.
+        size: Height and width of the mask in pixels.
+        num_classes: Number of classes K of the model.
+        cells: (n,) int64 cells of the confusion matrix with at least one pixel: target class times K plus predicted
+            class.
+        pixels: (n,) int64 number of pixels of each.
+        boundaries: (3, K) int64 boundary pixels of each class: see `count_boundaries`.
+        loss: Sum of the cross-entropy over the pixels.
+    """
+
+    index: int
+    name: str
+    size: tuple[int, int]
+    num_classes: int
+    cells: np.ndarray
+    pixels: np.ndarray
+    boundaries: np.ndarray
+    loss: float = 0.0
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(K, K) int64 number of pixels by target class (rows) and predicted class (columns)."""
+        confusion = np.zeros(self.num_classes**2, dtype=np.int64)
+        confusion[self.cells] = self.pixels
+        return confusion.reshape(self.num_classes, self.num_classes)
+
+    @property
+    def class_pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(K,) numbers of correct, predicted and target pixels of each class."""
+        target, predicted = np.divmod(self.cells, self.num_classes)
+        correct, all_predicted, targets = (
+            np.bincount(labels, weights, minlength=self.num_classes).astype(np.int64)
+            for labels, weights in (
+                (target, self.pixels * (target == predicted)),
+                (predicted, self.pixels),
+                (target, self.pixels),
+            )
+        )
+        return correct, all_predicted, targets
+
+    @property
+    def ious(self) -> np.ndarray:
+        """(K,) IoU of each class, NaN for a class that is neither in the mask nor predicted."""
+        return class_iou(*self.class_pixels)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean of `ious` over the classes in the mask or the prediction, NaN without labeled pixels."""
+        return float(np.nanmean(self.ious)) if len(self.pixels) else float("nan")
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Fraction of correct pixels, NaN without labeled pixels."""
+        correct, _, targets = self.class_pixels
+        return float(correct.sum() / targets.sum()) if len(self.pixels) else float("nan")

@@ -12,7 +12,7 @@ from ..data.types import Problem
 from ..records import EvaluationRecord
 from ..tasks import TaskName
 from .outcomes import find_outcomes
-from .predictions import ClassifiedImages, DetectedImage
+from .predictions import ClassifiedImages, DetectedImage, SegmentedImage
 
 MAX_MISTAKES = 24
 
@@ -33,9 +33,12 @@ class Mistake:
 
     Attributes:
         index, name: Index and name of the sample.
-        target: Target class of a classifier, by the model's class name; number of objects for a detector.
-        prediction: Predicted class of a classifier; numbers of missed objects and wrong detections for a detector.
-        score: Severity: probability of the predicted class, 0..1; number of errors for a detector.
+        target: Target class of a classifier, by the model's class name; number of objects for a detector; number of
+            classes in the mask.
+        prediction: Predicted class of a classifier; numbers of missed objects and wrong detections for a detector;
+            mean IoU of a label map and its most frequent confusion.
+        score: Severity: probability of the predicted class, 0..1; number of errors for a detector; 1 - mean IoU of a
+            label map.
     """
 
     index: int
@@ -50,7 +53,8 @@ class EvaluationResult:
     """Result of an evaluation.
 
     Attributes:
-        metrics: Metrics, as returned by `TopKAccuracy` or `CocoMap`, with the model's class names in `per_class`.
+        metrics: Metrics, as returned by `TopKAccuracy` or `CocoMap`, with the model's class names in `per_class`; for
+            segmentation those of `SegmentationMetrics.compute`.
             Top-5 accuracy is left out below ten classes. A classifier also has `ece`, the expected calibration error,
             and a detector `per_class_metrics`: for each class those of `coco_statistics`, precision, recall and F1 at
             `threshold`, and the number of detections minus that of objects per image, as `count_bias` (mean) and
@@ -63,7 +67,8 @@ class EvaluationResult:
         problems: Unreadable images, in the order of the samples.
         notes: Sentences for the user, such as how classes were matched.
         confusion: (K, K) int64 number of images by target class (rows) and predicted class (columns), in the order
-            of the model's classes. (K + 1, K + 1) for a detector, see `confusion_matrix`.
+            of the model's classes. (K + 1, K + 1) for a detector, see `confusion_matrix`. Number of pixels for
+            segmentation.
         predictions: Predictions of all readable images.
         losses: Mean loss over the images: `loss`, and the terms of a detector's loss; empty if the model has none.
         classes: Class names of the model, by index.
@@ -81,7 +86,7 @@ class EvaluationResult:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     confusion: np.ndarray | None = None
-    predictions: ClassifiedImages | list[DetectedImage] = field(default_factory=list)
+    predictions: ClassifiedImages | list[DetectedImage] | list[SegmentedImage] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     class_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
@@ -98,13 +103,19 @@ class EvaluationResult:
         """Worst mistakes, at most `MAX_MISTAKES`.
 
         For a classifier, wrong predictions by their probability; for a detector, images by missed objects plus wrong
-        detections at `threshold` and an IoU of 0.5, or of all detections without a threshold.
+        detections at `threshold` and an IoU of 0.5, or of all detections without a threshold; for segmentation, images
+        with a wrong pixel by their mean IoU.
         """
         if isinstance(self.predictions, ClassifiedImages):
             mistakes = _misclassified(self.predictions, self.classes)
         else:
             threshold = -1.0 if self.threshold is None else self.threshold
-            mistakes = (_count_errors(image, threshold) for image in self.predictions)
+            mistakes = (
+                _describe_label_map(image, self.classes)
+                if isinstance(image, SegmentedImage)
+                else _count_errors(image, threshold)
+                for image in self.predictions
+            )
         worst = heapq.nsmallest(MAX_MISTAKES, mistakes, key=lambda mistake: (-mistake.score, mistake.index))
         return [mistake for mistake in worst if mistake.score]
 
@@ -136,3 +147,19 @@ def _count_errors(image: DetectedImage, threshold: float) -> Mistake:
     num_objects = int(outcomes.counted.sum())
     target = f"{num_objects} object{'' if num_objects == 1 else 's'}"
     return Mistake(image.index, image.name, target, f"{missed} missed, {wrong} wrong", float(missed + wrong))
+
+
+def _describe_label_map(image: SegmentedImage, classes: Sequence[str]) -> Mistake:
+    """Return the mean IoU of an image and its most frequent confusion; score 0 without a wrong or labeled pixel."""
+    target, predicted = np.divmod(image.cells, image.num_classes)
+    count = len(np.unique(target))
+    text = f"{count} class{'' if count == 1 else 'es'}"
+    wrong = np.where(target != predicted, image.pixels, 0)
+    if not wrong.any():
+        return Mistake(image.index, image.name, text, "no wrong pixel", 0.0)
+    worst = int(wrong.argmax())
+    fraction = wrong[worst] / image.pixels.sum()
+    confusion = f"{classes[target[worst]]} as {classes[predicted[worst]]} ({fraction:.1%} of the pixels)"
+    return Mistake(
+        image.index, image.name, text, f"mean IoU {image.mean_iou:.1%}, mostly {confusion}", 1 - image.mean_iou
+    )

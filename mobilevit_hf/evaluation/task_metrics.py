@@ -9,7 +9,7 @@ from numpy.random import Generator
 from transformers import BaseImageProcessor
 
 from .inference import Prepared
-from .predictions import ClassifiedImages, DetectedImage
+from .predictions import ClassifiedImages, DetectedImage, SegmentedImage
 from .results import ThresholdMetrics
 
 Intervals = dict[str, tuple[float, float]]
@@ -64,7 +64,7 @@ class TaskMetrics(ABC):
         """Return the confidence intervals of some of the computed metrics; without resamples, those of proportions."""
 
     @abstractmethod
-    def predictions(self) -> ClassifiedImages | list[DetectedImage]:
+    def predictions(self) -> ClassifiedImages | list[DetectedImage] | list[SegmentedImage]:
         """Return the predictions of all images, in the order of the samples."""
 
     @abstractmethod
