@@ -180,6 +180,12 @@ def _topk(x, k, axis, ascending, sort=True, return_indices=True):
     return values, indices.int()
 
 
+def _upsample(x, scale_factor_height, scale_factor_width, align_corners):
+    assert not align_corners
+    size = int(x.shape[2] * float(scale_factor_height)), int(x.shape[3] * float(scale_factor_width))
+    return F.interpolate(x, size, mode="bilinear")
+
+
 def _classify(probabilities, classes):
     scores = dict(zip(classes, probabilities.flatten().tolist(), strict=True))
     return max(scores, key=scores.get), scores
@@ -211,6 +217,7 @@ OPERATIONS = {
     "sub": lambda x, y: x - y,
     "tile": lambda x, reps: x.tile(reps.tolist()),
     "topk": _topk,
+    "upsample_bilinear": _upsample,
     "transpose": lambda x, perm: x.permute(perm.tolist()),
 }
 

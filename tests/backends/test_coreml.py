@@ -294,6 +294,20 @@ def test_detector_preprocessing_is_that_of_the_image_processor(fields, detector_
 
 
 @pytest.mark.slow
+def test_image_may_have_another_aspect_ratio_and_an_odd_number_of_patches(tmp_path):
+    folder = mobilevit_hf.builtin("blood-cells")
+    request = make_request(DETECTION, folder, size={"height": 224, "width": 320})  # 7 x 10 at the last stage
+    package = export_package(request, tmp_path)
+    image = package.spec.description.input[0].type.imageType
+    assert (image.width, image.height) == (320, 224)
+    smear = sample_image(DETECTION, request)
+    expected = reference_detections(request, smear, 0.2)
+    assert len(expected[0]) == 20
+    for actual, wanted in zip(run_detector(package, smear, 0.2), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_classifier_for_bgr_takes_rgb_and_has_one_score_per_class(checkpoints, image, tmp_path):
     request = make_request(CLASSIFICATION, checkpoints[CLASSIFICATION], do_flip_channel_order=True)
     request.model.config.id2label = {0: "crane", 1: "dog", 2: "fish", 3: "crane"}
