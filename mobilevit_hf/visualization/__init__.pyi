@@ -9,6 +9,7 @@ from .grids import (
     draw_predictions,
 )
 from .image_files import save_image
+from .masks import draw_overlay, save_palette_png
 from .outcomes import Outcome, draw_outcomes
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "draw_detections",
     "draw_image_grid",
     "draw_outcomes",
+    "draw_overlay",
     "draw_predictions",
     "save_image",
+    "save_palette_png",
 ]
