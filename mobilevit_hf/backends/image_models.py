@@ -19,7 +19,7 @@ MAX_CANDIDATES = 400
 # sequential NMS unless a chain of overlapping boxes is longer.
 NMS_ROUNDS = 16
 # transformers.js takes the softmax of the logits and drops boxes whose highest class is the last one, the background.
-# The probability that is left is spread over this many further columns that no detection is dropped.
+# The probability that is left is spread over this many further columns, so that no detection is dropped.
 DUMMY_COLUMNS = 100
 MIN_SCORE = 1 / (1 + DUMMY_COLUMNS)  # below it, a dummy column would be the highest
 LOG_ZERO = -1e4  # softmax gives 0
@@ -95,10 +95,19 @@ def _fuse(request: ExportRequest, scaling: Scaling) -> FusedModel:
 
 
 class ImageClassifier(nn.Module):
-    """Classifier of the interface "image": (1, H, W, 3) uint8 RGB → scores (1, K)."""
+    """Classifier of the interface "image": (1, H, W, 3) uint8 RGB → scores (1, K).
+
+    Raises:
+        ValueError: If the classes do not exclude each other; transformers' pipeline then takes a sigmoid.
+    """
 
     def __init__(self, request: ExportRequest) -> None:
         super().__init__()
+        if request.model.config.problem_type == "multi_label_classification" or len(request.labels) == 1:
+            raise ValueError(
+                "interface: got image for a model of one or several classes per image, expected exactly one of at "
+                'least two. Use the interface "tensors".'
+            )
         scaling = Scaling.from_processor(request.processor)
         self.preprocessing, self.model = Preprocessing(scaling), _fuse(request, scaling)
 

@@ -59,6 +59,13 @@ def test_classifier_scores_equal_processor_and_model(model_dirs, image, processo
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_classifier_of_several_classes_per_image_is_an_error(model_dirs):
+    request = make_request(CLASSIFICATION, model_dirs[CLASSIFICATION], "image")
+    request.model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match=r"expected exactly one of at least two. Use the interface \"tensors\""):
+        build_module(request)
+
+
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("fields", [{}, NORMALIZE], ids=["rescaled", "normalized"])
 @pytest.mark.parametrize("interface", ["image", "transformers.js"])
@@ -88,6 +95,23 @@ def read_as_transformers_js(logits, pred_boxes):
     center, size = pred_boxes[0, is_object].split(2, dim=-1)
     boxes = torch.cat((center - size / 2, center + size / 2), dim=-1)
     return boxes, probabilities[is_object].amax(dim=-1), best[is_object]
+
+
+class FixedSelection(torch.nn.Module):
+    """Selects three rows: two detections, and none."""
+
+    def forward(self, boxes, scores):
+        return boxes[:, :3], torch.tensor([[0.02, 0.005, 0.0]]), torch.tensor([[1, 2, 0]], dtype=torch.int32)
+
+
+def test_transformers_js_reads_no_detection_without_a_name(model_dirs, image):
+    """A score below the probability of a dummy column is no detection."""
+    module = build_module(make_request(DETECTION, model_dirs[DETECTION], "transformers.js"))
+    module.select = FixedSelection()
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    _, scores, labels = read_as_transformers_js(*module(pixels))
+    torch.testing.assert_close(scores, torch.tensor([0.02]))
+    assert labels.tolist() == [1]
 
 
 @pytest.mark.parametrize("resample", [PILImageResampling.BILINEAR, PILImageResampling.BICUBIC])
