@@ -1,5 +1,6 @@
 """Predictions of the evaluated images."""
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,9 +51,35 @@ class DetectedImage:
     is_crowd: np.ndarray
 
 
+MAX_LABEL_MAP_SIDE = 720  # of a label map that is kept, in pixels: that of the photos in reports
+
+
+@dataclass(frozen=True)
+class CompressedLabelMap:
+    """A predicted label map, reduced to at most `MAX_LABEL_MAP_SIDE` pixels: some kilobytes."""
+
+    shape: tuple[int, int]
+    data: bytes
+
+    @classmethod
+    def from_array(cls, labels: np.ndarray) -> "CompressedLabelMap":
+        """Compress class indices (H, W), below 65536."""
+        scale = min(1, MAX_LABEL_MAP_SIDE / max(labels.shape))
+        rows, columns = (
+            ((np.arange(max(1, round(scale * side))) + 0.5) * side / max(1, round(scale * side))).astype(int)
+            for side in labels.shape
+        )
+        reduced = labels[np.ix_(rows, columns)].astype(np.uint16)
+        return cls((len(rows), len(columns)), zlib.compress(reduced.tobytes(), level=1))
+
+    def to_array(self) -> np.ndarray:
+        """Return the class indices (H, W) uint16."""
+        return np.frombuffer(zlib.decompress(self.data), dtype=np.uint16).reshape(self.shape)
+
+
 @dataclass(frozen=True)
 class SegmentedImage:
-    """Counts of an image's pixels, without those to ignore. The label maps are not kept.
+    """Counts of an image's pixels, without those to ignore. Label maps are kept of a few images only.
 
     Attributes:
         index, name: Index and name of the sample.
@@ -63,6 +90,7 @@ class SegmentedImage:
         pixels: (n,) int64 number of pixels of each.
         boundaries: (3, K) int64 boundary pixels of each class: see `count_boundaries`.
         loss: Sum of the cross-entropy over the pixels.
+        label_map: Predicted label map of the images with the lowest and the highest mean IoU, None for others.
     """
 
     index: int
@@ -73,6 +101,7 @@ class SegmentedImage:
     pixels: np.ndarray
     boundaries: np.ndarray
     loss: float = 0.0
+    label_map: CompressedLabelMap | None = None
 
     @property
     def confusion(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Metrics of semantic segmentation, from counts of the pixels of each target and predicted class."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
@@ -15,9 +16,10 @@ from ..metrics.mean_iou.mean_iou import class_iou, count_pairs, mean_iou_of_conf
 from .boundaries import count_boundaries
 from .confidence_intervals import bootstrap_interval, chunk_sizes
 from .inference import Prepared
-from .predictions import SegmentedImage
+from .predictions import CompressedLabelMap, SegmentedImage
 from .task_metrics import Intervals, TaskMetrics
 
+NUM_SHOWN = 12  # images with the lowest, and with the highest mean IoU, whose label maps are kept
 UNLABELED = -1  # pixels to ignore among the model's classes, of which there may be more than `IGNORE_INDEX`
 
 
@@ -46,6 +48,7 @@ class SegmentationMetrics(TaskMetrics):
         self.class_indices = np.full(IGNORE_INDEX + 1, UNLABELED, dtype=np.int64)
         self.class_indices[: len(self.targets)] = self.targets
         self.state = []
+        self.num_label_maps = 0
 
     def postprocess(self, outputs: Any, group: Sequence[Prepared]) -> list[LabelMaps]:
         """Return the label maps of each image, as `post_process_semantic_segmentation` with the masks' sizes."""
@@ -87,12 +90,17 @@ class SegmentationMetrics(TaskMetrics):
                 pixels=pixels,
                 boundaries=count_boundaries(maps.prediction, maps.target, self.num_classes),
                 loss=maps.loss,
+                label_map=CompressedLabelMap.from_array(maps.prediction) if len(pixels) else None,
             )
             self.state.append(image)
+            self.num_label_maps += image.label_map is not None
+        if self.num_label_maps > 4 * NUM_SHOWN:
+            self.state = _drop_label_maps(self.state)
+            self.num_label_maps = 2 * NUM_SHOWN
 
     def merge(self, states: Iterable[list[SegmentedImage]]) -> None:
         """Concatenate the images of all processes in the order of the samples."""
-        self.state = self.images = sorted(chain(*states), key=attrgetter("index"))
+        self.state = self.images = _drop_label_maps(sorted(chain(*states), key=attrgetter("index")))
 
     def confusion_matrix(self) -> np.ndarray:
         """Return the number of pixels (K, K), int64, by target class (rows) and predicted class (columns)."""
@@ -156,6 +164,16 @@ class SegmentationMetrics(TaskMetrics):
         """Return the mean cross-entropy over the labeled pixels of all images."""
         labeled = sum(int(image.pixels.sum()) for image in self.images)
         return {"loss": sum(image.loss for image in self.images) / labeled} if labeled else {}
+
+
+def _drop_label_maps(images: Sequence[SegmentedImage]) -> list[SegmentedImage]:
+    """Return the images without label maps but those with the lowest and the highest mean IoU."""
+    ranked = sorted((image.mean_iou, image.index) for image in images if image.label_map is not None)
+    shown = {index for _, index in ranked[:NUM_SHOWN] + ranked[-NUM_SHOWN:]}
+    return [
+        image if image.label_map is None or image.index in shown else dataclasses.replace(image, label_map=None)
+        for image in images
+    ]
 
 
 def _split_columns(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

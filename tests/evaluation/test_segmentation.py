@@ -14,6 +14,7 @@ from mobilevit_hf.data.masks import Mask
 from mobilevit_hf.data.types import Sample
 from mobilevit_hf.evaluation import EvaluationResult, evaluate_model
 from mobilevit_hf.evaluation.inference import Prepared
+from mobilevit_hf.evaluation.predictions import CompressedLabelMap
 from mobilevit_hf.evaluation.segmentation import LabelMaps, SegmentationMetrics
 from mobilevit_hf.metrics import MeanIoU
 
@@ -198,13 +199,36 @@ def test_images_and_mistakes():
     assert worst.target == f"{len(set(target.ravel().tolist()) - {255})} classes"
 
 
+def test_label_maps_of_the_worst_and_best_images_are_kept():
+    predictions, masks = random_maps(80, seed=3)
+    masks[5][:] = 255
+    for num_shards in (1, 3):
+        images = measure(predictions, masks, num_shards).predictions()
+        ranked = sorted((image for image in images if image.index != 5), key=lambda image: image.mean_iou)
+        kept = {image.index for image in ranked[:12] + ranked[-12:]}
+        assert {image.index for image in images if image.label_map} == kept
+        for image in images:
+            if image.label_map:
+                np.testing.assert_array_equal(image.label_map.to_array(), predictions[image.index])
+
+
+def test_large_label_maps_are_reduced():
+    labels = np.kron(np.arange(12).reshape(3, 4), np.ones((500, 500), int))
+    reduced = CompressedLabelMap.from_array(labels).to_array()
+    assert reduced.shape == (540, 720)
+    np.testing.assert_array_equal(reduced, np.kron(np.arange(12).reshape(3, 4), np.ones((180, 180), int)))
+
+
 def test_state_is_small_with_many_classes():
     """A dense confusion matrix of 200 classes takes 320 kB."""
     metrics = SegmentationMetrics(None, {i: str(i) for i in range(200)}, range(200))
     maps = np.random.default_rng(0).integers(0, 20, (2, 100, 100))
-    prepared = Prepared(0, Sample("a", None), None, (100, 100), maps[1].astype(np.uint8))
-    metrics.update([LabelMaps(*maps, 0.0)], [prepared])
-    assert len(pickle.dumps(metrics.state)) < 16_000
+    for index in range(60):
+        prepared = Prepared(index, Sample("a", None), None, (100, 100), maps[1].astype(np.uint8))
+        metrics.update([LabelMaps(*maps, 0.0)], [prepared])
+    metrics.merge([metrics.state])
+    assert len(pickle.dumps(dataclasses.replace(metrics.images[30], label_map=None))) < 12_000
+    assert metrics.images[30].label_map is None
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
