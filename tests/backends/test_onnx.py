@@ -182,6 +182,7 @@ def test_quantized_weights_are_rounded_per_output_channel():
     assert any((a != e).any() for a, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.filterwarnings("error")  # such as of a division by zero
 def test_channel_of_zeros_stays_zero_when_quantized():
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     proto, _ = make_layers()
