@@ -10,7 +10,7 @@ from ..backends.interfaces import INTERFACES
 from ..data.writers.destination import PREDICTION_FORMATS
 
 # Names of `data.reading.DATA_FORMATS`, which imports torch; a test compares them.
-DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder")
+DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder", "maskfolder")
 
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})
 Backend = StrEnum("Backend", {name: name for name in BACKENDS})

@@ -150,6 +150,17 @@ def read_codes(source: Any, *, is_color: bool) -> np.ndarray:
         raise UnreadableMaskError(describe_error(error)) from error
 
 
+def count_codes(source: Any, *, is_color: bool) -> dict[int, int]:
+    """Return the number of pixels of each raw value or color of a mask, see `read_codes`."""
+    codes = read_codes(source, is_color=is_color)
+    if codes.dtype == np.uint8:
+        counts = np.bincount(codes.ravel(), minlength=256)
+        values = np.flatnonzero(counts)
+        return dict(zip(values.tolist(), counts[values].tolist(), strict=True))
+    values, counts = np.unique(codes, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
 def _to_values(image: Image.Image) -> np.ndarray:
     if image.mode in ("P", "L"):
         return np.asarray(image)

@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from ..io import user_path
+from ..tasks import TASKS, TaskName
 from .archives import is_archive, unpack
-from .formats import coco, csv_files, hf_datasets, imagefolder, metadata, voc, yolo
+from .formats import coco, csv_files, hf_datasets, imagefolder, maskfolder, metadata, voc, yolo
 from .formats.folder import DataFolder
 from .formats.table import SampleStream
 from .formats.unread import EXPORT, identify_tool
 from .image_formats import describe_unread
-from .recognition import check_class_folders, recognize
+from .recognition import check_class_folders, note_unused_masks, recognize, task_options
 from .sequences import Samples
 from .splits import split_validation
 from .types import Dataset
 
-# Modules with `recognizes(folder)` and `read(folder)`.
+# Modules with `TASKS`, `recognizes(folder)` and `read(folder)`.
 DATA_FORMATS: Any = {"datasets": hf_datasets, "coco": coco, "voc": voc, "yolo": yolo, "csv": csv_files}
-DATA_FORMATS["imagefolder"] = imagefolder
+DATA_FORMATS |= {"imagefolder": imagefolder, "maskfolder": maskfolder}
 FORMATS_BY_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"} | dict.fromkeys(csv_files.SUFFIXES, "csv")
 SPLITS = ("train", "validation", "test")
 HUB_ALIASES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # names in papers
@@ -29,6 +30,7 @@ HUB_ID = re.compile(r"\w[\w.-]{,95}(/\w[\w.-]{,95})?(:[\w.-]+)?")
 def load_dataset(
     source: str | Path,
     *,
+    task: TaskName | None = None,
     data_format: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
@@ -42,6 +44,8 @@ def load_dataset(
         source: A folder, which may wrap the one of the dataset; a COCO .json, YOLO .yaml or .csv file next to the
             images; an archive (.zip, .tar, .tar.gz) of a folder; or a Hub id, `user/name` or
             `user/name:configuration`.
+        task: Task whose annotations are read. None: inferred. If a dataset has labels or boxes and masks, the masks
+            are not used then, with a note.
         data_format: Key of `DATA_FORMATS`. None: inferred from the files; class folders are then at least two.
         validation_fraction: Fraction of the training split to split off, stratified by class; 0 to disable it. The
             test split is never used for it.
@@ -58,6 +62,8 @@ def load_dataset(
     """
     if data_format not in (None, *DATA_FORMATS):
         raise ValueError(f"data_format: got {data_format!r}, expected one of {', '.join(DATA_FORMATS)}.")
+    if task is not None:
+        _check_task(task, data_format)
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction: got {validation_fraction}, expected at least 0 and less than 1.")
     check_source(source, data_format)
@@ -65,16 +71,27 @@ def load_dataset(
         if revision is not None:
             raise ValueError(f"revision: got {revision!r} for the local {source}, expected a dataset on the Hub.")
         read = _read_archive if path.is_file() and is_archive(path) else _read_path
-        dataset = read(path, data_format, streaming)
+        dataset = read(path, data_format, streaming, task)
     else:
         name = HUB_ALIASES.get(str(source), str(source))
-        dataset = hf_datasets.read_hub(name, revision=revision, token=token, streaming=streaming)
+        dataset = hf_datasets.read_hub(name, revision=revision, token=token, streaming=streaming, task=task)
+    if task not in (None, dataset.task):
+        raise ValueError(f"{source}: got annotations for {dataset.task}, expected {task}. Pass another dataset.")
     _drop_empty_splits(dataset, str(source))
     if not dataset.classes:
         raise ValueError(f"{source}: got no class in the training split, expected at least one annotated image.")
     if "train" in dataset.splits and "validation" not in dataset.splits:
         _add_validation(dataset, validation_fraction, seed)
     return dataset
+
+
+def _check_task(task: str, data_format: str | None) -> None:
+    tasks = [name for name, row in TASKS.items() if row.labels]
+    if task not in tasks:
+        raise ValueError(f"task: got {task!r}, expected one of {', '.join(tasks)}.")
+    if data_format and task not in DATA_FORMATS[data_format].TASKS:
+        possible = [name for name, module in DATA_FORMATS.items() if task in module.TASKS]
+        raise ValueError(f"data_format: got {data_format} for {task}, expected one of {', '.join(possible)}.")
 
 
 def check_source(source: str | Path, data_format: str | None) -> None:
@@ -90,17 +107,17 @@ def local_path(source: str | Path) -> Path | None:
     return path if os.path.exists(path) else None  # noqa: PTH110, Path's own fails for names that are too long
 
 
-def _read_archive(path: Path, data_format: str | None, streaming: bool) -> Dataset:
+def _read_archive(path: Path, data_format: str | None, streaming: bool, task: TaskName | None) -> Dataset:
     folder = unpack(path)
     try:
-        dataset = _read_path(folder, data_format, streaming)
+        dataset = _read_path(folder, data_format, streaming, task)
     except ValueError as error:
         raise ValueError(str(error).replace(str(folder), str(path))) from error
     dataset.notes.insert(0, f"Unpacked {path.name} to {folder}.")
     return dataset
 
 
-def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
+def _read_path(path: Path, data_format: str | None, streaming: bool, task: TaskName | None) -> Dataset:
     options: dict[str, Any] = {"streaming": True} if streaming else {}
     is_inferred = data_format is None
     if path.is_file():
@@ -109,12 +126,13 @@ def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
         options["file"] = path.name
     else:
         outer = DataFolder(path)
-        folder, data_format = recognize(outer, DATA_FORMATS, data_format)
+        folder, data_format = recognize(outer, DATA_FORMATS, data_format, task)
     if streaming and data_format != "datasets":
         raise ValueError(
             f"streaming: got {path} in the format {data_format}, expected a Hub id or Parquet files. Disable "
             "it: images of local folders are always read on access."
         )
+    options |= task_options(DATA_FORMATS[data_format], task)
     try:
         dataset = DATA_FORMATS[data_format].read(folder, **options)
     except ValueError as error:
@@ -124,6 +142,8 @@ def _read_path(path: Path, data_format: str | None, streaming: bool) -> Dataset:
         folder.notes.append(unread)
     if is_inferred and data_format == "imagefolder" and not metadata.has_annotations(folder):
         check_class_folders(outer, folder, dataset)
+    if is_inferred and task is None and path.is_dir():
+        note_unused_masks(folder, dataset)
     dataset.splits = {split: dataset.splits[split] for split in SPLITS if split in dataset.splits}
     dataset.root, dataset.notes, dataset.problems = folder.root, folder.notes, folder.problems
     return dataset

@@ -1,15 +1,18 @@
 """Recognize the format of a local dataset by the content of its folder, and the folder that contains it."""
 
+import inspect
 import posixpath
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..tasks import TaskName
 from .archives import is_archive
-from .formats import csv_files, imagefolder
+from .formats import csv_files, imagefolder, maskfolder, metadata
 from .formats.annotations import find_difference
 from .formats.folder import DataFolder, is_image_name, is_run, join
+from .formats.maskfolder import TO_SEGMENT
 from .formats.unread import UnreadAnnotations, find_unread
 from .image_formats import describe_unread
 from .types import Dataset
@@ -18,40 +21,44 @@ MAX_WRAPPERS = 16  # folders around a dataset that are entered
 SHOWN = 3  # annotations and classes in a message
 MASK_ENDINGS = ("_mask", "_masks", "_seg", "_gt", "_label", "-mask")
 # Formats with a recognizer that any folder of images may satisfy.
-FALLBACKS = ("csv", "imagefolder")
+FALLBACKS = ("csv", "imagefolder", "maskfolder")
 
 
-def recognize(folder: DataFolder, formats: Mapping[str, Any], data_format: str | None) -> tuple[DataFolder, str]:
+def recognize(
+    folder: DataFolder, formats: Mapping[str, Any], data_format: str | None, task: TaskName | None = None
+) -> tuple[DataFolder, str]:
     """Return the folder that contains the dataset, which others may wrap, and its format.
 
     Args:
         folder: Folder of the user.
-        formats: Modules with `recognizes(folder)` and `read(folder)`, by name.
+        formats: Modules with `TASKS`, `recognizes(folder)` and `read(folder)`, by name.
         data_format: Format of the user, whose folder is searched. None: inferred.
+        task: Task that the format must have annotations for. None: any.
 
     Raises:
         ValueError: If there is no dataset, or several formats or folders are possible.
     """
     candidates = {data_format: formats[data_format]} if data_format else dict(formats)
+    candidates = {name: module for name, module in candidates.items() if task is None or task in module.TASKS}
     path, current = ".", folder
     fallback: tuple[str, DataFolder] | None = None  # with one class, or folders that may not be classes
     for _ in range(MAX_WRAPPERS):
         if names := _recognized(current, candidates):
             _note_entered(folder, current, path)
-            return current, _choose(current, names, formats)
+            return current, _choose(current, names, formats, task)
         if imagefolder.class_names(current):
             fallback = path, current
         name = _find_inner(current, candidates)
         if name is None:
             break
         path, current = join(path, name), current.subfolder(name)
-    if fallback and data_format in (None, "imagefolder"):
+    if fallback and "imagefolder" in candidates:
         path, current = fallback
         _note_entered(folder, current, path)
         return current, "imagefolder"
     if data_format:
         return folder, data_format
-    raise ValueError(_describe_missing(folder))
+    raise ValueError(_describe_missing(folder, task))
 
 
 def check_class_folders(outer: DataFolder, folder: DataFolder, dataset: Dataset) -> None:
@@ -96,7 +103,8 @@ def _explain_missing_classes(folder: DataFolder, unread: list[UnreadAnnotations]
     if unread:
         return f"unread annotations: {_list(unread)}", unread[0].action
     if masks := _find_masks(folder):
-        action = "Segmentation datasets are not supported yet. Use a dataset for classification or detection."
+        rename = "Give each mask the name of its image, in a folder masks/ next to images/."
+        action = TO_SEGMENT if maskfolder.recognizes(folder) else rename
         return f"mask images in {', '.join(masks)}", action
     if archives := _find_archives(folder):
         return f"archives that are not read: {', '.join(archives[:SHOWN])}", "Unpack them."
@@ -109,13 +117,19 @@ def _recognized(folder: DataFolder, formats: Mapping[str, Any]) -> list[str]:
     names = [name for name, module in formats.items() if name not in FALLBACKS and module.recognizes(folder)]
     if names:
         return names
+    tables = csv_files.find_tables(folder)[0] if "csv" in formats else []
+    has_masks = "maskfolder" in formats and not tables and not metadata.has_annotations(folder)
+    if has_masks and maskfolder.recognizes_parallel(folder):
+        return ["maskfolder"]
     is_imagefolder = "imagefolder" in formats and imagefolder.recognizes(folder)
-    if "csv" in formats and (tables := csv_files.find_tables(folder)[0]):
+    if tables:
         if not is_imagefolder or not csv_files.agree_with_folders(tables):
             return ["csv"]
         skipped = ", ".join(table.name for table in tables)
         folder.notes.append(f"Skipped {skipped}: the folders of the images are their classes.")
-    return ["imagefolder"] if is_imagefolder else []
+    if is_imagefolder:
+        return ["imagefolder"]
+    return ["maskfolder"] if has_masks and maskfolder.recognizes(folder) else []
 
 
 def _find_inner(folder: DataFolder, formats: Mapping[str, Any]) -> str | None:
@@ -146,11 +160,11 @@ def _note_entered(folder: DataFolder, inner: DataFolder, path: str) -> None:
     inner.notes[:0] = [*folder.notes, f"Read the folder {path}, which contains the dataset.{skipped}"]
 
 
-def _choose(folder: DataFolder, names: list[str], formats: Mapping[str, Any]) -> str:
+def _choose(folder: DataFolder, names: list[str], formats: Mapping[str, Any], task: TaskName | None) -> str:
     """Return the only format of several that can be read, or the first of those that agree."""
     if len(names) == 1:
         return names[0]
-    datasets = {name: dataset for name in names if (dataset := _try_read(folder, formats[name]))}
+    datasets = {name: dataset for name in names if (dataset := _try_read(folder, formats[name], task))}
     difference = find_difference(*datasets.values()) if datasets else None
     if not datasets or difference:
         choices = " or ".join(f'data_format="{name}"' for name in datasets or names)
@@ -164,10 +178,10 @@ def _choose(folder: DataFolder, names: list[str], formats: Mapping[str, Any]) ->
     return chosen
 
 
-def _try_read(folder: DataFolder, module: Any) -> Dataset | None:
+def _try_read(folder: DataFolder, module: Any, task: TaskName | None) -> Dataset | None:
     """Return the dataset in a format, None if it has no samples or can't be read."""
     try:
-        dataset = module.read(DataFolder(folder.root))
+        dataset = module.read(DataFolder(folder.root), **task_options(module, task))
     except (ValueError, OSError):
         return None
     return dataset if any(map(len, dataset.splits.values())) else None
@@ -202,13 +216,26 @@ def _find_masks(folder: DataFolder) -> list[str]:
     return sorted(masks)
 
 
-def _describe_missing(folder: DataFolder) -> str:
+def task_options(module: Any, task: TaskName | None) -> dict[str, Any]:
+    """Return the task as an argument of a format's `read`, if its files may have annotations for several."""
+    return {"task": task} if task and "task" in inspect.signature(module.read).parameters else {}
+
+
+def note_unused_masks(folder: DataFolder, dataset: Dataset) -> None:
+    """Add to the notes of a dataset of another task that its folder has masks, too."""
+    if dataset.task != "image-segmentation" and maskfolder.recognizes(folder):
+        folder.notes.append(f"The images also have masks. {TO_SEGMENT}")
+
+
+def _describe_missing(folder: DataFolder, task: TaskName | None) -> str:
     if is_run(str(folder.root)):
         return f"{folder.root}: got the output of a training run, expected a dataset. Pass the folder of its images."
     files = [name for name, kind in folder.walk() if kind == "file"]
     expected = (
-        "a folder for each class, COCO JSON, Pascal VOC XML, YOLO labels, a CSV file with file names and labels, or a "
-        "dataset of the datasets library"
+        "images/ next to masks/ with the same names, COCO JSON with polygons, or a dataset of the datasets library"
+        if task == "image-segmentation"
+        else "a folder for each class, COCO JSON, Pascal VOC XML, YOLO labels, a CSV file with file names and labels, "
+        "images/ next to masks/, or a dataset of the datasets library"
     )
     if archives := _find_archives(folder):
         return f"{folder.root}: got no images but {', '.join(archives[:SHOWN])}, expected {expected}. Unpack them."

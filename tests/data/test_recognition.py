@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dataset_files import coco_json, noise_image, save_image, split_sizes, voc_xml, write
+from dataset_files import coco_json, noise_image, save_image, save_noise_images, split_sizes, voc_xml, write
 from PIL import Image
 
 from mobilevit_hf.data.reading import load_dataset
@@ -139,21 +139,39 @@ def test_other_files_next_to_class_folders_are_skipped(tmp_path, file):
     "folders",
     [("images", "masks"), ("images", "trimaps"), ("train", "trainannot"), ("train/images", "train/labels")],
 )
-def test_masks_are_named(tmp_path, folders):
+def test_folders_of_masks_are_recognized(tmp_path, folders):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
     for i in range(3):
         noise_image(i).save(tmp_path / folders[0] / f"{i}.jpg")
         Image.fromarray(np.full((16, 24), i, np.uint8)).save(tmp_path / folders[1] / f"{i}.png")
-    with pytest.raises(ValueError, match=f"mask images in {folders[1]}.*not supported"):
-        load_dataset(tmp_path)
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert (dataset.task, dataset.data_format) == ("image-segmentation", "maskfolder")
+    assert [sample.name for sample in dataset.splits["train"]] == [f"{folders[0]}/{i}.jpg" for i in range(3)]
+    with pytest.raises(ValueError, match=r"mask images in .*--task image-segmentation"):
+        load_dataset(tmp_path, task="image-classification")
 
 
-def test_masks_next_to_images_are_named(tmp_path):
+def test_masks_next_to_images_are_recognized(tmp_path):
     for name in ("train/1.png", "train/1_mask.png", "valid/2.png", "valid/2_mask.png"):
-        save_image(tmp_path / name)
-    with pytest.raises(ValueError, match="mask images in train, valid"):
-        load_dataset(tmp_path)
+        image = noise_image(1) if "mask" not in name else Image.new("L", (24, 16), 1)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image.save(tmp_path / name)
+    dataset = load_dataset(tmp_path)
+    assert (dataset.task, split_sizes(dataset)) == ("image-segmentation", {"train": 1, "validation": 1})
+
+
+def test_boxes_are_preferred_to_masks_with_a_note(tmp_path):
+    save_noise_images(tmp_path, ["images/a.jpg"])
+    noise_image(0, 40, 30).save(tmp_path / "images" / "a.jpg")
+    write(tmp_path / "annotations" / "a.xml", voc_xml(("cell", 1, 2, 30, 20)))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.eye(30, 40, dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert dataset.task == "object-detection"
+    assert "--task image-segmentation" in " ".join(dataset.notes)
+    dataset = load_dataset(tmp_path, validation_fraction=0, task="image-segmentation")
+    assert (dataset.task, dataset.classes) == ("image-segmentation", ("class 0", "class 1"))
 
 
 def test_folders_that_all_contain_the_same_classes_raise(tmp_path):
@@ -251,7 +269,7 @@ def test_a_class_may_have_the_name_of_documentation(tmp_path):
         (["images", "checkpoint/cells"], "not named after classes"),
         (["src/net", "tools/track"], "images without labels"),
         (["data/cat", "data/dog", "more/cat", "more/dog"], "several datasets, in data, more"),
-        (["JPEGImages", "SegmentationClass", "SegmentationClassVisualization"], "Segmentation datasets"),
+        (["JPEGImages", "SegmentationClass", "SegmentationClassVisualization"], "Give each mask the name"),
     ],
 )
 def test_a_repository_without_one_dataset_raises(tmp_path, folders, expected):

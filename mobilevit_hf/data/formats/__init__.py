@@ -1,1 +1,1 @@
-"""Dataset formats. Each module has `recognizes(folder)` and `read(folder)`."""
+"""Dataset formats. Each module has `TASKS`, `recognizes(folder)` and `read(folder)`."""

@@ -13,6 +13,7 @@ from .annotations import AnnotatedImage, make_splits, note_unused, parse_object
 from .folder import SPLIT_NAMES, DataFolder
 from .lookup import FileIndex, Reference, match_files, parents, split_of_file
 
+TASKS = ("object-detection", "image-segmentation")
 MAX_FILES = 100  # JSON files that are searched for COCO's keys
 MAX_SIDE = 2**31  # larger annotated sizes are ignored
 NUMBER = re.compile(r"[+-]?\d{1,40}(\.0*)?")

@@ -15,6 +15,7 @@ from .folder import SPLIT_NAMES, DataFolder, is_image_name, text_encoding
 from .lookup import FileIndex, Reference, match_files, split_of, split_of_file
 from .unread import SUBMISSION
 
+TASKS = ("image-classification", "object-detection")
 SUFFIXES = (".csv", ".tsv", ".txt")
 MAX_GROUP = 20  # files of the same suffix in a directory; more belong to one image each
 SAMPLE_ROWS = 50  # from which the columns are inferred

@@ -8,10 +8,12 @@ from typing import Any
 from huggingface_hub import constants
 
 from ...model_sources import is_hub_reachable
+from ...tasks import TaskName
 from ..types import Dataset, Problem, Split
 from .folder import SPLIT_NAMES, DataFolder
 from .table import RowSource, SampleStream, find_classes, find_columns, make_samples
 
+TASKS = ("image-classification", "object-detection", "image-segmentation")
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError)
 
 
@@ -21,7 +23,7 @@ def recognizes(folder: DataFolder) -> bool:
     return _is_saved(folder) or any(base.endswith(".parquet") for base in bases)
 
 
-def read(folder: DataFolder, *, streaming: bool = False) -> Dataset:
+def read(folder: DataFolder, *, streaming: bool = False, task: TaskName | None = None) -> Dataset:
     """Read a folder written by `save_to_disk`, or Parquet files. See `read_hub`."""
     import datasets
     from datasets.exceptions import DatasetsError
@@ -33,10 +35,12 @@ def read(folder: DataFolder, *, streaming: bool = False) -> Dataset:
             loaded = datasets.load_dataset(str(folder.root), streaming=streaming)
     except (*LIBRARY_ERRORS, DatasetsError) as error:
         raise ValueError(f"{folder.root} can't be read as a dataset: {_one_line(error)}") from error
-    return _convert(loaded, RowSource(str(folder.root), folder.root), folder.problems, folder.notes)
+    return _convert(loaded, RowSource(str(folder.root), folder.root), folder.problems, folder.notes, task)
 
 
-def read_hub(name: str, *, revision: str | None, token: str | bool | None, streaming: bool) -> Dataset:
+def read_hub(
+    name: str, *, revision: str | None, token: str | bool | None, streaming: bool, task: TaskName | None = None
+) -> Dataset:
     """Read a dataset of the Hub, `user/name`, or `user/name:configuration` if it has several configurations.
 
     Requires a column of images, and labels in `label`, `labels`, `fine_label` or the only column of classes, or
@@ -68,7 +72,7 @@ def read_hub(name: str, *, revision: str | None, token: str | bool | None, strea
         if "Config name is missing" in str(error):
             reason += f" Name a configuration: {repository}:CONFIGURATION"
     else:
-        return _convert(loaded, RowSource(name, None, token), [], [])
+        return _convert(loaded, RowSource(name, None, token), [], [], task)
     raise ValueError(reason.replace(token, "***") if isinstance(token, str) and token else reason)
 
 
@@ -100,7 +104,9 @@ def _select_splits(loaded: Any, name: str, notes: list[str]) -> dict[str, Any]:
     return splits
 
 
-def _convert(loaded: Any, source: RowSource, problems: list[Problem], notes: list[str]) -> Dataset:
+def _convert(
+    loaded: Any, source: RowSource, problems: list[Problem], notes: list[str], task: TaskName | None
+) -> Dataset:
     import datasets
 
     rows_by_split = _select_splits(loaded, source.name, notes)

@@ -12,6 +12,7 @@ from .annotations import make_labeled_samples
 from .folder import SPLIT_NAMES, DataFolder, is_image_name, join, split_folders
 from .lookup import NEUTRAL_WORDS, split_of
 
+TASKS = ("image-classification", "object-detection")
 # Words of the names of folders that say what is in them, and not what is on the images.
 MASK_WORDS = {
     *("annot", "annots", "annotation", "annotations", "groundtruth", "gt", "label", "labels", "mask", "masks", "seg"),

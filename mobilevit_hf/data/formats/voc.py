@@ -13,6 +13,7 @@ from .annotations import INVALID_BOX, AnnotatedImage, Annotation, find_classes, 
 from .folder import SPLIT_NAMES, DataFolder, is_image_name
 from .lookup import FileIndex, Reference, match_files, parents, split_of
 
+TASKS = ("object-detection",)
 IMAGE_SETS = ("ImageSets/Main", "ImageSets")
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images", ".")
 MAX_FILES = 100  # XML files that are searched for an annotation

@@ -13,6 +13,7 @@ from .folder import SPLIT_NAMES, DataFolder, is_image_name
 from .lookup import FileIndex, Reference, match_files, split_of
 from .yolo_rows import RowParser, parse_numbers
 
+TASKS = ("object-detection",)
 # Files with a class name per line, the preferred ones first. labelImg writes the names that it offers to the last one.
 CLASS_FILES = (
     re.compile(r"class(es|_names)?\.txt"),
