@@ -133,11 +133,12 @@ def test_onnxruntime_reads_the_class_names(exported):
         assert "recommended_threshold" not in metadata
 
 
-def make_layers():
+def make_layers(dtype=np.float32):
     """Return an ONNX graph with one layer of each type with weights, and a further product without."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     generator = np.random.default_rng(0)
+    element_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     scales = 10.0 ** np.arange(-2, 2)  # of the output channels: one scale for all would lose the small ones
     weights = {
         "conv": generator.normal(size=(4, 3, 2, 2)) * scales[:, None, None, None],
@@ -151,28 +152,29 @@ def make_layers():
         helper.make_node("MatMul", ["hidden", "matmul"], ["logits"]),
         helper.make_node("MatMul", ["maps", "maps"], ["products"]),
     ]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])]
+    inputs = [helper.make_tensor_value_info("x", element_type, ["batch", 3, 8, 8])]
     outputs = [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4]),
-        helper.make_tensor_value_info("products", TensorProto.FLOAT, ["batch", 4, 4, 4]),
+        helper.make_tensor_value_info("logits", element_type, ["batch", 4]),
+        helper.make_tensor_value_info("products", element_type, ["batch", 4, 4, 4]),
     ]
-    initializers = [numpy_helper.from_array(weight.astype(np.float32), name) for name, weight in weights.items()]
+    initializers = [numpy_helper.from_array(weight.astype(dtype), name) for name, weight in weights.items()]
     initializers.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
     graph = helper.make_graph(nodes, "layers", inputs, outputs, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), scales
 
 
-def test_quantized_weights_are_rounded_per_output_channel():
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_quantized_weights_are_rounded_per_output_channel(dtype):
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    proto, scales = make_layers()
+    proto, scales = make_layers(dtype)
     before = proto.SerializeToString()
     quantized = onnx_backend.quantize_weights(proto)
     onnx.checker.check_model(quantized, full_check=True)
     assert proto.SerializeToString() == before
     stored = {each.name: onnx.numpy_helper.to_array(each) for each in quantized.graph.initializer}
     assert {each.size for each in stored.values() if each.dtype == np.int8} == {48, 16}
-    assert not [each for each in stored.values() if each.dtype == np.float32 and each.size > 4]
-    x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    assert not [each for each in stored.values() if each.dtype == dtype and each.size > 4]
+    x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(dtype)
     expected, actual = (
         onnxruntime.InferenceSession(each.SerializeToString()).run(None, {"x": x}) for each in (proto, quantized)
     )
