@@ -4,16 +4,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from . import console
-from .options import DataArgument, DataFormatOption, JsonOption
+from .options import DataArgument, DataFormatOption, JsonOption, TaskOption
 
 if TYPE_CHECKING:
     from ..data.checks import DatasetReport, Range
     from ..data.types import Sample
+    from ..tasks import TaskName
     from ..visualization import LabeledImage
 
 GRID_IMAGES = 36
@@ -22,6 +23,7 @@ GRID_CANDIDATES = 10_000  # samples the grid's images are chosen from
 
 def check_data(
     data: DataArgument,
+    task: TaskOption = None,
     data_format: DataFormatOption = None,
     as_json: JsonOption = False,
     image_grid: Annotated[
@@ -34,15 +36,15 @@ def check_data(
 ) -> None:
     """Check a dataset for invalid images and annotations.
 
-    Counts classes, sizes and boxes, and reports every invalid file. All images are decoded. The exit code is 1 if
-    anything is invalid.
+    Counts classes, sizes, boxes and pixels of masks, and reports every invalid file. All images are decoded. The exit
+    code is 1 if anything is invalid.
     """
     from ..data.checks import check_dataset, valid_splits
     from ..data.reading import load_dataset
 
     if image_grid:
         console.check_parent("--image-grid", image_grid)
-    dataset = load_dataset(data, data_format=data_format)
+    dataset = load_dataset(data, task=cast("TaskName | None", task and task.value), data_format=data_format)
     with console.show_progress() as progress:
         bar = progress.add_task("Checking images")
         report = check_dataset(dataset, progress=lambda done, total: progress.update(bar, completed=done, total=total))
@@ -69,7 +71,8 @@ def _to_json(report: "DatasetReport") -> dict[str, Any]:
         "task": report.task,
         "format": report.data_format,
         "splits": {
-            name: {"samples": number, "classes": report.counts[name]} for name, number in report.num_samples.items()
+            name: {"samples": number, "classes": report.counts[name]} | _pixels_to_json(report, name)
+            for name, number in report.num_samples.items()
         },
         "imbalance": report.imbalance,
         "widths": to_dict(report.widths),
@@ -83,13 +86,26 @@ def _to_json(report: "DatasetReport") -> dict[str, Any]:
     }
 
 
+def _pixels_to_json(report: "DatasetReport", split: str) -> dict[str, Any]:
+    """Return the pixels of masks: fractions by class of those with a class, and the number of the ignored ones."""
+    if split not in report.ignored_pixels:
+        return {}
+    return {"fractions": report.class_fractions(split), "ignored_pixels": report.ignored_pixels[split]}
+
+
 def _print_report(data: str, report: "DatasetReport") -> None:
     line = console.print_line
     line(f"{data}: {report.task}, {report.data_format}", "bold")
     table = console.make_table("class", *report.num_samples)
+    fractions = {split: report.class_fractions(split) for split in report.ignored_pixels}
     for name in report.classes:
-        counts = (str(report.counts[split][name]) for split in report.num_samples)
+        counts = [
+            f"{fractions[split][name]:.2%}" if fractions else str(report.counts[split][name])
+            for split in report.num_samples
+        ]
         table.add_row(console.make_cell(name), *counts)
+    if fractions:
+        table.add_row("ignored, of all pixels", *(f"{report.ignored_fraction(split):.2%}" for split in fractions))
     table.add_row("total images", *map(str, report.num_samples.values()), style="bold")
     console.output.print(table)
     if report.imbalance:
@@ -128,7 +144,9 @@ def _save_grid(samples: "Iterable[Sample]", classes: Sequence[str], file: Path) 
 
 
 def _choose_by_class(samples: "Sequence[Sample]") -> "list[Sample]":
-    """Return up to `GRID_IMAGES` samples, taken from the classes in turn."""
+    """Return up to `GRID_IMAGES` samples, taken from the classes in turn; with masks, evenly spaced."""
+    if samples and samples[0].mask:
+        return [samples[index] for index in range(0, len(samples), -(-len(samples) // GRID_IMAGES))]
     by_class = defaultdict(list)
     for index in range(0, len(samples), 1 + len(samples) // GRID_CANDIDATES):
         sample = samples[index]
@@ -143,6 +161,8 @@ def _to_tile(sample: "Sample", classes: Sequence[str]) -> "LabeledImage":
     from ..visualization import LabeledImage
 
     image, objects = load_image(sample.image), sample.objects
+    if sample.mask:
+        return LabeledImage(image, sample.name, [], label_map=sample.mask.read())
     if objects is None:
         return LabeledImage(image, sample.name, [classes[sample.label]] if sample.label is not None else [])
     return LabeledImage(image, sample.name, [classes[label] for label in objects.labels.tolist()], objects.boxes)

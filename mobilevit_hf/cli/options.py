@@ -8,10 +8,12 @@ import typer
 from ..backends.formats import ALL, AUTO, BACKENDS, DTYPES, FORMATS, QUANTIZATIONS
 from ..backends.interfaces import INTERFACES
 from ..data.writers.destination import PREDICTION_FORMATS
+from ..tasks import TASKS
 
 # Names of `data.reading.DATA_FORMATS`, which imports torch; a test compares them.
 DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder", "maskfolder")
 
+Task = StrEnum("Task", {task.name: task.name for task in TASKS.values() if task.labels})
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})
 Backend = StrEnum("Backend", {name: name for name in BACKENDS})
 FileInterface = StrEnum("FileInterface", {name: name for name in INTERFACES})
@@ -25,6 +27,10 @@ DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: a fo
 DataFormatOption = Annotated[
     str | None,
     typer.Option(metavar="FORMAT", help=f"One of {', '.join(DATA_FORMATS)}. Default: detected automatically."),
+]
+TaskOption = Annotated[
+    Task | None,
+    typer.Option(help="Task whose annotations are read. Default: inferred; boxes and labels come before masks."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Device to run on.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..tasks import TaskName
 from .duplicates import MAX_COMPARED, find_near_duplicates, make_thumbnail
 from .images import DECODER_ERRORS, LOSSES, UnreadableImageError, load_with_losses, open_header
+from .mask_checks import MaskInspection, inspect_mask, validate_mask
 from .sequences import LazySequence
 from .types import LEAKAGE, Dataset, Problem, ProblemKind, Sample, Split
 
@@ -46,7 +47,8 @@ class DatasetReport:
         classes: Class names, in label order.
         data_format: Key of `DATA_FORMATS`.
         num_samples: Number of valid samples, by split.
-        counts: Number of valid samples (classification) or objects (detection), by split and class.
+        counts: Number of valid samples (classification), objects (detection) or pixels (segmentation), by split and
+            class.
         imbalance: Size of the largest class divided by the smallest in the first split; None if a class is empty.
         widths: Widths of the upright images in pixels; None if no image was decoded.
         heights: Heights of the upright images in pixels; None if no image was decoded.
@@ -60,6 +62,7 @@ class DatasetReport:
             whole sample, which is invalid or also in a later split.
         validation_cut_off: Whether the validation split was split off the training split.
         pixel_hashes: SHA-256 of the decoded images in order, by split.
+        ignored_pixels: Number of pixels without a class, by split; segmentation only.
     """
 
     task: TaskName
@@ -78,11 +81,21 @@ class DatasetReport:
     invalid_samples: dict[str, dict[int, Tensor | None]]
     validation_cut_off: bool
     pixel_hashes: dict[str, str]
+    ignored_pixels: dict[str, int] = field(default_factory=dict)
 
     @property
     def problem_counts(self) -> dict[ProblemKind, int]:
         """Number of problems of each kind, the most frequent first."""
         return dict(Counter(problem.kind for problem in self.problems).most_common())
+
+    def class_fractions(self, split: str) -> dict[str, float]:
+        """Return the fraction of each class among the counted samples, objects or pixels of a split, 0..1."""
+        total = max(1, sum(self.counts[split].values()))
+        return {name: number / total for name, number in self.counts[split].items()}
+
+    def ignored_fraction(self, split: str) -> float:
+        """Return the fraction of the pixels of masks without a class, 0..1."""
+        return self.ignored_pixels[split] / max(1, self.ignored_pixels[split] + sum(self.counts[split].values()))
 
 
 class _Inspection(NamedTuple):
@@ -92,6 +105,7 @@ class _Inspection(NamedTuple):
     thumbnail: np.ndarray | None = None  # (16, 16, 3)
     losses: Sequence[str] = ()  # keys of `LOSSES`
     error: str | None = None
+    mask: MaskInspection | None = None  # in segmentation, if it was decoded
 
 
 def check_dataset(
@@ -99,13 +113,13 @@ def check_dataset(
 ) -> DatasetReport:
     """Decode every image, on all cores, and find samples that would impair training or evaluation.
 
-    These are images that can't be decoded completely, boxes without area or outside of their image, unknown labels,
-    and images with equal pixels in two splits, or in a split with different classes, whatever their files. Of a
-    stream, only the first `STREAM_SAMPLES` are checked.
+    These are images that can't be decoded completely, boxes without area or outside of their image, masks of another
+    size than their image or without a class, unknown labels or values, and images with equal pixels in two splits, or
+    in a split with different classes, whatever their files. Of a stream, only the first `STREAM_SAMPLES` are checked.
 
     Args:
         dataset: Dataset to check.
-        decode: Whether to decode the images. If False, images and sizes are not checked, which is faster.
+        decode: Whether to decode the images. If False, images, sizes and masks are not checked, which is faster.
         progress: Callback that receives the number of checked samples and the total, None if it is unknown.
     """
     lengths = [len(split) if isinstance(split, Sequence) else None for split in dataset.splits.values()]
@@ -201,7 +215,8 @@ def _inspect(sample: Sample, decode: bool, with_thumbnail: bool) -> _Inspection:
         return _Inspection(annotation, error=str(error))
     digest = hashlib.sha256(image.tobytes()).digest()
     thumbnail = make_thumbnail(image) if with_thumbnail and sample.label is not None else None
-    return _Inspection(annotation, image.size, digest, thumbnail, losses)
+    mask = inspect_mask(sample.mask, image.size) if sample.mask else None
+    return _Inspection(annotation, image.size, digest, thumbnail, losses, mask=mask)
 
 
 def _results_in_order(futures: Iterable[Future[_Inspection]], ahead: int) -> Iterator[_Inspection]:
@@ -229,6 +244,7 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
     invalid: dict[str, dict[int, Tensor | None]] = {split: {} for split in inspections}
     num_samples = dict.fromkeys(inspections, 0)
     counts = {split: dict.fromkeys(classes, 0) for split in inspections}
+    ignored = dict.fromkeys(inspections, 0) if dataset.task == "image-segmentation" else {}
     sizes, box_sides, box_counts = [], [], []
     duplicates = _find_duplicates(inspections, classes)
     for split, inspected in inspections.items():
@@ -237,10 +253,10 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
         for index, inspection in enumerate(inspected):
             sample = inspection.sample
             names.add(sample.name)
-            mask, sample_problems = _validate(inspection, duplicates.get((split, index)), len(classes))
+            mask, sample_problems = _validate(inspection, duplicates.get((split, index)), classes)
             if sample_problems:
                 problems += sample_problems
-                if any(problem.kind != LEAKAGE for problem in sample_problems):
+                if any(problem.is_error and problem.kind != LEAKAGE for problem in sample_problems):
                     invalid_names.add(sample.name)
                 invalid[split][index] = mask
             if mask is None:
@@ -256,6 +272,10 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
                     box_sides += sides.prod(dim=1).sqrt().tolist()
             elif sample.label is not None:
                 counts[split][classes[sample.label]] += 1
+            elif inspection.mask:
+                ignored[split] += inspection.mask.ignored
+                for label, number in inspection.mask.pixels.items():
+                    counts[split][classes[label]] += number
             if inspection.size:
                 sizes.append(inspection.size)
     first_counts = list(next(iter(counts.values()), {}).values())
@@ -279,6 +299,7 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
             split: hashlib.sha256(b"".join(inspection.digest or b"-" for inspection in inspected)).hexdigest()
             for split, inspected in inspections.items()
         },
+        ignored_pixels=ignored,
     )
 
 
@@ -347,14 +368,20 @@ def _describe_losses(inspections: dict[str, list[_Inspection]]) -> list[str]:
     ]
 
 
-def _validate(inspection: _Inspection, duplicate: str | None, num_classes: int) -> tuple[Tensor | None, list[Problem]]:
+def _validate(
+    inspection: _Inspection, duplicate: str | None, classes: Sequence[str]
+) -> tuple[Tensor | None, list[Problem]]:
     """Return a mask (N,) of a sample's valid objects, None if the whole sample is invalid, and its problems."""
-    sample, size = inspection.sample, inspection.size
+    sample, size, num_classes = inspection.sample, inspection.size, len(classes)
     if inspection.error:
         return None, [Problem(sample.name, "unreadable image", inspection.error)]
     if duplicate:
         return None, [Problem(sample.name, LEAKAGE, f"equal to {duplicate}")]
     objects = sample.objects
+    if sample.mask:
+        problems = validate_mask(sample.name, sample.mask, inspection.mask, classes) if inspection.mask else []
+        is_usable = not any(problem.is_error for problem in problems)
+        return torch.ones(0, dtype=torch.bool) if is_usable else None, problems
     if objects is None:
         if sample.label in range(num_classes):
             return torch.ones(0, dtype=torch.bool), []

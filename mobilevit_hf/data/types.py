@@ -26,7 +26,9 @@ ProblemKind = Literal[
     "missing mask",
     "unreadable mask",
     "mask of another size",
+    "color mask without a palette",
     "value outside the classes",
+    "mask of ignored pixels",
     "empty mask",
     "unknown class",
     "same image in two splits",
@@ -34,9 +36,14 @@ ProblemKind = Literal[
 ]
 
 LEAKAGE: ProblemKind = "same image in two splits"  # whose samples are valid, but left out of the earlier split
-# Kinds whose samples are used: images with an empty label file or mask are background, and which of two classes is
-# right is unknown.
-WARNINGS: tuple[ProblemKind, ...] = ("empty label file", "empty mask", "same image in two classes")
+# Kinds whose samples are used: images with an empty label file or mask are background, pixels without a class are
+# ignored, and which of two classes is right is unknown.
+WARNINGS: tuple[ProblemKind, ...] = (
+    "empty label file",
+    "empty mask",
+    "value outside the classes",
+    "same image in two classes",
+)
 
 
 @dataclass(frozen=True)
