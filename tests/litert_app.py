@@ -33,8 +33,8 @@ def main(model, *photos):
 def resize(image, width, height, crop_fraction):
     if not crop_fraction:
         return image.resize((width, height), Image.Resampling.BILINEAR)
-    scale = height / float(crop_fraction) / min(image.size)
-    image = image.resize([round(scale * side) for side in image.size], Image.Resampling.BILINEAR)
+    shortest = round(height / float(crop_fraction))
+    image = image.resize([shortest * side // min(image.size) for side in image.size], Image.Resampling.BILINEAR)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 

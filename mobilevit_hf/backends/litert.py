@@ -7,8 +7,8 @@ Convolutions, linear layers and their SiLU are quantized, with one scale per out
   float32;
 - `FLOAT32_MODULES`.
 
-The built-in classifier runs 1.65 times as fast as in float32, the detector 1.4 times: the attention scores of its
-first transformer take 40% of the time.
+The built-in classifier runs 1.65 times as fast as in float32, the detector 1.4 times (the attention scores of its
+first transformer take 40% of the time), classifiers of 256 px 1.5 (XXS) and 1.9 times (S).
 """
 
 import io
