@@ -48,6 +48,7 @@ def quiet() -> Generator[None, None, None]:
     """Silence warnings and log messages of the exporters."""
     loggers = [logging.getLogger(name) for name in ("torch", "executorch", "coremltools", "onnxscript", "openvino")]
     levels = [logger.level for logger in loggers]
+    handlers = logging.root.handlers[:]  # `logging.warning` adds one, which would keep the redirected stream
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -55,5 +56,6 @@ def quiet() -> Generator[None, None, None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.root.handlers[:] = handlers
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
