@@ -109,7 +109,7 @@ class Mask:
     ) -> tuple[np.ndarray, dict[int, int]]:
         """Return classes as `read`, and the number of pixels of each raw value or color without a class."""
         if isinstance(self.source, Shapes):
-            codes = self.source.paint()
+            codes = self.source.read()
         else:
             codes = read_codes(self.source, is_color=self.encoding is not None and self.encoding.is_color)
         if size is not None and codes.shape != size:
@@ -196,9 +196,16 @@ class Shapes:
     shapes: Sequence[tuple[int, Any]]
     background: int = 0
 
-    def paint(self) -> np.ndarray:
-        """Return classes (H, W) uint8."""
+    def read(self) -> np.ndarray:
+        """Return classes (H, W) uint8.
+
+        Raises:
+            UnreadableMaskError: If a shape is malformed.
+        """
         canvas = np.full((self.size[1], self.size[0]), self.background, np.uint8)
-        for label, shape in self.shapes:
-            fill_shape(canvas, shape, label)
+        try:
+            for label, shape in self.shapes:
+                fill_shape(canvas, shape, label)
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            raise UnreadableMaskError(" ".join(str(error).split())) from error
         return canvas

@@ -1,8 +1,9 @@
 """Validate annotated boxes and convert them to samples; invalid boxes become problems."""
 
 import posixpath
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, combinations
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ class Annotation(NamedTuple):
     area: float = NAN  # in pixels²; NaN for the area of the box
     iscrowd: int = 0
     fault: str = ""  # why the box can't be parsed, to continue "box 1"
+    shape: Any = None  # polygons or RLE of COCO, in segmentation
 
 
 @dataclass
@@ -142,8 +144,9 @@ def make_splits(
     labels: Mapping[Any, int],
     *,
     is_relative: bool = False,
+    make: Callable[..., Samples] | None = None,
 ) -> dict[str, Split]:
-    """Create the samples of each split. See `make_samples`.
+    """Create the samples of each split by `make`, or those of detection by default. See `make_samples`.
 
     An image in two splits stays in the one for evaluation only, unless that repeats or contains the whole other split.
     """
@@ -155,11 +158,8 @@ def make_splits(
         if common:
             effect = "left out of" if parts[reduced] else "nothing remains of"
             folder.notes.append(f"{len(common)} images of {reduced} are also in {other}: {effect} {reduced}.")
-    return {
-        split: make_samples(folder, part.values(), labels, is_relative=is_relative)
-        for split, part in parts.items()
-        if part or not images[split]
-    }
+    make = make or partial(make_samples, is_relative=is_relative)
+    return {split: make(folder, part.values(), labels) for split, part in parts.items() if part or not images[split]}
 
 
 def make_dataset(
@@ -223,13 +223,13 @@ def make_samples(
     folder: DataFolder, images: Iterable[AnnotatedImage], labels: Mapping[Any, int], *, is_relative: bool = False
 ) -> Samples:
     """Create samples from annotated images, whose missing sizes are read from the files. See `validate_boxes`."""
-    images = [image for image in images if _fill_size(folder, image)]
+    images = [image for image in images if fill_size(folder, image)]
     kept, objects = validate_boxes(images, labels, folder.problems, is_relative=is_relative)
     names = [images[index].name for index in kept]
     return Samples(names, [folder.path(name) for name in names], objects)
 
 
-def _fill_size(folder: DataFolder, image: AnnotatedImage) -> bool:
+def fill_size(folder: DataFolder, image: AnnotatedImage) -> bool:
     """Fill in a missing size, and return whether the image is readable and the orientation of its boxes is known."""
     path = folder.path(image.name)
     try:

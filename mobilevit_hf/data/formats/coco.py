@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ...tasks import TaskName
 from ..types import Dataset
 from .annotations import AnnotatedImage, make_splits, note_unused, parse_object
 from .folder import SPLIT_NAMES, DataFolder
 from .lookup import FileIndex, Reference, match_files, parents, split_of_file
+from .maskfolder import TO_SEGMENT
+from .painted import make_painted_dataset
 
 TASKS = ("object-detection", "image-segmentation")
 MAX_FILES = 100  # JSON files that are searched for COCO's keys
@@ -26,7 +29,7 @@ def recognizes(folder: DataFolder) -> bool:
     return bool(_json_files(folder))
 
 
-def read(folder: DataFolder, file: str | None = None) -> Dataset:
+def read(folder: DataFolder, file: str | None = None, task: TaskName = "object-detection") -> Dataset:
     """Read COCO JSON.
 
     A file belongs to the split that its name or its folder contains as a word, or else to the training split. Images
@@ -38,6 +41,7 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     Args:
         folder: Folder of the images.
         file: A single annotation file, instead of all in the folder.
+        task: Whether to read boxes, or polygons and RLE, which are painted to masks, see `make_painted_dataset`.
 
     Raises:
         ValueError: If there are no files, they are not COCO JSON, or they differ in their categories.
@@ -53,13 +57,23 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     try:
         contents = {split: _load(folder.root / name) for split, name in files.items()}
         names = {split: _read_names(folder, files[split], content) for split, content in contents.items()}
+        has_masks = any(entry.get("segmentation") for content in contents.values() for entry in content["annotations"])
+        is_segmentation = task == "image-segmentation"
+        if is_segmentation and not has_masks:
+            raise ValueError(f"{folder.root}: got COCO JSON with boxes only, expected polygons or RLE. Export masks.")
+        if has_masks and not is_segmentation:
+            folder.notes.append(f"The objects also have masks. {TO_SEGMENT}")
         classes = _find_classes(folder, files, contents, names)
         index = FileIndex.of_images(folder)
         images = {
-            split: _read_images(index, name, None if file else split, contents.pop(split), names[split])
+            split: _read_images(
+                index, name, None if file else split, contents.pop(split), names[split], keep_shapes=is_segmentation
+            )
             for split, name in files.items()
         }
         note_unused(index, images, f"that {' or '.join(files.values())} doesn't list")
+        if is_segmentation:
+            return make_painted_dataset(folder, images, classes, "coco")
         splits = make_splits(folder, images, {name: label for label, name in enumerate(classes)})
     finally:
         if collects_cycles:
@@ -182,7 +196,13 @@ def _find_classes(
 
 
 def _read_images(
-    index: FileIndex, file: str, split: str | None, content: dict[str, Any], names: dict[int | str, str]
+    index: FileIndex,
+    file: str,
+    split: str | None,
+    content: dict[str, Any],
+    names: dict[int | str, str],
+    *,
+    keep_shapes: bool,
 ) -> list[AnnotatedImage]:
     """Return the images of a file with their objects, none if it is of a split for evaluation without any image."""
     folder = index.folder
@@ -220,7 +240,7 @@ def _read_images(
         images[image_id] = by_name.setdefault(name, AnnotatedImage(name, size=size))
     if repeated := sum(image is not None for image in images.values()) - len(by_name):
         folder.notes.append(f"{file} lists {repeated} images more than once: their boxes are combined.")
-    _read_objects(folder, file, content["annotations"], images, names)
+    _read_objects(folder, file, content["annotations"], images, names, keep_shapes=keep_shapes)
     return list(by_name.values())
 
 
@@ -230,6 +250,8 @@ def _read_objects(
     annotations: list[dict],
     images: dict[int | str, AnnotatedImage | None],
     names: dict[int | str, str],
+    *,
+    keep_shapes: bool,
 ) -> None:
     """Add the objects to their images."""
     largest = 0.0
@@ -244,7 +266,8 @@ def _read_objects(
             key = None if category is None else names.get(category, category)
             values = (annotation.get(name) for name in ("bbox", "area", "iscrowd", "segmentation"))
             bbox, area, iscrowd, segmentation = values
-            image.annotations.append(parse_object(bbox, key, area, iscrowd, segmentation))
+            annotated = parse_object(bbox, key, area, iscrowd, segmentation)
+            image.annotations.append(annotated._replace(shape=segmentation) if keep_shapes else annotated)
             largest = max(largest, *image.annotations[-1].box[2:])
     if 0 < largest <= 1:
         raise ValueError(

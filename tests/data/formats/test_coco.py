@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from dataset_files import coco_json, labeled_boxes, problem_kinds, sample_names, save_image, split_sizes, write
+from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mobilevit_hf.data.formats import coco
@@ -355,3 +356,70 @@ def test_split_without_images_is_noted(tmp_path):
     assert list(dataset.splits) == ["train"]
     assert "instances_val.json exists" in dataset.notes[0]
     assert not dataset.problems
+
+
+def draw_polygon(rng, size=(60, 50), points=7):
+    return (rng.uniform(0, 1, (points, 2)) * size).round(2).ravel().tolist()
+
+
+def write_coco_masks(root):
+    """Write COCO JSON with polygons of one or two parts, RLE in both forms and a crowd, on two images."""
+    rng = np.random.default_rng(3)
+    content = {"images": [], "annotations": [], "categories": [{"id": 4, "name": "cat"}, {"id": 7, "name": "dog"}]}
+    for image in (1, 2):
+        save_image(root / "train" / f"{image}.jpg", (60, 50))
+        content["images"].append({"id": image, "file_name": f"{image}.jpg", "width": 60, "height": 50})
+        blob = np.asfortranarray(rng.random((50, 60)) < 0.1)
+        compressed = mask_api.encode(blob.astype(np.uint8))
+        flat = blob.T.ravel().astype(int)
+        edges = np.flatnonzero(np.diff(flat)) + 1
+        counts = np.diff([0, *edges, flat.size]).tolist()
+        shapes = [
+            ([draw_polygon(rng)], 0, 4),
+            ([draw_polygon(rng, (30, 20)), draw_polygon(rng, (10, 10))], 0, 7),
+            ({"size": [50, 60], "counts": compressed["counts"].decode()}, 0, 4),
+            ({"size": [50, 60], "counts": counts if not flat[0] else [0, *counts]}, 1, 7),
+        ]
+        for shape, iscrowd, category in shapes:
+            entry = {"id": len(content["annotations"]) + 1, "image_id": image, "category_id": category}
+            entry |= {"segmentation": shape, "iscrowd": iscrowd, "area": 1000 - 7 * len(content["annotations"])}
+            content["annotations"].append(entry | {"bbox": [1, 1, 30, 20]})
+    write(root / "annotations" / "instances_train.json", content)
+    return root
+
+
+def test_shapes_are_painted_as_by_pycocotools(tmp_path):
+    dataset = load_dataset(write_coco_masks(tmp_path), task="image-segmentation", validation_fraction=0)
+    assert (dataset.task, dataset.classes) == ("image-segmentation", ("background", "cat", "dog"))
+    reference = COCO(str(tmp_path / "annotations" / "instances_train.json"))
+    for sample, image in zip(dataset.splits["train"], (1, 2), strict=True):
+        expected = np.zeros((50, 60), np.uint8)
+        for entry in sorted(reference.loadAnns(reference.getAnnIds(image)), key=lambda entry: -entry["area"]):
+            expected[reference.annToMask(entry) > 0] = {4: 1, 7: 2}[entry["category_id"]]
+        assert set(np.unique(expected)) == {0, 1, 2}
+        np.testing.assert_array_equal(sample.mask.read(), expected)
+
+
+def test_boxes_are_read_from_coco_with_masks_by_default(tmp_path):
+    dataset = load_dataset(write_coco_masks(tmp_path), validation_fraction=0)
+    assert dataset.task == "object-detection"
+    assert "--task image-segmentation" in " ".join(dataset.notes)
+
+
+def test_objects_without_a_valid_shape_are_problems(tmp_path):
+    save_image(tmp_path / "a.jpg")
+    content = coco_json([[1, 1, 9, 9]] * 4)
+    shapes = ([[1, 1, 20, 1, 20, 20]], [], [[1, 1, 2, 2]], {"size": [4, 4], "counts": "0123"})
+    for entry, shape in zip(content["annotations"], shapes, strict=True):
+        entry["segmentation"] = shape
+    write(tmp_path / "data.json", content)
+    dataset = load_dataset(tmp_path, task="image-segmentation", validation_fraction=0)
+    assert problem_kinds(dataset) == [("a.jpg", "unreadable annotation")] * 3
+    assert dataset.splits["train"][0].mask.read().any()
+
+
+def test_boxes_alone_are_no_masks(tmp_path):
+    save_image(tmp_path / "a.jpg")
+    write(tmp_path / "data.json", coco_json([[1, 1, 9, 9]]))
+    with pytest.raises(ValueError, match=r"boxes only, expected polygons or RLE\. Export masks"):
+        load_dataset(tmp_path, task="image-segmentation")
