@@ -154,6 +154,20 @@ def checkpoints(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def segmenter_dir(tiny_model, image, tmp_path_factory):
+    """Folder with a saved tiny segmentation model and its image processor; each class is on some part of `image`."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    model = tiny_model(mobilevit_hf.MobileViTForSemanticSegmentation, output_stride=16)
+    processor = MobileViTImageProcessor(size={"height": 64, "width": 96}, do_center_crop=False)
+    with torch.no_grad():
+        logits = model(**processor(image, return_tensors="pt")).logits
+        model.segmentation_head.classifier.convolution.bias -= logits.mean(dim=(0, 2, 3))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def detector_dir(tiny_fields, tmp_path_factory):
     """Folder with a saved tiny detector of four classes and its image processor; boxes and scores differ."""
     fields = dict(tiny_fields)

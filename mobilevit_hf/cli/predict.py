@@ -1,4 +1,4 @@
-"""`mobilevit predict`: classify images or detect objects in them."""
+"""`mobilevit predict`: classify or segment images, or detect objects in them."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from ..allocator import tune_allocator
+from ..data.segments import sort_segments, to_json
 from ..data.writers.destination import Destination, find_destination
 from ..model_sources import DEFAULT_MODEL, builtin, read_task, recommended_threshold, resolve_model
-from ..tasks import TaskName
+from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import console
 from .options import Backend, Device, DeviceOption, Dtype, PredictionFormat, Quantization
 
@@ -37,8 +38,13 @@ BATCH_SIZE = 8
 TASK_OPTIONS: dict[TaskName, set[str]] = {
     "image-classification": {"--top-k", "--sort"},
     "object-detection": {"--threshold"},
+    "image-segmentation": set(),
 }
 
+CENTER_CROP = (
+    "The model's image processor crops images to their center, and masks are stretched to the whole image, as in "
+    "transformers. For masks that match: do_center_crop false, size height and width in preprocessor_config.json."
+)
 SAMPLES_FOLDER = Path("mobilevit-samples")
 NEXT_STEPS = {
     "Classify a garment:": "mobilevit predict photo.jpg --model garments",
@@ -90,18 +96,25 @@ def predict(
         file_option(
             metavar="PATH",
             help="Write predictions to a .csv, .jsonl or .json (COCO) file, or to a folder in the format of --format; "
-            "a COCO, YOLO or VOC folder has copies of the images.",
+            "a COCO, YOLO, VOC or PNG folder has copies of the images.",
         ),
     ] = None,
     prediction_format: Annotated[
-        PredictionFormat | None, file_option("--format", help="Format of --output. Default: that of its ending.")
+        PredictionFormat | None,
+        file_option(
+            "--format",
+            help="Format of --output: yolo and voc for boxes, png and coco-polygons for masks. Default: that of its "
+            "ending.",
+        ),
     ] = None,
     resume: Annotated[
         bool, file_option("--resume", help="Continue an existing --output, which is an error otherwise.")
     ] = False,
     save: Annotated[
         Path | None,
-        file_option(metavar="DIR", file_okay=False, help="Save copies of the images with boxes or labels to DIR."),
+        file_option(
+            metavar="DIR", file_okay=False, help="Save copies of the images with boxes, labels or masks to DIR."
+        ),
     ] = None,
     sort: Annotated[
         bool,
@@ -124,7 +137,7 @@ def predict(
         bool, runtime_option("--compile", help="Compile the model, for many images; torch only.")
     ] = False,
 ) -> None:
-    """Classify images, or detect objects in them.
+    """Classify or segment images, or detect objects in them.
 
     An image that can't be read is reported and skipped; the exit code is then 1.
     """
@@ -213,6 +226,8 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
     from ..data.images import UnreadableImageError  # takes seconds: after the model is found
 
     predictor = _load_pipeline(task, folder, options)
+    if task == "image-segmentation" and getattr(predictor.image_processor, "do_center_crop", False):
+        console.log("note", CENTER_CROP)
     config, top_k = predictor.model.config, options.top_k or 5
     threshold = recommended_threshold(config) if options.threshold is None else options.threshold
     classes = [name for _, name in sorted((config.id2label or {}).items())]
@@ -223,8 +238,11 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
     if destination:
         recorder = open_recorder(destination, task, classes, top_k, images, sources)
         sources = recorder.select_pending(sources)
-    arguments = {"threshold": threshold} if task == "object-detection" else {"top_k": top_k}
-    results = _predict_ahead(predictor, sources, arguments, options)
+    call_arguments: dict[TaskName, dict[str, Any]] = {
+        "image-classification": {"top_k": top_k},
+        "object-detection": {"threshold": threshold},
+    }
+    results = _predict_ahead(predictor, sources, call_arguments.get(task, {}), options)
     with recorder.finish_or_note(task) if recorder else nullcontext():
         for source, image, predictions in _track(results, len(sources)):
             if isinstance(image, UnreadableImageError):
@@ -237,10 +255,11 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
             if recorder:
                 recorder.write(source, image, predictions)
             if options.as_json:
-                record = {"image": source, "predictions": predictions} | ({"saved": str(saved)} if saved else {})
+                record = {"image": source, "predictions": to_json(predictions)}
+                record |= {"saved": str(saved)} if saved else {}
                 console.print_json(record)
             elif not recorder:
-                print_predictions(source, predictions, saved, threshold if task == "object-detection" else None)
+                print_predictions(source, predictions, saved, task, threshold)
     return failures, total
 
 
@@ -252,7 +271,7 @@ def _track(results: Iterator[Result], total: int) -> Iterator[Result]:
 
 def _check_task(name: str, folder: Path, options: Options) -> TaskName:
     """Return the task of a checkpoint, after checking that the options apply to it."""
-    task = read_task(name, folder).name
+    task = read_task(name, folder, EXPORTABLE_TASKS).name
     values = {"--top-k": options.top_k, "--sort": options.sort or None, "--threshold": options.threshold}
     wrong = {option for option, value in values.items() if value is not None} - TASK_OPTIONS[task]
     if wrong:
@@ -287,7 +306,7 @@ def _load_pipeline(task: TaskName, folder: Path, options: Options) -> "Pipeline"
 def _predict_ahead(
     predictor: "Pipeline", sources: list[str], arguments: dict[str, Any], options: Options
 ) -> "Iterator[tuple[str, LoadedImage | UnreadableImageError, list[dict[str, Any]]]]":
-    """Yield each source with its image or the error, and the predictions by descending score.
+    """Yield each source with its image or the error, and the predictions by descending score or size.
 
     Args:
         predictor: The pipeline.
@@ -303,6 +322,7 @@ def _predict_ahead(
     from ..threads import map_ahead, num_workers
     from .predict_outputs import LoadedImage
 
+    sort = sort_segments if predictor.task == "image-segmentation" else _sort_by_score
     draws = bool(options.save) and not options.sort
     copies = options.sort or bool(options.destination and options.destination.is_dataset)
 
@@ -333,11 +353,15 @@ def _predict_ahead(
         for predictions in predictor(readable_images(), batch_size=batch_size, **arguments):
             while isinstance(drawn[0][1], UnreadableImageError):
                 yield *drawn.popleft(), []
-            yield *drawn.popleft(), sorted(predictions, key=lambda prediction: -prediction["score"])
+            yield *drawn.popleft(), sort(predictions)
     except NonFiniteOutputError as error:
         batch = [source for source, image in drawn.copy() if not isinstance(image, UnreadableImageError)]
         raise ValueError(f"{batch[error.index]}: {error.reason}") from error
     yield from ((source, error, []) for source, error in drawn)
+
+
+def _sort_by_score(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(predictions, key=lambda prediction: -prediction["score"])
 
 
 def _report_unreadable(source: str, reason: str, as_json: bool) -> None:

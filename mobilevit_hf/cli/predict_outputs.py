@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from rich.text import Text
 
 from ..data.image_formats import input_folder, is_url
+from ..data.segments import make_label_map
 from ..data.writers.base import PredictedImage, PredictionWriter, copy_image
 from ..data.writers.destination import Destination
 from ..data.writers.names import class_folders, file_names, relative_names, safe_name
@@ -52,9 +53,7 @@ class Saver:
 
     def save(self, source: str, image: LoadedImage, predictions: Predictions) -> Path:
         """Save a copy of an image under an unused name; return its path."""
-        from ..visualization.boxes import draw_detections
         from ..visualization.image_files import save_image, unused_path
-        from ..visualization.labels import draw_label
 
         name = Path(urlsplit(source).path if is_url(source) else source).name
         if self.sort:
@@ -62,12 +61,18 @@ class Saver:
             path = unused_path(folder, safe_name(name))
             copy_image(image.content, path)
             return path
-        pixels = cast("Image.Image", image.pixels)
+        return save_image(self._draw(cast("Image.Image", image.pixels), predictions), self.folder, name)
+
+    def _draw(self, image: "Image.Image", predictions: Predictions) -> "Image.Image":
+        from ..visualization.boxes import draw_detections
+        from ..visualization.labels import draw_label
+        from ..visualization.masks import draw_overlay
+
         if self.task == "object-detection":
-            drawn = draw_detections(pixels, predictions, self.classes)
-        else:
-            drawn = draw_label(pixels, predictions[0]["label"], predictions[0]["score"], self.classes)
-        return save_image(drawn, self.folder, name)
+            return draw_detections(image, predictions, self.classes)
+        if self.task == "image-segmentation":
+            return draw_overlay(image, make_label_map(predictions, self.classes), dict(enumerate(self.classes)))
+        return draw_label(image, predictions[0]["label"], predictions[0]["score"], self.classes)
 
 
 class Recorder:
@@ -137,31 +142,37 @@ def open_recorder(
     return Recorder(destination, writer, file_names(names) if destination.is_dataset else names)
 
 
-def print_predictions(source: str, predictions: Predictions, saved: Path | None, threshold: float | None) -> None:
+def print_predictions(
+    source: str, predictions: Predictions, saved: Path | None, task: TaskName, threshold: float
+) -> None:
     """Print the predictions of an image as a table.
 
     Args:
         source: Path or URL.
         predictions: Output of the pipeline.
         saved: Copy of the image that was saved.
-        threshold: Minimum score of detections, None for a classifier.
+        task: Task of the model.
+        threshold: Minimum score of detections.
     """
     where = f" → {console.printable(str(saved))}" if saved else ""
     console.output.print(Text.assemble((console.printable(source), "bold"), where), soft_wrap=True)
-    if threshold is None:
-        _print_labels(predictions)
+    if task == "image-segmentation":
+        _print_labels(predictions, "fraction")
+    elif task != "object-detection":
+        _print_labels(predictions, "score")
     elif predictions:
         _print_detections(predictions)
     else:
         console.print_line(f" nothing above {threshold:g}")
 
 
-def _print_labels(predictions: Predictions) -> None:
-    table = console.make_table("label", "score", show_header=False)
+def _print_labels(predictions: Predictions, field: str) -> None:
+    """Print labels with a field in 0..1, their score or their fraction of the pixels."""
+    table = console.make_table("label", field, show_header=False)
     table.add_column()
     for prediction in predictions:
-        score = prediction["score"]
-        table.add_row(console.make_cell(prediction["label"]), f"{score:.1%}", "█" * round(20 * score))
+        value = prediction[field]
+        table.add_row(console.make_cell(prediction["label"]), f"{value:.1%}", "█" * round(20 * value))
     console.output.print(table)
 
 

@@ -508,7 +508,7 @@ def test_every_file_is_predicted_or_reported(mobilevit, checkpoints, detector_di
         (["--model", "no/such/model"], "can't be a Hub id"),
         (["--model", "{photo}"], "mobilevit convert"),
         (["--model", "{folder}"], "config.json"),
-        (["--model", "{segmenter}"], "expected an image classifier or an object detector"),
+        (["--model", "{backbone}"], "expected an image classifier or an object detector or a semantic segmentation"),
         (["--model", "{classifier}", "--device", "cuda"], "no such device"),
         (["--model", "{classifier}", "--device", "abacus"], "abacus"),
         (["--model", "{classifier}", "--top-k", "0"], "--top-k"),
@@ -525,7 +525,7 @@ def test_invalid_options_are_rejected(mobilevit, checkpoints, detector_dir, phot
     paths = {
         "photo": photos / "a.jpg",
         "folder": photos,
-        "segmenter": checkpoints["image-segmentation"],
+        "backbone": checkpoints["image-feature-extraction"],
         "classifier": checkpoints["image-classification"],
         "detector": detector_dir,
         "out": photos / "out",

@@ -19,7 +19,7 @@ class PredictedImage:
         name: Unique name, a relative path with forward slashes; see `names`.
         size: Width and height in pixels of the upright image.
         predictions: Output of a pipeline: dicts with `label` and `score` and, in detection, `box`, a dict with
-            `xmin`, `ymin`, `xmax` and `ymax` in pixels. By descending score.
+            `xmin`, `ymin`, `xmax` and `ymax` in pixels. By descending score. In segmentation, `segments`.
         content: File of the image, or its content; for formats that copy images.
     """
 

@@ -1,4 +1,4 @@
-"""CSV: a row per image with its labels, or a row per box."""
+"""CSV: a row per image with its labels, or a row per box or segment."""
 
 import contextlib
 import csv
@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..segments import count_pixels
 from .base import PredictedImage, PredictionWriter, RecordFile, box_corners
 
 BOX_COLUMNS = ("image", "width", "height", "label", "score", "xmin", "ymin", "xmax", "ymax")
+SEGMENT_COLUMNS = ("image", "width", "height", "label", "pixels", "fraction")
 
 
 class CsvWriter(PredictionWriter):
@@ -60,6 +62,17 @@ class BoxCsvWriter(CsvWriter):
     def _make_rows(self, image: PredictedImage) -> list[list[Any]]:
         rows = [[p["label"], _format_score(p["score"]), *box_corners(p)] for p in image.predictions]
         return [[image.name, *image.size, *row] for row in rows or [[""] * 6]]
+
+
+class SegmentCsvWriter(CsvWriter):
+    """Writer of a row per segment, with `SEGMENT_COLUMNS`."""
+
+    def _make_columns(self, top_k: int) -> tuple[str, ...]:
+        return SEGMENT_COLUMNS
+
+    def _make_rows(self, image: PredictedImage) -> list[list[Any]]:
+        rows = [[p["label"], count_pixels(p["mask"]), _format_score(p["fraction"])] for p in image.predictions]
+        return [[image.name, *image.size, *row] for row in rows]
 
 
 def _format_score(score: float) -> str:

@@ -1,22 +1,37 @@
 """Where predictions are written, and in which format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...io import TEMP_PREFIX, remove_abandoned
 from ...tasks import TaskName
 from .base import PredictionWriter
-from .coco import ANNOTATIONS, CocoDatasetWriter, CocoWriter, partial_file
-from .csv_rows import BoxCsvWriter, CsvWriter
+from .coco import ANNOTATIONS, BOXES, POLYGONS, RLE, CocoDatasetWriter, CocoWriter, partial_file
+from .csv_rows import BoxCsvWriter, CsvWriter, SegmentCsvWriter
 from .json_lines import JsonLinesWriter
 from .voc import VocWriter
 from .yolo import YoloWriter
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "coco"}
-PREDICTION_FORMATS = ("csv", "jsonl", "coco", "yolo", "voc")
-DATASET_FORMATS = ("coco", "yolo", "voc")  # of boxes; a folder of them has copies of the images
+# By task.
+FORMATS: dict[TaskName, tuple[str, ...]] = {
+    "image-classification": ("csv", "jsonl"),
+    "object-detection": ("csv", "jsonl", "coco", "yolo", "voc"),
+    "image-segmentation": ("csv", "jsonl", "coco", "coco-polygons", "png"),
+}
+PREDICTION_FORMATS = tuple(dict.fromkeys(name for names in FORMATS.values() for name in names))
+FOLDER_FORMATS = ("yolo", "voc", "png")  # several files; a folder of these and of COCO has copies of the images
 FILES = {"csv": "predictions.csv", "jsonl": "predictions.jsonl"}  # in a folder
+# Of a dataset, to recognize one to continue.
+PARTS = {
+    "coco": ANNOTATIONS.partition("/")[0],
+    "coco-polygons": ANNOTATIONS.partition("/")[0],
+    "yolo": "data.yaml",
+    "voc": "Annotations",
+    "png": "masks",
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +54,12 @@ class Destination:
         Raises:
             ValueError: If it can't.
         """
-        if task != "object-detection" and self.format in DATASET_FORMATS:
-            raise ValueError(f"output: got {self.path} in the format {self.format}, expected csv or jsonl for {task}.")
+        if self.format not in FORMATS[task]:
+            *names, last = FORMATS[task]
+            raise ValueError(
+                f"output: got {self.path} in the format {self.format}, expected {', '.join(names)} or {last} for "
+                f"{task}. Pass --format."
+            )
 
     def check_new(self) -> None:
         """Check that the destination does not exist yet.
@@ -49,7 +68,7 @@ class Destination:
             ValueError: If it does.
         """
         paths = [self.path]
-        if self.format == "coco":
+        if self.format in ("coco", "coco-polygons"):
             paths.append(partial_file(self.path))
         if any(path.stat().st_size for path in paths if path.is_file()) or _has_entries(self.path):
             raise ValueError(f"output: {self.path} exists. Continue it with --resume, or pass another path.")
@@ -69,11 +88,23 @@ class Destination:
             for temporary in list(self.path.rglob(f"{TEMP_PREFIX}*")):
                 remove_abandoned(temporary.parent)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.format == "csv" and task != "object-detection":
-            return CsvWriter(self.path, classes, top_k)
-        writers = {"csv": BoxCsvWriter, "jsonl": JsonLinesWriter, "coco": CocoWriter, "yolo": YoloWriter}
-        datasets = {"coco": CocoDatasetWriter, "yolo": YoloWriter, "voc": VocWriter}
-        return (datasets if self.is_dataset else writers)[self.format](self.path, classes)
+        return self._writers(task, top_k)[self.format](self.path, classes)
+
+    def _writers(self, task: TaskName, top_k: int) -> dict[str, Callable[[Path, Sequence[str]], PredictionWriter]]:
+        """Return the functions that open a writer, by format."""
+        from .png_masks import PngMaskWriter  # imports numpy
+
+        csv_writers = {"object-detection": BoxCsvWriter, "image-segmentation": SegmentCsvWriter}
+        coco = CocoDatasetWriter if self.is_dataset else CocoWriter
+        return {
+            "csv": csv_writers.get(task, partial(CsvWriter, top_k=top_k)),
+            "jsonl": JsonLinesWriter,
+            "coco": partial(coco, kind=BOXES if task == "object-detection" else RLE),
+            "coco-polygons": partial(coco, kind=POLYGONS),
+            "yolo": YoloWriter,
+            "voc": VocWriter,
+            "png": PngMaskWriter,
+        }
 
 
 def find_destination(output: Path, prediction_format: str | None) -> Destination:
@@ -95,7 +126,7 @@ def find_destination(output: Path, prediction_format: str | None) -> Destination
                 f"output: got {output}, expected a file that ends with {', '.join(SUFFIXES)}, or --format."
             )
         prediction_format = SUFFIXES[suffix]
-    if is_file and prediction_format in ("yolo", "voc"):
+    if is_file and prediction_format in FOLDER_FORMATS:
         raise ValueError(f"output: got the file {output}, expected a folder for {prediction_format}.")
     if not is_file and prediction_format in FILES:
         return Destination(output / FILES[prediction_format], prediction_format, is_dataset=False)
@@ -109,6 +140,5 @@ def _has_entries(path: Path) -> bool:
 
 def _check_dataset(folder: Path, prediction_format: str) -> None:
     """Check that a folder is empty or has a dataset of a format."""
-    parts = {"coco": ANNOTATIONS.partition("/")[0], "yolo": "data.yaml", "voc": "Annotations"}
-    if _has_entries(folder) and not (folder / parts[prediction_format]).exists():
+    if _has_entries(folder) and not (folder / PARTS[prediction_format]).exists():
         raise ValueError(f"output: got {folder} without predictions in the format {prediction_format}, expected them.")

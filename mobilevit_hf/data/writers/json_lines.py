@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...io import parse_json
+from ..segments import to_json
 from .base import PredictedImage, PredictionWriter, RecordFile
 
 
@@ -46,7 +47,7 @@ class JsonLinesWriter(PredictionWriter):
     def write(self, image: PredictedImage) -> None:
         """Write the predictions of an image."""
         width, height = image.size
-        record = {"image": image.name, "width": width, "height": height, "predictions": image.predictions}
+        record = {"image": image.name, "width": width, "height": height, "predictions": to_json(image.predictions)}
         self._file.append(f"{json.dumps(record, allow_nan=False)}\n")
         self._names.add(image.name)
 

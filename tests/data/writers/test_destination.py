@@ -302,3 +302,18 @@ def test_predictions_of_other_classes_are_not_continued(predicted, tmp_path):
 def test_formats_of_boxes_are_rejected_for_a_classifier(name, tmp_path):
     with pytest.raises(ValueError, match="expected csv or jsonl for image-classification"):
         Destination(tmp_path, name, is_dataset=True).check_task("image-classification")
+
+
+@pytest.mark.parametrize(("written", "continued"), [("coco", "coco-polygons"), ("coco-polygons", "coco")])
+def test_masks_are_not_continued_in_another_format(written, continued, tmp_path):
+    path, mask = tmp_path / "p.json", Image.new("L", (4, 3), 255)
+    image = PredictedImage("a.jpg", mask.size, [{"label": "zebra", "fraction": 1.0, "mask": mask}])
+    write(find_destination(path, written), [image], task="image-segmentation")
+    with pytest.raises(ValueError, match="no COCO file of such predictions"):
+        find_destination(path, continued).open("image-segmentation", CLASSES, 1)
+
+
+def test_png_values_are_limited_to_255_classes(tmp_path):
+    with pytest.raises(ValueError, match=r"got 256 classes, expected at most 255 for png\. Use coco"):
+        find_destination(tmp_path, "png").open("image-segmentation", list(map(str, range(256))), 1)
+    assert not list(tmp_path.iterdir())
