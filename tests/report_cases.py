@@ -11,7 +11,9 @@ from mobilevit_hf.evaluation import EvaluationResult
 from mobilevit_hf.evaluation.average_precision import coco_statistics, group_by_class
 from mobilevit_hf.evaluation.curves import threshold_curve
 from mobilevit_hf.evaluation.detection_errors import confusion_matrix
+from mobilevit_hf.evaluation.inference import Prepared
 from mobilevit_hf.evaluation.predictions import ClassifiedImages
+from mobilevit_hf.evaluation.segmentation import LabelMaps, SegmentationMetrics
 
 CLASSES = ["cat", "dog", "fish", "owl"]
 
@@ -80,6 +82,40 @@ def detection_result(images=None, classes=CLASSES, **changes):
         "confusion": confusion_matrix(images, best.value if best else -1.0, len(classes)),
         "predictions": images,
         "losses": {"loss": 2.0, "loss_ce": 1.5, "loss_bbox": 0.5},
+        "classes": list(classes),
+    }
+    return EvaluationResult(**values | changes)
+
+
+def label_maps(count=30, seed=0, num_classes=4):
+    """Return predictions and masks (40, 60) of `count` images; the last image has no labeled pixel."""
+    generator = np.random.default_rng(seed)
+    blocks = generator.integers(0, num_classes, (count, 4, 6))
+    masks = blocks.repeat(10, axis=1).repeat(10, axis=2)
+    predictions = np.stack([np.roll(mask, shift, 1) for mask, shift in zip(masks, range(count), strict=True)])
+    masks[:, :2] = -1
+    masks[-1] = -1
+    return predictions, masks
+
+
+def segmentation_result(names=None, seed=0, classes=CLASSES, **changes):
+    """Return the evaluation of a segmentation model whose predictions are moved masks."""
+    names = [f"validation/{i}.jpg" for i in range(30)] if names is None else names
+    metrics = SegmentationMetrics(None, dict(enumerate(classes)), range(len(classes)))
+    for index, (prediction, mask) in enumerate(zip(*label_maps(len(names), seed, len(classes)), strict=True)):
+        prepared = Prepared(index, Sample(names[index], None), None, mask.shape)
+        metrics.update([LabelMaps(prediction, mask, 0.5 * mask.size)], [prepared])
+    metrics.merge([metrics.state])
+    values = {
+        "task": "image-segmentation",
+        "metrics": metrics.compute(),
+        "intervals": {"mean_iou": (0.2, 0.5)},
+        "best_threshold": None,
+        "images_per_second": 9.0,
+        "num_images": len(names),
+        "confusion": metrics.confusion_matrix(),
+        "predictions": metrics.predictions(),
+        "losses": metrics.losses(),
         "classes": list(classes),
     }
     return EvaluationResult(**values | changes)

@@ -56,14 +56,14 @@ MAX_LABEL_MAP_SIDE = 720  # of a label map that is kept, in pixels: that of the 
 
 @dataclass(frozen=True)
 class CompressedLabelMap:
-    """A predicted label map, reduced to at most `MAX_LABEL_MAP_SIDE` pixels: some kilobytes."""
+    """A label map, reduced to at most `MAX_LABEL_MAP_SIDE` pixels: some kilobytes."""
 
     shape: tuple[int, int]
     data: bytes
 
     @classmethod
     def from_array(cls, labels: np.ndarray) -> "CompressedLabelMap":
-        """Compress class indices (H, W), below 65536."""
+        """Compress class indices (H, W) below 65535; negative ones, of pixels to ignore, become 65535."""
         scale = min(1, MAX_LABEL_MAP_SIDE / max(labels.shape))
         rows, columns = (
             ((np.arange(max(1, round(scale * side))) + 0.5) * side / max(1, round(scale * side))).astype(int)
@@ -90,7 +90,8 @@ class SegmentedImage:
         pixels: (n,) int64 number of pixels of each.
         boundaries: (3, K) int64 boundary pixels of each class: see `count_boundaries`.
         loss: Sum of the cross-entropy over the pixels.
-        label_map: Predicted label map of the images with the lowest and the highest mean IoU, None for others.
+        label_maps: Target and predicted label map of the images with the lowest and the highest mean IoU, None for
+            others.
     """
 
     index: int
@@ -101,7 +102,7 @@ class SegmentedImage:
     pixels: np.ndarray
     boundaries: np.ndarray
     loss: float = 0.0
-    label_map: CompressedLabelMap | None = None
+    label_maps: tuple[CompressedLabelMap, CompressedLabelMap] | None = None
 
     @property
     def confusion(self) -> np.ndarray:
@@ -123,6 +124,16 @@ class SegmentedImage:
             )
         )
         return correct, all_predicted, targets
+
+    @property
+    def most_frequent_confusion(self) -> tuple[int, int, float] | None:
+        """Target class, predicted class and fraction of the pixels; None if no pixel is wrong."""
+        target, predicted = np.divmod(self.cells, self.num_classes)
+        wrong = np.where(target != predicted, self.pixels, 0)
+        if not wrong.any():
+            return None
+        worst = int(wrong.argmax())
+        return int(target[worst]), int(predicted[worst]), float(wrong[worst] / self.pixels.sum())
 
     @property
     def ious(self) -> np.ndarray:

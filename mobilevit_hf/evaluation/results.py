@@ -151,15 +151,11 @@ def _count_errors(image: DetectedImage, threshold: float) -> Mistake:
 
 def _describe_label_map(image: SegmentedImage, classes: Sequence[str]) -> Mistake:
     """Return the mean IoU of an image and its most frequent confusion; score 0 without a wrong or labeled pixel."""
-    target, predicted = np.divmod(image.cells, image.num_classes)
-    count = len(np.unique(target))
+    count = int((image.class_pixels[2] > 0).sum())
     text = f"{count} class{'' if count == 1 else 'es'}"
-    wrong = np.where(target != predicted, image.pixels, 0)
-    if not wrong.any():
+    if image.most_frequent_confusion is None:
         return Mistake(image.index, image.name, text, "no wrong pixel", 0.0)
-    worst = int(wrong.argmax())
-    fraction = wrong[worst] / image.pixels.sum()
-    confusion = f"{classes[target[worst]]} as {classes[predicted[worst]]} ({fraction:.1%} of the pixels)"
-    return Mistake(
-        image.index, image.name, text, f"mean IoU {image.mean_iou:.1%}, mostly {confusion}", 1 - image.mean_iou
-    )
+    target, predicted, fraction = image.most_frequent_confusion
+    confusion = f"{classes[target]} as {classes[predicted]} ({fraction:.1%} of the pixels)"
+    prediction = f"mean IoU {image.mean_iou:.1%}, mostly {confusion}"
+    return Mistake(image.index, image.name, text, prediction, 1 - image.mean_iou)

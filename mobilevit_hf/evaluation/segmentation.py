@@ -90,10 +90,10 @@ class SegmentationMetrics(TaskMetrics):
                 pixels=pixels,
                 boundaries=count_boundaries(maps.prediction, maps.target, self.num_classes),
                 loss=maps.loss,
-                label_map=CompressedLabelMap.from_array(maps.prediction) if len(pixels) else None,
+                label_maps=_compress(maps) if len(pixels) else None,
             )
             self.state.append(image)
-            self.num_label_maps += image.label_map is not None
+            self.num_label_maps += image.label_maps is not None
         if self.num_label_maps > 4 * NUM_SHOWN:
             self.state = _drop_label_maps(self.state)
             self.num_label_maps = 2 * NUM_SHOWN
@@ -166,12 +166,16 @@ class SegmentationMetrics(TaskMetrics):
         return {"loss": sum(image.loss for image in self.images) / labeled} if labeled else {}
 
 
+def _compress(maps: LabelMaps) -> tuple[CompressedLabelMap, CompressedLabelMap]:
+    return CompressedLabelMap.from_array(maps.target), CompressedLabelMap.from_array(maps.prediction)
+
+
 def _drop_label_maps(images: Sequence[SegmentedImage]) -> list[SegmentedImage]:
     """Return the images without label maps but those with the lowest and the highest mean IoU."""
-    ranked = sorted((image.mean_iou, image.index) for image in images if image.label_map is not None)
+    ranked = sorted((image.mean_iou, image.index) for image in images if image.label_maps is not None)
     shown = {index for _, index in ranked[:NUM_SHOWN] + ranked[-NUM_SHOWN:]}
     return [
-        image if image.label_map is None or image.index in shown else dataclasses.replace(image, label_map=None)
+        image if image.label_maps is None or image.index in shown else dataclasses.replace(image, label_maps=None)
         for image in images
     ]
 

@@ -155,20 +155,20 @@ def _confusion_section(folder: ReportFolder, result: EvaluationResult, subject: 
         "Confusion matrix normalized by target class",
         "The same as percentages of each row: the diagonal is the recall of the class.",
     )
-    return Section("Confusion matrix", [counts, normalized, *_confusion_table(confusion, subject)])
+    return Section("Confusion matrix", [counts, normalized, *confusion_table(confusion, subject, "Images")])
 
 
-def _confusion_table(confusion: np.ndarray, subject: Subject) -> list[Table]:
-    """Return a table of the most frequent confusions; none without mistakes."""
+def confusion_table(confusion: np.ndarray, subject: Subject, unit: str) -> list[Table]:
+    """Return a table of the most frequent confusions of images or pixels, the `unit`; none without mistakes."""
     wrong = confusion - np.diag(confusion.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     pairs = [np.unravel_index(index, wrong.shape) for index in order]
     rows = [
-        (subject.classes[t], subject.classes[p], str(wrong[t, p]), percent(wrong[t, p] / confusion[t].sum()))
+        (subject.classes[t], subject.classes[p], f"{wrong[t, p]:,}", percent(wrong[t, p] / confusion[t].sum()))
         for t, p in pairs
         if wrong[t, p]
     ]
-    columns = ("Target", "Predicted", "Images", "Of the target class")
+    columns = ("Target", "Predicted", unit, "Of the target class")
     return [Table(columns, rows, "Most frequent confusions", num_labels=2)] if rows else []
 
 

@@ -1,6 +1,7 @@
 """Sections of a detector's report."""
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class DetectionReport:
     ) -> None:
         self.folder, self.result, self.subject = folder, result, subject
         self.threshold = -1.0 if result.threshold is None else result.threshold  # all boxes without one
-        self.images: list[DetectedImage] = list(result.predictions)  # ty: ignore[invalid-argument-type] by the task
+        self.images = cast(list[DetectedImage], result.predictions)
         self.matches = group_by_class([image.matches for image in self.images])
         self.outcomes = [find_outcomes(image, self.threshold) for image in self.images]
         errors = np.array([int(o.missed.sum() + o.false_positives.sum()) for o in self.outcomes])

@@ -48,6 +48,7 @@ class Table:
         num_labels: Number of columns of text at the left; the others are numbers, aligned to the right.
         is_code: Show the first column as code: file names to copy.
         is_prose: The columns of text are sentences, shown whole; otherwise they are names, truncated if they are long.
+        bars: Length 0..1 of the bar in the first column of numbers, by row; none if empty.
     """
 
     kind: ClassVar[str] = "table"
@@ -57,6 +58,7 @@ class Table:
     num_labels: int = 1
     is_code: bool = False
     is_prose: bool = False
+    bars: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Gallery:
         file: PNG of the report's folder that shows the same.
         is_wide: Larger tiles.
         has_legend: Show the legend of a detector's outcomes.
+        classes: Legend of the colors of classes.
+        is_panels: Four tiles per row, of one image; two per row on a narrow screen.
     """
 
     kind: ClassVar[str] = "gallery"
@@ -112,6 +116,8 @@ class Gallery:
     file: str = ""
     is_wide: bool = False
     has_legend: bool = False
+    classes: Sequence[Fact] = ()
+    is_panels: bool = False
 
     @property
     def side(self) -> int:

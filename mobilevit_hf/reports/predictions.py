@@ -1,15 +1,17 @@
-"""`predictions.csv`: the predictions of an evaluation, a row per image of a classifier or per box of a detector."""
+"""`predictions.csv`: the predictions of an evaluation, a row per image, or per box of a detector."""
 
 import csv
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..evaluation.outcomes import find_outcomes
-from ..evaluation.predictions import ClassifiedImages, DetectedImage
+from ..evaluation.predictions import ClassifiedImages, DetectedImage, SegmentedImage
 from ..evaluation.results import EvaluationResult
 
 CLASSIFICATION_COLUMNS = ("file", "target", "prediction", "score", "target_score", "correct")
+SEGMENTATION_COLUMNS = ("file", "mean_iou", "pixel_accuracy")  # and one per class
 DETECTION_COLUMNS = ("file", "kind", "label", "score", "x1", "y1", "x2", "y2", "outcome")
 
 
@@ -19,7 +21,8 @@ def write_predictions(path: Path, result: EvaluationResult) -> None:
     A classifier has a row per image. A detector has a row per detection (`kind` is `prediction`), of all scores that
     enter its mAP, with the `outcome` `true positive`, `false positive` or `ignored` (on a crowd) at an IoU of 0.5 if
     its score is above the threshold, else `below threshold`; and a row per object (`kind` is `object`), with the
-    outcome `detected`, `missed` or `ignored` (a crowd). Boxes are (x1, y1, x2, y2) in pixels.
+    outcome `detected`, `missed` or `ignored` (a crowd). Boxes are (x1, y1, x2, y2) in pixels. Segmentation has a row
+    per image, with the IoU of each class, empty for a class that is neither in the mask nor predicted.
     """
     # A name may contain bytes that are not UTF-8.
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -27,10 +30,13 @@ def write_predictions(path: Path, result: EvaluationResult) -> None:
         if isinstance(result.predictions, ClassifiedImages):
             writer.writerow(CLASSIFICATION_COLUMNS)
             writer.writerows(_classification_rows(result.predictions, result.classes))
+        elif result.task == "image-segmentation":
+            writer.writerow([*SEGMENTATION_COLUMNS, *(f"iou {name}" for name in result.classes)])
+            writer.writerows(map(_segmentation_row, cast(list[SegmentedImage], result.predictions)))
         else:
             threshold = -1.0 if result.threshold is None else result.threshold
             writer.writerow(DETECTION_COLUMNS)
-            for image in result.predictions:
+            for image in cast(list[DetectedImage], result.predictions):
                 writer.writerows(_detection_rows(image, result.classes, threshold))
 
 
@@ -39,6 +45,11 @@ def _classification_rows(images: ClassifiedImages, classes: Sequence[str]) -> It
     for name, target, prediction, score, target_score in zip(images.names, *columns, strict=True):
         is_correct = "true" if target == prediction else "false"
         yield name, classes[target], classes[prediction], score, target_score, is_correct
+
+
+def _segmentation_row(image: SegmentedImage) -> list[Any]:
+    values = (image.mean_iou, image.pixel_accuracy, *image.ious.tolist())
+    return [image.name, *("" if math.isnan(value) else value for value in values)]
 
 
 def _detection_rows(image: DetectedImage, classes: Sequence[str], threshold: float) -> Iterator[tuple[Any, ...]]:

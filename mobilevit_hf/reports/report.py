@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..evaluation.predictions import ClassifiedImages, DetectedImage
 from ..evaluation.results import EvaluationResult
 from ..io import atomic_folder
 from ..records import CROSS_VALIDATION
-from ..tasks import METRICS, TASKS
+from ..tasks import METRICS, TASKS, TaskName
 from ..visualization import LabeledImage, draw_image_grid
 from .augmented import augmented_gallery
 from .classification import classification_sections
@@ -23,6 +23,7 @@ from .files import PREDICTIONS_FILE, REPORT_FILE, REPORT_FILES
 from .folder import ReportFolder
 from .page import Figure, Gallery, Page, Section, Table, render_page
 from .predictions import write_predictions
+from .segmentation import SegmentationReport
 from .text import Subject, count, interval, metrics_table, percent
 
 NUM_AUGMENTED = 24
@@ -118,7 +119,8 @@ def _task_sections(
         return classification_sections(folder, result, samples, subject)
     if not result.predictions:  # a result of metrics alone
         return []
-    return DetectionReport(folder, result, samples, subject).sections()
+    report = SegmentationReport if result.task == "image-segmentation" else DetectionReport
+    return report(folder, result, samples, subject).sections()
 
 
 # --- header ----------------------------------------------------------------------------------------------------------
@@ -161,13 +163,13 @@ def _warnings(result: EvaluationResult | None, subject: Subject) -> list[str]:
 def _describe_files(result: EvaluationResult | None) -> dict[str, str]:
     if result is None:
         return {}
-    columns = (
-        "a row per image: file, target, prediction, score, target_score, correct"
-        if isinstance(result.predictions, ClassifiedImages)
-        else "a row per box of any score (kind prediction) and per object (kind object): file, kind, label, score, "
-        "corners in pixels, outcome at IoU 0.50 and the score threshold"
-    )
-    return {PREDICTIONS_FILE: columns}
+    columns: dict[TaskName, str] = {
+        "image-classification": "a row per image: file, target, prediction, score, target_score, correct",
+        "object-detection": "a row per box of any score (kind prediction) and per object (kind object): file, kind, "
+        "label, score, corners in pixels, outcome at IoU 0.50 and the score threshold",
+        "image-segmentation": "a row per image: file, mean IoU, pixel accuracy, IoU of each class",
+    }
+    return {PREDICTIONS_FILE: columns[result.task]}
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
@@ -241,12 +243,18 @@ def _data_section(
     from ..visualization import data_plots
 
     blocks: list[Figure | Table | Gallery] = []
-    images = list(result.predictions) if result and isinstance(result.predictions, list) else []
-    unit = "objects" if images else "images"
+    is_detection = result is not None and result.task == "object-detection"
+    images = cast(list[DetectedImage], result.predictions) if result and is_detection else []
+    has_masks = any(image.label_map is not None for image in train_batches) or (
+        result is not None and result.task == "image-segmentation"
+    )
+    unit = "pixels" if has_masks else "objects" if images else "images"
     counts = counts or (_count_classes(result, subject) if result else {})
     if counts and subject.classes:
         plot = data_plots.plot_class_counts(counts, subject.classes, title="Class counts", unit=unit)
         text = f"Number of {unit} of each class, by split."
+        if has_masks:
+            text = "Fraction of the labeled pixels that each class has, by split."
         blocks.append(folder.save_plot("class_counts.png", plot, text, text))
     boxes = [(box, image.size, label) for image in images for box, label in _objects(image)]
     if boxes:
@@ -268,9 +276,13 @@ def _objects(image: DetectedImage) -> Iterable[tuple[np.ndarray, int]]:
 
 
 def _count_classes(result: EvaluationResult, subject: Subject) -> dict[str, dict[str, int]]:
-    """Return the number of images or objects of each class in the evaluated split."""
+    """Return the number of images, objects or pixels of each class in the evaluated split."""
     if isinstance(result.predictions, ClassifiedImages):
         labels = Counter(result.predictions.targets.tolist())
+    elif result.task == "image-segmentation":
+        pixels = np.zeros(len(subject.classes), int) if result.confusion is None else result.confusion.sum(axis=1)
+        labels = Counter(dict(enumerate(pixels.tolist())))
     else:
-        labels = Counter(label for image in result.predictions for label in image.matches.objects.tolist())
+        images = cast(list[DetectedImage], result.predictions)
+        labels = Counter(label for image in images for label in image.matches.objects.tolist())
     return {subject.split: {name: labels[index] for index, name in enumerate(subject.classes)}}

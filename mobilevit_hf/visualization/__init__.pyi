@@ -4,8 +4,10 @@ from .grids import (
     ClassifiedImage,
     ComparedImage,
     LabeledImage,
+    SegmentedPhoto,
     draw_comparisons,
     draw_image_grid,
+    draw_label_maps,
     draw_predictions,
 )
 from .image_files import save_image
@@ -17,10 +19,12 @@ __all__ = [
     "ComparedImage",
     "LabeledImage",
     "Outcome",
+    "SegmentedPhoto",
     "class_colors",
     "draw_comparisons",
     "draw_detections",
     "draw_image_grid",
+    "draw_label_maps",
     "draw_outcomes",
     "draw_overlay",
     "draw_predictions",

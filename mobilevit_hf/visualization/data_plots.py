@@ -28,7 +28,7 @@ LEGEND_COLUMNS = 3
 def plot_class_counts(
     counts: Mapping[str, Mapping[str, int]], names: Sequence[str], *, title: str = "", unit: str = "images"
 ) -> Figure:
-    """Plot the number of images or objects of each class, in a panel per split.
+    """Plot the number of images or objects of each class, or the percentage of the pixels, in a panel per split.
 
     Args:
         counts: Numbers by split and class.
@@ -45,14 +45,22 @@ def plot_class_counts(
     panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     colors = class_colors(names)
     for axes, (split, of_split) in zip(panels, counts.items(), strict=True):
-        values = [of_split.get(name, 0) for name in shown]
+        values, total = [float(of_split.get(name, 0)) for name in shown], sum(of_split.values())
+        if is_fraction := unit == "pixels":
+            values = [100 * value / max(total, 1) for value in values]
         axes.barh(range(len(shown)), values, color=[tuple(c / 255 for c in colors[name]) for name in shown])
         for position, value in enumerate(values):
             axes.annotate(
-                f"{value}", (value, position), (3, 0), textcoords="offset points", va="center", fontsize="small"
+                f"{value:.1f}%" if is_fraction else f"{value:.0f}",
+                (value, position),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize="small",
             )
-        axes.set(xlim=(0, 1.3 * max([*values, 1])), ylim=(len(shown) - 0.4, -0.6), xlabel=unit)
-        axes.set_title(f"{split}: {sum(of_split.values())}", loc="left", fontsize=FONT_SIZE)
+        label = "% of the labeled pixels" if is_fraction else unit
+        axes.set(xlim=(0, 1.3 * max([*values, 1])), ylim=(len(shown) - 0.4, -0.6), xlabel=label)
+        axes.set_title(split if is_fraction else f"{split}: {total}", loc="left", fontsize=FONT_SIZE)
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=3)
         style_axes(axes, "x")
     labels, style = format_names(shown, min(MAX_NAME_WIDTH, WIDTH * RESOLUTION / 4))

@@ -1,4 +1,4 @@
-"""Image grids: labeled images, predictions of a classifier, outcomes of a detector's boxes."""
+"""Image grids: labeled images, predictions of a classifier, outcomes of a detector's boxes, label maps."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from .boxes import draw_outlines
 from .colors import Color, class_colors, text_color
+from .masks import draw_errors, draw_legend, draw_overlay, is_background
 from .outcomes import OUTCOME_STYLES, Outcome, draw_dashed_box, draw_outcomes
 from .text import LabelFont
 
@@ -46,6 +47,16 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One of the images of a `SegmentedPhoto`, and the text below it."""
+
+    image: Image.Image
+    text: str
+    color: Color = WHITE
+    is_file: bool = False
+
+
+@dataclass(frozen=True)
 class LabeledImage:
     """An image with its labels.
 
@@ -54,12 +65,14 @@ class LabeledImage:
         file: File name, empty if unknown.
         labels: Class of the image, or of each of its objects.
         boxes: (N, 4) float32 (x1, y1, x2, y2) in pixels of the objects; None for a class of the whole image.
+        label_map: (H, W) index of the class of each pixel, 255 for pixels to ignore; segmentation only.
     """
 
     image: Image.Image
     file: str
     labels: Sequence[str]
     boxes: Tensor | None = None
+    label_map: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,26 @@ class ComparedImage:
     outcomes: Sequence[Outcome]
 
 
+@dataclass(frozen=True)
+class SegmentedPhoto:
+    """An image with its mask and the predicted label map.
+
+    Attributes:
+        image: RGB image.
+        file: File name.
+        target: (H, W) class indices of the mask; pixels with other labels are ignored.
+        prediction: (H, W) predicted class indices.
+        mean_iou, pixel_accuracy: Metrics of the image, 0..1.
+    """
+
+    image: Image.Image
+    file: str
+    target: np.ndarray
+    prediction: np.ndarray
+    mean_iou: float
+    pixel_accuracy: float
+
+
 def draw_image_grid(
     images: Iterable[LabeledImage], names: Sequence[str], *, title: str = "", width: int = 240, columns: int = 6
 ) -> Image.Image:
@@ -95,17 +128,24 @@ def draw_image_grid(
         width: Width of a tile in pixels. Its height follows from the median aspect ratio of the images.
         columns: Number of tiles per row.
     """
-    colors = class_colors(names)
+    colors, images = class_colors(names), list(images)
     tiles = []
     for item in images:
-        counts = Counter(item.labels).most_common()
+        counts = [] if item.label_map is not None else Counter(item.labels).most_common()
         classes = [Label(n, "" if item.boxes is None else f": {count}", colors[n]) for n, count in counts]
         tiles.append(Tile(draw_objects(item, colors, width), [[Label(item.file, is_file=True)], classes]))
-    return draw_tiles(tiles, names, title=title, width=width, columns=columns)
+    shown = {name for item in images if item.label_map is not None for name in item.labels}
+    legend = [name for name in names if name in shown]
+    return draw_tiles(tiles, names, title=title, width=width, columns=columns, classes=legend)
 
 
 def draw_objects(item: LabeledImage, colors: Mapping[str, Color], width: int) -> Image.Image:
-    """Return an image with boxes in the colors of their classes, at a width in pixels; as it is without boxes."""
+    """Return an image with boxes or a label map in the colors of the classes, at a width in pixels.
+
+    Without either it is returned as it is.
+    """
+    if item.label_map is not None:
+        return draw_overlay(item.image, item.label_map, dict(enumerate(colors)), legend=False)
     if item.boxes is None or not len(item.boxes):
         return item.image
     fitted = _fit(item.image, (width, width))
@@ -163,6 +203,51 @@ def draw_comparisons(
     return draw_tiles(tiles, names, title=title, width=width, columns=columns, legend=True)
 
 
+def draw_label_maps(
+    images: Iterable[SegmentedPhoto], names: Sequence[str], *, title: str = "", width: int = 360
+) -> Image.Image:
+    """Draw a row per image: the image, its mask, the prediction and the errors, with the colors of the classes above.
+
+    Args:
+        images: At least one image.
+        names, title, width: As in `draw_image_grid`.
+    """
+    images = list(images)
+    tiles = [
+        Tile(panel.image, [[Label(panel.text, "", panel.color, is_file=panel.is_file)]])
+        for item in images
+        for panel in draw_panels(item, names)
+    ]
+    return draw_tiles(tiles, names, title=title, width=width, columns=4, classes=shown_classes(images, names))
+
+
+def draw_panels(item: SegmentedPhoto, names: Sequence[str]) -> list[Panel]:
+    """Return the image, its mask, the prediction and the errors, each with a text."""
+    id2label = dict(enumerate(names))
+    return [
+        Panel(item.image, item.file, is_file=True),
+        Panel(draw_overlay(item.image, item.target, id2label, legend=False), "target", TARGET),
+        Panel(
+            draw_overlay(item.image, item.prediction, id2label, legend=False),
+            f"predicted: IoU {item.mean_iou:.1%}",
+            TARGET,
+        ),
+        Panel(
+            draw_errors(item.image, item.target, item.prediction, len(names)),
+            f"wrong: {1 - item.pixel_accuracy:.1%}",
+            WRONG,
+        ),
+    ]
+
+
+def shown_classes(images: Iterable[SegmentedPhoto], names: Sequence[str]) -> list[str]:
+    """Return the names of the classes in the masks or predictions of images, without background, in their order."""
+    maps = [label_map for item in images for label_map in (item.target, item.prediction)]
+    labels = {label for label_map in maps for label in np.unique(label_map).tolist()}
+    shown = [names[label] for label in sorted(labels) if label < len(names)]
+    return [name for name in shown if not is_background(name)]
+
+
 def draw_tiles(
     tiles: Sequence[Tile],
     names: Sequence[str],
@@ -171,8 +256,9 @@ def draw_tiles(
     width: int = 240,
     columns: int = 6,
     legend: bool = False,
+    classes: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw tiles in rows, with a title and the legend of outcomes above them.
+    """Draw tiles in rows, with a title, the legend of outcomes and that of classes above them.
 
     Raises:
         ValueError: If there are no tiles.
@@ -187,11 +273,17 @@ def draw_tiles(
     height, padding = round(width / median_aspect([tile.image for tile in tiles])), max(4, width // 28)
     caption = line_height * max(len(tile.lines) for tile in tiles) + padding
     top = padding + (line_height + padding) * bool(title) + (line_height + padding) * legend
-    size = (padding + columns * (width + padding), top + rows * (height + caption + padding))
+    across = padding + columns * (width + padding)
+    class_legend = draw_legend([(name, "") for name in classes], names, across, font.size) if classes else None
+    if class_legend:
+        top += class_legend.height
+    size = (across, top + rows * (height + caption + padding))
     grid = Image.new("RGB", size, WHITE)
     draw = ImageDraw.Draw(grid)
     if title:
         draw.text((padding, padding), font.fit(title, size[0] - 2 * padding), fill=BLACK, font=font.font)
+    if class_legend:
+        grid.paste(class_legend, (0, top - class_legend.height))
     if legend:
         _draw_legend(draw, (padding, top - line_height - padding), font, size[0])
     for index, tile in enumerate(tiles):

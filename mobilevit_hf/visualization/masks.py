@@ -59,17 +59,18 @@ def draw_overlay(
     return append_legend(drawn, entries, names)
 
 
-def draw_errors(image: Image.Image, target: np.ndarray, prediction: np.ndarray) -> Image.Image:
+def draw_errors(image: Image.Image, target: np.ndarray, prediction: np.ndarray, num_classes: int) -> Image.Image:
     """Return an image, gray and darkened, with the wrong pixels of a prediction in vermillion.
 
     Args:
         image: RGB image.
-        target: (H, W) class indices, 255 for pixels to ignore, which are light.
+        target: (H, W) class indices; pixels with other labels, such as 255, are ignored, and light.
         prediction: (H, W) class indices.
+        num_classes: Number of classes.
     """
     target, prediction = (resize_labels(labels, image.size) for labels in (target, prediction))
     drawn = Image.eval(image.convert("L"), lambda value: round(CORRECT_BRIGHTNESS * value)).convert("RGB")
-    is_ignored = target == IGNORED_VALUE
+    is_ignored = target >= num_classes
     drawn.paste(IGNORED, mask=_to_mask(is_ignored))
     drawn.paste(ERROR, mask=_to_mask((target != prediction) & ~is_ignored))
     return drawn

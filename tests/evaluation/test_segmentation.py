@@ -206,10 +206,13 @@ def test_label_maps_of_the_worst_and_best_images_are_kept():
         images = measure(predictions, masks, num_shards).predictions()
         ranked = sorted((image for image in images if image.index != 5), key=lambda image: image.mean_iou)
         kept = {image.index for image in ranked[:12] + ranked[-12:]}
-        assert {image.index for image in images if image.label_map} == kept
+        assert {image.index for image in images if image.label_maps} == kept
         for image in images:
-            if image.label_map:
-                np.testing.assert_array_equal(image.label_map.to_array(), predictions[image.index])
+            if image.label_maps:
+                target, prediction = (label_map.to_array() for label_map in image.label_maps)
+                expected = to_model_classes(masks[image.index])
+                np.testing.assert_array_equal(target, np.where(expected == 255, 65535, expected))
+                np.testing.assert_array_equal(prediction, predictions[image.index])
 
 
 def test_large_label_maps_are_reduced():
@@ -227,8 +230,8 @@ def test_state_is_small_with_many_classes():
         prepared = Prepared(index, Sample("a", None), None, (100, 100), maps[1].astype(np.uint8))
         metrics.update([LabelMaps(*maps, 0.0)], [prepared])
     metrics.merge([metrics.state])
-    assert len(pickle.dumps(dataclasses.replace(metrics.images[30], label_map=None))) < 12_000
-    assert metrics.images[30].label_map is None
+    assert len(pickle.dumps(dataclasses.replace(metrics.images[30], label_maps=None))) < 12_000
+    assert metrics.images[30].label_maps is None
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

@@ -53,6 +53,23 @@ def test_boxes_are_in_pixels():
     assert (second.file, list(second.labels), len(second.boxes)) == ("b", [], 0)
 
 
+def test_label_maps_are_overlays_with_a_legend():
+    labels = torch.full((2, 20, 40), 255)
+    labels[0, :, :30] = 2
+    labels[0, :, 30:35] = 0
+    batch = {"pixel_values": torch.zeros(2, 3, 20, 40), "labels": labels}
+    first, second = augmented_images(batch, ["a", "b"], PROCESSORS["bgr"], CLASSES)
+    assert (first.file, list(first.labels), list(second.labels)) == ("a", ["fish", "cat"], [])
+    assert (first.label_map == labels[0].numpy()).all()
+    gallery = augmented_gallery([first, second], CLASSES)
+    assert [fact.text for fact in gallery.classes] == ["cat", "fish"]
+    assert [fact.color for fact in gallery.classes] == [class_colors(CLASSES)[name] for name in ("cat", "fish")]
+    pixels = np.asarray(gallery.tiles[0].image)
+    assert tuple(pixels[10, 29]) == class_colors(CLASSES)["fish"]  # line around the region
+    assert tuple(pixels[10, 38]) == (0, 0, 0)
+    assert [list(tile.facts) for tile in gallery.tiles] == [[], []]
+
+
 def test_tiles_have_classes_in_the_colors_of_the_grid():
     boxes = torch.tensor([[0.0, 0, 9, 9], [5, 5, 20, 20], [8, 8, 30, 30]])
     photo = Image.new("RGB", (40, 40), "white")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from detection_cases import random_detected_images
 from metric_cases import reference_map
-from report_cases import CLASSES, classification_result, detection_result
+from report_cases import CLASSES, classification_result, detection_result, label_maps, segmentation_result
 
 from mobilevit_hf.reports.predictions import write_predictions
 
@@ -90,3 +90,23 @@ def test_names_with_separators_and_undecodable_bytes(tmp_path):
     names = ['a,b".jpg', "two\nlines.jpg", "猫.jpg", "\udc80.jpg"]
     rows = write(classification_result(names), tmp_path)
     assert [row["file"] for row in rows] == [*names[:3], "\\udc80.jpg"]
+
+
+def test_ious_of_each_image(tmp_path):
+    """Computed from one mask per class; an image without labeled pixels has no values."""
+    result = segmentation_result()
+    rows = write(result, tmp_path)
+    assert list(rows[0]) == ["file", "mean_iou", "pixel_accuracy", *(f"iou {name}" for name in CLASSES)]
+    for row, image, prediction, mask in zip(rows, result.predictions, *label_maps(), strict=True):
+        assert row.pop("file") == image.name
+        if (mask < 0).all():
+            assert set(row.values()) == {""}
+            continue
+        ious = {}
+        for label, name in enumerate(CLASSES):
+            target, predicted = mask == label, (prediction == label) & (mask >= 0)
+            if (target | predicted).any():
+                ious[f"iou {name}"] = (target & predicted).sum() / (target | predicted).sum()
+        assert {name: float(value) for name, value in row.items() if value} == pytest.approx(
+            ious | {"mean_iou": np.mean([*ious.values()]), "pixel_accuracy": (mask == prediction)[mask >= 0].mean()}
+        )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from detection_cases import make_detected_image
 from PIL import Image
-from report_cases import CLASSES, classification_result, detection_result, make_samples, png
+from report_cases import CLASSES, classification_result, detection_result, make_samples, png, segmentation_result
 
 from mobilevit_hf.evaluation.predictions import ClassifiedImages
 from mobilevit_hf.reports import write_report
@@ -37,6 +37,15 @@ DETECTION_FILES = {
     "samples.png",
     "class_counts.png",
     "boxes.png",
+}
+SEGMENTATION_FILES = {
+    "report.html",
+    "predictions.csv",
+    "confusion_matrix_normalized.png",
+    "class_iou.png",
+    "worst_images.png",
+    "best_images.png",
+    "class_counts.png",
 }
 HOSTILE = ["<script>alert(1)</script>.jpg", '"><img src=x onerror=1>.jpg', "&amp;.jpg", "\udc80.jpg", "猫.jpg"]
 
@@ -94,13 +103,27 @@ def detection(tmp_path_factory):
     return *write(folder, result, samples, dataset="pets"), folder
 
 
+@pytest.fixture(scope="module")
+def segmentation(tmp_path_factory):
+    """Page, file names and folder of a segmentation model's report."""
+    result, folder = segmentation_result(), tmp_path_factory.mktemp("segmentation")
+    return *write(folder, result, make_samples([image.name for image in result.predictions]), dataset="pets"), folder
+
+
 @pytest.fixture
 def no_plots(monkeypatch):
     """Plots are one small image: drawing them takes longer than all the rest."""
     monkeypatch.setattr("mobilevit_hf.visualization.plots.save_plot", lambda figure, path: path.write_bytes(png()))
 
 
-@pytest.mark.parametrize(("case", "files"), [("classification", CLASSIFICATION_FILES), ("detection", DETECTION_FILES)])
+@pytest.mark.parametrize(
+    ("case", "files"),
+    [
+        ("classification", CLASSIFICATION_FILES),
+        ("detection", DETECTION_FILES),
+        ("segmentation", SEGMENTATION_FILES),
+    ],
+)
 def test_page_and_figures_are_complete_and_self_contained(case, files, request):
     page, written, folder = request.getfixturevalue(case)
     assert written == files <= set(REPORT_FILES)
@@ -200,12 +223,67 @@ def test_wrong_boxes_are_listed_by_confidence_with_what_is_annotated_there(tmp_p
     assert {"true positives: 0", "false positives: 3", "missed: 2"} <= set(page.texts)
 
 
-@pytest.mark.parametrize("make", [classification_result, detection_result])
+def test_segmentation_has_the_worst_images_first_with_mask_prediction_and_errors(segmentation):
+    page, _, _ = segmentation
+    images = sorted(segmentation_result().predictions[:-1], key=lambda image: image.mean_iou)
+    worst = images[0]
+    start = page.texts.index(worst.name)
+    assert page.texts[start : start + 5] == [
+        worst.name,
+        "target",
+        f"predicted: IoU {worst.mean_iou:.1%}",
+        f"wrong: {1 - worst.pixel_accuracy:.1%}",
+        images[1].name,
+    ]
+    section = page.texts[len(page.texts) - page.texts[::-1].index("Best images") :]
+    assert [text for text in section if text.startswith("validation/")] == [image.name for image in images[:-9:-1]]
+    table = page.rows[page.rows.index(["File", "Most frequent confusion", "Mean IoU", "Pixel accuracy"]) + 1 :]
+    assert [row[0] for row in table[: len(images)]] == [image.name for image in images]
+    confusion = worst.confusion * (1 - np.eye(4, dtype=int))
+    target, prediction = np.unravel_index(confusion.argmax(), confusion.shape)
+    fraction = confusion.max() / worst.confusion.sum()
+    assert table[0][1:] == [
+        f"{CLASSES[target]} as {CLASSES[prediction]} ({fraction:.1%})",
+        f"{worst.mean_iou:.1%}",
+        f"{worst.pixel_accuracy:.1%}",
+    ]
+
+
+def test_segmentation_classes_have_bars(segmentation):
+    page, _, _ = segmentation
+    result = segmentation_result()
+    rows = page.rows[page.rows.index(["Class", "IoU", "Dice", "Accuracy", "Pixels", "Of all pixels"]) + 1 :][:4]
+    by_class = sorted(result.metrics["per_class"].items(), key=lambda item: item[1]["iou"])
+    total = result.confusion.sum()
+    assert rows == [
+        [
+            name,
+            f"{values['iou']:.1%}",
+            f"{values['dice']:.1%}",
+            f"{values['accuracy']:.1%}",
+            f"{values['pixels']:,}",
+            f"{values['pixels'] / total:.2%}",
+        ]
+        for name, values in by_class
+    ]
+    bars = [cell["style"] for cell in page.attributes("td") if "bar" in cell.get("class", "").split()]
+    assert bars == [f"--share: {values['iou']:.3f}" for _, values in by_class]
+
+
+def test_segmentation_without_photos_or_mistakes(tmp_path, no_plots):
+    _, files = write(tmp_path, segmentation_result(["a.jpg", "b.jpg"]), None)
+    assert files == SEGMENTATION_FILES - {"worst_images.png", "best_images.png"}
+
+
+@pytest.mark.parametrize("make", [classification_result, detection_result, segmentation_result])
 def test_hostile_names_are_texts(make, tmp_path, no_plots):
     classes = ["<b>cat</b>", "$x^$", "'\"&", "猫"]
     if make is classification_result:
         result = make([*HOSTILE * 4], classes=classes)
         samples = make_samples(result.predictions.names)
+    elif make is segmentation_result:
+        result = make([*HOSTILE * 4], classes=classes)
+        samples = make_samples([image.name for image in result.predictions])
     else:
         images = [dataclasses.replace(i, name=HOSTILE[i.index % 5]) for i in detection_result().predictions]
         result = make(images, classes=classes)
@@ -321,7 +399,7 @@ def test_detector_without_detections_or_objects(detections, objects, tmp_path, n
     assert ("mistakes.png" in files) is bool(detections or objects)
 
 
-@pytest.mark.parametrize("case", ["classification", "detection"])
+@pytest.mark.parametrize("case", ["classification", "detection", "segmentation"])
 def test_files_are_listed(case, request):
     page, written, _ = request.getfixturevalue(case)
     listed = page.texts[len(page.texts) - page.texts[::-1].index("Files") :]

@@ -9,9 +9,11 @@ from mobilevit_hf.visualization import (
     ComparedImage,
     LabeledImage,
     Outcome,
+    SegmentedPhoto,
     class_colors,
     draw_comparisons,
     draw_image_grid,
+    draw_label_maps,
     draw_predictions,
 )
 from mobilevit_hf.visualization.colors import FALSE_POSITIVE, MISSED, TRUE_POSITIVE
@@ -232,3 +234,40 @@ def test_legend_is_above_the_images():
     top = where(grid, GRAY)[1]
     for color in (TRUE_POSITIVE, FALSE_POSITIVE, MISSED):
         assert (grid[:top] == color).all(-1).any()
+
+
+# --- label maps ------------------------------------------------------------------------------------------------------
+
+
+def segmented(prediction, color):
+    """Return a photo of one color with a mask of a dog at the left, ignored at the bottom, and a label map."""
+    target = np.zeros((60, 90), np.uint8)
+    target[:, :45] = 1
+    target[50:] = 255
+    return SegmentedPhoto(Image.new("RGB", (360, 240), color), "a.jpg", target, prediction, 0.5, 0.75)
+
+
+def test_panels_of_an_image_are_a_row():
+    prediction, green = np.ones((60, 90), np.uint8), (20, 120, 30)
+    pixels = np.asarray(draw_label_maps([segmented(prediction, green), segmented(prediction, BLUE)], NAMES, width=360))
+    colors = class_colors(NAMES)
+    left, top, *_ = where(pixels, green)
+    assert where(pixels, BLUE)[0] == left
+    assert where(pixels, BLUE)[1] >= top + 240
+    columns = range(left + 1, left + 4 * 372, 372)  # a padding of 12
+
+    def at(column, x, y):
+        return pixels[top + y, columns[column] + x].astype(int)
+
+    def blend(name):
+        return 0.45 * np.array(green) + 0.55 * np.array(colors[name])
+
+    assert tuple(at(0, 50, 100)) == green
+    assert at(1, 50, 100) == pytest.approx(blend("dog"), abs=1)
+    assert at(1, 300, 100) == pytest.approx(blend("cat"), abs=1)
+    assert tuple(at(1, 300, 230)) == green
+    assert at(2, 300, 100) == pytest.approx(blend("dog"), abs=1)
+    assert tuple(at(3, 300, 100)) == FALSE_POSITIVE
+    assert (at(3, 50, 100) < 60).all()
+    legend = pixels[:top].reshape(-1, 3)
+    assert [bool((legend == colors[name]).all(1).any()) for name in NAMES] == [True, True, False]

@@ -69,7 +69,7 @@ def test_errors_are_vermillion_and_ignored_pixels_light(photo, label_map):
     prediction = label_map.copy()
     prediction[100:120, 100:120] = 2
     prediction[290:] = 1
-    drawn = np.asarray(draw_errors(photo, label_map, prediction))
+    drawn = np.asarray(draw_errors(photo, label_map, prediction, 3))
     is_error = (drawn == ERROR).all(-1)
     assert is_error.sum() == 400
     assert is_error[100:120, 100:120].all()
