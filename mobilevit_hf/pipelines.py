@@ -11,13 +11,14 @@ import torch
 import transformers
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import MobileViTImageProcessor, Pipeline, PreTrainedModel
+from transformers import MobileViTImageProcessor, Pipeline, PreTrainedModel, SegformerImageProcessor
 from transformers.pipelines.base import no_collate_fn, pad_collate_fn
 from transformers.pipelines.pt_utils import PipelineIterator
 
 from .backends.formats import AUTO, BACKENDS, check_backend, dtype_name
 from .backends.pytorch import HUB_ARGUMENTS, load_if_mobilevit, load_model
 from .data.images import UnreadableImageError, is_url, load_image
+from .data.segments import resize_to_labels, split_label_map
 from .model_sources import (
     builtin_models,
     check_image_processor,
@@ -36,6 +37,8 @@ from .records import EXPORT_FILE
 from .tasks import TASKS, TaskName
 from .threads import map_ahead, num_workers, one_torch_thread
 
+# Image processors whose `post_process_semantic_segmentation` resizes the logits and takes the argmax.
+SEMANTIC_PROCESSORS = (MobileViTImageProcessor, SegformerImageProcessor)
 # transformers declares overloads for literal task names only.
 stock_pipeline: Callable[..., Pipeline] = transformers.pipeline
 
@@ -142,6 +145,8 @@ def _create_pipeline(task: str, **kwargs: Any) -> Pipeline:
     pipe = stock_pipeline(task, **kwargs)
     if pipe.task == "object-detection":
         pipe._postprocess_params.setdefault("threshold", recommended_threshold(pipe.model.config))
+    if pipe.task == "image-segmentation" and type(pipe.image_processor) in SEMANTIC_PROCESSORS:
+        pipe.postprocess = partial(_postprocess_segments, pipe)  # ty: ignore[invalid-assignment]
     if pipe.task in TASKS:
         if type(pipe.image_processor) is MobileViTImageProcessor:
             pipe.image_processor = copy.copy(pipe.image_processor)
@@ -151,6 +156,20 @@ def _create_pipeline(task: str, **kwargs: Any) -> Pipeline:
     if not isinstance(pipe.model, torch.nn.Module):
         pipe.run_single = partial(_run_in_one_torch_thread, pipe.run_single)
     return pipe
+
+
+def _postprocess_segments(pipe: Pipeline, outputs: Any, subtask: str | None = None, **_: Any) -> list[dict[str, Any]]:
+    """Return the same segments as `ImageSegmentationPipeline.postprocess`, in less time and memory.
+
+    Args:
+        pipe, outputs: The pipeline and the outputs of its `forward` for one image.
+        subtask: Only "semantic" is supported by these image processors. Thresholds are for others.
+    """
+    if subtask not in (None, "semantic"):
+        raise ValueError(f"subtask: got {subtask!r}, expected 'semantic'. Leave it out.")
+    (size,) = outputs["target_size"]
+    label_map = resize_to_labels(outputs["logits"][0], tuple(size))
+    return split_label_map(label_map, cast("dict[int, str]", pipe.model.config.id2label))
 
 
 class _MobileViTImageProcessor(MobileViTImageProcessor):

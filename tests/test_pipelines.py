@@ -99,6 +99,40 @@ def test_batches_give_the_predictions_of_single_images(task, checkpoints, image)
         assert_predictions_equal(actual, expected)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_segments_of_images_of_any_size_equal_transformers(batch_size, segmenter_dir, image):
+    images = [image, image.rotate(90, expand=True), image.crop((10, 10, 50, 90)), image.resize((900, 33))]
+    segment = mobilevit_hf.pipeline("image-segmentation", segmenter_dir)
+    stock = transformers.pipeline("image-segmentation", str(segmenter_dir))
+    results = segment((image for image in images), batch_size=batch_size)
+    for each, segments in zip(images, results, strict=True):
+        expected = stock(each)
+        assert [(s["score"], s["label"]) for s in segments] == [(s["score"], s["label"]) for s in expected]
+        assert len(expected) >= 3
+        for actual, stock_segment in zip(segments, expected, strict=True):
+            assert actual["mask"].mode == stock_segment["mask"].mode == "L"
+            np.testing.assert_array_equal(np.asarray(actual["mask"]), np.asarray(stock_segment["mask"]))
+    with pytest.raises(ValueError, match="subtask: got 'panoptic', expected 'semantic'"):
+        segment(image, subtask="panoptic")
+
+
+def test_stock_pipeline_in_a_clean_process_segments_alike(segmenter_dir, image, tmp_path, run_python):
+    """Without this package, on an image that is not square."""
+    image.resize((150, 60)).save(tmp_path / "image.png")
+    code = f"""
+        import json
+        import numpy as np
+        from transformers import pipeline
+
+        segments = pipeline("image-segmentation", {str(segmenter_dir)!r})({str(tmp_path / "image.png")!r})
+        print(json.dumps({{s["label"]: np.packbits(np.asarray(s["mask"]) > 0).tolist() for s in segments}}))
+    """
+    expected = json.loads(run_python(code, without_package=True).splitlines()[-1])
+    assert len(expected) >= 3
+    segments = mobilevit_hf.pipeline("image-segmentation", segmenter_dir)(str(tmp_path / "image.png"))
+    assert {s["label"]: np.packbits(np.asarray(s["mask"]) > 0).tolist() for s in segments} == expected
+
+
 def test_model_may_be_a_path_object(checkpoints, image):
     folder = checkpoints["image-classification"]
     pipeline = mobilevit_hf.pipeline("image-classification", folder)

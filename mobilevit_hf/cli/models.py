@@ -47,10 +47,7 @@ def models(as_json: JsonOption = False) -> None:
         table.add_row(Text(model.name, "bold"), Text(text))
     console.output.print(table)
     console.print_line("")
-    console.print_line(
-        f"Usage: mobilevit predict photo.jpg --model NAME. Cards of the built-in models: {ASSETS}. "
-        "Segmentation: mobilevit_hf.pipeline in Python."
-    )
+    console.print_line(f"Usage: mobilevit predict photo.jpg --model NAME. Cards of the built-in models: {ASSETS}.")
 
 
 def _describe_official() -> list[Model]:

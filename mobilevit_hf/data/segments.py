@@ -4,15 +4,52 @@ A segment is a dict with `label`, `mask` (PIL image of the size of the image, 25
 and `fraction` of the image's pixels, 0..1.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
+    from torch import Tensor
 
 Segment = dict[str, Any]
+
+
+def resize_to_labels(logits: "Tensor", size: tuple[int, int]) -> "np.ndarray":
+    """Return the class index of each pixel: (K, h, w) logits → (H, W) uint8, or int32 for more than 256 classes.
+
+    The result is that of bilinear interpolation to `size` (H, W) and argmax. One class at a time needs memory for two
+    of the K resized planes, and less than half of the time: argmax over the first dimension is slow in torch.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    labels = torch.zeros(size, dtype=torch.uint8 if len(logits) <= 256 else torch.int32)
+    best = None
+    for index, plane in enumerate(logits):
+        resized = F.interpolate(plane[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        if best is None:
+            best = resized
+        else:
+            labels.masked_fill_(resized > best, index)
+            torch.maximum(best, resized, out=best)
+    return labels.numpy()
+
+
+def split_label_map(label_map: "np.ndarray", id2label: Mapping[int, str]) -> list[Segment]:
+    """Return the output of transformers' image-segmentation pipeline for a label map (H, W)."""
+    import numpy as np
+    from PIL import Image
+
+    return [
+        {
+            "score": None,
+            "label": id2label[index],
+            "mask": Image.fromarray((label_map == index).view(np.uint8) * np.uint8(255)),
+        }
+        for index in np.flatnonzero(np.bincount(label_map.ravel())).tolist()
+    ]
 
 
 def sort_segments(outputs: Iterable[Segment]) -> list[Segment]:

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as mask_api
 from scipy.ndimage import gaussian_filter
 
-from mobilevit_hf.data.segments import encode_rle, make_label_map, sort_segments, trace_polygons
+from mobilevit_hf.data.segments import encode_rle, make_label_map, resize_to_labels, sort_segments, trace_polygons
 from mobilevit_hf.data.shapes import fill_shape
 
 
@@ -60,6 +61,15 @@ def test_straight_edges_have_no_points_between_their_ends():
     mask[10:40, 5:60] = True
     (polygon,) = trace_polygons(to_image(mask))
     assert len(polygon) == 2 * 8  # each corner is cut between the centers of two edges of a pixel
+
+
+@pytest.mark.parametrize("num_classes", [1, 5, 300])
+def test_resized_labels_are_the_argmax_of_the_interpolated_logits(num_classes):
+    logits = torch.randn(num_classes, 7, 9, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    labels = resize_to_labels(logits, (50, 31))
+    expected = torch.nn.functional.interpolate(logits[None], size=(50, 31), mode="bilinear", align_corners=False)
+    np.testing.assert_array_equal(labels, expected[0].argmax(dim=0))
+    assert labels.dtype == (np.uint8 if num_classes <= 256 else np.int32)
 
 
 def test_segments_are_sorted_by_size_and_joined_to_a_label_map():
