@@ -3,17 +3,25 @@
 `datasets` is imported in functions: the import takes a second, which other formats don't need.
 """
 
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 
 from ...model_sources import is_hub_reachable
 from ...tasks import TaskName
 from ..types import Dataset, Problem, Split
 from .folder import SPLIT_NAMES, DataFolder
-from .table import RowSource, SampleStream, find_classes, find_columns, make_samples
+from .mask_classes import find_classes as find_mask_classes
+from .mask_values import Encoding, infer_encoding
+from .maskfolder import TO_SEGMENT
+from .table import Columns, RowSource, SampleStream, find_classes, find_columns, make_samples
 
 TASKS = ("image-classification", "object-detection", "image-segmentation")
+SAMPLED_MASKS = 2000  # of a split, whose values are read to find the classes
+CLASS_FILES = ("id2label.json", "classes.txt", "label_map.txt", "labelmap.txt", "class_dict.csv")  # on the Hub
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError)
 
 
@@ -43,8 +51,9 @@ def read_hub(
 ) -> Dataset:
     """Read a dataset of the Hub, `user/name`, or `user/name:configuration` if it has several configurations.
 
-    Requires a column of images, and labels in `label`, `labels`, `fine_label` or the only column of classes, or
-    objects in `objects` with `bbox` as [x, y, w, h] in pixels and `category`.
+    Requires a column of images, and labels in `label`, `labels`, `fine_label` or the only column of classes, objects
+    in `objects` with `bbox` as [x, y, w, h] in pixels and `category`, or masks in another column of images, see
+    `MASK_COLUMNS`, with the names of their classes in `id2label.json`.
 
     Raises:
         ValueError: If the dataset is not available, or has no images with labels or boxes.
@@ -111,15 +120,69 @@ def _convert(
 
     rows_by_split = _select_splits(loaded, source.name, notes)
     first = rows_by_split["train" if "train" in rows_by_split else next(iter(rows_by_split))]
-    columns = find_columns(source.name, first.features)
+    columns = find_columns(source.name, first.features, task)
     for split, rows in rows_by_split.items():
-        if find_columns(f"{source.name}, {split}", rows.features) != columns:
+        if find_columns(f"{source.name}, {split}", rows.features, task) != columns:
             raise ValueError(f"{source.name}: the splits differ in their columns or classes. Use the same in all.")
-    classes, labels = find_classes(source.name, first, columns)
+    if columns.unused_masks:
+        notes.append(f"The column {columns.unused_masks} of masks is not used. {TO_SEGMENT}")
+    rows_by_split = {
+        split: _disable_decoding(rows_by_split[split], columns)
+        for split in ("train", "validation", "test")
+        if split in rows_by_split
+    }
+    if columns.is_segmentation:
+        classes, encoding, encoding_notes = _find_encoding(rows_by_split, columns, source)
+        labels = {}
+        notes += encoding_notes
+    else:
+        (classes, labels), encoding = find_classes(source.name, first, columns), None
     splits: dict[str, Split] = {}
-    for split in sorted(rows_by_split, key=["train", "validation", "test"].index):
-        rows = rows_by_split[split].cast_column(columns.image, datasets.Image(decode=False))
+    for split, rows in rows_by_split.items():
         make_split = SampleStream if isinstance(rows, datasets.IterableDataset) else make_samples
-        splits[split] = make_split(rows, split, columns, labels, source, problems)
-    task = "object-detection" if columns.is_detection else "image-classification"
-    return Dataset(task, classes, splits, "datasets", source.root, notes, problems)
+        splits[split] = make_split(rows, split, columns, labels, source, problems, encoding)
+    return Dataset(columns.task, classes, splits, "datasets", source.root, notes, problems)
+
+
+def _disable_decoding(rows: Any, columns: Columns) -> Any:
+    import datasets
+
+    for column in (columns.image, *([columns.target] if columns.is_segmentation else ())):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+def _find_encoding(rows_by_split: Mapping[str, Any], columns: Columns, source: RowSource) -> Encoding:
+    """Return the classes of masks, from a file next to the rows or in the Hub's repository, or else their values."""
+    import datasets
+
+    folder = _class_files(source)
+    names, file = find_mask_classes(folder) if folder else ([], "")
+    masks: list[str | bytes] = []
+    for rows in rows_by_split.values():
+        is_stream = isinstance(rows, datasets.IterableDataset)
+        if is_stream and not names:
+            raise ValueError(
+                f"{source.name}: got masks without the names of their classes, which streaming requires. Add "
+                'id2label.json, such as {"0": "road", "1": "car"}, or load it without streaming.'
+            )
+        step = 1 if is_stream else max(1, -(-len(rows) // SAMPLED_MASKS))
+        selected = rows.take(SAMPLED_MASKS) if is_stream else rows.select(range(0, len(rows), step))
+        for row in selected.select_columns([columns.target]):
+            with contextlib.suppress(OSError, ValueError):  # reported when the samples are created
+                masks.append(source.resolve(row[columns.target]))
+    return infer_encoding(masks, names, file, source.name)
+
+
+def _class_files(source: RowSource) -> DataFolder | None:
+    """Return the folder of a local dataset, or one with the files of the Hub's repository that may name classes."""
+    if source.root is not None:
+        return DataFolder(source.root)
+    repository = source.name.partition(":")[0]
+    try:
+        path = snapshot_download(
+            repository, repo_type="dataset", token=source.token, allow_patterns=[*CLASS_FILES], dry_run=False
+        )
+    except (OSError, ValueError):  # offline, without them in the cache
+        return None
+    return DataFolder(Path(path))

@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,9 @@ import fsspec
 import numpy as np
 from huggingface_hub import constants
 
+from ...tasks import TaskName
 from ..images import DECODER_ERRORS
+from ..masks import Mask, MaskEncoding
 from ..sequences import LazySequence, Samples, Subset
 from ..types import Problem, Sample
 from .annotations import CATEGORY_KEYS, AnnotatedImage, name_classes, parse_objects, validate_boxes
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+MASK_COLUMNS = (
+    *("mask", "masks", "segmentation", "segmentation_mask", "semantic_segmentation", "semantic_mask", "seg", "label"),
+    *("labels", "annotation", "annotations", "label_image", "gt", "ground_truth", "semantic", "sem_seg"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,39 @@ class ImageColumn(LazySequence):
 
 
 @dataclass(frozen=True)
+class MaskColumn(LazySequence):
+    """Masks of rows, read on access."""
+
+    sources: Sequence[str | bytes]
+    encoding: MaskEncoding
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def _item(self, index: int) -> Mask:
+        return Mask(self.sources[index], self.encoding)
+
+
+@dataclass(frozen=True)
 class Columns:
     """Names and types of the columns of a dataset."""
 
     image: str
-    target: str  # labels or objects
-    is_detection: bool  # whether the targets are objects
+    target: str  # labels, objects or masks
+    task: TaskName
     classes: tuple[str, ...] | None  # None if the column doesn't name them
     size: tuple[str, ...]  # width and height, if available
+    unused_masks: str = ""  # column of masks of a dataset for another task
+
+    @property
+    def is_detection(self) -> bool:
+        """Whether the targets are objects."""
+        return self.task == "object-detection"
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether the targets are masks."""
+        return self.task == "image-segmentation"
 
     def parse(
         self, name: str, row: Mapping[str, Any], load: Callable[[], str | bytes], problems: list[Problem]
@@ -108,8 +139,11 @@ class Columns:
         return image
 
 
-def find_columns(name: str, features: Mapping[str, Any] | None) -> Columns:
-    """Find the columns of images and of labels or objects. Several candidates are an error."""
+def find_columns(name: str, features: Mapping[str, Any] | None, task: TaskName | None = None) -> Columns:
+    """Find the columns of images and of labels, objects or masks. Several candidates are an error.
+
+    Objects and labels come before masks, unless `task` is segmentation.
+    """
     import datasets
 
     features = features or {}
@@ -119,10 +153,18 @@ def find_columns(name: str, features: Mapping[str, Any] | None) -> Columns:
         for key, feature in features.items()
         if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
     ]
+    masks = next((key for key in MASK_COLUMNS if key in images and len(images) > 1), "")
+    images = [key for key in images if key != masks]
     candidates = [key for key in IMAGE_COLUMNS if key in images] or images
     if not images or (len(images) > 1 and candidates == images and images[0] not in IMAGE_COLUMNS):
         raise ValueError(f"{name}: expected one column of images, got {columns}. Rename it to image.")
     size = ("width", "height") if {"width", "height"} <= features.keys() else ()
+    class_columns = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = [key for key in LABEL_COLUMNS if isinstance(features.get(key), datasets.ClassLabel | datasets.Value)]
+    if masks and (task == "image-segmentation" or not (task or labels or "objects" in features)):
+        return Columns(candidates[0], masks, "image-segmentation", None, size)
+    if task == "image-segmentation":
+        raise ValueError(f"{name}: expected a column of masks, got {columns}. Rename the column of the masks to mask.")
     if "objects" in features:
         objects = features["objects"]
         inner = getattr(objects, "feature", objects)  # of a list of dictionaries; without it a dictionary of lists
@@ -132,15 +174,13 @@ def find_columns(name: str, features: Mapping[str, Any] | None) -> Columns:
             raise ValueError(
                 f"{name}: expected `bbox` and `category` in `objects`, got {', '.join(fields) or 'no fields'}."
             )
-        return Columns(candidates[0], "objects", True, _class_names(categories[0]), size)
-    class_columns = [key for key, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    labels = [key for key in LABEL_COLUMNS if isinstance(features.get(key), datasets.ClassLabel | datasets.Value)]
+        return Columns(candidates[0], "objects", "object-detection", _class_names(categories[0]), size, masks)
     if not labels and len(class_columns) != 1:
         raise ValueError(
             f"{name}: expected a column `label` or `objects`, got {columns}. Rename the column of the annotations."
         )
     target = (labels or class_columns)[0]
-    return Columns(candidates[0], target, False, _class_names(features[target]), size)
+    return Columns(candidates[0], target, "image-classification", _class_names(features[target]), size, masks)
 
 
 def find_classes(
@@ -172,12 +212,19 @@ def make_samples(
     labels: Mapping[Hashable, int],
     source: RowSource,
     problems: list[Problem],
+    encoding: MaskEncoding | None = None,
 ) -> Samples:
-    """Create the samples of a split from rows with disabled decoding; their images are read on access."""
+    """Create the samples of a split from rows with disabled decoding; images and masks are read on access."""
     names = [f"{split}[{index}]" for index in range(len(rows))]
     images = ImageColumn(rows.select_columns([columns.image]), columns.image, source)
     missing = dict(_find_missing_images(images))
     problems += [Problem(names[index], "missing image", reason) for index, reason in missing.items()]
+    if encoding:
+        masks = ImageColumn(rows.select_columns([columns.target]), columns.target, source)
+        without = dict(_find_missing_images(masks))
+        problems += [Problem(names[index], "missing mask", reason) for index, reason in without.items()]
+        kept = [index for index in range(len(rows)) if index not in missing and index not in without]
+        return Samples(Subset(names, kept), Subset(images, kept), MaskColumn(Subset(masks, kept), encoding))
     values = rows.select_columns([columns.target, *(columns.size if columns.is_detection else ())])[:]
     available = [index for index in range(len(rows)) if index not in missing]
     if columns.is_detection:
@@ -208,6 +255,7 @@ class SampleStream:
     labels: Mapping[Hashable, int]
     source: RowSource
     problems: list[Problem]
+    encoding: MaskEncoding | None = None  # of masks
     part: tuple[float, float, int] = (0.0, 1.0, 0)  # (start, end, seed) of a hash of the images, 0..1
 
     def __iter__(self) -> Iterator[Sample]:
@@ -240,6 +288,12 @@ class SampleStream:
             annotated = self.columns.parse(name, row, lambda: image, problems)
             kept, objects = validate_boxes([annotated] if annotated else [], self.labels, problems)
             return Sample(name, image, objects=objects[0]) if kept else None
+        if self.encoding:
+            try:
+                return Sample(name, image, mask=Mask(self.source.resolve(row[self.columns.target]), self.encoding))
+            except (OSError, ValueError) as error:
+                problems.append(Problem(name, "missing mask", str(error)))
+                return None
         label = row[self.columns.target]
         if label in self.labels:
             return Sample(name, image, label=self.labels[label])
