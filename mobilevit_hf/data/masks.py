@@ -119,6 +119,11 @@ class Mask:
             codes = codes[region.top : region.top + region.height, region.left : region.left + region.width]
         return self.encoding.encode(codes) if self.encoding else (codes.astype(np.uint8, copy=False), {})
 
+    @property
+    def is_painted(self) -> bool:
+        """Whether it is painted, from shapes whose classes are known."""
+        return isinstance(self.source, Shapes)
+
     def labels(self) -> list[int]:
         """Return the classes of its pixels, none if it can't be read."""
         if isinstance(self.source, Shapes):

@@ -15,7 +15,7 @@ from .formats.unread import EXPORT, identify_tool
 from .image_formats import describe_unread
 from .recognition import check_class_folders, note_unused_masks, recognize, task_options
 from .sequences import Samples
-from .splits import split_validation
+from .splits import is_stratified, split_validation
 from .types import Dataset
 
 # Modules with `TASKS`, `recognizes(folder)` and `read(folder)`.
@@ -191,7 +191,8 @@ def _add_validation(dataset: Dataset, fraction: float, seed: int) -> None:
     elif fraction and isinstance(train, Samples) and len((parts := split_validation(train, fraction, seed))[1]):
         remaining, validation = parts
         size, total = len(validation), len(train)
-        description = f"{size} of {total} training images ({size / total:.1%}), stratified by class"
+        how = "stratified by class" if is_stratified(train) else "at random"
+        description = f"{size} of {total} training images ({size / total:.1%}), {how}"
     else:
         dataset.notes.append("No validation split, and none was split off the training split.")
         return

@@ -98,6 +98,11 @@ class Samples(LazySequence):
             return target.labels()
         return target.labels.tolist() if isinstance(target, Objects) else [target]
 
+    def has_unread_masks(self) -> bool:
+        """Return whether the labels of the images are known only after their masks are read."""
+        target = self.targets[0] if len(self.targets) else None
+        return isinstance(target, Mask) and not target.is_painted
+
     def select(self, indices: Sequence[int]) -> "Samples":
         """Return the samples at some indices."""
         return Samples(Subset(self.names, indices), Subset(self.images, indices), Subset(self.targets, indices))

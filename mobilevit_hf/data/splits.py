@@ -1,16 +1,21 @@
 """Split a validation set off the training samples, or all samples into folds, stratified by class."""
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from .sequences import Samples
+
+MAX_READ_MASKS = 1000  # some seconds
 
 
 def split_validation(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
     """Split samples in two, stratified by class.
 
-    An image counts for its class, in detection for the rarest class on it. Each class contributes its fraction,
+    An image counts for its class, in detection and segmentation for the rarest class on it; more than
+    `MAX_READ_MASKS` masks are not read, and the split is random. Each class contributes its fraction,
     rounded such that the total is exact, but at least one image if it has two or more; the only image of a class
     remains. Images are chosen by a hash of the seed and their name: the same on every machine, and nearly the same
     after images were added.
@@ -19,7 +24,7 @@ def split_validation(samples: Samples, fraction: float, seed: int) -> tuple[Samp
         The remaining samples, and a fraction (0..1) of the samples, both in the order of `samples`.
     """
     groups: dict[int, list[int]] = defaultdict(list)
-    for index, label in enumerate(_rarest_labels([samples.labels_at(index) for index in range(len(samples))])):
+    for index, label in enumerate(_rarest_labels(_read_labels(samples))):
         groups[label].append(index)
 
     def rank(index: int) -> bytes:
@@ -29,6 +34,18 @@ def split_validation(samples: Samples, fraction: float, seed: int) -> tuple[Samp
     chosen = {index for label, indices in groups.items() for index in sorted(indices, key=rank)[: counts[label]]}
     remaining = [index for index in range(len(samples)) if index not in chosen]
     return samples.select(remaining), samples.select(sorted(chosen))
+
+
+def is_stratified(samples: Samples) -> bool:
+    """Return whether `split_validation` knows the classes of samples, of which masks must be read."""
+    return len(samples) <= MAX_READ_MASKS or not samples.has_unread_masks()
+
+
+def _read_labels(samples: Samples) -> list[list[int]]:
+    if not is_stratified(samples):
+        return [[]] * len(samples)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(samples.labels_at, range(len(samples))))
 
 
 def assign_folds(

@@ -5,7 +5,10 @@ from collections import Counter
 
 import pytest
 from dataset_files import sample_names, save_image, split_sizes, write
+from mask_files import write_mask_dataset
 
+from mobilevit_hf.data import splits
+from mobilevit_hf.data.masks import Mask
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.splits import assign_folds
 
@@ -125,3 +128,27 @@ def test_duplicates_are_in_one_fold():
     assert all(folds[first] == folds[second] for first, second in pairs)
     sizes = Counter(folds)
     assert max(sizes.values()) - min(sizes.values()) <= 2
+
+
+def write_masks(root, count, rare=4):
+    """Write images with masks of the classes 0 and 1, of which every `rare`-th also has class 2."""
+    names = [(f"images/{i:02}.png", f"masks/{i:02}.png") for i in range(count)]
+    for number, (image, mask) in enumerate(names):
+        write_mask_dataset(root, [(image, mask)], values=(0, 1, 2) if number % rare == 0 else (0, 1))
+
+
+def test_masks_are_split_by_their_rarest_class(tmp_path):
+    write_masks(tmp_path, 20)
+    dataset = load_dataset(tmp_path, validation_fraction=0.4)
+    assert split_sizes(dataset) == {"train": 12, "validation": 8}
+    assert sum(2 in sample.mask.labels() for sample in dataset.splits["validation"]) == 2
+    assert "stratified" in " ".join(dataset.notes)
+
+
+def test_many_masks_are_split_at_random(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "MAX_READ_MASKS", 10)
+    monkeypatch.setattr(Mask, "labels", lambda self: pytest.fail("read"))
+    write_masks(tmp_path, 20)
+    dataset = load_dataset(tmp_path, validation_fraction=0.4)
+    assert split_sizes(dataset) == {"train": 12, "validation": 8}
+    assert "at random" in " ".join(dataset.notes)
