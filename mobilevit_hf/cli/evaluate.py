@@ -1,4 +1,4 @@
-"""`mobilevit evaluate`: measure accuracy or mean average precision on a labeled dataset."""
+"""`mobilevit evaluate`: measure accuracy, mean average precision or mean IoU on a labeled dataset."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from ..io import user_path
 from ..model_sources import read_task, resolve_model
 from ..records import RESULTS_FILE
 from ..reports.files import check_report_folder
-from ..tasks import METRICS
+from ..tasks import METRICS, TASKS, TaskName
 from . import console
 from .options import DataArgument, DataFormatOption, Device, DeviceOption, JsonOption, ModelArgument
 
@@ -23,14 +23,23 @@ if TYPE_CHECKING:
 
 SHOWN_CLASSES = 20  # rows of the table of classes
 # Columns of the table of classes, which fits into 80 characters. A count error is the mean of |detections - objects|.
-CLASS_COLUMNS = {"precision": "precision", "recall": "recall", "f1": "F1", "support": "images"}
-DETECTOR_COLUMNS = {
-    "map": "mAP",
-    "map_50": "mAP50",
-    "precision": "precision",
-    "recall": "recall",
-    "count_error": "count error",
-    "support": "objects",
+CLASS_COLUMNS: dict[TaskName, dict[str, str]] = {
+    "image-classification": {"precision": "precision", "recall": "recall", "f1": "F1", "support": "images"},
+    "object-detection": {
+        "map": "mAP",
+        "map_50": "mAP50",
+        "precision": "precision",
+        "recall": "recall",
+        "count_error": "count error",
+        "support": "objects",
+    },
+    "image-segmentation": {"iou": "IoU", "dice": "Dice", "accuracy": "accuracy", "pixels": "pixels"},
+}
+# Column by which the worst classes are chosen.
+CLASS_SCORES: dict[TaskName, str] = {
+    "image-classification": "f1",
+    "object-detection": "map",
+    "image-segmentation": "iou",
 }
 MAX_CONFUSION = 100  # classes for which --json prints the confusion matrix
 
@@ -67,14 +76,15 @@ def evaluate(
         bool, typer.Option("--download", help="Download a Hub dataset and cache it, instead of streaming it.")
     ] = False,
 ) -> None:
-    """Measure the accuracy or mAP of a model on labeled data.
+    """Measure the accuracy, mAP or mean IoU of a model on labeled data.
 
-    The predictions are those of transformers' pipeline. An image that can't be read is reported and skipped; the exit
-    code is then 1.
+    The predictions are those of transformers' pipeline; label maps are compared at the size of the masks. An image
+    that can't be read is reported and skipped; the exit code is then 1.
 
-    To reproduce the paper: mobilevit evaluate apple/mobilevit-small imagenet-1k (78.4%), or mobilevit convert FILE
-    OUT --labels coco and mobilevit evaluate OUT COCO, where COCO contains annotations/instances_val2017.json and
-    val2017.
+    To reproduce the paper: mobilevit evaluate apple/mobilevit-small imagenet-1k (78.4%); mobilevit evaluate
+    apple/deeplabv3-mobilevit-small VOC2012 --split validation (mean IoU 79.1%), where VOC2012 contains
+    ImageSets/Segmentation, JPEGImages and SegmentationClass; or mobilevit convert FILE OUT --labels coco and mobilevit
+    evaluate OUT COCO, where COCO contains annotations/instances_val2017.json and val2017.
     """
     if save:
         save = user_path(save)
@@ -83,23 +93,33 @@ def evaluate(
     task = read_task(model, folder).name
 
     from ..data.reading import load_dataset, local_path
-    from ..evaluation import evaluate_model
+    from ..evaluation import evaluate_model, take_whole_images
     from ..evaluation.selection import check_problems, limit_samples, select_split, split_problems
     from ..pipelines import pipeline
 
     # Streaming a Hub dataset fetches only the evaluated split and keeps nothing on disk.
-    dataset = load_dataset(data, data_format=data_format, streaming=not (download or local_path(data)))
+    dataset = load_dataset(
+        data,
+        # Without a task, boxes and labels take precedence over masks.
+        task=task if TASKS[task].labels == "mask" else None,
+        data_format=data_format,
+        streaming=not (download or local_path(data)),
+    )
     if dataset.task != task:
         raise ValueError(f"{data}: got data for {dataset.task}, expected {task}, the task of {model}.")
     name, samples = select_split(dataset, split)
     check_problems(split_problems(dataset, name), samples, max_bad)
     tune_allocator()
     predictor = pipeline(task, str(folder), device=console.pick_device(device), trust_remote_code=False)
+    processor: Any = predictor.image_processor
+    if task == "image-segmentation":
+        processor, notes = take_whole_images(processor)
+        dataset.notes += notes
     with console.show_progress() as progress:
         bar = progress.add_task("Evaluating")
         result = evaluate_model(
             predictor.model,
-            predictor.image_processor,  # ty: ignore[invalid-argument-type] optional for pipelines of other tasks
+            processor,
             limit_samples(samples, limit),
             dataset.classes,
             batch_size=batch_size,
@@ -200,16 +220,14 @@ def _print_result(result: "EvaluationResult", heading: str) -> None:
 
 def _print_classes(result: "EvaluationResult") -> None:
     """Print the metrics of each class, or of the `SHOWN_CLASSES` worst."""
-    is_detector = result.task == "object-detection"
-    rows = result.metrics["per_class_metrics" if is_detector else "per_class"]
+    rows = result.metrics["per_class_metrics" if result.task == "object-detection" else "per_class"]
     if not rows:  # neither objects nor detections
         return
-    key = "map" if is_detector else "f1"
+    key, columns = CLASS_SCORES[result.task], CLASS_COLUMNS[result.task]
     shown = list(rows.items())
     if len(shown) > SHOWN_CLASSES:
         shown = sorted(shown, key=lambda item: item[1][key])[:SHOWN_CLASSES]
         console.print_line(f" the {SHOWN_CLASSES} worst of {len(rows)} classes; --json prints all:")
-    columns = DETECTOR_COLUMNS if is_detector else CLASS_COLUMNS
     table = console.make_table("class", *columns.values())
     for name, row in shown:
         table.add_row(console.make_cell(name), *(_format_cell(column, row[column]) for column in columns))
@@ -219,7 +237,7 @@ def _print_classes(result: "EvaluationResult") -> None:
 def _format_cell(column: str, value: float) -> str:
     if column == "count_error":
         return f"{value:.2f}"
-    return str(value) if isinstance(value, int) else _format_percent(value)
+    return f"{value:,}" if isinstance(value, int) else _format_percent(value)
 
 
 def _format_percent(value: float) -> str:

@@ -1,5 +1,6 @@
 """Metrics of semantic segmentation, from counts of the pixels of each target and predicted class."""
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from torch.nn import functional as F
+from transformers import BaseImageProcessor
 
 from ..data.types import IGNORE_INDEX
 from ..metrics.mean_iou.mean_iou import class_iou, count_pairs, mean_iou_of_confusion
@@ -164,6 +166,25 @@ class SegmentationMetrics(TaskMetrics):
         """Return the mean cross-entropy over the labeled pixels of all images."""
         labeled = sum(int(image.pixels.sum()) for image in self.images)
         return {"loss": sum(image.loss for image in self.images) / labeled} if labeled else {}
+
+
+def take_whole_images(processor: BaseImageProcessor) -> tuple[BaseImageProcessor, list[str]]:
+    """Return an image processor for the paper's measurement of label maps, and notes for the user.
+
+    Of an image processor that crops images to their center, as those of Apple's checkpoints, the label map is that of
+    the crop, which transformers stretches over the image: it does not match the mask. The paper resizes whole images
+    to the size of the crop; so does a copy of the image processor. Others are returned as they are.
+    """
+    source: Any = processor
+    if not getattr(source, "do_center_crop", False):
+        return processor, []
+    height, width = source.crop_size["height"], source.crop_size["width"]
+    whole = copy.copy(source)
+    whole.do_center_crop, whole.size = False, type(source.size)(height=height, width=width)
+    return whole, [
+        f"Measured on whole images resized to {width}x{height}, as in the paper: the model's image processor crops "
+        "images to their center, and the pipeline stretches the crop's masks over the image."
+    ]
 
 
 def _compress(maps: LabelMaps) -> tuple[CompressedLabelMap, CompressedLabelMap]:

@@ -15,6 +15,7 @@ from formula import formula_state_dict, official_shapes
 from hub_server import HubServer
 from huggingface_hub import HfApi
 from metric_cases import reference_map
+from PIL import Image
 from transformers import AutoImageProcessor
 
 import mobilevit_hf
@@ -352,6 +353,97 @@ def test_invalid_arguments_print_one_line(
     assert (code, out) == (2, "")
     assert re.search(message, err)
     assert err.count("\n") == 1
+
+
+# --- segmentation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory):
+    """PASCAL VOC 2012 with two images in its validation split, and masks of palette files with a border of 255."""
+    folder = tmp_path_factory.mktemp("VOC2012")
+    for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
+        (folder / name).mkdir(parents=True)
+    for index, image in enumerate(make_images(3, size=(100, 80))):
+        mask = np.zeros((80, 100), np.uint8)
+        mask[20:60, 10:50], mask[30:70, 55:95] = 15, 7 + index
+        mask[20:60, 8:10] = 255
+        palette = Image.fromarray(mask, mode="P")
+        palette.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes())
+        palette.save(folder / "SegmentationClass" / f"2007_00000{index}.png")
+        image.save(folder / "JPEGImages" / f"2007_00000{index}.jpg")
+    (folder / "ImageSets/Segmentation/train.txt").write_text("2007_000000\n")
+    (folder / "ImageSets/Segmentation/val.txt").write_text("2007_000001\n2007_000002\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def voc_model(tiny_model, tmp_path_factory):
+    """A tiny model with the classes, and the image processor of Apple's checkpoints, smaller."""
+    classes = (
+        "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person"
+    )
+    names = [*classes.split(), "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+    fields = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    model = tiny_model(mobilevit_hf.MobileViTForSemanticSegmentation, output_stride=16, **fields)
+    processor = transformers.MobileViTImageProcessor(
+        size={"shortest_edge": 68}, crop_size={"height": 64, "width": 64}, do_flip_channel_order=True
+    )
+    folder = tmp_path_factory.mktemp("voc_model")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_mean_iou_on_voc_is_that_of_whole_images(mobilevit, voc_model, voc):
+    """The crop of the image processor would move the masks; the paper resizes whole images."""
+    code, out, err = mobilevit("evaluate", voc_model, voc, "--split", "validation", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert "Measured on whole images resized to 64x64, as in the paper" in " ".join(err.split())
+    processor = AutoImageProcessor.from_pretrained(voc_model, do_center_crop=False, size={"height": 64, "width": 64})
+    segment = transformers.pipeline("image-segmentation", model=str(voc_model), image_processor=processor)
+    names = [segment.model.config.id2label[index] for index in range(21)]
+    pairs = []
+    for name in ("2007_000001", "2007_000002"):
+        prediction = np.full((80, 100), -1)
+        for part in segment(str(voc / f"JPEGImages/{name}.jpg")):
+            prediction[np.asarray(part["mask"]) > 0] = names.index(part["label"])
+        with Image.open(voc / f"SegmentationClass/{name}.png") as image:
+            pairs.append((np.asarray(image).ravel(), prediction.ravel()))
+    target, predicted = np.concatenate(pairs, axis=1)
+    predicted, target = predicted[target != 255], target[target != 255]
+    classes = sorted({*target.tolist(), *predicted.tolist()})
+    ious = {
+        names[label]: ((target == label) & (predicted == label)).sum()
+        / ((target == label) | (predicted == label)).sum()
+        for label in classes
+    }
+    assert result["task"] == "image-segmentation"
+    assert {name: row["iou"] for name, row in result["metrics"]["per_class"].items()} == pytest.approx(ious, abs=2e-3)
+    assert result["metrics"]["mean_iou"] == pytest.approx(np.mean([*ious.values()]), abs=1e-3)
+    assert np.sum(result["confusion"]) == len(target)
+    assert [mistake["name"] for mistake in result["mistakes"]] != []
+
+
+def test_table_of_a_segmentation_model(mobilevit, voc_model, voc):
+    code, out, err = mobilevit("evaluate", voc_model, voc, "--split", "validation")
+    assert code == 0, err
+    for title in ("Mean IoU", "Pixel accuracy", "Mean Dice", "Boundary IoU"):
+        assert re.search(rf"{title} +\d+\.\d% +95% CI: ", out), title
+    assert re.search(r"class +IoU +Dice +accuracy +pixels", out)
+    assert re.search(r"person +\d+\.\d% +\d+\.\d% +\d+\.\d% +3,200", out)
+
+
+def test_saved_report_of_a_segmentation_model(mobilevit, voc_model, voc, tmp_path):
+    code, out, err = mobilevit("evaluate", voc_model, voc, "--split", "validation", "--save", tmp_path / "report")
+    assert code == 0, err
+    files = {file.name for file in (tmp_path / "report").iterdir()}
+    assert {"report.html", "predictions.csv", "results.json", "worst_images.png", "class_iou.png"} <= files
+    with (tmp_path / "report/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["JPEGImages/2007_000001.jpg", "JPEGImages/2007_000002.jpg"]
+    assert rows[0]["iou person"] != ""
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
