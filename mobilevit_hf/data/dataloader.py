@@ -92,7 +92,7 @@ def make_batch(
         if mix is None and is_sent:
             return {"pixel_values": Deferred(transform.normalize, pixels), "labels": labels}
         pixels = transform.normalize(pixels)
-    if mix is not None and isinstance(labels, Tensor):
+    if mix is not None and isinstance(labels, Tensor) and labels.ndim == 1:
         with seeded(first.seed) if isinstance(first, SampleSpec) else nullcontext():
             pixels, labels = mix(pixels, labels)
     return {"pixel_values": pixels, "labels": labels}

@@ -21,6 +21,7 @@ from mobilevit_hf.data.dataloader import (
     explain_killed_worker,
     make_dataloader,
 )
+from mobilevit_hf.data.masks import Mask
 from mobilevit_hf.data.sampler import BatchShape, MultiScaleBatchSampler
 from mobilevit_hf.data.transforms import make_mix, make_transform
 from mobilevit_hf.data.types import Objects, Sample
@@ -358,3 +359,64 @@ def test_stream_shorter_than_a_batch_raises(labeled_samples):
         ValueError, match=r"got a stream of 14 samples, expected at least 20: a batch of 10 for each of 2"
     ):
         list(make_dataloader(make_stream(labeled_samples, 10, num_replicas=2)))
+
+
+@pytest.fixture
+def masked_samples(samples):
+    """Samples of the same images with masks of four classes and ignored pixels."""
+    rng = np.random.default_rng(0)
+    return [
+        Sample(sample.name, sample.image, mask=Mask(rng.choice([0, 1, 2, 3, 255], (60, 80 + i)).astype(np.uint8)))
+        for i, sample in enumerate(samples)
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_batches_of_masks(masked_samples, workers):
+    transform = make_transform("image-segmentation", PROCESSOR, training=True)
+    sampler = MultiScaleBatchSampler(len(masked_samples), [*SHAPES, BatchShape(64, 32, 1)], seed=1)
+    shapes = set()
+    for batch in make_dataloader(ImageDataset(masked_samples, transform), sampler, num_workers=workers):
+        pixels, labels = batch["pixel_values"], batch["labels"]
+        assert labels.shape == (len(pixels), *pixels.shape[2:])
+        assert (pixels.dtype, labels.dtype) == (torch.float32, torch.int64)
+        assert set(labels.unique().tolist()) <= {0, 1, 2, 3, 255}
+        shapes.add(tuple(labels.shape))
+    assert len(shapes) > 1
+
+
+@pytest.mark.slow
+def test_batches_of_masks_are_independent_of_workers(masked_samples):
+    transform = make_transform("image-segmentation", PROCESSOR, training=True)
+    batches = [
+        list(
+            make_dataloader(
+                ImageDataset(masked_samples, transform), MultiScaleBatchSampler(14, SHAPES), num_workers=workers
+            )
+        )
+        for workers in (0, 2)
+    ]
+    for batch, other in zip(*batches, strict=True):
+        assert (batch["labels"] == other["labels"]).all()
+        assert (batch["pixel_values"] == other["pixel_values"]).all()
+
+
+def test_evaluation_batches_of_masks(masked_samples):
+    transform = make_transform("image-segmentation", PROCESSOR, training=False)
+    batches = list(make_dataloader(ImageDataset(masked_samples, transform), 4))
+    assert [tuple(batch["labels"].shape) for batch in batches] == [(4, 32, 32)] * 3 + [(2, 32, 32)]
+
+
+def test_cutmix_leaves_masks_unchanged(masked_samples):
+    transform = make_transform("image-segmentation", PROCESSOR, training=True)
+    mixed = ImageDataset(masked_samples, transform, make_mix(4, cutmix=1.0))
+    specs = next(iter(MultiScaleBatchSampler(14, SHAPES)))
+    labels = mixed.__getitems__(specs)["labels"]
+    assert (labels == ImageDataset(masked_samples, transform).__getitems__(specs)["labels"]).all()
+
+
+def test_a_mask_of_another_size_names_the_sample(masked_samples):
+    masked_samples[1] = Sample("train/1.jpg", masked_samples[1].image, mask=Mask(np.zeros((10, 10), np.uint8)))
+    transform = make_transform("image-segmentation", PROCESSOR, training=True)
+    with pytest.raises(UnreadableSampleError, match=r"train/1\.jpg: mask of 10x10 pixels, image of 81x60"):
+        ImageDataset(masked_samples, transform)[1]

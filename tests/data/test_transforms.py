@@ -13,8 +13,10 @@ from torchvision.transforms import v2
 from transformers import AutoImageProcessor, BitImageProcessor, MobileViTImageProcessor, ViTImageProcessorPil
 
 from mobilevit_hf import MobileViTSSDLiteImageProcessor
-from mobilevit_hf.data.images import LazyImage, Region
+from mobilevit_hf.data.images import LazyImage, Region, UnreadableImageError
+from mobilevit_hf.data.masks import Mask
 from mobilevit_hf.data.transforms import (
+    SegmentationTransform,
     crop_objects,
     make_mix,
     make_transform,
@@ -317,3 +319,141 @@ def test_unsupported_processor_raises():
         make_transform("image-classification", ViTImageProcessorPil(), training=True)
     with pytest.raises(ValueError, match="mixup: got -1"):
         make_mix(3, mixup=-1)
+
+
+def segmentation_processor(is_stretched):
+    if is_stretched:
+        size = {"size": {"height": 64, "width": 96}, "do_center_crop": False}
+    else:
+        size = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 96}}
+    return MobileViTImageProcessor(**size, do_flip_channel_order=False, resample=Image.Resampling.NEAREST)
+
+
+MASK_COLORS = np.array([[20, 30, 40], [200, 0, 0], [0, 220, 10], [60, 60, 250]], np.uint8)
+
+
+def make_checker(height=120, width=200, seed=0):
+    """Return an image whose colors are those of the classes of its mask (H, W)."""
+    cells = np.random.default_rng(seed).integers(0, 4, (height // 20, width // 20))
+    mask = np.kron(cells, np.ones((20, 20), dtype=int)).astype(np.uint8)
+    return Image.fromarray(MASK_COLORS[mask]), Sample("a", None, mask=Mask(mask))
+
+
+def read_labels(pixel_values):
+    """Return the class by the nearest color of each pixel, (H, W)."""
+    pixels = (pixel_values * 255).permute(1, 2, 0).numpy()
+    return np.abs(pixels[:, :, None] - MASK_COLORS.astype(float)).sum(axis=-1).argmin(axis=-1)
+
+
+@pytest.mark.parametrize("is_stretched", [True, False])
+def test_masks_follow_their_image(is_stretched):
+    image, sample = make_checker()
+    processor = segmentation_processor(is_stretched)
+    transform = make_transform("image-segmentation", processor, training=True, color_jitter=0, vertical_flip=0.5)
+    ignored, agreement = [], []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        inputs = transform(image, sample)
+        labels = inputs["labels"].numpy()
+        assert (labels.shape, inputs["labels"].dtype) == ((64, 96), torch.int64)
+        agreement.append((read_labels(inputs["pixel_values"]) == labels)[labels != 255].mean())
+        ignored.append((labels == 255).mean())
+    assert min(agreement) > 0.9  # pixels of regions that exceed the image are rounded
+    assert mean(agreement) > 0.99
+    assert 0.02 < mean(ignored) < 0.3  # only at scales below 1
+
+
+def test_masks_are_cropped_flipped_and_resized_as_by_torchvision(monkeypatch):
+    image, sample = make_checker()
+    transform = SegmentationTransform(segmentation_processor(True), color_jitter=0, scale_jitter=(1.2, 2))
+    for seed, dims in enumerate(([], [-1], [-2], [-1, -2]) * 3):
+        torch.manual_seed(seed)
+        region = transform._choose_region(120, 200, (64, 96))
+        monkeypatch.setattr(transform, "_choose_region", lambda *_, region=region: region)
+        monkeypatch.setattr(transform, "_choose_flips", lambda dims=dims: dims)
+        inputs = transform(image, sample)
+        assert 0 <= region.top <= 120 - region.height
+        assert 0 <= region.left <= 200 - region.width
+        pair = [
+            v2.functional.crop(value, *region)
+            for value in (tv_tensors.Image(image), tv_tensors.Mask(sample.mask.read()[None]))
+        ]
+        # The nearest of the centers of pixels, as transformers' processors; torchvision's masks use their corners.
+        mode = v2.InterpolationMode.NEAREST_EXACT
+        pair = [type(value)(v2.functional.resize_image(value, [64, 96], interpolation=mode)) for value in pair]
+        flips = [v2.RandomHorizontalFlip(1)] * (-1 in dims) + [v2.RandomVerticalFlip(1)] * (-2 in dims)
+        pixels, mask = v2.Compose([v2.Identity(), *flips])(*pair)
+        assert (inputs["labels"] == mask[0]).all()
+        torch.testing.assert_close(inputs["pixel_values"], pixels / 255, rtol=0, atol=1e-3)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("is_stretched", [True, False])
+def test_scale_1_shows_what_the_processor_shows(is_stretched):
+    image, sample = make_checker()
+    processor = segmentation_processor(is_stretched)
+    options = {"scale_jitter": (1, 1), "ratio_jitter": (1, 1), "color_jitter": 0, "horizontal_flip": 0}
+    trained = make_transform("image-segmentation", processor, training=True, **options)(image, sample)
+    evaluated = make_transform("image-segmentation", processor, training=False)(image, sample)
+    assert trained["labels"].shape == evaluated["labels"].shape
+    if is_stretched:
+        assert (trained["labels"] == evaluated["labels"]).all()
+
+
+def test_evaluation_resizes_masks_as_images():
+    image, sample = make_checker()
+    for is_stretched in (True, False):
+        inputs = make_transform("image-segmentation", segmentation_processor(is_stretched), training=False)(
+            image, sample
+        )
+        assert inputs["labels"].dtype == torch.int64
+        np.testing.assert_array_equal(read_labels(inputs["pixel_values"]), inputs["labels"])
+
+
+def test_padding_of_the_processor_is_ignored():
+    image, sample = make_checker(40, 40)
+    processor = MobileViTImageProcessor(do_resize=False, crop_size={"height": 60, "width": 60})
+    labels = make_transform("image-segmentation", processor, training=False)(image, sample)["labels"]
+    np.testing.assert_array_equal(labels[10:50, 10:50], sample.mask.read())
+    assert (labels != 255).sum() == 40 * 40
+
+
+def test_ignored_pixels_stay_ignored():
+    image, sample = make_checker()
+    mask = sample.mask.read().copy()
+    mask[:, :100] = 255
+    sample = Sample("a", None, mask=Mask(mask))
+    processor = segmentation_processor(True)
+    options = {"scale_jitter": (1, 1), "ratio_jitter": (1, 1), "horizontal_flip": 0}
+    for training in (True, False):
+        transform = make_transform("image-segmentation", processor, training=training, **(options if training else {}))
+        labels = transform(image, sample)["labels"]
+        assert (labels[:, :48] == 255).all()
+        assert (labels[:, 48:] < 4).all()
+
+
+def test_a_mask_of_another_size_raises():
+    image, _ = make_checker()
+    sample = Sample("a", None, mask=Mask(np.zeros((60, 100), np.uint8)))
+    for training in (True, False):
+        transform = make_transform("image-segmentation", segmentation_processor(True), training=training)
+        with pytest.raises(UnreadableImageError, match="mask of 100x60 pixels, image of 200x120"):
+            transform(image, sample)
+
+
+@pytest.mark.parametrize("options", [{"scale_jitter": (0, 1)}, {"ratio_jitter": (2, 1)}])
+def test_invalid_ranges_of_segmentation_raise(options):
+    with pytest.raises(ValueError, match="expected a minimum and a maximum above 0"):
+        SegmentationTransform(segmentation_processor(True), **options)
+
+
+def test_a_reduced_jpeg_stays_aligned_with_its_mask():
+    _, sample = make_checker(600, 1000)
+    mask = np.kron(sample.mask.read()[::20, ::20][:6, :10], np.ones((100, 100), dtype=int)).astype(np.uint8)
+    file = jpeg_bytes(Image.fromarray(MASK_COLORS[mask]), quality=95, subsampling=0)
+    transform = SegmentationTransform(segmentation_processor(True), color_jitter=0, scale_jitter=(0.8, 1.2))
+    for seed in range(10):
+        torch.manual_seed(seed)
+        inputs = transform(LazyImage(file), Sample("a", None, mask=Mask(mask)))
+        labels = inputs["labels"].numpy()
+        assert (read_labels(inputs["pixel_values"]) == labels)[labels != 255].mean() > 0.9
