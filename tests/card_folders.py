@@ -7,10 +7,15 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 MIT_CARD = "---\nlicense: mit\n---\n# Mine\n"
-CLASSES = {"image-classification": ("dress", "hat", "t-shirt"), "object-detection": ("RBC", "WBC", "Platelets")}
+CLASSES = {
+    "image-classification": ("dress", "hat", "t-shirt"),
+    "object-detection": ("RBC", "WBC", "Platelets"),
+    "image-segmentation": ("road", "car", "pole"),
+}
 ARCHITECTURES = {
     "image-classification": "MobileViTForImageClassification",
     "object-detection": "MobileViTSSDLiteForObjectDetection",
+    "image-segmentation": "MobileViTForSemanticSegmentation",
 }
 HARDWARE = {
     "device": "cpu",
@@ -115,12 +120,21 @@ def write_run(folder, task="image-classification", **changes):
         }
     (folder / "run.json").write_text(json.dumps(run | changes))
     (folder / "results.json").write_text(json.dumps(results))
-    plots = ("confusion_matrix.png", "reliability.png")
-    if task == "object-detection":
-        plots = ("average_precision.png", "confusion_matrix.png", "precision_recall.png", "thresholds.png")
-    for file in ("curves.png", *plots, "samples.png", "mistakes.png"):
+    for file in ("curves.png", *PLOTS[task]):
         Image.new("RGB", (8, 8)).save(folder / file)
     return folder
+
+
+PLOTS = {
+    "image-classification": ("confusion_matrix.png", "reliability.png", "samples.png", "mistakes.png"),
+    "object-detection": (
+        *("average_precision.png", "confusion_matrix.png", "precision_recall.png", "thresholds.png"),
+        *("samples.png", "mistakes.png"),
+    ),
+    "image-segmentation": (
+        *("class_iou.png", "confusion_matrix_normalized.png", "best_images.png", "worst_images.png"),
+    ),
+}
 
 
 def class_metrics(average_precision, support, count_error, count_bias):
@@ -192,6 +206,36 @@ RUNS = {
             "threshold": 0.4123,
             "best_threshold": {"value": 0.4123, "f1": 0.81, "precision": 0.8, "recall": 0.82},
             "images_per_second": 31.0,
+        },
+    ),
+    "image-segmentation": (
+        "streets",
+        {
+            "train": {"road": 900_000, "car": 95_500, "pole": 4_500},
+            "validation": {"road": 90_000, "car": 9_600, "pole": 400},
+        },
+        {
+            "metric": "mean_iou",
+            "best": 0.6125,
+            "steps": 1152,
+            "seconds": 3725.4,
+            "split": "validation",
+            "num_images": 341,
+            "metrics": {
+                "mean_iou": 0.6125,
+                "pixel_accuracy": 0.9432,
+                "mean_dice": 0.7219,
+                "boundary_iou": 0.4875,
+                "per_class": {
+                    "road": {"iou": 0.95, "dice": 0.9744, "accuracy": 0.98, "pixels": 90_000},
+                    "car": {"iou": 0.7, "dice": 0.8235, "accuracy": 0.81, "pixels": 9_600},
+                    "pole": {"iou": 0.1875, "dice": 0.3158, "accuracy": 0.25, "pixels": 400},
+                },
+            },
+            "intervals": {"mean_iou": [0.58, 0.64], "pixel_accuracy": [0.93, 0.95]},
+            "losses": {"loss": 0.2134},
+            "num_evaluations": 12,
+            "images_per_second": 21.0,
         },
     ),
 }

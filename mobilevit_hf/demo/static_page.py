@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 from ..backends.formats import check_backend
 from ..backends.loader import export_image_file
 from ..backends.pytorch import load_model
-from ..hub.card import count, find_headline, find_threshold_source, percent
+from ..hub.card import count, find_headline, find_threshold_source, percent, quoted_metric
 from ..hub.contents import Contents
 from ..hub.licenses import License
 from ..hub.metadata import CardOptions, ModelMetadata, collect_metadata
 from ..hub.space import INDEX, PAGE_MARKER
 from ..io import atomic_folder
 from ..model_sources import builtin_models, load_image_processor, read_task, recommended_threshold, resolve_model
-from ..tasks import Task
+from ..tasks import METRICS, Task
 from ..visualization.colors import class_colors, text_color
 from .onnxruntime_web import runtime_files
 
@@ -236,11 +236,12 @@ def describe(metadata: ModelMetadata, name: str, repo_id: str | None = None) -> 
 def _describe_quality(metadata: ModelMetadata) -> str:
     """Return the headline metric as in the model card; empty if none is recorded."""
     evaluation = find_headline(metadata.evaluations)
-    metric, title = ("map_50", "mAP at IoU 0.50") if metadata.task.labels == "boxes" else ("accuracy", "Accuracy")
+    metric = quoted_metric(metadata.task)
     if evaluation is None or metric not in evaluation.metrics:
         return ""
     where = "of a cross-validation" if evaluation.cross_validation else f"of the {evaluation.split} split"
-    text = f"{title}: {percent(evaluation.metrics[metric])} on {count(evaluation.num_images, 'image')} {where}"
+    images = count(evaluation.num_images, "image")
+    text = f"{METRICS[metric].title}: {percent(evaluation.metrics[metric])} on {images} {where}"
     if interval := evaluation.intervals.get(metric):
         text += f" (95% confidence interval {percent(interval[0])} to {percent(interval[1])})"
     text += "."

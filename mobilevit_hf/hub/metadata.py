@@ -38,8 +38,10 @@ FIGURES = (
     "average_precision.png",
     "precision_recall.png",
     "thresholds.png",
+    "class_iou.png",
+    "confusion_matrix_normalized.png",
 )
-IMAGES = ("samples.png", "mistakes.png")
+IMAGES = ("samples.png", "mistakes.png", "best_images.png", "worst_images.png")
 EVALUATIONS = "evaluation*.json"
 # Published next to weights, configurations, card and exports. None contains a local path; recipe, checkpoints and the
 # results of `mobilevit evaluate` may.

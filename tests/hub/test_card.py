@@ -116,6 +116,7 @@ def test_model_index_contains_the_metrics(task, tmp_path):
     assert results["task"]["type"] == task
     assert results["dataset"]["split"] == "validation"
     names = {"accuracy": "accuracy", "macro_f1": "f1", "map": "map", "map_50": "map_50", "map_75": "map_75"}
+    names |= {name: name for name in ("mean_iou", "pixel_accuracy", "boundary_iou")} | {"mean_dice": "dice"}
     expected = {metric: recorded[name] for name, metric in names.items() if name in recorded}
     assert {metric["type"]: metric["value"] for metric in results["metrics"]} == expected
 
@@ -194,15 +195,34 @@ def test_plots_are_captioned_with_split_and_number_of_images(task, tmp_path):
     (folder / "evaluation-test.json").write_text(json.dumps(test))
     text = card_of(folder)
     validation, _, tested = text.partition("### Test split: 72 images")
-    plots = re.findall(r"!\[(.*)\]\((?!curves|samples|mistakes)\w+\.png\)", text)
-    assert len(plots) == (2 if task == "image-classification" else 4)
+    plots = re.findall(r"!\[(.*)\]\((?!curves|samples|mistakes|best|worst)\w+\.png\)", text)
+    assert len(plots) == {"image-classification": 2, "object-detection": 4, "image-segmentation": 2}[task]
     for caption in plots:
         assert caption.endswith(", validation split, 341 images")
         assert f"\n{caption}:\n" in validation
-        assert "IoU 0.50" in caption or task == "image-classification"
+        assert "IoU 0.50" in caption or task != "object-detection"
     assert ".png" not in tested.partition("\n## ")[0]
     assert "Metrics per class on the validation split (341 images)" in validation
     assert "Metrics per class on the test split (72 images)" in tested
+
+
+def test_segmentation_has_classes_with_iou_dice_and_pixels(tmp_path):
+    folder = write_run(tmp_path / "run", "image-segmentation")
+    text = card_of(folder)
+    table = re.search(r"\n\| Class \|.*?\n\n", text, re.S)[0].strip().splitlines()
+    titles, rows = table[0].strip("| ").split(" | "), [row.strip("| ").split(" | ") for row in table[2:]]
+    assert titles == ["Class", "Training pixels", "IoU", "Dice", "Accuracy", "Validation pixels"]
+    assert rows[2] == ["pole", "0.45%", "18.8%", "31.6%", "25.0%", "0.40%"]
+    assert "- Classes with few training pixels: pole (0.45%)." in text
+    assert "Assigns one of its 3 classes to every pixel" in text
+    names = [f"class {index}" for index in range(60)]
+    results = json.loads((folder / "results.json").read_text())
+    rows = {name: {"iou": index / 100, "dice": 0.5, "accuracy": 0.5, "pixels": 5} for index, name in enumerate(names)}
+    change_json(folder / "results.json", metrics=results["metrics"] | {"per_class": rows})
+    text = card_of(folder)
+    assert "Metrics of the 20 worst of 60 classes" in text
+    assert "| class 19 |" in text
+    assert "| class 20 |" not in text
 
 
 def test_losses_and_methods_of_intervals(task, tmp_path):
@@ -210,6 +230,9 @@ def test_losses_and_methods_of_intervals(task, tmp_path):
     if task == "image-classification":
         assert "| Loss | 0.251 |" in text
         assert "Wilson score interval for the accuracy, bootstrap over the images for the other metrics." in text
+    elif task == "image-segmentation":
+        assert "| Loss | 0.213 |" in text
+        assert "95% confidence intervals: bootstrap over the images." in text
     else:
         assert re.findall(r"^\| (Loss.*?) \| ([\d.]+) \|", text, re.M) == [
             ("Loss", "2.513"),
