@@ -436,7 +436,7 @@ def test_table_of_a_segmentation_model(mobilevit, voc_model, voc):
 
 
 def test_saved_report_of_a_segmentation_model(mobilevit, voc_model, voc, tmp_path):
-    code, out, err = mobilevit("evaluate", voc_model, voc, "--split", "validation", "--save", tmp_path / "report")
+    code, _, err = mobilevit("evaluate", voc_model, voc, "--split", "validation", "--save", tmp_path / "report")
     assert code == 0, err
     files = {file.name for file in (tmp_path / "report").iterdir()}
     assert {"report.html", "predictions.csv", "results.json", "worst_images.png", "class_iou.png"} <= files

@@ -1,3 +1,4 @@
+from mobilevit_hf.data.masks import Mask
 from mobilevit_hf.data.sequences import Samples
 from mobilevit_hf.data.types import Dataset, Objects, Sample
 from mobilevit_hf.reports import count_classes
@@ -22,3 +23,9 @@ def test_objects_are_counted():
     samples = [Sample(str(i), None, objects=item) for i, item in enumerate(objects)]
     dataset = Dataset("object-detection", ("cat", "dog"), {"train": samples}, "coco")
     assert count_classes(dataset, ["cat", "dog"]) == {"train": {"cat": 1, "dog": 2}}
+
+
+def test_masks_are_not_read():
+    samples = [Sample("a", None, mask=Mask("missing.png"))]
+    dataset = Dataset("image-segmentation", ("cat", "dog"), {"train": samples}, "maskfolder")
+    assert count_classes(dataset, ["cat", "dog"]) == {}
