@@ -162,7 +162,8 @@ def _to_tile(sample: "Sample", classes: Sequence[str]) -> "LabeledImage":
 
     image, objects = load_image(sample.image), sample.objects
     if sample.mask:
-        return LabeledImage(image, sample.name, [], label_map=sample.mask.read())
+        names = [classes[label] for label in sample.mask.labels()]
+        return LabeledImage(image, sample.name, names, label_map=sample.mask.read())
     if objects is None:
         return LabeledImage(image, sample.name, [classes[sample.label]] if sample.label is not None else [])
     return LabeledImage(image, sample.name, [classes[label] for label in objects.labels.tolist()], objects.boxes)

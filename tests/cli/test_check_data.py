@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from dataset_files import save_noise_images, voc_xml, write_voc_dataset
+from mask_files import write_mask_dataset, write_text_files
 from PIL import Image
 
 from mobilevit_hf.visualization import class_colors
@@ -131,3 +132,59 @@ def test_advice_names_options(mobilevit, tmp_path, command):
     assert (code, out) == (2, "")
     assert "--data-format imagefolder" in err
     assert "data_format" not in err
+
+
+@pytest.fixture
+def mask_folder(tmp_path):
+    """Images with masks of three classes in two splits: 4 and 2 images, of which one mask has another size."""
+    names = [(f"{s}/images/{i}.png", f"{s}/masks/{i}.png") for s, n in (("train", 4), ("val", 2)) for i in range(n)]
+    write_mask_dataset(tmp_path / "data", names, values=(0, 1, 2, 2, 2, 255))
+    write_text_files(tmp_path / "data", {"classes.txt": "road\ncar\ntree\n"})
+    Image.new("L", (8, 8)).save(tmp_path / "data/train/masks/3.png")
+    return tmp_path / "data"
+
+
+def test_tables_show_the_pixels_of_masks(mobilevit, mask_folder):
+    code, out, _ = mobilevit("check-data", mask_folder)
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 1
+    assert "image-segmentation, maskfolder" in out
+    assert ["road", "20.00%", "20.00%"] in rows
+    assert ["tree", "60.00%", "60.00%"] in rows
+    assert ["ignored,", "of", "all", "pixels", "16.67%", "16.67%"] in rows
+    assert ["total", "images", "3", "2"] in rows
+    assert "mask of another size: 1" in out
+    assert "train/images/3.png: mask of 8x8 pixels, image of 24x16" in out
+
+
+def test_json_of_masks(mobilevit, mask_folder):
+    report = json.loads(mobilevit("check-data", mask_folder, "--json")[1])
+    assert report["splits"]["validation"] == {
+        "samples": 2,
+        "classes": {"road": 128, "car": 128, "tree": 384},
+        "fractions": {"road": 0.2, "car": 0.2, "tree": 0.6},
+        "ignored_pixels": 128,
+    }
+    assert report["bad_by_kind"] == {"mask of another size": 1}
+
+
+def test_image_grid_shows_masks(mobilevit, mask_folder, tmp_path):
+    mobilevit("check-data", mask_folder, "--image-grid", tmp_path / "grid.png")
+    pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).reshape(-1, 3)
+    for name, color in class_colors(("road", "car", "tree")).items():
+        assert (np.abs(pixels.astype(int) - color).max(axis=1) <= 2).sum() > 50, name
+
+
+def test_task_chooses_the_annotations(mobilevit, tmp_path):
+    write_voc_dataset(tmp_path / "voc", {str(i): voc_xml(("cell", 1, 2, 30, 20)) for i in range(4)})
+    for i in range(4):
+        mask = tmp_path / f"voc/SegmentationClass/{i}.png"
+        mask.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.eye(30, 40, dtype=np.uint8)).save(mask)
+    report = json.loads(mobilevit("check-data", tmp_path / "voc", "--json")[1])
+    assert report["task"] == "object-detection"
+    assert any("--task image-segmentation" in note for note in report["notes"])
+    chosen = json.loads(mobilevit("check-data", tmp_path / "voc", "--task", "image-segmentation", "--json")[1])
+    assert (chosen["task"], len(chosen["splits"]["train"]["classes"])) == ("image-segmentation", 21)
+    code, _, error = mobilevit("check-data", tmp_path / "voc", "--task", "image-classification")
+    assert (code, error.count("\n")) == (2, 1)
