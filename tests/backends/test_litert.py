@@ -15,6 +15,7 @@ from torchvision.ops import box_iou
 
 import mobilevit_hf
 from mobilevit_hf.backends import litert
+from mobilevit_hf.backends.cache import weights_hash
 from mobilevit_hf.backends.image_models import build_module
 from mobilevit_hf.backends.litert_runtime import LiteRTRuntime
 from mobilevit_hf.backends.pytorch import load_model
@@ -36,9 +37,9 @@ def converted():
     convert, contents = litert._convert, {}
 
     def convert_once(request):
-        key = (request.task, request.interface)
-        contents.setdefault(key, None)
-        contents[key] = contents[key] or convert(request)
+        key = (weights_hash(request.model), request.interface)
+        if key not in contents:
+            contents[key] = convert(request)
         return contents[key]
 
     with pytest.MonkeyPatch.context() as patch:
