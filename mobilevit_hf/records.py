@@ -39,7 +39,7 @@ class DatasetRecord:
     box_sides: dict[str, Number] | None = None  # √(box area / image area), 0..1
     boxes_per_image: dict[str, Number] | None = None
     images: dict[str, int] = field(default_factory=dict)  # number of images by split
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # of images or objects, by split and class
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # of images, objects or pixels, by split and class
     streamed: bool = False  # only the first images are counted
     skipped: dict[str, int] = field(default_factory=dict)  # number of samples by kind of problem
     validation_cut_off: bool = False  # the validation split was split off the training split

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import pickle
 
@@ -13,6 +14,7 @@ import mobilevit_hf
 from mobilevit_hf.data.masks import Mask
 from mobilevit_hf.data.types import Sample
 from mobilevit_hf.evaluation import EvaluationResult, evaluate_model
+from mobilevit_hf.evaluation.evaluator import evaluate_folds
 from mobilevit_hf.evaluation.inference import Prepared
 from mobilevit_hf.evaluation.predictions import CompressedLabelMap
 from mobilevit_hf.evaluation.segmentation import LabelMaps, SegmentationMetrics
@@ -297,6 +299,37 @@ def test_metrics_are_those_of_the_stock_pipeline(segmenter, samples, batch_size)
     record = result.to_record(data="data", split="validation")
     assert record.metrics == result.metrics
     assert record.intervals.keys() == set(METRICS)
+
+
+def test_folds_are_evaluated_as_one_data_set(segmenter, samples):
+    """Two folds with the same model are one evaluation; with another model for one fold they are not."""
+    whole = evaluate_model(*segmenter, samples, NAMES)
+    model, processor = segmenter
+    pooled = evaluate_folds([(model, processor, range(6, 12)), (model, processor, range(6))], samples, NAMES)
+    assert pooled.metrics == whole.metrics
+    assert pooled.intervals == whole.intervals
+    assert [image.index for image in pooled.predictions] == list(range(12))
+    other = copy.deepcopy(model)
+    torch.nn.init.constant_(other.segmentation_head.classifier.convolution.weight, 0)
+    pooled = evaluate_folds([(other, processor, range(6, 12)), (model, processor, range(6))], samples, NAMES)
+    assert pooled.metrics["mean_iou"] != whole.metrics["mean_iou"]
+    assert [i.mean_iou for i in pooled.predictions[:6]] == [i.mean_iou for i in whole.predictions[:6]]
+
+
+def test_processes_share_the_work(segmenter, samples):
+    """Each of two processes gets the same result as one alone."""
+    whole = evaluate_model(*segmenter, samples, NAMES)
+    shards = []
+
+    def measure_first(items):
+        shards.extend(pickle.loads(pickle.dumps(items)))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        evaluate_model(*segmenter, samples, NAMES, rank=1, num_replicas=2, gather=measure_first)
+    both = evaluate_model(*segmenter, samples, NAMES, rank=0, num_replicas=2, gather=lambda items: [*shards, *items])
+    assert both.metrics == whole.metrics
+    assert both.losses == pytest.approx(whole.losses)
 
 
 def test_masks_that_do_not_fit_are_skipped_by_name(segmenter, samples):
