@@ -1,4 +1,4 @@
-"""Gradio page: classify or detect objects in one image or many files, and compare backends."""
+"""Gradio page: classify, segment or detect objects in one image or many files, and compare backends."""
 
 import base64
 import csv
@@ -20,10 +20,13 @@ from starlette.middleware import Middleware
 from transformers import Pipeline
 
 from ..data.images import MAX_DOWNLOAD_BYTES, UnreadableImageError
+from ..data.segments import make_label_map
 from ..model_sources import read_task, recommended_threshold, resolve_model
-from ..visualization import class_colors, draw_detections
+from ..tasks import EXPORTABLE_TASKS
+from ..visualization import class_colors, draw_detections, draw_overlay
 from .inference import (
     DETECTION,
+    SEGMENTATION,
     Load,
     Predictions,
     Table,
@@ -62,10 +65,10 @@ def build_app(models: Sequence[str], *, fixed: bool = False, examples: Sequence[
         examples: Example images, each with its model.
 
     Raises:
-        ValueError: If a model does not exist, or is neither a classifier nor a detector.
+        ValueError: If a model does not exist, or is for another task.
     """
     for model in models:
-        read_task(model, resolve_model(model))
+        read_task(model, resolve_model(model), EXPORTABLE_TASKS)
     sources = _public_names(models) if fixed else {model: model for model in models}
     names, public_names = list(sources), {source: name for name, source in sources.items()}
     load = partial(load_fixed, sources) if fixed else load_pipeline
@@ -166,7 +169,7 @@ def _add_image_tab(load: Load, settings: Settings, examples: Sequence[tuple[str,
         with gr.Column():
             with gr.Column(visible=False) as panel:
                 detections = gr.Image(
-                    label="Detections",
+                    label="Predictions",
                     show_label=False,  # would cover a box
                     elem_id="detections",
                     buttons=["download", "fullscreen"],
@@ -234,7 +237,7 @@ def load_fixed(sources: dict[str, str], name: str, backend: str) -> Pipeline:
 
 
 def select_model(load: Load, model: str) -> dict[str, Any]:
-    """Return the update of the threshold slider for a model, hidden for a classifier."""
+    """Return the update of the threshold slider for a model, hidden but for a detector."""
     try:
         value, visible = _find_threshold(load, model)
     except (ValueError, OSError) as error:
@@ -265,10 +268,14 @@ def predict_image(load: Load, path: str | None, model: str, backend: str, thresh
     titles = backend_titles()
     note = f"{milliseconds:.1f} ms with {titles[backend]}: median of {calls} calls, image decoding excluded"
     note, compare = f'<p class="small">{note}</p>', gr.update(visible=len(titles) > 1)
-    if pipeline.task != DETECTION:
+    if pipeline.task not in (DETECTION, SEGMENTATION):
         scores = {prediction["label"]: prediction["score"] for prediction in predictions}
         return gr.update(value=scores, visible=True), HIDDEN, None, note, compare, ""
     names = [str(name) for _, name in sorted((pipeline.model.config.id2label or {}).items())]
+    if pipeline.task == SEGMENTATION:
+        label_map = make_label_map(predictions, names)
+        drawn = draw_overlay(image, label_map, dict(enumerate(names)), legend=False)
+        return EMPTY, SHOWN, drawn, _format_legend(predictions, names) + note, compare, ""
     boxes = draw_detections(image, predictions, names)
     return EMPTY, SHOWN, boxes, _format_counts(predictions, names, threshold) + note, compare, ""
 
@@ -340,10 +347,20 @@ def _format_error(reason: Exception | str) -> str:
 
 def _format_counts(predictions: Predictions, names: Sequence[str], threshold: float) -> str:
     """Return the number of detections per class, with the color of their boxes."""
+    texts = {label: f"{number} {label}" for label, number in count_labels(predictions).items()}
+    return f"<p>{_format_chips(texts, names) or f'No objects above {threshold:g}.'}</p>"
+
+
+def _format_legend(segments: Predictions, names: Sequence[str]) -> str:
+    """Return the classes on an image with their colors and fractions of the pixels."""
+    texts = {segment["label"]: f"{segment['label']} {segment['fraction']:.1%}" for segment in segments}
+    return f"<p>{_format_chips(texts, names)}</p>"
+
+
+def _format_chips(texts: dict[str, str], names: Sequence[str]) -> str:
+    """Return texts by label, each after a dot in the color of the class."""
     colors = class_colors(names)
-    chips = "".join(
-        f'<span class="chip"><span class="dot" style="background: rgb{colors[label]}"></span>{number} '
-        f"{escape(label)}</span>"
-        for label, number in count_labels(predictions).items()
+    return "".join(
+        f'<span class="chip"><span class="dot" style="background: rgb{colors[label]}"></span>{escape(text)}</span>'
+        for label, text in texts.items()
     )
-    return f"<p>{chips or f'No objects above {threshold:g}.'}</p>"

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,19 +14,23 @@ from transformers import Pipeline
 from ..backends.benchmark import available_settings
 from ..backends.formats import FORMATS
 from ..data.images import UnreadableImageError, load_image
+from ..data.segments import sort_segments
 from ..model_sources import read_task, resolve_model
 from ..pipelines import pipeline
-from ..tasks import TaskName
+from ..tasks import EXPORTABLE_TASKS, TaskName
 from .turns import in_turn
 from .uploads import count_pixels, read_upload
 
 DETECTION: TaskName = "object-detection"
+SEGMENTATION: TaskName = "image-segmentation"
+# Classes in the summary of an image.
+SUMMARIZED_CLASSES = 3
 # Timed calls per measurement, fewer if they take longer than this.
 TIMED_CALLS, TIMED_SECONDS = 5, 1.0
 
 # Function (model, backend) that returns a pipeline.
 Load = Callable[[str, str], Pipeline]
-# Output of a pipeline for one image, sorted by descending score.
+# Output of a pipeline for one image, sorted by descending score; of segmentation, by descending size, see `segments`.
 Predictions = list[dict[str, Any]]
 
 
@@ -51,11 +55,15 @@ def load_pipeline(model: str, backend: str) -> Pipeline:
         ValueError, OSError: If the model does not exist, or the backend can't run it.
     """
     folder = resolve_model(model, folder=None if backend == "torch" else backend)
-    return pipeline(read_task(model, folder).name, str(folder), backend=backend, trust_remote_code=False)
+    return pipeline(
+        read_task(model, folder, EXPORTABLE_TASKS).name, str(folder), backend=backend, trust_remote_code=False
+    )
 
 
 def predict(pipeline: Pipeline, image: Image.Image, threshold: float) -> Predictions:
-    """Predict the classes or objects of an RGB image; `threshold` is the minimum score of detections."""
+    """Predict the classes, objects or segments of an RGB image; `threshold` is the minimum score of detections."""
+    if pipeline.task == SEGMENTATION:
+        return sort_segments(pipeline(image))
     options: dict[str, Any] = {"threshold": threshold} if pipeline.task == DETECTION else {"top_k": 5}
     return sorted(pipeline(image, **options), key=lambda prediction: -prediction["score"])
 
@@ -81,8 +89,23 @@ def count_labels(predictions: Predictions) -> dict[str, int]:
     return dict(Counter(prediction["label"] for prediction in predictions).most_common())
 
 
+def list_fractions(segments: Predictions) -> dict[str, float]:
+    """Return the fraction of the pixels by label, rounded."""
+    return {segment["label"]: round(segment["fraction"], 4) for segment in segments}
+
+
+# Function that returns a number by label, by task.
+NUMBERS: dict[str, Callable[[Predictions], Mapping[str, float]]] = {
+    DETECTION: count_labels,
+    SEGMENTATION: list_fractions,
+}
+
+
 def summarize(task: str, predictions: Predictions, threshold: float) -> str:
     """Return predictions in one line."""
+    if task == SEGMENTATION:
+        largest = predictions[:SUMMARIZED_CLASSES]
+        return ", ".join(f"{segment['label']} {segment['fraction']:.1%}" for segment in largest)
     if task != DETECTION:
         return f"{predictions[0]['label']} {predictions[0]['score']:.1%}"
     counts = ", ".join(f"{number} {label}" for label, number in count_labels(predictions).items())
@@ -114,9 +137,10 @@ def _predict_file(pipeline: Pipeline, path: str, threshold: float) -> Prediction
 
 
 def predict_files(pipeline: Pipeline, paths: Iterable[str], threshold: float) -> Table:
-    """Return a table with a row per uploaded file: the best label and its score, or the number of objects per class.
+    """Return a table with a row per uploaded file: the best label and its score, or a number per class.
 
-    The column "error" is present if at least one file can't be read.
+    It is the number of objects, or the fraction of the pixels. The column "error" is present if at least one file
+    can't be read.
     """
     results: list[tuple[str, Predictions, str]] = []
     pixels = 0
@@ -126,17 +150,16 @@ def predict_files(pipeline: Pipeline, paths: Iterable[str], threshold: float) ->
             results.append((Path(path).name, in_turn(pixels, _predict_file, pipeline, path, threshold), ""))
         except ValueError as error:
             results.append((Path(path).name, [], str(error)))
-    is_detector = pipeline.task == DETECTION
     columns = ["label", "score"]
-    if is_detector:
+    if pipeline.task in NUMBERS:
         columns = list(count_labels([prediction for _, predictions, _ in results for prediction in predictions]))
     rows = []
     for name, predictions, error in results:
         if error:
             values: list[Any] = [""] * len(columns)
-        elif is_detector:
-            counts = count_labels(predictions)
-            values = [counts.get(label, 0) for label in columns]
+        elif pipeline.task in NUMBERS:
+            numbers = NUMBERS[pipeline.task](predictions)
+            values = [numbers.get(label, 0) for label in columns]
         else:
             values = [predictions[0]["label"], round(predictions[0]["score"], 4)]
         rows.append([name, *values, error])

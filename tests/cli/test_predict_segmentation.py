@@ -149,6 +149,18 @@ def test_coco_file_is_decoded_by_pycocotools(mobilevit, segmenter_dir, photos, l
         np.testing.assert_array_equal(paint(coco, image_id), label_maps[entry["file_name"]])
 
 
+@pytest.mark.parametrize("name", ["coco", "coco-polygons"])
+def test_coco_folder_is_read_back(mobilevit, segmenter_dir, photos, label_maps, tmp_path, name):
+    folder = tmp_path / "out"
+    assert mobilevit("predict", photos, "--model", segmenter_dir, "--output", folder, "--format", name)[0] == 0
+    dataset = load_dataset(folder, task="image-segmentation", validation_fraction=0)
+    samples = {sample.name.removeprefix("images/"): sample for sample in dataset.splits["train"]}
+    assert set(samples) == set(NAMES)
+    for name, sample in samples.items():
+        labels = np.array([CLASSES.index(label) if label in CLASSES else 99 for label in dataset.classes])
+        np.testing.assert_array_equal(labels[sample.mask.read()], label_maps[name])
+
+
 def test_csv_has_the_pixels_of_each_class(mobilevit, segmenter_dir, photos, label_maps, tmp_path):
     path = tmp_path / "masks.csv"
     assert mobilevit("predict", photos, "--model", segmenter_dir, "--output", path)[0] == 0

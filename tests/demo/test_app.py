@@ -16,9 +16,11 @@ pytest.importorskip("gradio")
 
 import gradio
 import httpx
+import numpy as np
 
 from mobilevit_hf import demo
 from mobilevit_hf.demo import app, inference, middleware
+from mobilevit_hf.visualization import class_colors
 
 CLASSIFICATION, DETECTION, THRESHOLD = "image-classification", "object-detection", 0.02
 
@@ -38,6 +40,23 @@ def test_labels_are_escaped_in_html():
     assert "2 &lt;b&gt;cat" in html
     assert "No objects above 0.5" in app._format_counts([], ["cat"], 0.5)
     assert "&lt;i&gt;" in app._format_error("<i>")
+
+
+def test_segments_are_drawn_with_their_fractions(segmenter_dir, files, image, tmp_path):
+    shutil.copy(files["one.png"], tmp_path / "upload.png")
+    load = inference.load_pipeline
+    labels, panel, drawn, note, *_ = app.predict_image(
+        load, str(tmp_path / "upload.png"), str(segmenter_dir), "torch", 0.5
+    )
+    assert (labels["visible"], panel["visible"]) == (False, True)
+    assert drawn.size == image.size
+    assert drawn.tobytes() != image.tobytes()
+    segments = load(str(segmenter_dir), "torch")(image)
+    for segment in segments:
+        fraction = (np.asarray(segment["mask"]) > 0).mean()
+        color = class_colors(["cat", "dog", "fish", "owl"])[segment["label"]]
+        assert f'background: rgb{color}"></span>{segment["label"]} {fraction:.1%}</span>' in note
+    assert app._find_threshold(load, str(segmenter_dir))[1] is False
 
 
 def test_fixed_models_have_names_without_paths(models, tmp_path, capsys):

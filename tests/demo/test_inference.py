@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import transformers
 
@@ -90,3 +91,16 @@ def test_unsupported_backend_has_an_error_message(files, monkeypatch, tmp_path):
     assert re.match(r"(cat|dog) \d", table.rows[0][2])
     assert table.rows[1][:2] == ["ONNX Runtime", ""]
     assert table.rows[1][2]
+
+
+def test_segments_are_predicted_and_tabulated(segmenter_dir, files, image):
+    stock = transformers.pipeline("image-segmentation", str(segmenter_dir))(image)
+    expected = {s["label"]: np.mean(np.asarray(s["mask"]) > 0) for s in stock}
+    load = inference.load_pipeline
+    predictions = inference.predict(load(str(segmenter_dir), "torch"), image, 0.5)
+    assert {p["label"]: p["fraction"] for p in predictions} == pytest.approx(expected)
+    summary = inference.summarize("image-segmentation", predictions, 0.5)
+    largest = max(expected, key=expected.get)
+    assert summary.startswith(f"{largest} {expected[largest]:.1%}, ")
+    table = inference.predict_files(load(str(segmenter_dir), "torch"), [str(files["one.png"])], 0.5)
+    assert dict(zip(table.headers[1:], table.rows[0][1:], strict=True)) == pytest.approx(expected, abs=1e-4)
