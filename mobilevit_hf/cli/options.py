@@ -11,7 +11,7 @@ from ..data.writers.destination import PREDICTION_FORMATS
 from ..tasks import TASKS
 
 # Names of `data.reading.DATA_FORMATS`, which imports torch; a test compares them.
-DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder", "maskfolder")
+DATA_FORMATS = ("datasets", "coco", "voc", "yolo", "csv", "imagefolder", "maskfolder", "label_studio")
 
 Task = StrEnum("Task", {task.name: task.name for task in TASKS.values() if task.labels})
 Device = StrEnum("Device", {name: name for name in ("auto", "cpu", "cuda", "mps")})

@@ -85,7 +85,7 @@ class Mask:
     """Class of each pixel of an image, read on access.
 
     Attributes:
-        source: Path or content of an image file, a decoded image, raw values (H, W), or `Shapes` to paint.
+        source: Path or content of an image file, a decoded image, raw values (H, W), or `Shapes` or `Layers` to paint.
         encoding: Class of each raw value. None: the values are the classes.
     """
 
@@ -108,7 +108,7 @@ class Mask:
         self, region: Region | None = None, *, size: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, dict[int, int]]:
         """Return classes as `read`, and the number of pixels of each raw value or color without a class."""
-        if isinstance(self.source, Shapes):
+        if isinstance(self.source, Shapes | Layers):
             codes = self.source.read()
         else:
             codes = read_codes(self.source, is_color=self.encoding is not None and self.encoding.is_color)
@@ -121,13 +121,14 @@ class Mask:
 
     @property
     def is_painted(self) -> bool:
-        """Whether it is painted, from shapes whose classes are known."""
-        return isinstance(self.source, Shapes)
+        """Whether it is painted, from shapes or layers whose classes are known."""
+        return isinstance(self.source, Shapes | Layers)
 
     def labels(self) -> list[int]:
         """Return the classes of its pixels, none if it can't be read."""
-        if isinstance(self.source, Shapes):
-            return sorted({label for label, _ in self.source.shapes} - {IGNORE_INDEX})
+        if isinstance(self.source, Shapes | Layers):
+            parts = self.source.shapes if isinstance(self.source, Shapes) else self.source.layers
+            return sorted({label for label, _ in parts} - {IGNORE_INDEX})
         try:
             return [label for label in np.unique(self.read()).tolist() if label != IGNORE_INDEX]
         except UnreadableMaskError:
@@ -213,4 +214,35 @@ class Shapes:
                 fill_shape(canvas, shape, label)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise UnreadableMaskError(" ".join(str(error).split())) from error
+        return canvas
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Binary masks of one image, one or more for each class.
+
+    Attributes:
+        layers: Class and source of each mask, see `Mask`. Pixels other than 0 are of the class; a later mask covers
+            those before.
+        background: Class of the pixels in no mask.
+    """
+
+    layers: Sequence[tuple[int, Any]]
+    background: int = 0
+
+    def read(self) -> np.ndarray:
+        """Return classes (H, W) uint8.
+
+        Raises:
+            UnreadableMaskError: If a mask can't be decoded, or they differ in size.
+        """
+        canvas = None
+        for label, source in self.layers:
+            codes = read_codes(source, is_color=False)
+            canvas = np.full(codes.shape, self.background, np.uint8) if canvas is None else canvas
+            if codes.shape != canvas.shape:
+                raise UnreadableMaskError(f"masks of {codes.shape} and {canvas.shape} pixels, expected one size")
+            canvas[codes != 0] = label
+        if canvas is None:
+            raise UnreadableMaskError("no masks")
         return canvas
