@@ -21,14 +21,15 @@ from ..hub.metadata import CardOptions, ModelMetadata, collect_metadata
 from ..hub.space import INDEX, PAGE_MARKER
 from ..io import atomic_folder
 from ..model_sources import builtin_models, load_image_processor, read_task, recommended_threshold, resolve_model
-from ..tasks import METRICS, Task
+from ..tasks import EXPORTABLE_TASKS, METRICS, Task
 from ..visualization.colors import class_colors, text_color
+from ..visualization.masks import is_background
 from .onnxruntime_web import runtime_files
 
 MODEL, SETTINGS = "model.onnx", "model.json"
 MANIFEST, SERVICE_WORKER = "manifest.webmanifest", "service-worker.js"
 STATIC = Path(__file__).with_name("static")
-SCRIPTS = ("page.js", "worker.js", "resize.js", "boxes.js", "page.css", "icon.svg")  # copied as they are
+SCRIPTS = ("page.js", "worker.js", "resize.js", "boxes.js", "masks.js", "page.css", "icon.svg")  # copied as they are
 # No other origin, and no code but that of the page's own files; WebAssembly needs 'wasm-unsafe-eval'.
 POLICY = "; ".join(
     (
@@ -39,6 +40,18 @@ POLICY = "; ".join(
         "form-action 'none'",
     )
 )
+# What a model does with {} classes and with images of anything else, by task's labels.
+SUMMARIES: dict[str | None, tuple[str, str]] = {
+    "class": ("Classifies images into {}.", "An image of anything else gets one of these classes too."),
+    "boxes": ("Detects {} of objects in images.", "Other objects are not detected."),
+    "mask": ("Segments images into {}.", "Pixels of anything else get one of these classes too."),
+}
+# Style and name of the list of predictions, by task's labels.
+LISTS: dict[str | None, tuple[str, str]] = {
+    "class": ("bars", "Most probable classes"),
+    "boxes": ("counts", "Number of objects by class"),
+    "mask": ("switches", "Classes on the image, with their fraction of the pixels"),
+}
 # Filters of resize.js.
 FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
@@ -105,9 +118,11 @@ class StaticPage:
         """
         name = repo_id.rpartition("/")[2] if repo_id else self.name
         description = describe(self.metadata, name, repo_id)
-        detects = self.metadata.task.labels == "boxes"
+        labels = self.metadata.task.labels
+        style, label = LISTS[labels]
+        texts = {"is_detector": labels == "boxes", "list_style": style, "list_label": label}
         files: dict[str, Path | bytes] = {
-            INDEX: _render(INDEX, **asdict(description), classes=self.metadata.classes, is_detector=detects),
+            INDEX: _render(INDEX, **asdict(description), classes=self.metadata.classes, **texts),
             SETTINGS: json.dumps(self.settings).encode(),
             MANIFEST: json.dumps(_make_manifest(description)).encode(),
             MODEL: self.model,
@@ -117,7 +132,7 @@ class StaticPage:
 
 
 def build_static_page(model: str, folder: Path) -> dict[str, int]:
-    """Write the page of a classifier or detector into a folder: whole, or not at all after an error.
+    """Write the page of a model into a folder: whole, or not at all after an error.
 
     The page needs no server but one of static files, and no network after the first visit.
 
@@ -145,13 +160,13 @@ def prepare_static_page(model: str) -> StaticPage:
     """Export a model for its page, and download the runtime on the first use.
 
     Args:
-        model: Model directory, built-in name or Hub id of a classifier or detector.
+        model: Model directory, built-in name or Hub id.
 
     Raises:
         ValueError: If the model is not supported, ONNX is not installed or the runtime can't be downloaded.
     """
     source = resolve_model(model)
-    task = read_task(model, source)
+    task = read_task(model, source, EXPORTABLE_TASKS)
     check_backend("onnx", task.name, "float32", None, "image")
     processor = load_image_processor(source)
     preprocessing = read_preprocessing(processor, model)
@@ -163,6 +178,7 @@ def prepare_static_page(model: str) -> StaticPage:
     settings = {
         "task": task.name,
         "classes": _describe_classes(metadata.classes),
+        "background": [index for index, name in enumerate(metadata.classes) if is_background(name)],
         "threshold": recommended_threshold(torch_model.config) if task.labels == "boxes" else None,
         "preprocessing": asdict(preprocessing),
         "bytes": sum(path.stat().st_size for path in downloads),
@@ -217,13 +233,8 @@ def read_preprocessing(processor: Any, model: str) -> Preprocessing:
 
 def describe(metadata: ModelMetadata, name: str, repo_id: str | None = None) -> Description:
     """Describe a model by its recorded metadata."""
-    detects, number = metadata.task.labels == "boxes", len(metadata.classes)
-    if detects:
-        summary = f"Detects {count(number, 'class')} of objects in images."
-        limits = "Other objects are not detected."
-    else:
-        summary = f"Classifies images into {count(number, 'class')}."
-        limits = "An image of anything else gets one of these classes too."
+    summary, limits = SUMMARIES[metadata.task.labels]
+    summary = summary.format(count(len(metadata.classes), "class"))
     facts = [f"{metadata.parameters / 1e6:.1f} million parameters"]
     if metadata.image_size:
         facts.append(f"{metadata.image_size}x{metadata.image_size} pixels")

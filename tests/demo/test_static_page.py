@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 import threading
 from functools import partial
 from http.server import ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from browser import FAKE_CAMERA, open_chromium
 from conftest import QuietHandler
 from torchvision.ops import box_iou
@@ -19,6 +22,7 @@ from mobilevit_hf.demo import onnxruntime_web, static_page
 from mobilevit_hf.demo.static_page import build_static_page
 from mobilevit_hf.hub.metadata import CardOptions, collect_metadata
 from mobilevit_hf.model_sources import builtin
+from mobilevit_hf.visualization import class_colors
 
 CLASSIFICATION, DETECTION, THRESHOLD = "image-classification", "object-detection", 0.02
 LOGO = '<meta name="generator" content="another page">'
@@ -36,10 +40,10 @@ def fake_export(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("fake_export")
-def test_page_contains_all_files_that_it_loads(models, tmp_path):
-    for task in (CLASSIFICATION, DETECTION):
-        folder = tmp_path / task
-        sizes = build_static_page(models[task], folder)
+def test_page_contains_all_files_that_it_loads(models, segmenter_dir, tmp_path):
+    for number, model in enumerate([models[CLASSIFICATION], models[DETECTION], str(segmenter_dir)]):
+        folder = tmp_path / str(number)
+        sizes = build_static_page(model, folder)
         assert sizes == {path.name: path.stat().st_size for path in folder.iterdir()}
         scripts = "".join(path.read_text() for path in folder.glob("*.js")) + (folder / "index.html").read_text()
         names = set(re.findall(r'["/ ]([\w.-]+\.(?:m?js|json|wasm|onnx|css|svg|webmanifest))"', scripts))
@@ -57,6 +61,21 @@ def test_settings_follow_the_model(models, tmp_path):
     assert settings["threshold"] == THRESHOLD
     resize = {"resize": {"height": 64, "width": 64}, "crop": None, "resample": "bilinear"}
     assert settings["preprocessing"] == resize
+
+
+@pytest.mark.usefixtures("fake_export")
+def test_background_is_not_drawn_at_first(segmenter_dir, tmp_path):
+    model = shutil.copytree(segmenter_dir, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["id2label"]["2"] = "Background"
+    (model / "config.json").write_text(json.dumps(config))
+    build_static_page(str(model), tmp_path / "page")
+    settings = json.loads((tmp_path / "page" / "model.json").read_text())
+    assert (settings["task"], settings["background"], settings["threshold"]) == ("image-segmentation", [2], None)
+    html = (tmp_path / "page" / "index.html").read_text()
+    assert "Segments images into 4 classes." in html
+    assert 'class="switches"' in html
+    assert 'id="threshold"' not in html
 
 
 @pytest.mark.usefixtures("fake_export")
@@ -248,6 +267,47 @@ def test_objects_are_detected(open_page, models, files, stock_predictions):
     assert page.locator("#status").inner_text() == "No objects"
     page.locator("#threshold").fill("0.5")
     assert page.locator("#objects tr").count() == sum(each["score"] > 0.5 for each in expected) > 0
+
+
+@pytest.mark.slow
+def test_classes_of_pixels_are_drawn_and_switched_off(open_page, segmenter_dir, image, tmp_path):
+    """On an image of the model's size, which is not resized."""
+    image.resize((96, 64)).save(tmp_path / "photo.png")
+    segments = transformers.pipeline("image-segmentation", str(segmenter_dir))(str(tmp_path / "photo.png"))
+    fractions = {each["label"]: (np.asarray(each["mask"]) > 0).mean() for each in segments}
+    page = open_page(str(segmenter_dir))
+    choose(page, tmp_path / "photo.png")
+    assert page.locator("#status").inner_text() == f"{len(fractions)} classes"
+    rows = page.locator("#labels li:visible")
+    assert dict(text.split("\n") for text in rows.all_inner_texts()) == {
+        label: f"{fraction:.1%}" for label, fraction in fractions.items()
+    }
+    assert is_in_view(page, "#labels")
+
+    def read_colors():
+        """Return the color of the image on the page at the centers of its pixels."""
+        values = page.locator("#canvas").evaluate(
+            "c => [c.width, c.height, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+        )
+        pixels = np.array(values[2:]).reshape(values[1], values[0], 4)[..., :3]
+        y, x = ((np.arange(n) + 0.5) * size / n for n, size in ((64, values[1]), (96, values[0])))
+        return pixels[np.ix_(y.astype(int), x.astype(int))]
+
+    colors = class_colors(["cat", "dog", "fish", "owl"])
+    for switch in page.locator("#labels input:visible").all():
+        switch.uncheck()
+    original = read_colors()
+    for segment in segments:
+        page.locator("#labels li", has_text=segment["label"]).locator("input").check()
+        inside = np.asarray(segment["mask"]) > 0
+        inside = (
+            inside & np.roll(inside, 1, 0) & np.roll(inside, -1, 0) & np.roll(inside, 1, 1) & np.roll(inside, -1, 1)
+        )
+        drawn = read_colors()
+        expected = 0.45 * original + 0.55 * np.array(colors[segment["label"]])
+        assert np.abs(drawn - expected)[inside].max() <= 3
+        page.locator("#labels li", has_text=segment["label"]).locator("input").uncheck()
+    np.testing.assert_array_equal(read_colors(), original)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-// The page: images from a file, the clipboard or the camera → worker → labels with bars, or boxes on the image.
+// The page: images from a file, the clipboard or the camera → worker → labels with bars, boxes or classes on the image.
 
 import { drawDetections } from "./boxes.js";
+import { countPixels, paintLabels } from "./masks.js";
 
 const TOP_LABELS = 5;
 const MAX_VIEW = 1600; // pixels of the longer side of the image that is shown
@@ -17,6 +18,8 @@ const CAMERA_ERRORS = {
 const elements = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const model = await (await fetch("model.json")).json();
 const isDetector = model.task === "object-detection";
+const isSegmenter = model.task === "image-segmentation";
+const hidden = new Set(model.background); // classes that are not drawn on the image
 
 let threshold = model.threshold;
 let shown = null; // image on the page, its size and the model's outputs
@@ -66,8 +69,12 @@ async function predict(bitmap) {
   return answer;
 }
 
-/** Return the model's outputs as objects, by descending score: all classes, or the boxes of a detector. */
-function readOutputs({ scores, labels, boxes }) {
+/**
+ * Return the model's outputs as objects, by descending score: all classes, or the boxes of a detector. Those of a
+ * segmentation model are one label map.
+ */
+function readOutputs({ scores, labels, boxes, width, height }) {
+  if (isSegmenter) return [{ data: labels, width, height }];
   const predictions = scores.map((score, index) => ({
     score,
     label: labels ? Number(labels[index]) : index,
@@ -230,6 +237,11 @@ function hideImage() {
 }
 
 function render() {
+  if (isSegmenter) {
+    drawImage([]);
+    showSegments(shown.predictions[0]);
+    return;
+  }
   const predictions = isDetector ? shown.predictions.filter(({ score }) => score > threshold) : shown.predictions;
   drawImage(isDetector ? predictions : []);
   if (shown.predictions.length > 0 || stream) {
@@ -260,6 +272,9 @@ function drawImage(predictions) {
   context.clearRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(shown.image, 0, 0, canvas.width, canvas.height);
+  if (isSegmenter && shown.predictions.length > 0) {
+    context.drawImage(paintLabels(shown.predictions[0], model.classes, hidden), 0, 0, canvas.width, canvas.height);
+  }
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   drawDetections(context, width, height, predictions, model.classes);
 }
@@ -310,6 +325,42 @@ function makeObjectRow({ label, score, box }) {
   const sides = [shown.width, shown.height, shown.width, shown.height];
   const corners = box.map((fraction, index) => (fraction * sides[index]).toFixed(1));
   for (const text of [model.classes[label].name, score.toFixed(3), ...corners]) row.insertCell().textContent = text;
+  return row;
+}
+
+/** Show the classes of a label map with their fractions; none while there is no answer yet. */
+function showSegments(labelMap) {
+  const fractions = labelMap ? countPixels(labelMap, model.classes.length) : [];
+  if (labelMap) setStatus(`${fractions.length} ${fractions.length === 1 ? "class" : "classes"}`);
+  else elements.time.textContent = "";
+  const texts = fractions.map(([label, fraction]) => `${model.classes[label].name} ${formatPercent(fraction)}`);
+  elements.canvas.setAttribute("aria-label", labelMap ? `Image with classes: ${texts.join(", ")}` : "Image");
+  // Rows stay in place, so that a switch keeps the focus while the camera runs.
+  if (elements.labels.children.length === 0) elements.labels.append(...model.classes.map(makeSwitch));
+  const rows = [...elements.labels.children];
+  for (const row of rows) row.hidden = true;
+  fractions.forEach(([label, fraction], rank) => {
+    rows[label].hidden = false;
+    rows[label].style.order = rank;
+    rows[label].querySelector(".score").textContent = formatPercent(fraction);
+  });
+}
+
+/** Return a row with a class and a switch that draws it on the image. */
+function makeSwitch({ name, color }, label) {
+  const row = document.createElement("li");
+  const field = document.createElement("label");
+  const input = Object.assign(document.createElement("input"), { type: "checkbox", checked: !hidden.has(label) });
+  input.addEventListener("change", () => {
+    if (input.checked) hidden.delete(label);
+    else hidden.add(label);
+    if (shown) render();
+  });
+  const parts = ["dot", "name", "score"].map((style) => Object.assign(document.createElement("span"), { className: style }));
+  parts[0].style.background = color;
+  parts[1].textContent = name;
+  field.append(input, ...parts);
+  row.append(field);
   return row;
 }
 

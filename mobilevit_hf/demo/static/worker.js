@@ -55,7 +55,7 @@ async function load(settings) {
   await run(await createImageBitmap(new ImageData(1, 1))); // the first run takes several times as long
 }
 
-/** Run the model on an image: the outputs by name, and the milliseconds from pixels to outputs. */
+/** Run the model on an image: the outputs by name with its input's size, and the milliseconds from pixels to outputs. */
 async function run(bitmap) {
   const start = performance.now();
   const { width, height } = bitmap;
@@ -64,7 +64,11 @@ async function run(bitmap) {
   bitmap.close();
   const image = new ort.Tensor("uint8", new Uint8Array(pixels.buffer), [1, resizer.height, resizer.width, 3]);
   const results = await session.run({ image });
-  const outputs = Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, Array.from(tensor.data)]));
+  // A label map stays a typed array, which is copied to the page in a fraction of the time.
+  const copy = model.task === "image-segmentation" ? (data) => data.slice() : Array.from;
+  const outputs = Object.fromEntries(Object.entries(results).map(([name, { data }]) => [name, copy(data)]));
+  outputs.width = resizer.width;
+  outputs.height = resizer.height;
   return { outputs, milliseconds: performance.now() - start };
 }
 
