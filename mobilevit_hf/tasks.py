@@ -98,7 +98,7 @@ TASKS: dict[TaskName, Task] = {
 MIN_TOP_5_CLASSES = 10
 
 EXPORTABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection", "image-segmentation")
-TRAINABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection")
+TRAINABLE_TASKS: tuple[TaskName, ...] = ("image-classification", "object-detection", "image-segmentation")
 
 # In the order of the rows in tables.
 METRICS: dict[str, Metric] = {

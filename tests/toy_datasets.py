@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 CLASSES = ("circle", "square")
+IGNORED = 255  # label of the top rows of a mask
 
 
 def draw_image(shapes, seed, side=64):
@@ -70,4 +71,26 @@ def draw_detection(folder, train=16, validation=8, side=64):
         categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
         text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
         (folder / "annotations" / f"instances_{split}.json").write_text(text)
+    return folder
+
+
+def draw_segmentation(folder, train=16, validation=8, side=64):
+    """Write images with one or two shapes and masks of background, circles and squares; return the folder.
+
+    The shapes of the masks are their boxes. The top rows are unlabeled.
+    """
+    for split, count, seed in (("train", train, 0), ("val", validation, 10_000)):
+        for name in (split, f"{split}annot"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            shapes = random.Random(seed + i).sample(CLASSES, k=1 + i % 2)
+            image, boxes = draw_image(shapes, seed + i, side)
+            mask = np.zeros((side, side), np.uint8)
+            for shape, corners in zip(shapes, boxes, strict=True):
+                x1, y1, x2, y2 = map(round, corners)
+                mask[y1:y2, x1:x2] = 1 + CLASSES.index(shape)
+            mask[: side // 16] = IGNORED
+            image.save(folder / split / f"{i:03}.png")
+            Image.fromarray(mask).save(folder / f"{split}annot" / f"{i:03}.png")
+    (folder / "classes.txt").write_text("\n".join(("background", *CLASSES)))
     return folder

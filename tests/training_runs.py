@@ -9,7 +9,11 @@ from mobilevit_hf.training.callbacks import TrainerCallback
 from mobilevit_hf.training.checkpoint import find_checkpoints, load_checkpoint
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-SCRIPT_OF = {"image-classification": "train_classification.py", "object-detection": "train_detection.py"}
+SCRIPT_OF = {
+    "image-classification": "train_classification.py",
+    "object-detection": "train_detection.py",
+    "image-segmentation": "train_segmentation.py",
+}
 MODEL_FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
 SHORT = ("--max-steps", 2, "--per-device-train-batch-size", 4, "--dataloader-num-workers", 0, "--use-cpu")
 SMALL = (*SHORT, "--image-size", 64)

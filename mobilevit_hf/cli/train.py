@@ -1,4 +1,4 @@
-"""`mobilevit train`: train a classifier or detector."""
+"""`mobilevit train`: train a classifier, a detector or a semantic segmentation model."""
 
 import dataclasses
 import inspect
@@ -40,23 +40,23 @@ RecipeOption = Annotated[
 
 
 def make_command(task: TaskName | None = None) -> Callable[..., None]:
-    """Return the command, with an option for each field of `TrainArguments`; a task of None is inferred."""
+    """Return the command, with an option for each field of `TrainArguments`; a task of None is an option."""
 
     def command(data: str, recipe: Path | None = None, **values: Any) -> None:
-        """Train a classifier or a detector on your images.
+        """Train a classifier, a detector or a semantic segmentation model on your images.
 
         The task follows from the data: one folder per class trains a classifier; boxes in COCO, Pascal VOC or YOLO
-        format train a detector. The defaults fine-tune a pretrained model. Use --max-minutes to limit the training
-        time, and --resume auto to continue an interrupted run. The other commands accept the output directory as a
-        model.
+        format train a detector; a mask per image trains a segmentation model. The defaults fine-tune a pretrained
+        model. Use --max-minutes to limit the training time, and --resume auto to continue an interrupted run. The
+        other commands accept the output directory as a model.
         """
-        options = {"data": data, "task": task, **values}
+        options = {"data": data, **values} | ({"task": task} if task else {})
         _train(recipe, {name: value for name, value in options.items() if value is not None})
 
     parameters = [_parameter("data", DataArgument), _parameter("recipe", RecipeOption, None)]
     hints = get_type_hints(TrainArguments)
     for field in dataclasses.fields(TrainArguments):
-        if field.name not in ("data", "task"):
+        if field.name != "data" and not (task and field.name == "task"):
             parameters.append(_parameter(field.name, hints[field.name] | None, _make_option(field)))
     command.__dict__["__signature__"] = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -41,6 +41,34 @@ class TokenLinear(nn.Linear):
         return outputs.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
 
 
+class PointwiseConvolution(nn.Conv2d):
+    """1x1 `nn.Conv2d` without stride, which with a single thread computes a small batch as an equivalent larger one.
+
+    Torch has a kernel of its own for batches below `POINTWISE_CONVOLUTION_BATCH`, which takes longer than oneDNN's.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        num_pixels = input.numel() // self.in_channels
+        if (
+            not POINTWISE_CONVOLUTION
+            or torch.compiler.is_compiling()
+            or input.device.type != "cpu"
+            or input.dtype != torch.float32
+            or type(self.weight) is not nn.Parameter  # quantized
+            or torch.get_num_threads() > 1
+            or len(input) >= POINTWISE_CONVOLUTION_BATCH
+            or num_pixels % POINTWISE_CONVOLUTION_BATCH
+            or num_pixels * self.in_channels * self.out_channels < POINTWISE_CONVOLUTION_MIN_MACS
+            or not input.is_contiguous(memory_format=torch.channels_last)
+        ):
+            return super().forward(input)
+        # (B, C, H, W) → (batch, C, 1, B * H * W / batch) in channels_last, and back, all without a copy
+        shape = (POINTWISE_CONVOLUTION_BATCH, 1, num_pixels // POINTWISE_CONVOLUTION_BATCH, self.in_channels)
+        images = input.permute(0, 2, 3, 1).reshape(shape).permute(0, 3, 1, 2)
+        outputs = F.conv2d(images, self.weight, self.bias).permute(0, 2, 3, 1)
+        return outputs.reshape(len(input), *input.shape[-2:], self.out_channels).permute(0, 3, 1, 2)
+
+
 class FastDropout(nn.Dropout):
     """`nn.Dropout` that is four times as fast on the CPU, where one random number per element takes 10% of a step.
 
@@ -61,11 +89,17 @@ FAST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: TokenLinear, n
 
 
 def use_fast_layers(model: nn.Module) -> None:
-    """Replace the layers of a model's transformers in place; parameters and their names are kept."""
+    """Replace 1x1 convolutions and the layers of transformers in place; parameters and their names are kept."""
     for block in model.modules():
         if isinstance(block, MobileViTTransformerLayer):
             for layer in block.modules():
                 layer.__class__ = FAST_LAYERS.get(type(layer), type(layer))
+        elif type(block) is nn.Conv2d and _is_pointwise(block):
+            block.__class__ = PointwiseConvolution
 
 
-__all__ = ["FastDropout", "TokenLinear", "use_fast_layers"]
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    return (layer.kernel_size, layer.stride, layer.padding, layer.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+
+__all__ = ["FastDropout", "PointwiseConvolution", "TokenLinear", "use_fast_layers"]

@@ -8,6 +8,9 @@ Shapes in comments: B batch, C channels, H and W height and width, P pixels per 
 D width of the transformer.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -208,6 +211,18 @@ class MobileViTTransformer(nn.Module):
         return tokens
 
 
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Generator[None, None, None]:
+    """Put a module into evaluation mode, and afterwards all of its modules into the mode they were in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def resize_features(features: Tensor, height: int, width: int) -> Tensor:
     """Resize (B, C, H, W) → (B, C, height, width) bilinearly, unless the size already matches."""
     # An exported graph has one path for all sizes: it always resizes, which is exact if the size matches.
@@ -322,7 +337,10 @@ class MobileViTASPPPooling(nn.Module):
         self.conv_1x1 = MobileViTConvLayer(in_channels, out_channels, 1, activation="relu")
 
     def forward(self, features: Tensor) -> Tensor:
-        pooled = self.conv_1x1(self.global_pool(features))
+        # A single value per channel has no variance: as in evaluation, the running statistics normalize it.
+        is_single = self.training and len(features) == 1
+        with evaluation_mode(self.conv_1x1) if is_single else nullcontext():
+            pooled = self.conv_1x1(self.global_pool(features))
         return pooled.expand(-1, -1, *features.shape[-2:])
 
 

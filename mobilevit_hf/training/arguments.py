@@ -20,6 +20,7 @@ TRACKERS = ("none", "tensorboard", "trackio", "wandb")
 
 CLASSIFICATION: TaskName = "image-classification"
 DETECTION: TaskName = "object-detection"
+SEGMENTATION: TaskName = "image-segmentation"
 
 # Values of fields that are None when fine-tuning; scripts/recipes/finetune-*.yaml repeat them.
 DEFAULTS: dict[TaskName, dict[str, Any]] = {
@@ -43,6 +44,16 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
         "color_jitter": 1.0,
         "metric_for_best_model": TASKS[DETECTION].headline_metric,
     },
+    SEGMENTATION: {
+        "hidden_dropout_prob": 0.0,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 2e-3,
+        "weight_decay": 0.01,
+        "label_smoothing_factor": 0.0,
+        "multi_scale": "progressive",
+        "color_jitter": 0.5,
+        "metric_for_best_model": TASKS[SEGMENTATION].headline_metric,
+    },
 }
 # Values that differ when training from scratch.
 FROM_SCRATCH: dict[TaskName, dict[str, Any]] = {
@@ -53,9 +64,14 @@ FROM_SCRATCH: dict[TaskName, dict[str, Any]] = {
         "multi_scale": "on",
     },
     DETECTION: {},
+    SEGMENTATION: {},
 }
 # Epochs of a default run, and its fewest steps; both are multiplied by the factor when training from scratch.
-DEFAULT_LENGTH: dict[TaskName, tuple[int, int]] = {CLASSIFICATION: (12, 300), DETECTION: (30, 1000)}
+DEFAULT_LENGTH: dict[TaskName, tuple[int, int]] = {
+    CLASSIFICATION: (12, 300),
+    DETECTION: (30, 1000),
+    SEGMENTATION: (30, 1000),
+}
 FROM_SCRATCH_LENGTH_FACTOR = 3
 
 
@@ -85,10 +101,10 @@ def option(
     panel: str,
     bound: Bound | None = None,
     choices: Sequence[str] = (),
-    task: str | None = None,
+    tasks: Sequence[TaskName] = (),
 ) -> Any:
-    """Return a dataclass field with the metadata of a command-line option; `task` is the only one it applies to."""
-    metadata = {"help": help, "panel": panel, "choices": choices, "bound": bound, "task": task}
+    """Return a dataclass field with the metadata of a command-line option; without `tasks` it applies to all tasks."""
+    metadata = {"help": help, "panel": panel, "choices": choices, "bound": bound, "tasks": tasks}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -120,7 +136,12 @@ class TrainArguments:
     max_bad: float = option(0.05, "Abort if more than this fraction of the samples is invalid.", DATA, FRACTION)
     streaming: bool = option(False, "Stream a Hub dataset instead of downloading it.", DATA)
 
-    task: str | None = option(None, "Task that the dataset must have labels for.", DATA, choices=TRAINABLE_TASKS)
+    task: str | None = option(
+        None,
+        "Task to train, if the dataset has annotations for several. Default: inferred.",
+        DATA,
+        choices=TRAINABLE_TASKS,
+    )
 
     model: str | None = option(
         None,
@@ -139,7 +160,14 @@ class TrainArguments:
         "Detection: anchors fitted to the training boxes (auto), or those of the paper.",
         MODEL,
         choices=("auto", "paper"),
-        task=DETECTION,
+        tasks=(DETECTION,),
+    )
+    output_stride: int | None = option(
+        None,
+        "Segmentation: stride of the last feature map: 8, 16 or 32. Default: the checkpoint's, or 16.",
+        MODEL,
+        Bound(lambda value: value in (8, 16, 32), "8, 16 or 32"),
+        tasks=(SEGMENTATION,),
     )
     hidden_dropout_prob: float | None = option(None, "Dropout in the transformer layers.", MODEL, BELOW_ONE)
     freeze_backbone: bool = option(False, "Train only the head.", MODEL)
@@ -171,10 +199,24 @@ class TrainArguments:
     label_smoothing_factor: float | None = option(None, "Label smoothing.", OPTIM, BELOW_ONE)
     class_weights: str = option(
         "none",
-        "Classification: class weights of the loss: none, or balanced (inverse class frequency).",
+        "Class weights of the loss, except in detection: none, or balanced (inverse frequency of images or pixels).",
         OPTIM,
         choices=("none", "balanced"),
-        task=CLASSIFICATION,
+        tasks=(CLASSIFICATION, SEGMENTATION),
+    )
+    dice_weight: float = option(
+        0.0,
+        "Segmentation: weight of the Dice loss, which is added to the cross-entropy.",
+        OPTIM,
+        NOT_NEGATIVE,
+        tasks=(SEGMENTATION,),
+    )
+    focal_gamma: float = option(
+        0.0,
+        "Segmentation: gamma of the focal loss, which replaces the cross-entropy; 0 disables it.",
+        OPTIM,
+        NOT_NEGATIVE,
+        tasks=(SEGMENTATION,),
     )
     ema_decay: float = option(
         0.998, "EMA decay of the weights that are evaluated and saved; 0 disables EMA.", OPTIM, BELOW_ONE
@@ -195,29 +237,41 @@ class TrainArguments:
         "Classification: smallest area of a random resized crop, as a fraction of the image.",
         AUGMENT,
         Bound(lambda value: 0 < value <= 1, "more than 0 and at most 1"),
-        task=CLASSIFICATION,
+        tasks=(CLASSIFICATION,),
     )
     rand_augment: int | None = option(
         None,
         "Classification: magnitude of RandAugment, 0..30. Default: off.",
         AUGMENT,
         Bound(lambda value: 0 <= value <= 30, "a magnitude in 0..30"),
-        task=CLASSIFICATION,
+        tasks=(CLASSIFICATION,),
     )
     random_erasing: float = option(
-        0.0, "Classification: probability of random erasing.", AUGMENT, PROBABILITY, task=CLASSIFICATION
+        0.0, "Classification: probability of random erasing.", AUGMENT, PROBABILITY, tasks=(CLASSIFICATION,)
     )
     mixup: float = option(
-        0.0, "Classification: alpha of MixUp; 0 disables it.", AUGMENT, NOT_NEGATIVE, task=CLASSIFICATION
+        0.0, "Classification: alpha of MixUp; 0 disables it.", AUGMENT, NOT_NEGATIVE, tasks=(CLASSIFICATION,)
     )
     cutmix: float = option(
-        0.0, "Classification: alpha of CutMix; 0 disables it.", AUGMENT, NOT_NEGATIVE, task=CLASSIFICATION
+        0.0, "Classification: alpha of CutMix; 0 disables it.", AUGMENT, NOT_NEGATIVE, tasks=(CLASSIFICATION,)
     )
     color_jitter: float | None = option(None, "Probability of color jitter.", AUGMENT, PROBABILITY)
     zoom_out: float = option(
-        0.0, "Detection: probability of placing the image on a larger canvas.", AUGMENT, PROBABILITY, task=DETECTION
+        0.0,
+        "Detection: probability of placing the image on a larger canvas.",
+        AUGMENT,
+        PROBABILITY,
+        tasks=(DETECTION,),
     )
-    crop: float = option(0.5, "Detection: probability of a random crop.", AUGMENT, PROBABILITY, task=DETECTION)
+    crop: float = option(0.5, "Detection: probability of a random crop.", AUGMENT, PROBABILITY, tasks=(DETECTION,))
+    min_scale: float = option(
+        0.5,
+        "Segmentation: smallest scale of the image in random crops of a fixed size.",
+        AUGMENT,
+        POSITIVE,
+        tasks=(SEGMENTATION,),
+    )
+    max_scale: float = option(2.0, "Segmentation: largest scale.", AUGMENT, POSITIVE, tasks=(SEGMENTATION,))
 
     eval_steps: float = option(0.1, "Steps between evaluations; below 1, a fraction of the training.", EVAL, POSITIVE)
     save_steps: float = option(0.1, "Steps between checkpoints; below 1, a fraction of the training.", EVAL, POSITIVE)
@@ -266,6 +320,10 @@ class TrainArguments:
                 "streaming: got neither max_steps nor max_minutes, expected one of them, as a streamed dataset has no "
                 "length. Set one."
             )
+        if self.min_scale > self.max_scale:
+            raise ValueError(
+                f"min_scale: got {self.min_scale}, expected at most max_scale, {self.max_scale}. Change one of them."
+            )
         for name in ("license_name", "license_link"):
             if getattr(self, name) and (self.license or "").strip().lower() != OTHER_LICENSE:
                 raise ValueError(f"{name}: got license {self.license}, expected other. Set it, or remove {name}.")
@@ -293,9 +351,11 @@ class TrainArguments:
         if self.task not in (None, task):
             raise ValueError(f"data: got {self.data} for {task}, expected {self.task}. Pass another dataset.")
         for field in dataclasses.fields(self):
-            only = field.metadata["task"]
-            if only not in (None, task) and getattr(self, field.name) != field.default:
-                raise ValueError(f"{field.name}: applies to {only} only, got data for {task}. Remove it.")
+            only = field.metadata["tasks"]
+            if only and task not in only and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"{field.name}: applies to {' and '.join(only)} only, got data for {task}. Remove it."
+                )
         defaults = DEFAULTS[task] | (FROM_SCRATCH[task] if self.model in VARIANTS else {})
         values: dict[str, Any] = dataclasses.asdict(self) | {"task": task}
         values |= {name: value for name, value in defaults.items() if values[name] is None}

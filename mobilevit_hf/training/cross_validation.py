@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from accelerate import Accelerator
 from transformers import BaseImageProcessor, PreTrainedModel
 
@@ -216,11 +217,20 @@ def _find_duplicates(samples: Sequence[Sample]) -> list[tuple[int, int]]:
 def _labels(sample: Sample) -> list[int]:
     if sample.objects is not None:
         return sample.objects.labels.tolist()
+    if sample.mask is not None:
+        return sample.mask.labels()
     return [] if sample.label is None else [sample.label]
 
 
 def _count_labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, int]:
-    counts = Counter(label for sample in samples for label in _labels(sample))
+    """Return the number of images, objects or pixels of each class."""
+    counts = Counter()
+    for sample in samples:
+        if sample.mask is not None:
+            values, pixels = np.unique(sample.mask.read(), return_counts=True)
+            counts.update(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
+        else:
+            counts.update(_labels(sample))
     return {name: counts[label] for label, name in enumerate(classes)}
 
 

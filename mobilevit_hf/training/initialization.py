@@ -12,6 +12,7 @@ from transformers import (
     MobileViTImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
+    SegformerImageProcessor,
 )
 from transformers.image_utils import PILImageResampling
 
@@ -29,12 +30,16 @@ from ..modeling.anchors_ssdlite import anchor_recall, fit_anchors
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.finite import check_finite_weights
-from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
-from ..modeling.modeling_mobilevit import MobileViTForImageClassification
+from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor, normalizes
+from ..modeling.modeling_mobilevit import MobileViTForImageClassification, MobileViTForSemanticSegmentation
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 from ..modeling.variants_mobilevit import VARIANTS
+from ..tasks import task_of_architecture
 from .arguments import TrainArguments
 
+# Prefixes of the weights that not all MobileViT models have: heads, and the convolution before a classifier.
+HEADS = ("classifier.", "segmentation_head.")
+EXPANSION = ("conv_1x1_exp.", "mobilevit.conv_1x1_exp.")
 # Variant to train from scratch if the default checkpoint can't be downloaded.
 FALLBACK_VARIANT = "xxs"
 CLASSIFIER_TYPES = ("mobilevit", "mobilevit_backbone")
@@ -46,6 +51,9 @@ STRIDE = 32
 MIN_IMAGE_SIZE = 96
 # From scratch, a classifier learns more from many small images than from few large ones in the same time.
 SCRATCH_IMAGE_SIZE = 96
+# The paper trains at 512x512 (section 4.3), with four times the computation per image.
+SEGMENTER_IMAGE_SIZE = 256
+SEGMENTER_STRIDE = 16
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,7 @@ def create_classifier(arguments: TrainArguments, classes: Sequence[str], image_s
         config = _read_config(source, CLASSIFIER_TYPES)
         model = _load(MobileViTForImageClassification, source, _label_fields(classes))
         if _class_names(config) != list(classes):  # a head with as many outputs was loaded, for other classes
-            nn.init.trunc_normal_(model.classifier.weight, std=config.initializer_range)
-            nn.init.zeros_(model.classifier.bias)
+            _initialize_head(model.classifier, config)
         processor: Any = load_image_processor(source, trust_remote_code=False)
         if not getattr(processor, "crop_size", None):
             raise ValueError(
@@ -148,6 +155,63 @@ def create_detector(
         processor = MobileViTSSDLiteImageProcessor(do_flip_channel_order=False)
     processor.size = {"height": size, "width": size}
     return _finish(arguments, model, processor, size, *notes)
+
+
+def create_segmenter(arguments: TrainArguments, classes: Sequence[str], image_side: float | None) -> InitialModel:
+    """Create a semantic segmentation model from `arguments.model`.
+
+    The whole image is stretched to a square: stock's post-processing resizes the logits to the size of the image, so
+    that a crop would shift the label map. Unlike a fixed shortest edge, a fixed size also gives batches of any images
+    and exported models a fixed input, as that of a detector.
+
+    Args:
+        classes: Class names of the dataset.
+        image_side: Typical shorter side of the images in pixels, the upper limit of the default input size.
+
+    Raises:
+        ValueError: If the initial checkpoint is unknown, incomplete or of another type.
+    """
+    name, labels = str(arguments.model), _label_fields(classes)
+    own_size: int = SEGMENTER_IMAGE_SIZE
+    processor: Any
+    if name in VARIANTS:
+        fields = {"output_stride": arguments.output_stride or SEGMENTER_STRIDE, **labels}
+        model = MobileViTForSemanticSegmentation(MobileViTConfig.from_variant(name, **fields))
+        _initialize_head(model.segmentation_head.classifier.convolution, model.config)
+        processor = MobileViTImageProcessor(resample=PILImageResampling.BILINEAR, do_flip_channel_order=False)
+    else:
+        source = resolve_model(name)
+        config = _read_config(source, CLASSIFIER_TYPES)
+        task = task_of_architecture(next(iter(config.architectures or ()), None))
+        is_segmenter = task is not None and task.name == "image-segmentation"
+        if is_segmenter:
+            own_size = config.image_size
+        stride = arguments.output_stride or (config.output_stride if is_segmenter else SEGMENTER_STRIDE)
+        model = _load(MobileViTForSemanticSegmentation, source, labels | {"output_stride": stride})
+        if not is_segmenter or _class_names(config) != list(classes):
+            _initialize_head(model.segmentation_head.classifier.convolution, model.config)
+        processor = _segmentation_processor(load_image_processor(source, trust_remote_code=False))
+    size = arguments.image_size or _fit_size(own_size, image_side)
+    processor.size = processor.crop_size = {"height": size, "width": size}
+    processor.do_resize, processor.do_center_crop = True, False
+    model.config.image_size = size
+    return _finish(arguments, model, processor, size)
+
+
+def _initialize_head(layer: Any, config: PreTrainedConfig) -> None:
+    """Initialize the last layer, linear or a convolution, so that all classes are about equally probable."""
+    nn.init.trunc_normal_(layer.weight, std=config.initializer_range)
+    nn.init.zeros_(layer.bias)
+
+
+def _segmentation_processor(source: Any) -> Any:
+    """Return a stock processor with the source's channels and `post_process_semantic_segmentation`."""
+    if not normalizes(source):
+        flips = getattr(source, "do_flip_channel_order", False)
+        return MobileViTImageProcessor(resample=source.resample, do_flip_channel_order=flips)
+    return SegformerImageProcessor(
+        resample=source.resample, image_mean=source.image_mean, image_std=source.image_std, do_reduce_labels=False
+    )
 
 
 def _continue_detector(
@@ -203,15 +267,14 @@ def _load(model_class: type[PreTrainedModel], source: Path, fields: dict[str, An
         model, report = model_class.from_pretrained(  # ty: ignore[not-iterable]  # a tuple with output_loading_info
             source, **fields, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    missing = {name for name in report["missing_keys"] if not name.startswith("classifier.")}
-    missing |= {name for name, *_ in report["mismatched_keys"] if not name.startswith(("classifier.", "head."))}
+    missing = {name for name in report["missing_keys"] if not name.startswith(HEADS)}
+    missing |= {name for name, *_ in report["mismatched_keys"] if not name.startswith((*HEADS, "head."))}
     if missing:
         raise ValueError(
             f"{source}: {len(missing)} weights are missing or have other shapes, such as {min(missing)}. "
             "Pass a complete MobileViT checkpoint, as written by save_pretrained."
         )
-    heads = ("classifier.", "segmentation_head.")
-    if unexpected := [name for name in report["unexpected_keys"] if not name.startswith(heads)]:
+    if unexpected := [name for name in report["unexpected_keys"] if not name.startswith((*HEADS, *EXPANSION))]:
         raise ValueError(
             f"{source}: {len(unexpected)} weights are not part of the model that config.json describes, such as "
             f"{min(unexpected)}. Use the config.json that was saved with the weights."

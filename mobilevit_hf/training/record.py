@@ -45,7 +45,7 @@ def create_record(
     recorded = {
         field.name: getattr(arguments, field.name)
         for field in dataclasses.fields(arguments)
-        if _is_recorded(field) and field.metadata["task"] in (None, report.task)
+        if _is_recorded(field) and report.task in (field.metadata["tasks"] or (report.task,))
     }
     return TrainingRecord(
         task=report.task,

@@ -140,7 +140,10 @@ def _find_difference(data: dict[str, Any], saved: dict[str, Any]) -> str | None:
             counts = [values[kind].get(split, 0) for values in (data, saved)]
             if counts[0] != counts[1]:
                 return f"{text.format(counts[0], split)}, expected {counts[1]} as in the checkpoint"
-    for kind, text in (("annotations", "file names, labels or boxes"), ("pixels", "images under the same names")):
+    for kind, text in (
+        ("annotations", "file names, labels or boxes"),
+        ("pixels", "images under the same names"),
+    ):
         for split, value in data.get(kind, {}).items():
             if value != saved.get(kind, {}).get(split):
                 return f"other {text} in the {split} split, expected those of the checkpoint"

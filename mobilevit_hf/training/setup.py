@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from ..data.checks import DatasetReport, check_dataset, drop_invalid
 from ..data.reading import check_source, load_dataset
@@ -29,7 +29,7 @@ from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, TaskArguments
 from .callbacks import TrainerCallback
 from .dataloader import TrainingDataLoader, check_batches
 from .ema import EMA
-from .initialization import STRIDE, InitialModel, check_initial_checkpoint, choose_initial_checkpoint
+from .initialization import InitialModel, check_initial_checkpoint, choose_initial_checkpoint
 from .optimization import Schedule, create_optimizer
 from .push_to_hub import check_publication
 from .record import create_record
@@ -240,6 +240,7 @@ def load_training_dataset(arguments: TrainArguments) -> Dataset:
     """Load the splits without decoding images."""
     dataset = load_dataset(
         arguments.data,
+        task=cast(TaskName | None, arguments.task),
         data_format=arguments.data_format,
         validation_fraction=0.0 if arguments.cross_validation else arguments.validation_fraction,
         streaming=arguments.streaming,
@@ -313,7 +314,7 @@ def build_run(
     report: DatasetReport,
 ) -> Run:
     """Build optimizer, loader and schedule for an initial model."""
-    check_batches(arguments, initial.image_size, max(getattr(initial.model.config, "feature_strides", [STRIDE])))
+    check_batches(arguments, initial.image_size, last_stride(initial.model.config))
     loader = TrainingDataLoader(arguments, task, initial, accelerator)
     if arguments.gradient_checkpointing:
         initial.model.gradient_checkpointing_enable()
@@ -352,6 +353,11 @@ def build_run(
         num_steps=count_steps(arguments, task.dataset.task, loader.steps_per_epoch),
         max_seconds=60 * arguments.max_minutes if arguments.max_minutes else None,
     )
+
+
+def last_stride(config: PreTrainedConfig) -> int:
+    """Return the stride of a model's coarsest feature map."""
+    return max(getattr(config, "feature_strides", None) or [config.output_stride])
 
 
 def count_steps(arguments: TaskArguments, task: TaskName, steps_per_epoch: int | None) -> int | None:

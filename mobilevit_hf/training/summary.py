@@ -9,6 +9,7 @@ from ..data.checks import DatasetReport
 from ..environment import describe_hardware
 from ..evaluation.confidence_intervals import FEW_IMAGES, wilson_interval
 from ..modeling.variants_mobilevit import VARIANTS
+from ..tasks import METRICS, TASKS, TaskName
 
 if TYPE_CHECKING:
     from .setup import Run
@@ -18,8 +19,9 @@ MAX_CLASSES = 12
 # Splits that a cross-validation measures on.
 POOLED_SPLITS = ("train", "validation")
 EXAMPLE_ACCURACY = 0.8
-# Half of the mAP's interval times √images; the detector of blood cells has 0.26.
-MAP_UNCERTAINTY = 0.25
+# Half of the metric's interval times √images; the detector of blood cells has 0.26, a segmentation model of streets
+# 0.15.
+UNCERTAINTY: dict[TaskName, float] = {"object-detection": 0.25, "image-segmentation": 0.15}
 NUM_FOLDS = 5
 
 
@@ -56,8 +58,10 @@ def warn_of_few_images(report: DatasetReport) -> str | None:
     count = report.num_samples.get("validation", 0)
     if not 0 < count < FEW_IMAGES:
         return None
-    if report.task == "object-detection":
-        meaning = f"The 95% interval of its mAP is often ±{MAP_UNCERTAINTY / math.sqrt(count):.2f} or more"
+    if uncertainty := UNCERTAINTY.get(report.task):
+        title = METRICS[TASKS[report.task].headline_metric].title.partition(" (")[0]
+        title = title if title == "mAP" else title[0].lower() + title[1:]
+        meaning = f"The 95% interval of its {title} is often ±{uncertainty / math.sqrt(count):.2f} or more"
     else:
         correct = round(EXAMPLE_ACCURACY * count)
         low, high = wilson_interval(correct, count)
@@ -70,22 +74,26 @@ def warn_of_few_images(report: DatasetReport) -> str | None:
 
 
 def describe_split(report: DatasetReport, split: str, *, is_stream: bool = False) -> str:
-    """Return the number of images of a split, and of images or objects of each class."""
+    """Return the number of images of a split, and of images or objects of each class, or of its pixels in percent."""
     counts, text = report.counts[split], _count(report.num_samples[split], "image")
     if is_stream:
         text = f"streamed; the first {text}"
     if report.task == "object-detection":
         text += f", {_count(sum(counts.values()), 'object')}"
+    if report.task == "image-segmentation":
+        pixels = max(1, sum(counts.values()))
+        return f"{text}: {_describe_counts({name: count / pixels for name, count in counts.items()}, '.1%')}"
     return f"{text}: {_describe_counts(counts)}"
 
 
-def _describe_counts(counts: Mapping[str, int]) -> str:
-    if len(counts) <= MAX_CLASSES:
-        return ", ".join(f"{name} {count}" for name, count in counts.items())
-    smallest, largest = (choose(counts, key=counts.__getitem__) for choose in (min, max))
+def _describe_counts(values: Mapping[str, float], form: str = "") -> str:
+    """Return the value of each class, or the range of many, in a format such as `.1%`."""
+    if len(values) <= MAX_CLASSES:
+        return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+    smallest, largest = (choose(values, key=values.__getitem__) for choose in (min, max))
     return (
-        f"{len(counts)} classes of {counts[smallest]} ({smallest}) to {counts[largest]} ({largest}), median "
-        f"{statistics.median(counts.values()):g}"
+        f"{len(values)} classes of {values[smallest]:{form}} ({smallest}) to {values[largest]:{form}} ({largest}), "
+        f"median {statistics.median(values.values()):{form or 'g'}}"
     )
 
 

@@ -15,7 +15,15 @@ from ..data.types import Dataset
 from ..evaluation import EvaluationResult
 from ..tasks import TaskName
 from .arguments import TaskArguments
-from .initialization import CLASSIFIER_TYPES, DETECTOR_TYPES, InitialModel, create_classifier, create_detector
+from .initialization import (
+    CLASSIFIER_TYPES,
+    DETECTOR_TYPES,
+    InitialModel,
+    create_classifier,
+    create_detector,
+    create_segmenter,
+)
+from .segmentation_loss import SegmentationLoss
 
 # Model and batch → scalar loss, or the `loss` and the parts that it is the sum of, by name.
 LossFunction: TypeAlias = Callable[[nn.Module, dict[str, Any]], Tensor | dict[str, Tensor]]
@@ -52,6 +60,12 @@ class TrainingTask(ABC):
     def _common_augmentation(self) -> dict[str, Any]:
         return {name: getattr(self.arguments, name) for name in ("horizontal_flip", "vertical_flip", "color_jitter")}
 
+    def _class_weights(self, report: DatasetReport, device: torch.device) -> Tensor | None:
+        """Return the class weights of the loss (K,), None for equal ones."""
+        if self.arguments.class_weights == "none":
+            return None
+        return balanced_weights([report.counts["train"][name] for name in self.dataset.classes]).to(device)
+
 
 class ClassificationTask(TrainingTask):
     """Image classification with cross-entropy loss."""
@@ -60,8 +74,7 @@ class ClassificationTask(TrainingTask):
 
     def create_model(self, report: DatasetReport) -> InitialModel:
         """Create a classifier whose input size is at most the median image size."""
-        side = min(report.widths.median, report.heights.median) if report.widths and report.heights else None
-        return create_classifier(self.arguments, self.dataset.classes, side)
+        return create_classifier(self.arguments, self.dataset.classes, image_side(report))
 
     def augmentation(self) -> dict[str, Any]:
         """Return crops, flips, color jitter, RandAugment and random erasing."""
@@ -75,10 +88,7 @@ class ClassificationTask(TrainingTask):
 
     def loss_function(self, report: DatasetReport, device: torch.device) -> LossFunction:
         """Return cross-entropy with label smoothing and optional class weights."""
-        weights = None
-        if self.arguments.class_weights == "balanced":
-            weights = balanced_weights([report.counts["train"][name] for name in self.dataset.classes]).to(device)
-        smoothing = self.arguments.label_smoothing_factor
+        weights, smoothing = self._class_weights(report, device), self.arguments.label_smoothing_factor
 
         def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
             logits = model(pixel_values=batch["pixel_values"]).logits.float()
@@ -116,17 +126,51 @@ class DetectionTask(TrainingTask):
             model.config.recommended_threshold = result.recommended_threshold.value
 
 
+class SegmentationTask(TrainingTask):
+    """Semantic segmentation with cross-entropy or focal loss, and optionally Dice loss."""
+
+    model_types = CLASSIFIER_TYPES
+
+    def create_model(self, report: DatasetReport) -> InitialModel:
+        """Create a segmentation model whose input size is at most the median image size."""
+        return create_segmenter(self.arguments, self.dataset.classes, image_side(report))
+
+    def augmentation(self) -> dict[str, Any]:
+        """Return crops at several scales, flips and color jitter."""
+        return self._common_augmentation() | {"scale_jitter": (self.arguments.min_scale, self.arguments.max_scale)}
+
+    def loss_function(self, report: DatasetReport, device: torch.device) -> LossFunction:
+        """Return the loss at the resolution of the labels; class weights are by number of pixels."""
+        compute = SegmentationLoss(
+            class_weights=self._class_weights(report, device),
+            label_smoothing=self.arguments.label_smoothing_factor,
+            focal_gamma=self.arguments.focal_gamma,
+            dice_weight=self.arguments.dice_weight,
+        )
+
+        def loss(model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+            return compute(model(pixel_values=batch["pixel_values"]).logits, batch["labels"])
+
+        return loss
+
+
 TRAINING_TASKS: dict[TaskName, type[TrainingTask]] = {
     "image-classification": ClassificationTask,
     "object-detection": DetectionTask,
+    "image-segmentation": SegmentationTask,
 }
 
 
+def image_side(report: DatasetReport) -> float | None:
+    """Return the shorter of the median width and height of the images in pixels; None if none was decoded."""
+    return min(report.widths.median, report.heights.median) if report.widths and report.heights else None
+
+
 def balanced_weights(counts: Sequence[int]) -> Tensor:
-    """Return class weights inversely proportional to class frequency, with mean 1 over the samples.
+    """Return class weights inversely proportional to class frequency, with mean 1 over the samples or pixels.
 
     Args:
-        counts: (K,) number of samples by class; an empty class gets weight 0.
+        counts: (K,) number of samples or pixels by class; an empty class gets weight 0.
     """
     numbers = torch.tensor(counts, dtype=torch.float32)
     present = numbers > 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from toy_checkpoints import save_classifier
-from toy_datasets import draw_classification, draw_detection
+from toy_datasets import draw_classification, draw_detection, draw_segmentation
 
 from mobilevit_hf.training.arguments import TrainArguments
 from mobilevit_hf.training.state import TrainingResult
@@ -26,6 +26,7 @@ def small_datasets(tmp_path_factory):
     return {
         "image-classification": draw_classification(folder / "shapes", train=24, validation=9),
         "object-detection": draw_detection(folder / "boxes", train=12, validation=7),
+        "image-segmentation": draw_segmentation(folder / "masks", train=12, validation=7),
     }
 
 
@@ -36,6 +37,7 @@ def uneven_datasets(tmp_path_factory):
     return {
         "image-classification": draw_classification(folder / "classification", train=18, validation=6, side=96),
         "object-detection": draw_detection(folder / "detection", train=18, validation=6, side=96),
+        "image-segmentation": draw_segmentation(folder / "segmentation", train=18, validation=6, side=96),
     }
 
 

@@ -114,6 +114,11 @@ INVALID = {
     "mixup": (-1,),
     "cutmix": (-1,),
     "class_weights": ("equal",),
+    "output_stride": (0, 24, 16.0),
+    "min_scale": (0,),
+    "max_scale": (0, -1),
+    "dice_weight": (-0.5,),
+    "focal_gamma": (-1,),
     "anchors": ("own",),
     "report_to": ("paper",),
     "task": ("segmentation",),
@@ -142,6 +147,7 @@ def test_infinite_values_raise(name, value):
         ({"bf16": True, "fp16": True}, "^fp16: got True together with bf16"),
         ({"num_train_epochs": 3, "max_steps": 100}, "^max_steps: got 100 together with num_train_epochs"),
         ({"streaming": True}, "streaming: .* max_steps nor max_minutes"),
+        ({"min_scale": 2, "max_scale": 1.5}, r"^min_scale: got 2\.0, expected at most max_scale, 1\.5"),
         ({"license_name": "mine"}, r"^license_name: got license None, expected other\. Set it"),
         (
             {"license_link": "https://a.b", "license": "mit"},
@@ -156,14 +162,18 @@ def test_conflicting_values_raise(values, expected):
 
 @pytest.mark.parametrize("task", DEFAULTS)
 def test_options_of_the_other_task_raise(task):
-    fields = [field for field in FIELDS.values() if field.metadata["task"] == task]
-    other = next(name for name in DEFAULTS if name != task)
+    fields = [field for field in FIELDS.values() if task in field.metadata["tasks"]]
     assert len(fields) >= 3
     for field in fields:
-        changed = {"none": "balanced", "auto": "paper", None: 9}.get(field.default, 0.25)
+        tasks = field.metadata["tasks"]
+        changed = {"output_stride": 8}.get(
+            field.name, {"none": "balanced", "auto": "paper", None: 9}.get(field.default, 0.6)
+        )
         arguments = TrainArguments(data="images", **{field.name: changed})
         assert getattr(arguments.for_task(task), field.name) == changed
-        with pytest.raises(ValueError, match=f"^{field.name}: applies to {task} only, got data for {other}"):
+        other = next(name for name in DEFAULTS if name not in tasks)
+        expected = f"^{field.name}: applies to {' and '.join(tasks)} only, got data for {other}"
+        with pytest.raises(ValueError, match=expected):
             arguments.for_task(other)
 
 

@@ -14,7 +14,9 @@ RECIPES = SCRIPTS / "recipes"
 
 @pytest.mark.parametrize("recipe", [pytest.param(path, id=path.stem) for path in sorted(RECIPES.glob("*.yaml"))])
 def test_miniature_run(recipe, small_datasets, initial_checkpoint, mobilevit, no_plots, tmp_path):
-    task = "object-detection" if re.search("coco|detection|cells", recipe.stem) else "image-classification"
+    patterns = {"object-detection": "coco|detection|cells", "image-segmentation": "segmentation"}
+    matches = (task for task, pattern in patterns.items() if re.search(pattern, recipe.stem))
+    task = next(matches, "image-classification")
     values = yaml.safe_load(recipe.read_text())
     length = ("--num-train-epochs", 0.3) if "num_train_epochs" in values else ("--max-steps", 2)
     words = ("--model", initial_checkpoint, "--output-dir", tmp_path / "run", "--eval-steps", 9, *length)
@@ -70,3 +72,16 @@ def test_coco_recipes_match_the_paper(variant, name, dropout):
     assert schedule(200_000, 1.0) < 2e-6
     assert (a.weight_decay, 1 - a.ema_decay, a.ema_warmup) == (0.01, pytest.approx(5e-4), False)
     assert (a.multi_scale, a.horizontal_flip, a.color_jitter, a.zoom_out, a.crop) == ("off", 0.5, 1.0, 0.5, 1.0)
+
+
+def test_voc_recipe_matches_the_paper():
+    """Section 4.3: 512x512, output stride 16, 50 epochs, 128 images per step, 9e-4."""
+    a = TrainArguments(**read_recipe(RECIPES / "voc-segmentation-s.yaml"))
+    assert (a.model, a.hidden_dropout_prob) == ("apple/mobilevit-small", 0.1)
+    assert (a.image_size, a.output_stride) == (512, 16)
+    assert (a.num_train_epochs, a.per_device_train_batch_size) == (50, 128)
+    schedule = schedule_of(a)
+    assert schedule(500, 0.0) == pytest.approx(9e-4)
+    assert schedule(200_000, 1.0) < 2e-6
+    assert (a.weight_decay, 1 - a.ema_decay, a.ema_warmup) == (0.01, pytest.approx(5e-4), False)
+    assert (a.class_weights, a.dice_weight, a.focal_gamma) == ("none", 0.0, 0.0)

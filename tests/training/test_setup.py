@@ -78,7 +78,7 @@ DEPENDENT_ERRORS = [
     ({"metric_for_best_model": "map"}, "^metric_for_best_model: got 'map'"),
     ({"metric_for_best_model": "top_5_accuracy"}, "^metric_for_best_model: got top_5_.* at least 10 .* acc"),
     ({"zoom_out": 0.5}, "^zoom_out: applies to object-detection only"),
-    ({"task": "object-detection"}, "^data: got .* for image-classification, expected object-detection"),
+    ({"task": "object-detection"}, ": got annotations for image-classification, expected object-detection"),
 ]
 
 

@@ -7,20 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from conftest import PACKAGE_PARENT
 from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
 from safetensors.torch import load_file
-from toy_datasets import CLASSES
+from toy_datasets import CLASSES, IGNORED
 from training_runs import MODEL_FILES, SCRIPT_OF, SCRIPTS, SMALL, only_line, read_arguments, read_metrics, read_results
 
 import mobilevit_hf
 from mobilevit_hf import cli
 from mobilevit_hf.cli.train import make_command
 from mobilevit_hf.records import CrossValidationRecord
+from mobilevit_hf.tasks import TASKS
 from mobilevit_hf.training.checkpoint import find_checkpoints, load_checkpoint
 from mobilevit_hf.training.state import TrainingResult
 
@@ -33,6 +36,7 @@ FIGURES_OF = {
     "image-classification": FIGURES | {"reliability.png", "least_confident.png"},
     "object-detection": FIGURES
     | {"average_precision.png", "precision_recall.png", "thresholds.png", "detection_errors.png", "boxes.png"},
+    "image-segmentation": {"worst_images.png", "class_iou.png", "confusion_matrix_normalized.png"},
 }
 
 
@@ -65,6 +69,19 @@ def flatten(metrics, prefix=""):
     return flat
 
 
+def mean_iou(files, predictions):
+    """Return the mean IoU of predicted masks of `draw_segmentation`, over the classes in predictions or targets."""
+    intersections, unions, names = Counter(), Counter(), ("background", *CLASSES)
+    for file, segments in zip(files, predictions, strict=True):
+        target = np.array(Image.open(file.parents[1] / f"{file.parent.name}annot" / file.name))
+        masks = {segment["label"]: coco_mask.decode(segment["mask"]).astype(bool) for segment in segments}
+        for label, name in enumerate(names):
+            predicted, is_target = masks.get(name, np.zeros(target.shape, bool)) & (target != IGNORED), target == label
+            intersections[name] += int((predicted & is_target).sum())
+            unions[name] += int((predicted | is_target).sum())
+    return np.mean([intersections[name] / union for name, union in unions.items() if union])
+
+
 # --- output directory ------------------------------------------------------------------------------------------------
 
 
@@ -90,10 +107,10 @@ def test_output_directory(task, run_dir, small_datasets):
         assert line["progress"] == pytest.approx(line["step"] / 12)
         assert 0 <= line["waiting_for_data"] <= 1
         assert line["learning_rate"] <= 0.01
-    per_epoch = -(-{"image-classification": 24, "object-detection": 12}[task] // 4)
+    per_epoch = -(-{"image-classification": 24, "object-detection": 12, "image-segmentation": 12}[task] // 4)
     assert losses[-1]["epoch"] == pytest.approx(12 / per_epoch, abs=1e-3)
 
-    metric = {"image-classification": "accuracy", "object-detection": "map"}[task]
+    metric = TASKS[task].headline_metric
     evaluations = [line for line in lines if "eval_" + metric in line]
     assert [line["step"] for line in evaluations] == [6, 12]
     results = read_results(run_dir)
@@ -133,6 +150,9 @@ def test_predict_agrees_with_training(task, run_dir, small_datasets, mobilevit):
         correct = [top[0]["label"] == file.parent.name for file, top in zip(files, predictions, strict=True)]
         assert np.mean(correct) == read_results(run_dir)["metrics"]["accuracy"]
         return
+    if task == "image-segmentation":
+        assert mean_iou(files, predictions) == pytest.approx(read_results(run_dir)["metrics"]["mean_iou"], abs=1e-9)
+        return
     _, out, _ = mobilevit("predict", *files, "--model", run_dir, "--json", "--threshold", 0)
     unfiltered = [json.loads(line)["predictions"] for line in out.splitlines()]
     threshold = json.loads((run_dir / "config.json").read_text())["recommended_threshold"]
@@ -160,12 +180,19 @@ def test_stock_transformers_agrees(task, run_dir, small_datasets, run_python):
         import json, transformers
         predict = transformers.pipeline({task!r}, model={str(run_dir)!r}, trust_remote_code={detects})
         options = {{"threshold": 0.05}} if {detects} else {{}}
-        print(json.dumps([predict(file, **options) for file in {list(map(str, files))}]))
+        results = [predict(file, **options) for file in {list(map(str, files))}]
+        if {task == "image-segmentation"}:
+            results = [[segment["label"] for segment in result] for result in results]
+        print(json.dumps(results))
         """
     predictions = json.loads(run_python(code, without_package=True).splitlines()[-1])
     if task == "image-classification":
         correct = [top[0]["label"] == file.parent.name for file, top in zip(files, predictions, strict=True)]
         assert np.mean(correct) == read_results(run_dir)["metrics"]["accuracy"]
+    elif task == "image-segmentation":
+        ours = mobilevit_hf.pipeline(task, str(run_dir))
+        for file, labels in zip(files, predictions, strict=True):
+            assert labels == [segment["label"] for segment in ours(str(file))]
     else:
         ours = mobilevit_hf.pipeline(task, str(run_dir))
         for file, detections in zip(files, predictions, strict=True):
@@ -198,7 +225,8 @@ def test_without_validation_split_the_last_weights_are_saved(
 ):
     folder = tmp_path / "data"
     shutil.copytree(small_datasets[task], folder)
-    shutil.rmtree(folder / ("val" if task == "object-detection" else "validation"))
+    for name in ("val", "valannot", "validation"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "annotations/instances_val.json").unlink(missing_ok=True)
     words = ("--model", initial_checkpoint, "--output-dir", tmp_path / "run", *SMALL)
     code, _, err = mobilevit("train", folder, *words, "--validation-fraction", 0, "--ema-decay", 0)

@@ -45,17 +45,17 @@ def test_each_field_has_a_flag(mobilevit, monkeypatch):
     code, out, err = mobilevit("train", "--help")
     assert (code, err) == (0, "")
     flags = set(re.findall(r"--[a-z0-9][a-z0-9-]*", out))
-    names = {field.name for field in dataclasses.fields(TrainArguments)} - {"data", "task"}
+    names = {field.name for field in dataclasses.fields(TrainArguments)} - {"data"}
     assert {flag_of(name) for name in names} < flags
-    assert not {"--data", "--task"} & flags
+    assert "--data" not in flags
     assert "--recipe" in flags
 
 
 def test_each_flag_sets_its_field(mobilevit, training_calls):
     """All flags at once, each with a value other than its default."""
     special = {"resume": "auto", "data_format": "folders", "metric_for_best_model": "macro_f1", "license": "other"}
-    special["rand_augment"] = 9
-    omitted = {"data", "task", "fp16", "num_train_epochs"}  # the last two exclude others
+    special |= {"rand_augment": 9, "output_stride": 8}
+    omitted = {"data", "fp16", "num_train_epochs"}  # the last two exclude others
     words, expected = [], {}
     for field in dataclasses.fields(TrainArguments):
         if field.name in omitted:
@@ -200,7 +200,7 @@ def test_several_processes_require_an_output_directory(mobilevit, training_calls
 def working_dir(small_datasets, tmp_path, monkeypatch):
     """Working directory with datasets and invalid recipes."""
     monkeypatch.chdir(tmp_path)
-    for name, folder in zip(("shapes", "boxes"), small_datasets.values(), strict=True):
+    for name, folder in zip(("shapes", "boxes", "masks"), small_datasets.values(), strict=True):
         shutil.copytree(folder, tmp_path / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "unknown.yaml").write_text("learning_rate: 1.0e-3\nlearning_speed: 3\n")
@@ -272,9 +272,14 @@ def test_invalid_value_raises_before_torch_is_imported(run_python):
 
 
 @pytest.mark.parametrize(
-    ("script", "dataset"), [("train_classification.py", "boxes"), ("train_detection.py", "shapes")]
+    ("script", "dataset", "expected"),
+    [
+        ("train_classification.py", "boxes", ("folders that are not named after classes", "for a classifier")),
+        ("train_detection.py", "shapes", ("object-detection", "image-classification")),
+        ("train_segmentation.py", "shapes", ("33 images without", "COCO JSON with polygons")),
+    ],
 )
-def test_script_rejects_data_of_the_other_task(script, dataset, working_dir, no_hub, monkeypatch, capfd):
+def test_script_rejects_data_of_the_other_task(script, dataset, expected, working_dir, no_hub, monkeypatch, capfd):
     before = list_files(working_dir)
     monkeypatch.setattr("mobilevit_hf.cli.train.tune_allocator", lambda: True)
     monkeypatch.setattr(sys, "argv", [script, dataset, "--model", "xxs"])
@@ -282,8 +287,8 @@ def test_script_rejects_data_of_the_other_task(script, dataset, working_dir, no_
         runpy.run_path(str(SCRIPTS / script), run_name="__main__")
     line = only_line(capfd.readouterr().err)
     assert end.value.code == 2
-    for task in SCRIPT_OF:
-        assert task in line
+    for part in expected:
+        assert part in line
     assert dataset in line
     assert list_files(working_dir) == before
 
@@ -331,22 +336,29 @@ def test_detector_starts_from_the_backbone_of_a_segmentation_model(
 # --- short runs ------------------------------------------------------------------------------------------------------
 
 
-BOTH, CLASSIFIER, DETECTOR = tuple(SCRIPT_OF), ("image-classification",), ("object-detection",)
+ALL, CLASSIFIER, DETECTOR = tuple(SCRIPT_OF), ("image-classification",), ("object-detection",)
+SEGMENTER = ("image-segmentation",)
 
 
 @pytest.mark.parametrize(
     ("words", "tasks"),
     [
-        (("--gradient-checkpointing",), BOTH),
-        (("--bf16",), BOTH),
-        (("--freeze-backbone",), BOTH),
+        (("--gradient-checkpointing",), ALL),
+        (("--bf16",), ALL),
+        (("--freeze-backbone",), ALL),
         (("--class-weights", "balanced", "--mixup", "0.2", "--cutmix", "1"), CLASSIFIER),
         (("--rand-augment", "9", "--random-erasing", "0.5", "--vertical-flip", "0.5"), CLASSIFIER),
-        (("--multi-scale", "on", "--per-device-train-batch-size", "8"), BOTH),
-        (("--multi-scale", "off", "--gradient-accumulation-steps", "2", "--max-grad-norm", "0"), BOTH),
+        (("--multi-scale", "on", "--per-device-train-batch-size", "8"), ALL),
+        (("--multi-scale", "off", "--gradient-accumulation-steps", "2", "--max-grad-norm", "0"), ALL),
         (("--anchors", "paper", "--color-jitter", "0", "--zoom-out", "0", "--crop", "0"), DETECTOR),
-        (("--ema-decay", "0", "--no-decay-norms-and-biases", "--hidden-dropout-prob", "0.3"), BOTH),
-        pytest.param(("--compile",), BOTH, marks=pytest.mark.slow),
+        (("--dice-weight", "0.5", "--focal-gamma", "2", "--class-weights", "balanced"), SEGMENTER),
+        (
+            ("--output-stride", "32", "--min-scale", "1", "--max-scale", "1.5", "--label-smoothing-factor", "0.1"),
+            SEGMENTER,
+        ),
+        (("--per-device-train-batch-size", "1"), SEGMENTER),
+        (("--ema-decay", "0", "--no-decay-norms-and-biases", "--hidden-dropout-prob", "0.3"), ALL),
+        pytest.param(("--compile",), ALL, marks=pytest.mark.slow),
     ],
     ids=lambda value: value[0].strip("-") if value[0][0] == "-" else "",
 )
