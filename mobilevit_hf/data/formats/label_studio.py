@@ -9,7 +9,7 @@ from typing import Any
 from ..masks import Layers, Mask
 from ..sequences import Samples
 from ..types import Dataset
-from .folder import SPLIT_NAMES, DataFolder
+from .folder import DataFolder
 from .lookup import FileIndex, Reference, match_files
 from .painted import BACKGROUND
 
@@ -59,7 +59,7 @@ def read(folder: DataFolder) -> Dataset:
         names.append(image)
         targets.append(Mask(Layers([(labels[label], folder.path(name)) for label, _, name in entries])))
     samples = Samples(names, [folder.path(name) for name in names], targets)
-    return Dataset("image-segmentation", classes, {SPLIT_NAMES["train"]: samples}, "label_studio")
+    return Dataset("image-segmentation", classes, {"train": samples}, "label_studio")
 
 
 def _png_files(folder: DataFolder) -> list[str]:

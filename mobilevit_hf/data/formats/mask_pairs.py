@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .folder import SPLIT_NAMES, DataFolder, is_image_name
 from .imagefolder import MASK_WORDS, PART_WORDS
 from .lookup import NEUTRAL_WORDS, split_of
+from .mask_content import find_mask_folders
 
 # Names of folders of masks and of images whose words don't say so, in lower case.
 MASK_FOLDERS = (
@@ -49,6 +50,7 @@ class Pairs:
         unmatched_masks: Masks without an image.
         other_masks: Further masks of images that have one.
         are_in_classes: Whether the folders of images and masks are in folders that may be classes.
+        by_content: Folders of masks, each with that of its images, that were recognized by content only.
     """
 
     pairs: list[Pair] = field(default_factory=list)
@@ -56,6 +58,7 @@ class Pairs:
     unmatched_masks: list[str] = field(default_factory=list)
     other_masks: list[str] = field(default_factory=list)
     are_in_classes: bool = False
+    by_content: dict[str, str] = field(default_factory=dict)
 
 
 class _File(NamedTuple):
@@ -72,7 +75,21 @@ def has_mask_role(directory: str) -> bool:
 
 
 def find_pairs(folder: DataFolder) -> Pairs:
-    """Find the mask of each image of a folder."""
+    """Find the mask of each image of a folder, by names, or else by the content of folders with the same names."""
+    pairs = _pair_by_name(folder)
+    if not pairs.pairs and (by_content := find_mask_folders(folder)):
+        image_of = {}
+        for name in folder.images("."):
+            directory, base = posixpath.split(name)
+            image_of[directory, posixpath.splitext(base)[0]] = name
+        for (directory, stem), name in image_of.items():
+            if directory in by_content:
+                pairs.pairs.append(Pair(image_of[by_content[directory], stem], name))
+        pairs.unmatched_images, pairs.by_content = [], by_content
+    return pairs
+
+
+def _pair_by_name(folder: DataFolder) -> Pairs:
     names = [name for name, kind in folder.walk() if kind == "file" and is_image_name(name)]
     common = _common_folders(names)
     files = [_classify(name, common) for name in names]

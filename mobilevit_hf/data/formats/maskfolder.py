@@ -9,6 +9,7 @@ from ..types import Dataset
 from .folder import SPLIT_NAMES, DataFolder, is_image_name
 from .lookup import FileIndex, Reference, match_files, split_of
 from .mask_classes import find_classes
+from .mask_content import find_mask_folders
 from .mask_pairs import Pair, Pairs, find_missing_masks, find_pairs, has_mask_role
 from .mask_values import infer_encoding, known_rows
 
@@ -30,7 +31,7 @@ def recognizes_parallel(folder: DataFolder) -> bool:
     """Return whether there is a folder of masks, and none around it that may be a class."""
     directories = {posixpath.dirname(name) for names in folder.files_by_suffix().values() for name in names}
     if not any(map(has_mask_role, directories)):  # quick, also for millions of images
-        return False
+        return bool(find_mask_folders(folder))
     pairs = find_pairs(folder)
     return _is_dataset(pairs) and not pairs.are_in_classes
 
@@ -57,6 +58,11 @@ def read(folder: DataFolder) -> Dataset:
         raise ValueError(
             f"{folder.root}: got no images with masks, expected images/ next to masks/ with the same names, or names "
             "such as 1.jpg and 1_mask.png."
+        )
+    for masks, images in pairs.by_content.items():
+        folder.notes.append(
+            f"Read {masks} as the masks of {images}: the same names, and few colors. If both are classes, set "
+            'data_format="imagefolder" (--data-format imagefolder).'
         )
     _report_unmatched(folder, pairs)
     rows, file = find_classes(folder)

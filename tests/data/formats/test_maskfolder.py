@@ -280,3 +280,22 @@ def test_masks_of_16_bits(tmp_path):
     write_text_files(tmp_path, {"id2label.json": {"0": "road", "1000": "car", "2000": "tree"}})
     dataset = load_dataset(tmp_path, validation_fraction=0)
     np.testing.assert_array_equal(dataset.splits["train"][0].mask.read(), values)
+
+
+@pytest.mark.parametrize("splits", [("",), ("train/", "test/")])
+def test_folders_of_other_names_are_recognized_by_content(tmp_path, splits):
+    names = [(f"{split}original_x/{i}.jpg", f"{split}segmented_y/{i}.png") for split in splits for i in range(4)]
+    masks = write_mask_dataset(tmp_path, names)
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert (dataset.task, sum(split_sizes(dataset).values())) == ("image-segmentation", len(names))
+    for sample in dataset.splits["train"]:
+        np.testing.assert_array_equal(sample.mask.read(), masks[sample.name])
+    assert "segmented_y as the masks of" in " ".join(dataset.notes)
+    assert "data_format" in " ".join(dataset.notes)
+
+
+def test_classes_of_photos_with_the_same_names_are_no_masks(tmp_path):
+    for i in range(4):
+        save_image(tmp_path / f"cat/{i}.png", i)
+        save_image(tmp_path / f"dog/{i}.png", 10 + i)
+    assert load_dataset(tmp_path, validation_fraction=0).task == "image-classification"
