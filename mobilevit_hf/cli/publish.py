@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..model_sources import read_task
+from ..tasks import EXPORTABLE_TASKS
 from . import console
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def publish(
                 f"--revision: got {revision}, expected main with --space. Leave out --space or --revision."
             )
         if (folder / "config.json").is_file():  # else publishing fails
-            read_task(str(folder), folder)
+            read_task(str(folder), folder, EXPORTABLE_TASKS)
             page = _prepare_page(folder) if static in (None, True) else None
     publication = publish_folder(
         folder,

@@ -42,7 +42,7 @@ def publish_space(
 
     Args:
         space_id: Repository id of the Space, with or without the user or organization.
-        repo_id: Repository id of a classifier or detector.
+        repo_id: Repository id of the model.
         private, dry_run, token, log: As for `publish`.
 
     Raises:

@@ -107,9 +107,19 @@ def test_kind_of_space_without_a_space_is_an_error(hub, mobilevit, classifier):
     assert (code, err) == (2, "error: --gradio: got no --space. Pass the id of a Space.\n")
 
 
-@pytest.mark.parametrize("task", ["image-segmentation", "image-feature-extraction"])
-def test_space_of_an_unsupported_task_is_rejected(hub, mobilevit, checkpoints, task):
-    code, _, err = mobilevit("publish", checkpoints[task], REPO, "--license", "mit", "--space", SPACE)
+def test_space_of_a_backbone_is_rejected(hub, mobilevit, checkpoints):
+    backbone = checkpoints["image-feature-extraction"]
+    code, _, err = mobilevit("publish", backbone, REPO, "--license", "mit", "--space", SPACE)
     assert code == 2
     assert "expected an image classifier or an object detector" in err
     assert hub.requests == []
+
+
+def test_segmentation_model_is_published_with_a_space(hub, mobilevit, segmenter_dir):
+    arguments = (segmenter_dir, REPO, "--license", "mit", "--space", SPACE, "--gradio")
+    code, _, err = mobilevit("publish", *arguments)
+    assert code == 0, err
+    files = hub.files(REPO)
+    assert b"pipeline_tag: image-segmentation" in files["README.md"]
+    assert "model.safetensors" in files
+    assert REPO in hub.files(SPACE, repo_type="space")["app.py"].decode()
