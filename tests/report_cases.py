@@ -104,7 +104,7 @@ def segmentation_result(names=None, seed=0, classes=CLASSES, **changes):
     metrics = SegmentationMetrics(None, dict(enumerate(classes)), range(len(classes)))
     for index, (prediction, mask) in enumerate(zip(*label_maps(len(names), seed, len(classes)), strict=True)):
         prepared = Prepared(index, Sample(names[index], None), None, mask.shape)
-        metrics.update([LabelMaps(prediction, mask, 0.5 * mask.size)], [prepared])
+        metrics.update([LabelMaps(prediction, mask)], [prepared])
     metrics.merge([metrics.state])
     values = {
         "task": "image-segmentation",

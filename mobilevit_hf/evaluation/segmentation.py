@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.random import Generator
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
@@ -31,12 +32,23 @@ class LabelMaps(NamedTuple):
     Attributes:
         prediction: (H, W) int64 class indices of the model.
         target: (H, W) int64 class indices of the model, `UNLABELED` for pixels to ignore.
-        loss: Sum of the cross-entropy over the labeled pixels.
+        logits: (K, height, width) of the model, None for no loss.
     """
 
     prediction: np.ndarray
     target: np.ndarray
-    loss: float
+    logits: Tensor | None = None
+
+    def loss(self) -> float:
+        """Return the sum of the cross-entropy over the labeled pixels.
+
+        The logits are resized once more: kept, those of a batch take gigabytes with many classes and large masks.
+        """
+        if self.logits is None:
+            return 0.0
+        labels = torch.from_numpy(self.target)[None].to(self.logits.device)
+        resized = resize_logits(self.logits, self.target.shape).float()
+        return F.cross_entropy(resized, labels, ignore_index=UNLABELED, reduction="sum").item()
 
 
 class SegmentationMetrics(TaskMetrics):
@@ -56,13 +68,10 @@ class SegmentationMetrics(TaskMetrics):
         """Return the label maps of each image, as `post_process_semantic_segmentation` with the masks' sizes."""
         return [self._resize(logits, prepared) for logits, prepared in zip(outputs.logits, group, strict=True)]
 
-    def _resize(self, logits: torch.Tensor, prepared: Prepared) -> LabelMaps:
-        """Logits (K, height, width) → label maps and loss at the resolution of the mask."""
+    def _resize(self, logits: Tensor, prepared: Prepared) -> LabelMaps:
+        """Logits (K, height, width) → label maps at the resolution of the mask."""
         target = self._target(prepared)
-        resized = F.interpolate(logits[None], size=target.shape, mode="bilinear", align_corners=False)
-        labels = torch.from_numpy(target)[None].to(logits.device)
-        loss = F.cross_entropy(resized.float(), labels, ignore_index=UNLABELED, reduction="sum")
-        return LabelMaps(resized[0].argmax(dim=0).cpu().numpy(), target, loss.item())
+        return LabelMaps(resize_logits(logits, target.shape)[0].argmax(dim=0).cpu().numpy(), target, logits)
 
     def _target(self, prepared: Prepared) -> np.ndarray:
         name, mask = prepared.sample.name, prepared.mask
@@ -91,7 +100,7 @@ class SegmentationMetrics(TaskMetrics):
                 cells=target * self.num_classes + predicted,
                 pixels=pixels,
                 boundaries=count_boundaries(maps.prediction, maps.target, self.num_classes),
-                loss=maps.loss,
+                loss=maps.loss(),
                 label_maps=_compress(maps) if len(pixels) else None,
             )
             self.state.append(image)
@@ -166,6 +175,11 @@ class SegmentationMetrics(TaskMetrics):
         """Return the mean cross-entropy over the labeled pixels of all images."""
         labeled = sum(int(image.pixels.sum()) for image in self.images)
         return {"loss": sum(image.loss for image in self.images) / labeled} if labeled else {}
+
+
+def resize_logits(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Logits (K, height, width) → (1, K, *size), as `post_process_semantic_segmentation` of image processors."""
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)
 
 
 def take_whole_images(processor: BaseImageProcessor) -> tuple[BaseImageProcessor, list[str]]:

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor
 import mobilevit_hf
 from mobilevit_hf.data.masks import Mask
 from mobilevit_hf.data.types import Sample
-from mobilevit_hf.evaluation import EvaluationResult, evaluate_model
+from mobilevit_hf.evaluation import EvaluationResult, evaluate_model, take_whole_images
 from mobilevit_hf.evaluation.evaluator import evaluate_folds
 from mobilevit_hf.evaluation.inference import Prepared
 from mobilevit_hf.evaluation.predictions import CompressedLabelMap
@@ -50,7 +50,7 @@ def measure(predictions, masks, num_shards=1):
         for index in reversed(range(shard, len(masks), num_shards)):
             target = metrics.class_indices[masks[index]]
             prepared = Prepared(index, Sample(f"{index}.png", None), None, target.shape, masks[index])
-            metrics.update([LabelMaps(predictions[index], target, loss=float(index))], [prepared])
+            metrics.update([LabelMaps(predictions[index], target)], [prepared])
         states.append(pickle.dumps(metrics.state))
     metrics = SegmentationMetrics(None, MODEL_NAMES, TARGETS)
     metrics.merge(pickle.loads(state) for state in reversed(states))
@@ -230,7 +230,7 @@ def test_state_is_small_with_many_classes():
     maps = np.random.default_rng(0).integers(0, 20, (2, 100, 100))
     for index in range(60):
         prepared = Prepared(index, Sample("a", None), None, (100, 100), maps[1].astype(np.uint8))
-        metrics.update([LabelMaps(*maps, 0.0)], [prepared])
+        metrics.update([LabelMaps(*maps)], [prepared])
     metrics.merge([metrics.state])
     assert len(pickle.dumps(dataclasses.replace(metrics.images[30], label_maps=None))) < 12_000
     assert metrics.images[30].label_maps is None
@@ -346,6 +346,24 @@ def test_masks_that_do_not_fit_are_skipped_by_name(segmenter, samples):
     ]
     assert result.problems[1].reason == "mask of 45x35 pixels, image of 90x70"
     assert result.metrics == evaluate_model(*segmenter, samples, NAMES).metrics
+
+
+def test_image_processor_without_a_crop():
+    cropping = transformers.MobileViTImageProcessor(size={"shortest_edge": 68}, crop_size={"height": 48, "width": 64})
+    before = cropping.to_dict()
+    whole, notes = take_whole_images(cropping)
+    image = next(make_images(1, size=(90, 70)))
+    pixels, expected = (
+        processor(image, return_tensors="pt")["pixel_values"]
+        for processor in (
+            whole,
+            transformers.MobileViTImageProcessor(size={"height": 48, "width": 64}, do_center_crop=False),
+        )
+    )
+    assert torch.equal(pixels, expected)
+    assert "resized to 64x48" in notes[0]
+    assert cropping.to_dict() == before
+    assert take_whole_images(whole) == (whole, [])
 
 
 @pytest.mark.parametrize(
