@@ -37,6 +37,7 @@ BOX_COLUMNS = (
 )
 BOX_TEXT_COLUMNS = ("bbox", "box", "boundingbox")  # of "[x, y, width, height]"
 NO_LABEL_COLUMNS = ("source",)
+MASK_COLUMNS = ("rlemask", "rle", "encodedpixels", "encodedmask")  # of run lengths
 ONLY_CLASS = "object"  # of boxes without classes
 SIZE_COLUMNS = ("width", "height")
 HEADLESS_BOX = ("image", "x1", "y1", "x2", "y2", "class")  # keras-retinanet's format
@@ -225,7 +226,8 @@ def _infer_columns(table: Table, rows: list[list[str]]) -> None:
     table.size = [places[column] for column in SIZE_COLUMNS if column in places]
     table.split = next((places[column] for column in SPLIT_COLUMNS if column in places), None)
     named = [places[column] for column in LABEL_COLUMNS if column in places]
-    used = {table.image, table.split, *table.box, *table.size}
+    masks = [places[column] for column in MASK_COLUMNS if column in places]
+    used = {table.image, table.split, *table.box, *table.size, *masks}
     others = [number for number, column in enumerate(table.columns) if number not in used and column]
     one_hot = [n for n in others if rows and all(re.fullmatch(r"[01](\.0+)?", row[n]) for row in rows)]
     if named and (table.box or _are_labels(rows, named[0])):

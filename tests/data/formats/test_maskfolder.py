@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dataset_files import noise_image, problem_kinds, split_sizes
+from dataset_files import noise_image, problem_kinds, split_sizes, voc_xml
 from mask_files import VOC_COLORS, blocks, save_image, save_mask, write_mask_dataset, write_text_files
 from PIL import Image
 
@@ -299,3 +299,89 @@ def test_classes_of_photos_with_the_same_names_are_no_masks(tmp_path):
         save_image(tmp_path / f"cat/{i}.png", i)
         save_image(tmp_path / f"dog/{i}.png", 10 + i)
     assert load_dataset(tmp_path, validation_fraction=0).task == "image-classification"
+
+
+def test_oxford_pets_with_boxes_lists_and_trimaps(tmp_path):
+    names = [(f"images/Abyssinian_{i}.jpg", f"annotations/trimaps/Abyssinian_{i}.png") for i in range(4)]
+    masks = write_mask_dataset(tmp_path, names, values=(1, 2, 3))
+    write_text_files(
+        tmp_path,
+        {
+            "annotations/trainval.txt": "".join(f"Abyssinian_{i} 1 1 1\n" for i in range(3)),
+            "annotations/test.txt": "Abyssinian_3 1 1 1\n",
+            "annotations/xmls/Abyssinian_0.xml": voc_xml(("cat", 1, 1, 9, 9), size=(24, 16)),
+        },
+    )
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert (dataset.task, "--task image-segmentation" in " ".join(dataset.notes)) == ("object-detection", True)
+    dataset = load_dataset(tmp_path, validation_fraction=0, task="image-segmentation")
+    assert (split_sizes(dataset), dataset.problems) == ({"train": 3, "test": 1}, [])
+    assert dataset.classes == ("class 1", "class 2", "class 3")
+    np.testing.assert_array_equal(dataset.splits["test"][0].mask.read(), masks[names[3][0]] - 1)
+
+
+def test_loveda_reads_masks_within_folders_that_may_be_classes(tmp_path):
+    names = [
+        (f"{split}/{area}/images_png/{i}.png", f"{split}/{area}/masks_png/{i}.png")
+        for split in ("Train", "Val")
+        for area in ("Rural", "Urban")
+        for i in range(2)
+    ]
+    masks = write_mask_dataset(tmp_path, names)
+    dataset = load_dataset(tmp_path)
+    assert (dataset.task, "--task image-segmentation" in " ".join(dataset.notes)) == ("image-classification", True)
+    dataset = load_dataset(tmp_path, task="image-segmentation")
+    assert split_sizes(dataset) == {"train": 4, "validation": 4}
+    for sample in dataset.splits["validation"]:
+        np.testing.assert_array_equal(sample.mask.read(), masks[sample.name])
+
+
+def test_supervisely_masks_of_the_machine(tmp_path):
+    names = [(f"ds0/img/{i}.jpg", f"ds0/masks_machine/{i}.png") for i in range(3)]
+    masks = write_mask_dataset(tmp_path, names, colors=[(i, i, i) for i in range(3)])
+    for i in range(3):
+        save_mask(tmp_path / f"ds0/masks_human/{i}.png", colors=VOC_COLORS)
+        write_text_files(tmp_path, {f"ds0/ann/{i}.jpg.json": {"objects": [{"classTitle": "cat"}]}})
+    write_text_files(tmp_path, {"obj_class_to_machine_color.json": {"cat": [1, 1, 1], "dog": [2, 2, 2]}})
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert dataset.classes == ("background", "cat", "dog")
+    for sample in dataset.splits["train"]:
+        np.testing.assert_array_equal(sample.mask.read(), masks[sample.name])
+
+
+def test_camvid_with_its_color_table(tmp_path):
+    names = [(f"701_StillsRaw_full/{i}.png", f"LabeledApproved_full/{i}_L.png") for i in range(3)]
+    masks = write_mask_dataset(tmp_path, names, values=(0, 1, 2, 3), colors=VOC_COLORS)
+    rows = ("0 0 0\t\tVoid", "128 0 0\t\tCar", "0 128 0\t\tTree", "128 128 0\tRoad")
+    write_text_files(tmp_path, {"label_colors.txt": "\n".join(rows)})
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert dataset.classes == ("Car", "Tree", "Road")
+    expected = np.array([255, 0, 1, 2], np.uint8)[masks[names[0][0]]]
+    np.testing.assert_array_equal(dataset.splits["train"][0].mask.read(), expected)
+
+
+def test_roboflow_semantic_masks(tmp_path):
+    names = [
+        (f"{split}/{i}_jpg.rf.0a{i}.jpg", f"{split}/{i}_jpg.rf.0a{i}_mask.png")
+        for split in ("train", "valid")
+        for i in "ab"
+    ]
+    write_mask_dataset(tmp_path, names)
+    classes = "Pixel Value, Class\n0, background\n1, car\n2, tree\n"
+    write_text_files(
+        tmp_path, {"train/_classes.csv": classes, "valid/_classes.csv": classes, "README.roboflow.txt": "x"}
+    )
+    dataset = load_dataset(tmp_path)
+    assert (dataset.task, split_sizes(dataset)) == ("image-segmentation", {"train": 2, "validation": 2})
+    assert dataset.classes == ("background", "car", "tree")
+
+
+def test_carvana_with_its_csv_of_rle(tmp_path):
+    write_mask_dataset(
+        tmp_path, [(f"train/a_0{i}.jpg", f"train_masks/a_0{i}_mask.gif") for i in range(4)], values=(0, 1)
+    )
+    write_text_files(
+        tmp_path, {"train_masks.csv": "img,rle_mask\n" + "".join(f"a_0{i}.jpg,{i} 3 9 2\n" for i in range(4))}
+    )
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert (dataset.task, split_sizes(dataset)) == ("image-segmentation", {"train": 4})
