@@ -94,3 +94,15 @@ def test_invalid_inputs_raise(load, prediction, reference, options, message):
 def test_only_ignored_pixels_raise(load):
     with pytest.raises(ValueError, match="got no pixel other than ignore_index, 255"):
         load("mean_iou").compute(predictions=[[[0, 1]]], references=[[[255, 255]]])
+
+
+def test_large_labels_are_counted_as_small_ones(load, label_maps):
+    """Pairs of large labels are sorted, and those of small ones counted in bins."""
+    predictions, references = label_maps
+    metric = load("mean_iou")
+    expected = metric.compute(predictions=predictions, references=references)
+    spread = np.array([9_000 * label for label in range(6)] + [0] * 249 + [255])
+    result = metric.compute(predictions=[spread[p] for p in predictions], references=[spread[r] for r in references])
+    per_class = result.pop("per_class")
+    assert {label // 9_000: row for label, row in per_class.items()} == expected.pop("per_class")
+    assert result == expected
