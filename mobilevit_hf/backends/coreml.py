@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..model_sources import recommended_threshold
-from .image_models import Candidates, ImageClassifier, top_candidates
+from ..tasks import TASKS
+from .image_models import Candidates, ImageClassifier, ImageSegmenter, top_candidates
 from .requests import ExportRequest
 from .tracing import trace
 
@@ -26,6 +27,7 @@ DESCRIPTIONS = {
     "confidence": "Score of each detection (N, number of classes), 0 for all classes but its own",
     "coordinates": "Boxes (N, 4): center x, center y, width and height as fractions of the image",
     "iouThreshold": "IoU with a higher-scoring box of the same class above which a box is dropped. Default: {iou}",
+    "labels": "Class index of each pixel (1, height, width)",
     "confidenceThreshold": "Minimum score. Default: {confidence}, the recommended threshold of this model",
 }
 
@@ -35,7 +37,8 @@ def write_coreml(request: ExportRequest, path: Path) -> None:
 
     With the interface "image", a classifier is a Core ML classifier (`classLabel`, `classLabel_probs`), and a detector
     a pipeline of the model and Core ML's NMS (`confidence`, `coordinates`), so that Vision returns observations with
-    labels. Both take an RGB image of the size of `request.pixels`.
+    labels. A segmentation model returns an array, `labels`, which Vision returns as a feature value. They take an RGB
+    image of the size of `request.pixels`.
     """
     import coremltools as ct
 
@@ -46,6 +49,8 @@ def write_coreml(request: ExportRequest, path: Path) -> None:
     elif request.task == "image-classification":
         config = ct.ClassifierConfig(unique_labels(request.labels))
         package = _convert_image(CoreMLClassifier, request, ("scores",), config)
+    elif request.task == "image-segmentation":
+        package = _convert_image(CoreMLSegmenter, request, request.output_names)
     else:
         model = _convert_image(CoreMLDetector, request, CANDIDATES)
         package = ct.utils.make_pipeline(model, ct.models.MLModel(_make_nms(request, model.get_spec())))
@@ -58,6 +63,18 @@ class CoreMLClassifier(ImageClassifier):
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
         """Return the scores."""
+        return super().forward(image.permute(0, 2, 3, 1))
+
+
+class CoreMLSegmenter(ImageSegmenter):
+    """Segmentation model for Core ML's images: (1, 3, H, W) float32 RGB in 0..255 → labels (1, H, W) int32."""
+
+    def __init__(self, request: ExportRequest) -> None:
+        super().__init__(request)
+        self.dtype = torch.int32  # Core ML has no arrays of uint8
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        """Return the labels."""
         return super().forward(image.permute(0, 2, 3, 1))
 
 
@@ -107,7 +124,7 @@ def _convert(
     return ct.convert(
         program,
         inputs=inputs,
-        outputs=[ct.TensorType(name=name, dtype=np.float32) for name in outputs],
+        outputs=[ct.TensorType(name=name, dtype=np.int32 if name == "labels" else np.float32) for name in outputs],
         classifier_config=classifier_config,
         compute_precision={"float32": ct.precision.FLOAT32, "float16": ct.precision.FLOAT16}[request.dtype],
         minimum_deployment_target=ct.target[MINIMUM_VERSION],
@@ -159,7 +176,7 @@ def _describe(package: Any, request: ExportRequest) -> None:
     if is_detector:
         values["iou"], values["confidence"] = _thresholds(request)
     package.short_description = (
-        f"MobileViT {'object detector' if is_detector else 'image classifier'} for {len(request.labels)} classes, "
+        f"MobileViT {TASKS[request.task].title} for {len(request.labels)} classes, "
         f"{request.dtype}. Exported by mobilevit_hf {__version__}."
     )
     package.user_defined_metadata.update(request.metadata)

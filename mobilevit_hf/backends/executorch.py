@@ -33,18 +33,18 @@ class ExecuTorchRuntime:
         self.shape = tuple(self.method.metadata.input_tensor_meta(0).sizes())
         self.lock = threading.Lock()
 
-    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs for (B, 3, H, W) float32 pixels.
+    def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for (B, 3, H, W) float32 pixels or (B, H, W, 3) uint8 images, as the file takes.
 
         Raises:
             ValueError: If the images are not of the exported size.
         """
-        if pixels.shape[1:] != self.shape[1:]:
+        if inputs.shape[1:] != self.shape[1:]:
+            got, expected = ("x".join(map(str, shape[1:])) for shape in (inputs.shape, self.shape))
             raise ValueError(
-                f"pixel_values: got images of {pixels.shape[2]}x{pixels.shape[3]} pixels, expected "
-                f"{self.shape[2]}x{self.shape[3]}, the size of the ExecuTorch export. Resize them, or use openvino or "
-                "onnx, which take any size."
+                f"inputs: got images of {got}, expected {expected}, the size of the ExecuTorch export. Resize them, "
+                "or use openvino or onnx, which take any size."
             )
         with self.lock:  # a run reuses the memory of the previous outputs
-            outputs = [[t.numpy().copy() for t in self.method.execute([torch.from_numpy(p[None])])] for p in pixels]
+            outputs = [[t.numpy().copy() for t in self.method.execute([torch.from_numpy(i[None])])] for i in inputs]
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]

@@ -72,7 +72,7 @@ def export_model(
     note: Callable[[str], object] = print,
     on_step: Callable[[Step], object] | None = None,
 ) -> list[ExportRecord]:
-    """Export a model to one file per backend; of a detector, ONNX has one for browsers and one for apps.
+    """Export a model to one file per backend; of a detector or segmentation model, ONNX also has one for browsers.
 
     Each file is compared with the torch model and kept only if its predictions agree; measurements are written to
     `export.json`. Core ML files are not run, so they are not verified.
@@ -87,8 +87,9 @@ def export_model(
             bfloat16 if at least 99% of the predictions on these images agree.
         quantization: "int8" for a quantized file; requires `calibration`.
         interface: "image": the file takes an image, uint8 RGB, and returns labels or boxes. "tensors": it takes the
-            output of the image processor and returns that of the model. Default: "image" for LiteRT, Core ML and
-            detectors in ONNX, which get a file for transformers.js too; else "tensors". See `interfaces.Interface`.
+            output of the image processor and returns that of the model. Default: "image" for LiteRT and Core ML, and
+            in ONNX for detectors and segmentation models, which get a file for transformers.js too; else "tensors".
+            See `interfaces.Interface`.
         calibration: Dataset or folder of images like those the model will see, for verification and quantization.
         max_drop: Largest accuracy drop by quantization, in percentage points.
         log: Called with one line of text for each unreadable calibration image.
@@ -292,7 +293,7 @@ class _Exporter:
             raise
         _write_records(self.output_dir, file, record)
         if interface == "transformers.js":
-            write_browser_configs(self.output_dir, request.labels)
+            write_browser_configs(self.output_dir, self.task, request.labels, self.processor)
         return record
 
     def _write(

@@ -1,5 +1,6 @@
 """Models for export that take an image and return predictions: preprocessing and post-processing in the graph."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from transformers.image_utils import PILImageResampling, pil_torch_interpolation
 
 from ..modeling.fused_mobilevit import FusedModel
 from ..modeling.image_processing_mobilevit_ssdlite import normalizes
-from ..tasks import TASKS
+from ..tasks import TASKS, TaskName
+from .interfaces import Interface
 from .requests import ExportRequest
 
 # Boxes of all classes that enter NMS, by score. The image processor takes as many of each class.
@@ -23,6 +25,7 @@ NMS_ROUNDS = 16
 DUMMY_COLUMNS = 100
 MIN_SCORE = 1 / (1 + DUMMY_COLUMNS)  # below it, a dummy column would be the highest
 LOG_ZERO = -1e4  # softmax gives 0
+MAX_UINT8_CLASSES = 256
 
 
 class Scaling(NamedTuple):
@@ -198,11 +201,32 @@ class ImageDetector(nn.Module):
         return self.select(*self.candidates(image))
 
 
-class TransformersJsDetector(nn.Module):
-    """Detector for transformers.js's object-detection pipeline, as a model of the type "yolos".
+class ImageSegmenter(nn.Module):
+    """Segmentation model of the interface "image": (1, H, W, 3) uint8 RGB → labels (1, H, W), class index per pixel.
 
-    (1, 3, h, w) float32 RGB in 0..1, of any size → logits (1, N, K + D + 1) and, after NMS, pred_boxes (1, N, 4)
-    (cx, cy, w, h) in 0..1. The softmax of the logits has the scores; its last column is 1 in rows without a detection.
+    Attributes:
+        dtype: Type of the labels: uint8, or int32 for more than 256 classes.
+    """
+
+    def __init__(self, request: ExportRequest) -> None:
+        super().__init__()
+        scaling = Scaling.from_processor(request.processor)
+        self.preprocessing, self.model = Preprocessing(scaling), _fuse(request, scaling)
+        self.dtype = torch.uint8 if len(request.labels) <= MAX_UINT8_CLASSES else torch.int32
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        """Return the class with the highest logit at each pixel, after bilinear upsampling of the logits."""
+        (logits,) = self.model(self.preprocessing(image))
+        return (upsample(logits, image.shape[1:3]).argmax(dim=1).to(self.dtype),)
+
+
+def upsample(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Upsample logits (B, K, h, w) bilinearly to (B, K, H, W), as transformers' post-processing does."""
+    return nn.functional.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
+
+
+class Resizing(nn.Module):
+    """Resize an image of any size to that of the model: (1, 3, h, w) float32 RGB in 0..1 → (1, H, W, 3) uint8 RGB.
 
     The image is resized here: transformers.js resizes without antialiasing in Node and by a canvas in a browser, which
     changes boxes by up to 27 pixels and scores by up to 0.09.
@@ -210,17 +234,51 @@ class TransformersJsDetector(nn.Module):
 
     def __init__(self, request: ExportRequest) -> None:
         super().__init__()
-        scaling = Scaling.from_processor(request.processor)
         self.size, self.mode = request.size, _interpolation_mode(request.processor)
-        self.preprocessing, self.model = Preprocessing(scaling), _fuse(request, scaling)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return the resized image."""
+        # In bytes, as the image processor does: the result is rounded.
+        image = (pixel_values * 255).round().clamp(0, 255).to(torch.uint8)
+        image = nn.functional.interpolate(image, self.size, mode=self.mode, antialias=True)
+        return image.permute(0, 2, 3, 1)
+
+
+class TransformersJsSegmenter(nn.Module):
+    """Model for transformers.js's image-segmentation pipeline, as a model of the type "segformer".
+
+    (1, 3, h, w) float32 RGB in 0..1, of any size → logits (1, K, H / stride, W / stride), which the pipeline upsamples
+    to the size of the image.
+    """
+
+    def __init__(self, request: ExportRequest) -> None:
+        super().__init__()
+        scaling = Scaling.from_processor(request.processor)
+        self.resize, self.preprocessing = Resizing(request), Preprocessing(scaling)
+        self.model = _fuse(request, scaling)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor]:
+        """Return the logits."""
+        return self.model(self.preprocessing(self.resize(pixel_values)))
+
+
+class TransformersJsDetector(nn.Module):
+    """Detector for transformers.js's object-detection pipeline, as a model of the type "yolos".
+
+    (1, 3, h, w) float32 RGB in 0..1, of any size → logits (1, N, K + D + 1) and, after NMS, pred_boxes (1, N, 4)
+    (cx, cy, w, h) in 0..1. The softmax of the logits has the scores; its last column is 1 in rows without a detection.
+    """
+
+    def __init__(self, request: ExportRequest) -> None:
+        super().__init__()
+        scaling = Scaling.from_processor(request.processor)
+        self.resize, self.preprocessing = Resizing(request), Preprocessing(scaling)
+        self.model = _fuse(request, scaling)
         self.select, self.num_labels = Selection(request.processor), len(request.labels)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and boxes of the detections."""
-        # In bytes, as the image processor does: the result is rounded.
-        image = (pixel_values * 255).round().clamp(0, 255).to(torch.uint8)
-        image = nn.functional.interpolate(image, self.size, mode=self.mode, antialias=True)
-        pixels = self.preprocessing(image.permute(0, 2, 3, 1))
+        pixels = self.preprocessing(self.resize(pixel_values))
         boxes, scores, labels = self.select(*decode(*self.model(pixels)))
         is_label = labels[..., None] == torch.arange(self.num_labels, dtype=labels.dtype)
         is_detection = scores[..., None] > MIN_SCORE
@@ -237,14 +295,22 @@ def _interpolation_mode(processor: Any) -> str:
     return pil_torch_interpolation_mapping[PILImageResampling(processor.resample)].value
 
 
+# By task and interface.
+MODULES: dict[tuple[TaskName, Interface], type[nn.Module]] = {
+    ("image-classification", "image"): ImageClassifier,
+    ("object-detection", "image"): ImageDetector,
+    ("object-detection", "transformers.js"): TransformersJsDetector,
+    ("image-segmentation", "image"): ImageSegmenter,
+    ("image-segmentation", "transformers.js"): TransformersJsSegmenter,
+}
+
+
 def build_module(request: ExportRequest) -> nn.Module:
     """Return the module of a request, whose `forward` takes the input and returns a tuple of the outputs."""
     if request.interface == "tensors":
         module: nn.Module = FusedModel(request.model, TASKS[request.task].outputs, getattr(torch, request.dtype))
-    elif request.interface == "transformers.js":
-        module = TransformersJsDetector(request)
     else:
-        module = ImageDetector(request) if request.task == "object-detection" else ImageClassifier(request)
+        module = MODULES[request.task, request.interface](request)
     return module.eval()
 
 
@@ -253,4 +319,4 @@ def example_input(request: ExportRequest) -> Tensor:
     if request.interface == "tensors":
         return request.pixels
     image = request.pixels.new_zeros(1, 3, *request.size)
-    return image.permute(0, 2, 3, 1).to(torch.uint8) if request.interface == "image" else image
+    return image.permute(0, 2, 3, 1).to(torch.uint8).contiguous() if request.interface == "image" else image

@@ -30,7 +30,8 @@ class ImageRuntime:
     """A file of the interface "image" or "transformers.js", with the inputs and outputs of the torch model.
 
     The outputs of the image processor are scaled bytes, from which the bytes are computed exactly. Logits are the
-    logarithms of the probabilities; a detector has as many boxes as the file.
+    logarithms of the probabilities; a detector has as many boxes as the file. Labels of pixels become one-hot logits
+    of their size.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class ImageRuntime:
         outputs = self.runtime(self._to_input(pixels))
         if self.task == "image-classification":
             return [np.log(np.maximum(outputs[0], TINY))]
+        if self.task == "image-segmentation":
+            return [self._one_hot(outputs[0])] if self.interface == "image" else outputs
         convert = self._from_image if self.interface == "image" else self._from_transformers_js
         scores, boxes = convert(*outputs)
         background = 1 - scores.sum(axis=-1, keepdims=True)
@@ -67,6 +70,10 @@ class ImageRuntime:
     def _to_input(self, pixels: np.ndarray) -> np.ndarray:
         image = self.scaling.to_image(pixels)
         return image if self.interface == "image" else image.transpose(0, 3, 1, 2) / np.float32(255)
+
+    def _one_hot(self, labels: np.ndarray) -> np.ndarray:
+        """Return logits (B, K, H, W), 1 for the labels (B, H, W) and else 0."""
+        return (labels[:, None] == np.arange(self.num_labels).reshape(-1, 1, 1)).astype(np.float32)
 
     def _from_image(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scores (B, N, K) and boxes (B, N, 4) (cx, cy, w, h)."""

@@ -8,8 +8,9 @@ from ..tasks import TASKS, TaskName
 # "image": `image` (1, H, W, 3) uint8 RGB of the image processor's size → predictions. A classifier returns `scores`
 #     (1, K), the softmax. A detector returns N rows in descending order of the score, zeros after the last detection:
 #     `boxes` (1, N, 4) (x1, y1, x2, y2) as fractions of the image, `scores` (1, N), `labels` (1, N) class indices.
-# "transformers.js": `pixel_values` (1, 3, H, W) float32 RGB in 0..1 → `logits` and `pred_boxes` in the form that its
-#     object-detection pipeline expects, see `image_models.TransformersJsDetector`.
+#     A segmentation model returns `labels` (1, H, W), the class index of each pixel.
+# "transformers.js": `pixel_values` (1, 3, H, W) float32 RGB in 0..1 → outputs in the form that its pipeline expects,
+#     see `image_models.TransformersJsDetector` and `TransformersJsSegmenter`.
 Interface = Literal["tensors", "image", "transformers.js"]
 INTERFACES: tuple[Interface, ...] = get_args(Interface)
 
@@ -17,11 +18,12 @@ INTERFACES: tuple[Interface, ...] = get_args(Interface)
 DESCRIPTIONS: dict[Interface, str] = {
     "tensors": "takes the output of the image processor",
     "image": "takes the image as uint8 RGB, returns labels or boxes",
-    "transformers.js": "runs in the object-detection pipeline of transformers.js, in Node and browsers",
+    "transformers.js": "runs in the pipeline of transformers.js for its task, in Node and browsers",
 }
 _PREDICTIONS: dict[TaskName, tuple[str, ...]] = {
     "image-classification": ("scores",),
     "object-detection": ("boxes", "scores", "labels"),
+    "image-segmentation": ("labels",),
 }
 
 

@@ -48,6 +48,7 @@ FLOAT32_MODULES = {
     "image-classification": "conv_stem|MobileNetLayer_0/|MobileNetLayer_1/[^/]*InvertedResidual_0/",
     # The offsets of the boxes would share a scale with the logits.
     "object-detection": "_predictor/",
+    "image-segmentation": "DeepLabV3_segmentation_head/[^/]*ConvLayer_classifier/",
 }
 # Ranges of activations exclude the extremes of this fraction of the images at each end. With the extremes of all
 # images, or with the quantizer's moving average, the KL divergence is up to a third larger.

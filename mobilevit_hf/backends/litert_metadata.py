@@ -57,6 +57,10 @@ DESCRIPTIONS = {
     "logits": "Logits of the classes.",
     "pred_boxes": "Boxes (center x, center y, width, height) as fractions of the image.",
 }
+PIXEL_DESCRIPTIONS = DESCRIPTIONS | {  # of a segmentation model
+    "labels": "Class index of each pixel.",
+    "logits": "Logits of the classes (1, K, height, width) at a fraction of the resolution.",
+}
 
 
 def add_metadata(content: bytes, request: ExportRequest) -> bytes:
@@ -211,8 +215,9 @@ def _describe_output(name: str, request: ExportRequest) -> _Table:
     if name == "labels" or request.task == "image-classification":
         kind = VALUE_LABELS if name == "labels" else AXIS_LABELS
         files = [_Table("AssociatedFile", name=LABELS_FILE, description="Class names by index.", type=kind)]
+    descriptions = PIXEL_DESCRIPTIONS if request.task == "image-segmentation" else DESCRIPTIONS
     fields = {"content": content, "process_units": units, "associated_files": files}
-    return _Table("TensorMetadata", name=name, description=DESCRIPTIONS[name], **fields)
+    return _Table("TensorMetadata", name=name, description=descriptions[name], **fields)
 
 
 def _floats(*values: float) -> np.ndarray:

@@ -57,6 +57,9 @@ def save_openvino(model: "openvino.Model", path: Path, dtype: str) -> None:
 class OpenVINORuntime:
     """OpenVINO on the CPU, in the precision that the file was exported for.
 
+    Attributes:
+        shape: Shape of the input; None for dimensions of any size.
+
     All threads share a single image, and each takes other images of a batch, which is faster by a tenth.
     """
 
@@ -64,6 +67,8 @@ class OpenVINORuntime:
         self.openvino = import_openvino()
         self.core = self.openvino.Core()
         self.model = self.core.read_model(path)
+        dimensions = self.model.input().get_partial_shape()
+        self.shape = tuple(None if each.is_dynamic else each.get_length() for each in dimensions)
         self.threads = threads
         self.options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -73,17 +78,20 @@ class OpenVINORuntime:
         self.compiled: dict[tuple[int, tuple[int, ...] | None], Any] = {}
         self.lock, self.thread_local = threading.Lock(), threading.local()
 
-    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs for (B, 3, H, W) float32 pixels, copied because the next image reuses their memory."""
-        outputs: list[list[np.ndarray]] = [[]] * len(pixels)
+    def __call__(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for (B, 3, H, W) float32 pixels or (B, H, W, 3) uint8 images, as the file takes.
+
+        They are copied because the next image reuses their memory.
+        """
+        outputs: list[list[np.ndarray]] = [[]] * len(inputs)
 
         def copy(request: Any, index: int) -> None:
             outputs[index] = [tensor.data.copy() for tensor in request.output_tensors]
 
-        requests = self._requests(1 if len(pixels) == 1 else self.threads, pixels.shape[2:])
+        requests = self._requests(1 if len(inputs) == 1 else self.threads, inputs.shape[1:])
         requests.set_callback(copy)
-        for index in range(len(pixels)):
-            tensor = self.openvino.Tensor(pixels[index : index + 1], shared_memory=True)
+        for index in range(len(inputs)):
+            tensor = self.openvino.Tensor(inputs[index : index + 1], shared_memory=True)
             requests.start_async(tensor, userdata=index)
         requests.wait_all()
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
@@ -104,7 +112,7 @@ class OpenVINORuntime:
     def _compile(self, streams: int, size: tuple[int, ...] | None) -> Any:
         model = self.model.clone()
         if size:
-            model.reshape([1, 3, *size])
+            model.reshape([1, *size])
             _remove_identity_resizes(model)
         mode = {"PERFORMANCE_HINT": "LATENCY"} if streams == 1 else {"NUM_STREAMS": streams}
         return self.core.compile_model(model, "CPU", self.options | mode)

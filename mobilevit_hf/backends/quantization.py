@@ -13,7 +13,7 @@ from ..data.reading import load_dataset
 from ..data.types import Problem, Sample
 from ..evaluation.evaluator import evaluate_model
 from ..evaluation.inference import Prepared, prepare_ahead
-from ..tasks import TaskName
+from ..tasks import TASKS, TaskName
 from .runtime import ExportedModel, processor_of_outputs
 from .verify import compare, stack_pixels
 
@@ -84,8 +84,8 @@ class AccuracyDrop(NamedTuple):
     """Accuracy of an exported model compared with its torch model.
 
     Attributes:
-        metric: "accuracy" or "map_50" with labels; otherwise "agreement" with the torch model, which bounds the drop
-            in accuracy.
+        metric: "accuracy", "map_50" or "mean_iou" with labels; otherwise "agreement" with the torch model, which
+            bounds the drop in accuracy.
         model, exported: Value of the torch model and of the exported model, 0..1.
         num_images: Number of images it was measured on.
     """
@@ -122,7 +122,7 @@ def measure_drop(
         evaluate_model(each, processor_of_outputs(each, processor), images.samples, images.classes, resamples=0)
         for each in models
     ]
-    metric = "map_50" if task == "object-detection" else "accuracy"
+    metric = "map_50" if task == "object-detection" else TASKS[task].headline_metric
     values = [float(result.metrics[metric]) for result in results]
     return AccuracyDrop(metric, values[0], values[1], results[0].num_images)
 

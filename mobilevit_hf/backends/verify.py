@@ -17,6 +17,7 @@ from ..model_sources import recommended_threshold
 from ..modeling.boxes_ssdlite import pairwise_iou
 from ..tasks import TaskName
 from ..threads import one_torch_thread
+from .image_models import upsample
 from .runtime import ExportedModel, processor_of_outputs
 
 MAX_ERROR = 1e-3  # float32
@@ -46,7 +47,8 @@ class Comparison(NamedTuple):
 
     Attributes:
         max_error: Largest absolute difference in the outputs. If the file returns predictions: in the scores, and in
-            the boxes as fractions of the image.
+            the boxes as fractions of the image; for labels of pixels, the largest difference of the torch model's
+            highest probability from that of the label.
         agreement: Fraction of images (pixels in segmentation) with the same top label, 0..1; for a detector, mAP at
             IoU 0.50 with the torch model's boxes as ground truth.
         strict_agreement: Agreement with a tie tolerance of at most `STRICT_TIE_TOLERANCE`.
@@ -123,25 +125,43 @@ def compare(
         tie_tolerance: Count a label as equal if the torch model's logit for it is within this fraction of the logits'
             range from the largest.
     """
-    with torch.inference_mode():
-        expected = [model(pixel_values=batch) for batch in pixels.split(BATCH_SIZE)]
-    actual = [exported(pixel_values=batch) for batch in pixels.split(BATCH_SIZE)]
-    pairs = list(zip(expected, actual, strict=True))
-    error = None
-    if getattr(exported, "interface", "tensors") == "tensors":
-        error = max(float((e[name] - a[name]).abs().max()) for e, a in pairs for name in exported.outputs)
+    interface = getattr(exported, "interface", "tensors")
+    expected: list[ModelOutput] = []
+    actual: list[ModelOutput] = []
+    errors: list[float] = []
+    agreements: list[Tensor] = []
+    tolerances = tie_tolerance, min(tie_tolerance, STRICT_TIE_TOLERANCE)
+    for batch in pixels.split(BATCH_SIZE):
+        with torch.inference_mode():
+            e = model(pixel_values=batch)
+        a = exported(pixel_values=batch)
+        if interface == "tensors":
+            errors += [float((e[name] - a[name]).abs().max()) for name in exported.outputs]
+        if task == "object-detection":
+            expected.append(e)
+            actual.append(a)
+            continue
+        # Logits are not kept: those of label maps take up to 30 MB per image.
+        e, a = e["logits"], a["logits"]
+        if task == "image-segmentation" and interface == "image":
+            e = upsample(e, a.shape[-2:])
+            errors.append(_pixel_error(e, a))
+        elif interface != "tensors":
+            errors.append(float((e.softmax(1) - a.softmax(1)).abs().max()))
+        agreements.append(torch.stack([_label_agreement(e, a, tolerance) for tolerance in tolerances]))
     if task == "object-detection":
         detections = _detect(expected, processor), _detect(actual, processor_of_outputs(exported, processor))
         agreement = _box_agreement(*detections, model.config)
-        error = _detection_error(*detections, model.config) if error is None else error
-        return Comparison(error, agreement, agreement)
-    if error is None:
-        error = max(float((e["logits"].softmax(1) - a["logits"].softmax(1)).abs().max()) for e, a in pairs)
-    agreement, strict = (
-        torch.cat([_label_agreement(e["logits"], a["logits"], tolerance) for e, a in pairs]).mean().item()
-        for tolerance in (tie_tolerance, min(tie_tolerance, STRICT_TIE_TOLERANCE))
-    )
-    return Comparison(error, agreement, strict)
+        return Comparison(max(errors or [_detection_error(*detections, model.config)]), agreement, agreement)
+    agreement, strict = torch.cat(agreements, dim=1).mean(dim=1).tolist()
+    return Comparison(max(errors), agreement, strict)
+
+
+def _pixel_error(expected: Tensor, actual: Tensor) -> float:
+    """Return the largest difference of the highest probability from that of the actual label: logits (B, K, H, W)."""
+    probabilities = expected.softmax(dim=1)
+    chosen = probabilities.gather(1, actual.argmax(dim=1, keepdim=True))
+    return float((probabilities.amax(dim=1, keepdim=True) - chosen).max())
 
 
 def _label_agreement(expected: Tensor, actual: Tensor, tie_tolerance: float) -> Tensor:

@@ -23,6 +23,7 @@ from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
 from ..modeling.image_processing_mobilevit_ssdlite import MobileViTSSDLiteImageProcessor
 from ..modeling.modeling_mobilevit_ssdlite import MobileViTSSDLiteForObjectDetection
 from ..records import EXPORT_FILE, read_export_records
+from ..tasks import find_task
 from .card import is_generated, render_card, render_eval_results
 from .metadata import IMAGES, PUBLISHED_FILES, CardOptions, collect_metadata, find_mobilevit_task
 
@@ -250,7 +251,7 @@ def _finish_configs(folder: Path) -> dict[str, Path | bytes]:
     """Return the configurations that differ when published, and the code of a detector.
 
     The configurations of a detector refer to its code, others to none. A model with an ONNX file for transformers.js
-    has its default dtype in the configuration; a detector has configurations of its own next to the file.
+    has its default dtype in the configuration, or configurations of its own next to the file.
     """
     configs = {name: read_json(folder / name) for name in CODE}
     is_detector = configs[CONFIG]["model_type"] == MobileViTSSDLiteConfig.model_type
@@ -264,11 +265,11 @@ def _finish_configs(folder: Path) -> dict[str, Path | bytes]:
             published = {"transformers.js_config": {"dtype": dtype}} | published
         if published != values:
             files[name] = (json.dumps(published, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    if not is_detector:
-        return files
-    names = configs[CONFIG].get("id2label", {})
-    browser = browser_configs(folder, [names[index] for index in sorted(names, key=int)])
-    return files | _detector_code(folder) | {name: text.encode() for name, text in browser.items()}
+    names, task = configs[CONFIG].get("id2label", {}), find_task(configs[CONFIG], str(folder)).name
+    labels, processor = [names[index] for index in sorted(names, key=int)], load_image_processor(folder)
+    browser = browser_configs(folder, task, labels, processor)
+    files |= {name: text.encode() for name, text in browser.items()}
+    return files | _detector_code(folder) if is_detector else files
 
 
 def _detector_code(folder: Path) -> dict[str, Path | bytes]:

@@ -10,7 +10,10 @@ from transformers.activations import SiLUActivation
 
 from .layers_cpu import use_fast_layers
 from .layers_mobilevit import (
+    MobileViTASPP,
+    MobileViTASPPPooling,
     MobileViTConvLayer,
+    MobileViTDeepLabV3,
     MobileViTEncoder,
     MobileViTIntermediate,
     MobileViTLayer,
@@ -73,6 +76,9 @@ class FusedModel(nn.Module):
         for i, layer in enumerate(encoder.layer):
             if isinstance(layer, MobileViTLayer):
                 encoder.layer[i] = FusedMobileViTLayer(layer)
+        for head in self.model.modules():
+            if isinstance(head, MobileViTDeepLabV3):
+                head.aspp = FusedASPP(head.aspp)  # ty: ignore[invalid-assignment]
         self.model = self.model.to(dtype)
         self.outputs, self.dtype = outputs, dtype
 
@@ -110,6 +116,31 @@ class FusedMobileViTLayer(MobileViTLayer):
         # (p, p, B * rows, columns, D) → (B * rows, p, columns, p, D) → (B, H, W, D)
         pixels = patches.reshape(p, p, batch * rows, columns, channels).permute(2, 0, 3, 1, 4)
         return pixels.reshape(batch, rows * p, columns * p, channels).permute(0, 3, 1, 2)
+
+
+class FusedASPP(nn.Module):
+    """ASPP that adds the projection of the image-level branch instead of expanding the branch to all pixels.
+
+    The projection has a fifth less to compute, and LiteRT's converter fails for the expansion.
+    """
+
+    def __init__(self, aspp: MobileViTASPP) -> None:
+        super().__init__()
+        *convs, pooling = aspp.convs
+        assert isinstance(pooling, MobileViTASPPPooling)
+        self.convs, self.global_pool, self.pooled = nn.ModuleList(convs), pooling.global_pool, pooling.conv_1x1
+        self.project, self.activation = aspp.project.convolution, aspp.project.activation or nn.Identity()
+        self.project_pooled = copy.deepcopy(self.project)
+        self.project_pooled.register_parameter("bias", None)
+        channels = self.pooled.convolution.out_channels
+        weights = self.project.weight.split([self.project.in_channels - channels, channels], dim=1)
+        for layer, weight in zip((self.project, self.project_pooled), weights, strict=True):
+            layer.weight, layer.in_channels = nn.Parameter(weight.clone(), requires_grad=False), weight.shape[1]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, aspp_out_channels, H, W)."""
+        pooled = self.project_pooled(self.pooled(self.global_pool(features)))
+        return self.activation(self.project(torch.cat([conv(features) for conv in self.convs], dim=1)) + pooled)
 
 
 class FusedTransformer(nn.ModuleList):

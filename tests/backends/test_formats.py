@@ -16,7 +16,6 @@ from mobilevit_hf.backends import formats
     [
         ("image-classification", {"backend": "tensorrt"}, "backend: got 'tensorrt', expected one of torch, onnx"),
         ("image-classification", {"backend": "coreml"}, "expected one of torch, onnx, openvino, executorch"),
-        ("image-segmentation", {"backend": "executorch"}, "Use onnx or openvino"),
         ("image-feature-extraction", {"backend": "onnx"}, "can't be exported to onnx"),
         (
             "image-classification",

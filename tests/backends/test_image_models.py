@@ -16,7 +16,7 @@ from mobilevit_hf.backends.requests import ExportRequest
 from mobilevit_hf.backends.tracing import trace
 from mobilevit_hf.model_sources import load_image_processor
 
-CLASSIFICATION, DETECTION = "image-classification", "object-detection"
+CLASSIFICATION, DETECTION, SEGMENTATION = "image-classification", "object-detection", "image-segmentation"
 NORMALIZE = {"do_normalize": True, "image_mean": [0.48, 0.46, 0.41], "image_std": [0.23, 0.22, 0.27]}
 INTERFACES = {
     (task, each) for format in FORMATS.values() for task, names in format.interfaces.items() for each in names
@@ -64,6 +64,44 @@ def test_classifier_of_several_classes_per_image_is_an_error(model_dirs):
     request.model.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match=r"expected exactly one of at least two. Use the interface \"tensors\""):
         build_module(request)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_labels_equal_processor_model_and_post_processing(model_dirs, image, flip):
+    processor = MobileViTImageProcessor(do_flip_channel_order=flip)
+    request = make_request(SEGMENTATION, model_dirs[SEGMENTATION], "image", processor)
+    with torch.no_grad():
+        (labels,) = build_module(request)(torch.from_numpy(image)[None])
+        outputs = request.model(**preprocess(processor, image))
+    (expected,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(64, 64)])
+    assert labels.dtype == torch.uint8
+    assert len(expected.unique()) > 1
+    assert (labels[0] == expected).float().mean() > 0.999  # rounding may break a tie differently
+
+
+def test_labels_of_many_classes_are_int32(tiny_model):
+    names = {i: f"class {i}" for i in range(257)}
+    model = tiny_model(mobilevit_hf.MobileViTForSemanticSegmentation, id2label=names, label2id=None)
+    with torch.no_grad():
+        model.segmentation_head.classifier.convolution.bias[256] = 1e3
+    request = ExportRequest(
+        model, SEGMENTATION, MobileViTImageProcessor(), torch.zeros(1, 3, 64, 64), interface="image"
+    )
+    with torch.no_grad():
+        (labels,) = build_module(request)(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert labels.dtype == torch.int32
+    assert (labels == 256).all()
+
+
+@pytest.mark.parametrize("size", [(90, 161), (40, 64)], ids=str)
+def test_transformers_js_segmenter_gives_the_logits_of_processor_and_model(model_dirs, size):
+    processor = MobileViTImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
+    image = np.random.default_rng(3).integers(0, 256, (*size, 3), dtype=np.uint8)
+    request = make_request(SEGMENTATION, model_dirs[SEGMENTATION], "transformers.js", processor)
+    with torch.no_grad():
+        (logits,) = build_module(request)(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+        expected = request.model(**processor(image, return_tensors="pt", input_data_format="channels_last")).logits
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("flip", [True, False])

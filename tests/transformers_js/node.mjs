@@ -4,6 +4,7 @@ import { json } from "node:stream/consumers";
 
 import { classify } from "./classify.mjs";
 import { detect } from "./detect.mjs";
+import { segment } from "./segment.mjs";
 
-const run = { classify, detect }[process.argv[2]];
+const run = { classify, detect, segment }[process.argv[2]];
 console.log(JSON.stringify(await run(await json(process.stdin))));
