@@ -63,6 +63,7 @@ class DatasetReport:
         validation_cut_off: Whether the validation split was split off the training split.
         pixel_hashes: SHA-256 of the decoded images in order, by split.
         ignored_pixels: Number of pixels without a class, by split; segmentation only.
+        mask_hashes: SHA-256 of the masks in order, by split; segmentation only.
     """
 
     task: TaskName
@@ -82,6 +83,7 @@ class DatasetReport:
     validation_cut_off: bool
     pixel_hashes: dict[str, str]
     ignored_pixels: dict[str, int] = field(default_factory=dict)
+    mask_hashes: dict[str, str] = field(default_factory=dict)
 
     @property
     def problem_counts(self) -> dict[ProblemKind, int]:
@@ -296,11 +298,18 @@ def _create_report(dataset: Dataset, inspections: dict[str, list[_Inspection]], 
         invalid_samples=invalid,
         validation_cut_off=dataset.validation_cut_off,
         pixel_hashes={
-            split: hashlib.sha256(b"".join(inspection.digest or b"-" for inspection in inspected)).hexdigest()
-            for split, inspected in inspections.items()
+            split: _hash(inspection.digest for inspection in inspected) for split, inspected in inspections.items()
         },
         ignored_pixels=ignored,
+        mask_hashes={
+            split: _hash(inspection.mask and inspection.mask.digest for inspection in inspections[split])
+            for split in ignored
+        },
     )
+
+
+def _hash(digests: Iterable[bytes | None]) -> str:
+    return hashlib.sha256(b"".join(digest or b"-" for digest in digests)).hexdigest()
 
 
 def _find_duplicates(inspections: dict[str, list[_Inspection]], classes: Sequence[str]) -> dict[tuple[str, int], str]:

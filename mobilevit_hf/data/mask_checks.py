@@ -1,5 +1,6 @@
 """Check masks: their size, values that are no classes, and masks without any class."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,12 +21,14 @@ class MaskInspection(NamedTuple):
         ignored: Number of ignored pixels.
         unknown: Number of pixels of each raw value or color without a class, which are ignored.
         error: Kind of the problem that makes the mask unusable, and the reason.
+        digest: SHA-256 of the classes.
     """
 
     pixels: Mapping[int, int] = {}
     ignored: int = 0
     unknown: Mapping[int, int] = {}
     error: tuple[ProblemKind, str] | None = None
+    digest: bytes = b""
 
 
 def inspect_mask(mask: Mask, size: tuple[int, int]) -> MaskInspection:
@@ -38,7 +41,8 @@ def inspect_mask(mask: Mask, size: tuple[int, int]) -> MaskInspection:
         return MaskInspection(error=("unreadable mask", str(error)))
     counts = np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)
     pixels = {label: int(counts[label]) for label in np.flatnonzero(counts[:IGNORE_INDEX]).tolist()}
-    return MaskInspection(pixels, int(counts[IGNORE_INDEX]), unknown)
+    digest = hashlib.sha256(labels.tobytes()).digest()
+    return MaskInspection(pixels, int(counts[IGNORE_INDEX]), unknown, digest=digest)
 
 
 def validate_mask(name: str, mask: Mask, inspection: MaskInspection, classes: Sequence[str]) -> list[Problem]:

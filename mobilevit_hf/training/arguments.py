@@ -30,6 +30,7 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "weight_decay": 0.01,
         "label_smoothing_factor": 0.1,
+        "class_weights": "none",
         "multi_scale": "progressive",
         "color_jitter": 0.0,
         "metric_for_best_model": TASKS[CLASSIFICATION].headline_metric,
@@ -50,6 +51,7 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
         "learning_rate": 2e-3,
         "weight_decay": 0.01,
         "label_smoothing_factor": 0.0,
+        "class_weights": "sqrt",
         "multi_scale": "progressive",
         "color_jitter": 0.5,
         "metric_for_best_model": TASKS[SEGMENTATION].headline_metric,
@@ -197,11 +199,11 @@ class TrainArguments:
     adam_beta2: float = option(0.999, "Beta2 of AdamW.", OPTIM, BELOW_ONE)
     max_grad_norm: float | None = option(10.0, "Gradient norm to clip to; 0 disables clipping.", OPTIM, NOT_NEGATIVE)
     label_smoothing_factor: float | None = option(None, "Label smoothing.", OPTIM, BELOW_ONE)
-    class_weights: str = option(
-        "none",
-        "Class weights of the loss, except in detection: none, or balanced (inverse frequency of images or pixels).",
+    class_weights: str | None = option(
+        None,
+        "Class weights: none, balanced (inverse frequency of images or pixels), or their square root (sqrt).",
         OPTIM,
-        choices=("none", "balanced"),
+        choices=("none", "balanced", "sqrt"),
         tasks=(CLASSIFICATION, SEGMENTATION),
     )
     dice_weight: float = option(
@@ -380,6 +382,7 @@ class TaskArguments(TrainArguments):
     learning_rate: float
     weight_decay: float
     label_smoothing_factor: float
+    class_weights: str | None  # None in detection
     multi_scale: str
     color_jitter: float
     metric_for_best_model: str

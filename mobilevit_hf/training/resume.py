@@ -106,8 +106,8 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
 
 
 def describe_images(report: DatasetReport) -> dict[str, Any]:
-    """Return what identifies the decoded images of a dataset: numbers of valid images and hashes of all pixels."""
-    images = {"valid_images": report.num_samples, "pixels": report.pixel_hashes}
+    """Return what identifies decoded images and masks: numbers of valid images and hashes of all pixels."""
+    images = {"valid_images": report.num_samples, "pixels": report.pixel_hashes, "masks": report.mask_hashes}
     return {kind: {name: value for name, value in values.items() if name != "test"} for kind, values in images.items()}
 
 
@@ -143,6 +143,7 @@ def _find_difference(data: dict[str, Any], saved: dict[str, Any]) -> str | None:
     for kind, text in (
         ("annotations", "file names, labels or boxes"),
         ("pixels", "images under the same names"),
+        ("masks", "masks under the same names"),
     ):
         for split, value in data.get(kind, {}).items():
             if value != saved.get(kind, {}).get(split):

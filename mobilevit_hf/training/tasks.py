@@ -62,9 +62,11 @@ class TrainingTask(ABC):
 
     def _class_weights(self, report: DatasetReport, device: torch.device) -> Tensor | None:
         """Return the class weights of the loss (K,), None for equal ones."""
-        if self.arguments.class_weights == "none":
+        kind = self.arguments.class_weights
+        if kind == "none":
             return None
-        return balanced_weights([report.counts["train"][name] for name in self.dataset.classes]).to(device)
+        weights = balanced_weights([report.counts["train"][name] for name in self.dataset.classes])
+        return (weights.sqrt() if kind == "sqrt" else weights).to(device)
 
 
 class ClassificationTask(TrainingTask):

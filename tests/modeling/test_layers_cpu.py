@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import mobilevit_hf
 from mobilevit_hf.modeling import layers_cpu
-from mobilevit_hf.modeling.layers_cpu import FastDropout, TokenLinear, use_fast_layers
+from mobilevit_hf.modeling.layers_cpu import FastDropout, PointwiseConvolution, TokenLinear, use_fast_layers
 
 
 @pytest.fixture
@@ -64,6 +64,39 @@ def test_token_linear_uses_onednn_with_a_single_thread(convolutions):
     finally:
         torch.set_num_threads(threads)
     assert backend == torch._C._ConvBackend.Mkldnn
+
+
+@pytest.fixture
+def single_thread():
+    """One torch thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("batch", "is_reshaped"), [(1, True), (3, True), (16, False)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_pointwise_convolution_equals_convolution(batch, is_reshaped, bias, single_thread, convolutions, monkeypatch):
+    monkeypatch.setattr(layers_cpu, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
+    torch.manual_seed(0)
+    layer = PointwiseConvolution(12, 20, 1, bias=bias)
+    images = torch.randn(batch, 12, 8, 10).to(memory_format=torch.channels_last).requires_grad_()
+    actual = layer(images)
+    assert (convolutions[0][0].shape == (16, 12, 1, batch * 5)) is is_reshaped
+    expected = F.conv2d(images, layer.weight, layer.bias)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    inputs, weight = (images, *layer.parameters()), torch.randn_like(expected)
+    gradients, expected_gradients = (torch.autograd.grad(output, inputs, weight) for output in (actual, expected))
+    torch.testing.assert_close(gradients, expected_gradients, atol=1e-4, rtol=1e-5)
+
+
+def test_pointwise_convolution_accepts_other_shapes_and_layouts(single_thread, monkeypatch):
+    monkeypatch.setattr(layers_cpu, "POINTWISE_CONVOLUTION_MIN_MACS", 0)
+    layer = PointwiseConvolution(12, 20, 1)
+    for images in (torch.randn(1, 12, 5, 7).to(memory_format=torch.channels_last), torch.randn(2, 12, 8, 8)):
+        torch.testing.assert_close(layer(images), F.conv2d(images, layer.weight, layer.bias), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5])

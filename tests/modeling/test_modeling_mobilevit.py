@@ -120,6 +120,22 @@ class TestSegmentation(HeadSuite):
         assert [tuple(t.shape) for t in outputs] == self.output_shapes(model.config, 2, 65, 96)
 
 
+def test_segmentation_trains_on_a_single_image():
+    """The pooled branch, with one value per channel, uses its running statistics; other layers update theirs."""
+    model = fill(MobileViTForSemanticSegmentation(MobileViTConfig(**{**TINY, "output_stride": 16}))).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loss = model(make_pixels(1), labels=torch.randint(5, (1, 64, 64))).loss
+    loss.backward()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    pooled = "segmentation_head.aspp.convs.4.conv_1x1."
+    assert loss.isfinite()
+    assert not any(name.startswith(pooled) for name in changed)
+    assert "segmentation_head.aspp.project.normalization.running_mean" in changed
+    gradient = model.segmentation_head.aspp.convs[4].conv_1x1.convolution.weight.grad
+    assert gradient.abs().sum() > 0
+    assert all(module.training for module in model.modules())
+
+
 class TestFeatures(ModelSuite):
     model_class = MobileViTModel
     output_names = ("last_hidden_state", "pooler_output")

@@ -166,8 +166,8 @@ def test_options_of_the_other_task_raise(task):
     assert len(fields) >= 3
     for field in fields:
         tasks = field.metadata["tasks"]
-        changed = {"output_stride": 8}.get(
-            field.name, {"none": "balanced", "auto": "paper", None: 9}.get(field.default, 0.6)
+        changed = {"output_stride": 8, "class_weights": "balanced"}.get(
+            field.name, {"auto": "paper", None: 9}.get(field.default, 0.6)
         )
         arguments = TrainArguments(data="images", **{field.name: changed})
         assert getattr(arguments.for_task(task), field.name) == changed

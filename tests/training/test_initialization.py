@@ -15,7 +15,12 @@ from PIL import Image
 import mobilevit_hf
 from mobilevit_hf.data.types import Objects, Sample
 from mobilevit_hf.training.arguments import TrainArguments
-from mobilevit_hf.training.initialization import check_initial_checkpoint, create_classifier, create_detector
+from mobilevit_hf.training.initialization import (
+    check_initial_checkpoint,
+    create_classifier,
+    create_detector,
+    create_segmenter,
+)
 
 CLASSES = ["cat", "dog", "fish", "owl"]
 
@@ -237,3 +242,66 @@ def test_fitted_anchors_have_higher_recall():
     ]
     assert recalls == pytest.approx(expected, abs=0.06)
     assert recalls[0] < 90 < recalls[1]
+
+
+# --- segmentation model ----------------------------------------------------------------------------------------------
+
+
+def test_segmenter_from_classifier(checkpoints):
+    source = checkpoints["image-classification"]
+    initial = create_segmenter(TrainArguments(model=str(source), image_size=96), CLASSES, None)
+    before = transformers.MobileViTForImageClassification.from_pretrained(source).state_dict()
+    after = initial.model.state_dict()
+    encoder = {name: value for name, value in after.items() if name.startswith("mobilevit.")}
+    assert len(encoder) > 200
+    assert all(value.equal(before[name]) for name, value in encoder.items())
+    assert initial.model.config.output_stride == 16
+    assert (initial.image_size, initial.model.config.image_size) == (96, 96)
+    assert [initial.model.config.id2label[i] for i in range(4)] == CLASSES
+
+
+@pytest.mark.parametrize("task", ["image-classification", "image-segmentation", "image-feature-extraction"])
+def test_segmenter_image_processor_shows_the_whole_image(task, checkpoints):
+    initial = create_segmenter(TrainArguments(model=str(checkpoints[task]), image_size=64), CLASSES, None)
+    image = Image.new("RGB", (200, 100), (255, 0, 0))
+    image.paste((0, 0, 255), (0, 0, 20, 100))
+    pixels = initial.processor(image, return_tensors="pt")["pixel_values"][0]
+    assert pixels.shape == (3, 64, 64)
+    blue = 0 if initial.processor.do_flip_channel_order else 2
+    assert pixels[blue, :, 1].min() > 0.9
+    assert pixels[blue, :, -1].max() < 0.1
+    assert hasattr(initial.processor, "post_process_semantic_segmentation")
+    assert initial.processor.do_flip_channel_order is True  # as the source's
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ["a", "b", "c", "d"], ["a", "b"]])
+def test_segmenter_keeps_head_for_same_classes(classes, checkpoints):
+    source = checkpoints["image-segmentation"]
+    initial = create_segmenter(TrainArguments(model=str(source)), classes, None)
+    before = transformers.MobileViTForSemanticSegmentation.from_pretrained(source).state_dict()
+    after = initial.model.state_dict()
+    changed = {n for n, value in after.items() if value.shape != before[n].shape or not value.equal(before[n])}
+    head = {f"segmentation_head.classifier.convolution.{name}" for name in ("weight", "bias")}
+    assert changed == (set() if classes == CLASSES else head)
+    assert initial.image_size == 64
+    if classes != CLASSES:
+        assert 0.005 < after["segmentation_head.classifier.convolution.weight"].std() < 0.05
+
+
+@pytest.mark.parametrize(("stride", "expected"), [(None, 16), (8, 8)])
+def test_segmenter_from_scratch(stride, expected):
+    initial = create_segmenter(TrainArguments(model="xxs", output_stride=stride), CLASSES, 1000)
+    assert initial.model.config.output_stride == expected
+    assert initial.model.config.hidden_sizes == [64, 80, 96]
+    assert initial.processor.size == {"height": initial.image_size, "width": initial.image_size}
+    assert initial.processor.do_flip_channel_order is False
+
+
+def test_segmenter_keeps_normalization_of_the_source(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["image-feature-extraction"], tmp_path / "source")
+    fields = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "do_normalize": True}
+    transformers.BitImageProcessor(size={"shortest_edge": 64}, **fields).save_pretrained(folder)
+    initial = create_segmenter(TrainArguments(model=str(folder), image_size=64), CLASSES, None)
+    pixels = initial.processor(Image.new("RGB", (64, 64), (255, 0, 0)), return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(pixels[:, 0, 0], torch.tensor([0.9 / 0.4, -0.2 / 0.5, -0.3 / 0.6]))
+    assert hasattr(initial.processor, "post_process_semantic_segmentation")

@@ -226,7 +226,7 @@ def test_killed_run_resumes_bit_equal(run_forked, make_arguments, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["image-classification", "object-detection"])
+@pytest.mark.parametrize("task", ["image-classification", "object-detection", "image-segmentation"])
 def test_run_killed_often_resumes_bit_equal(task, run_forked, make_arguments, tmp_path):
     kill_repeatedly(run_forked, partial(make_arguments, task=task, hidden_dropout_prob=0.2), tmp_path, 20)
 
