@@ -10,7 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.image_formats import find_images
 from ..data.reading import load_dataset
-from ..data.types import Problem, Sample
+from ..data.types import Dataset, Problem, Sample
 from ..evaluation.evaluator import evaluate_model
 from ..evaluation.inference import Prepared, prepare_ahead
 from ..tasks import TASKS, TaskName
@@ -50,7 +50,7 @@ def load_calibration_images(source: str, task: TaskName, processor: BaseImagePro
         ValueError: If there are too few readable images, or the image processor's outputs differ in size.
     """
     try:
-        dataset = load_dataset(source)
+        dataset = _load_dataset(source, task)
     except ValueError as error:
         names, _, _ = find_images([source])
         if len(names) < 2:
@@ -67,6 +67,14 @@ def load_calibration_images(source: str, task: TaskName, processor: BaseImagePro
     evaluation = Random(0).sample(evaluation, min(MAX_EVALUATION_IMAGES, len(evaluation)))
     pixels, unreadable = _load_pixels(processor, calibration)
     return CalibrationImages(pixels, evaluation, classes, problems + unreadable)
+
+
+def _load_dataset(source: str, task: TaskName) -> Dataset:
+    """Load a dataset with annotations for a task or, without such annotations, for another."""
+    try:
+        return load_dataset(source, task=task)
+    except ValueError:
+        return load_dataset(source)
 
 
 def _load_pixels(processor: BaseImageProcessor, samples: Sequence[Sample]) -> tuple[Tensor, list[Problem]]:

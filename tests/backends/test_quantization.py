@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_datasets import draw_classification, draw_image
+from toy_datasets import draw_classification, draw_image, draw_segmentation
 from transformers import MobileViTImageProcessor
 
 import mobilevit_hf
@@ -19,6 +19,7 @@ from mobilevit_hf.backends.quantization import (
     load_calibration_images,
     measure_drop,
 )
+from mobilevit_hf.data.masks import Mask
 from mobilevit_hf.data.types import Sample
 
 
@@ -202,6 +203,30 @@ def test_drop_with_labels_is_in_accuracy(models, samples, processor):
     accuracy = (model(pixels).logits.argmax(dim=1).numpy() == np.arange(8) % 4).mean()
     assert accuracy != 0.25
     assert measure_drop(model, other, "image-classification", processor, images).points == 100 * (accuracy - 0.25)
+
+
+def test_drop_of_a_segmentation_model_is_in_mean_iou(tiny_model, processor):
+    model, other = (tiny_model(mobilevit_hf.MobileViTForSemanticSegmentation).requires_grad_(False) for _ in range(2))
+    for each, label in ((model, 2), (other, 1)):  # predicts this class for all pixels
+        each.segmentation_head.classifier.convolution.bias[label] += 1000
+    # Of 64x64 pixels, the class "fish" has three quarters.
+    target = np.full((64, 64), 2, np.uint8)
+    target[:32, :32] = 1
+    samples = [Sample("a", draw_image(["circle"], 0)[0], mask=Mask(target))]
+    images = CalibrationImages(None, samples, ("cat", "dog", "fish", "owl"))
+    drop = measure_drop(model, other, "image-segmentation", processor, images)
+    assert drop == AccuracyDrop("mean_iou", 0.375, 0.125, 1)
+    assert drop.points == 25
+
+
+def test_masks_are_loaded_for_a_segmentation_model(tmp_path, processor):
+    """Also of a folder whose class folders or boxes would win without the task."""
+    folder = draw_segmentation(tmp_path, train=4, validation=2)
+    images = load_calibration_images(str(folder), "image-segmentation", processor)
+    assert images.classes
+    assert len(images.samples) == 2
+    assert all(sample.mask for sample in images.samples)
+    assert load_calibration_images(str(folder), "object-detection", processor).classes is None
 
 
 def test_drop_without_labels_is_in_agreement(models, samples, processor):
