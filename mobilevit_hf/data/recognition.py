@@ -115,6 +115,13 @@ def _explain_missing_classes(folder: DataFolder, unread: list[UnreadAnnotations]
 def _recognized(folder: DataFolder, formats: Mapping[str, Any]) -> list[str]:
     """Return the names of the formats in a folder, a format of last resort only if there is no other."""
     names = [name for name, module in formats.items() if name not in FALLBACKS and module.recognizes(folder)]
+    is_segmentation = "maskfolder" in formats and "imagefolder" not in formats
+    if names == ["coco"] and is_segmentation and maskfolder.recognizes(folder):
+        folder.notes.append(
+            "Read the masks, which have a class for each pixel, and not the objects of the COCO JSON. To paint those: "
+            'data_format="coco" (--data-format coco).'
+        )
+        return ["maskfolder"]
     if names:
         return names
     tables = csv_files.find_tables(folder)[0] if "csv" in formats else []

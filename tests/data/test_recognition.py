@@ -174,6 +174,17 @@ def test_boxes_are_preferred_to_masks_with_a_note(tmp_path):
     assert (dataset.task, dataset.classes) == ("image-segmentation", ("class 0", "class 1"))
 
 
+def test_masks_are_preferred_to_coco_in_segmentation(tmp_path):
+    (tmp_path / "masks").mkdir()
+    noise_image(0, 40, 30).save(tmp_path / "a.jpg")
+    Image.fromarray(np.eye(30, 40, dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
+    write(tmp_path / "data.json", coco_json([[1, 2, 3, 4]]))
+    assert load_dataset(tmp_path, validation_fraction=0).task == "object-detection"
+    dataset = load_dataset(tmp_path, validation_fraction=0, task="image-segmentation")
+    assert dataset.data_format == "maskfolder"
+    assert "--data-format coco" in " ".join(dataset.notes)
+
+
 def test_folders_that_all_contain_the_same_classes_raise(tmp_path):
     add_images(tmp_path, [f"raw/{kind}/{name}" for kind in ("color", "gray") for name in ("cat", "dog")])
     with pytest.raises(ValueError, match=f"Pass one of them, such as {tmp_path}/raw/color"):
