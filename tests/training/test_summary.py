@@ -35,7 +35,7 @@ class SummaryCallback(StepCallback):
         self.calls.append("step")
 
 
-@pytest.mark.parametrize("task", ["image-classification", "object-detection"])
+@pytest.mark.parametrize("task", ["image-classification", "object-detection", "image-segmentation"])
 def test_summary_precedes_the_first_step(task, make_arguments, uneven_datasets, tmp_path):
     callback = SummaryCallback()
     train(make_arguments(tmp_path / "run", task, max_steps=2, eval_steps=1.0), callback)
@@ -51,6 +51,8 @@ def test_summary_precedes_the_first_step(task, make_arguments, uneven_datasets, 
     for split, images in (("train", 18), ("validation", 6)):
         assert summary[split].startswith(f"{images} images")
         counts = report.counts[split]
+        if task == "image-segmentation":
+            counts = {name: f"{100 * count / sum(counts.values()):.1f}%" for name, count in counts.items()}
         assert summary[split].endswith(": " + ", ".join(f"{name} {count}" for name, count in counts.items()))
         if task == "object-detection":
             assert f"{sum(counts.values())} objects" in summary[split]
