@@ -87,7 +87,7 @@ def pipeline(
     if threads is not None and threads < 1:
         raise ValueError(f"threads: got {threads}, expected at least 1. Leave it out for torch's number of threads.")
     if backend == "torch" and quantization is not None:
-        raise ValueError(f"quantization: got {quantization!r} for torch, expected None. Use the openvino backend.")
+        raise ValueError(f"quantization: got {quantization!r} for torch, expected None. Use openvino, onnx or litert.")
     if backend != "torch" and compile:
         raise ValueError(f"compile: got True for {backend}, expected False. It applies to the torch backend only.")
     if isinstance(model, PreTrainedModel):

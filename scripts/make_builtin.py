@@ -98,6 +98,8 @@ def make_builtin(run: Path, folder: Path, card_options: CardOptions) -> None:
         # The folder in a checkout, so that code of the card runs there.
         contents = gather(staging, f"mobilevit_hf/assets/{folder.name}", card_options)
         files = {name: contents.read(name) for name in contents.files if not name.startswith(EVAL_RESULTS)}
+        # The demo's static page quotes the test metric.
+        files |= {path.name: path.read_bytes() for path in staging.glob(EVALUATIONS)}
     if any(name.endswith(".py") for name in files):
         files[CARD] = adapt_card(files[CARD].decode()).encode()
     files = {name: data for name, data in files.items() if not name.endswith(".py")}

@@ -15,7 +15,6 @@ import mobilevit_hf
 from mobilevit_hf import model_sources, samples
 from mobilevit_hf.hub.metadata import FIGURES
 from mobilevit_hf.model_sources import builtin, builtin_models, check_weights, has_weights, read_task, resolve_model
-from mobilevit_hf.tasks import EXPORTABLE_TASKS
 
 TASKS = {"blood-cells": "object-detection", "garments": "image-classification"}
 
@@ -173,11 +172,11 @@ def test_missing_and_empty_repositories_are_rejected(published_model, hub):
 def test_task_is_read_from_the_configuration(checkpoints, detector_dir):
     assert read_task("model", checkpoints["image-classification"]).name == "image-classification"
     assert read_task("model", detector_dir).name == "object-detection"
-    with pytest.raises(
-        ValueError, match=r"^model: got MobileViTForSemanticSegmentation, expected an image classifier"
-    ):
-        read_task("model", checkpoints["image-segmentation"])
-    assert read_task("model", checkpoints["image-segmentation"], EXPORTABLE_TASKS).name == "image-segmentation"
+    assert read_task("model", checkpoints["image-segmentation"]).name == "image-segmentation"
+    with pytest.raises(ValueError, match=r"^model: got MobileViTModel, expected an image classifier or an object"):
+        read_task("model", checkpoints["image-feature-extraction"])
+    with pytest.raises(ValueError, match=r"^model: got MobileViTForSemanticSegmentation, expected an object detector"):
+        read_task("model", checkpoints["image-segmentation"], ["object-detection"])
 
 
 def test_invalid_configuration_is_rejected(checkpoints, tmp_path):

@@ -145,7 +145,7 @@ def _load(
         return lambda pixels: exported(pixel_values=pixels), exported.file_bytes
     if setting.quantization:
         raise ValueError(
-            f"quantization: got {setting.quantization!r} for torch, expected None. Use the openvino backend."
+            f"quantization: got {setting.quantization!r} for torch, expected None. Use openvino, onnx or litert."
         )
     if threads:
         torch.set_num_threads(threads)

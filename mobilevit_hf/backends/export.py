@@ -104,7 +104,8 @@ def export_model(
     """
     if quantization and not calibration:
         raise ValueError(
-            f"quantization: got {quantization!r} without images, expected some for calibration. Set calibration."
+            f"quantization: got {quantization!r} without images, expected some to calibrate and verify it. Pass a "
+            "folder as calibration."
         )
     backends = [backends] if isinstance(backends, str) else list(dict.fromkeys(backends))
     folder, output_dir = resolve_model(os.fspath(model)), Path(output_dir)
@@ -119,6 +120,10 @@ def export_model(
         backends = _select_supported(check, note)
     for backend in backends:
         check(backend)
+    if calibration:
+        from ..data.reading import check_source  # imports datasets
+
+        check_source(calibration, None)
     chooses = dtype == AUTO and calibration is not None and not quantization
     optional = [backend for backend in backends if chooses and "bfloat16" in fast_precisions(backend)]
     dtype = "float32" if dtype == AUTO else dtype
@@ -180,7 +185,8 @@ def _select_supported(check: Callable[[str], object], note: Callable[[str], obje
         else:
             supported.append(backend)
     if not supported:
-        raise ValueError(next(iter(reasons.values())))
+        first = next(iter(reasons.values()))
+        raise ValueError(f"backends: got all, of which none can be exported. The first: {first}")
     for backend, reason in reasons.items():
         note(f"Not exported to {backend}: {reason}")
     return supported

@@ -208,7 +208,7 @@ def check_backend(
         raise ValueError(f"dtype: got {dtype}, expected {' or '.join(format.dtypes)} for {backend}.")
     if quantization is not None and quantization not in format.quantizations:
         supported = [name for name, other in FORMATS.items() if quantization in other.quantizations]
-        expected = f"None, or {' or '.join(supported)} as the backend" if supported else " or ".join(QUANTIZATIONS)
+        expected = f"None; {', '.join(supported)} have it" if supported else " or ".join(QUANTIZATIONS)
         raise ValueError(f"quantization: got {quantization!r} for {backend}, expected {expected}. Leave it out.")
     if interface is not None and interface not in (interfaces := format.interfaces[task]):
         known = f"{' or '.join(interfaces)} for {backend} and {task}"

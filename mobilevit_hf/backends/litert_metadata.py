@@ -82,7 +82,9 @@ def add_metadata(content: bytes, request: ExportRequest) -> bytes:
     model.buffers.append(_Buffer(_pack(_describe(request), METADATA_IDENTIFIER)))
     archive = io.BytesIO(_pack(model, MODEL_IDENTIFIER))
     with zipfile.ZipFile(archive, "a") as files:  # stored, as MediaPipe requires
-        files.writestr(zipfile.ZipInfo(LABELS_FILE), "\n".join(request.labels) + "\n")
+        files.writestr(
+            zipfile.ZipInfo(LABELS_FILE), "".join(f"{' '.join(label.split())}\n" for label in request.labels)
+        )
         for name, value in request.metadata.items():
             if name in VALUE_FILES:
                 files.writestr(zipfile.ZipInfo(name), value)

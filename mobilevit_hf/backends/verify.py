@@ -240,8 +240,8 @@ def check_comparison(
         min_agreement = MIN_AGREEMENT_FLOAT32
     if not agreement >= min_agreement:
         raise ValueError(
-            f"{name}: {agreement:.1%} of the predictions equal the torch model's, expected {min_agreement:.1%}. "
-            "The file was not kept. Use float32 without quantization, or the torch backend."
+            f"{name}: {agreement:.1%} of the predictions equal the torch model's, expected {min_agreement:.1%}. The "
+            f"file was not kept. Use {'' if float32 else 'float32 without quantization, or '}the torch backend."
         )
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ..backends.formats import BACKENDS
+from ..backends.formats import BACKENDS, FORMATS, check_backend
 from ..environment import describe_hardware
 from ..model_sources import load_image_processor, read_task, resolve_model
-from ..tasks import EXPORTABLE_TASKS
+from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import console
 from .console import MEGABYTE
 from .options import JsonOption, ModelArgument
@@ -96,14 +96,19 @@ def benchmark(
         _save_plot(metadata, timings, plot)
 
 
-def _check_settings(settings: "Sequence[Setting]", task: str, model: str) -> None:
+def _check_settings(settings: "Sequence[Setting]", task: TaskName, model: str) -> None:
     """Check what each backend supports, and download its exported file from the Hub."""
-    from ..backends.formats import check_backend
-
     for setting in settings:
         if setting.backend != "torch":
             check_backend(setting.backend, task, setting.dtype, setting.quantization)
-            resolve_model(model, folder=setting.backend)
+            folder = resolve_model(model, folder=setting.backend)
+            format = FORMATS[setting.backend]
+            file = format.path(task, format.pipeline_interface, setting.dtype, setting.quantization)
+            if setting.quantization and not (folder / file).is_file():
+                raise ValueError(
+                    f"{setting}: {model} has no {file}, expected one. Create it: mobilevit export MODEL MODEL --to "
+                    f"{setting.backend} --quantization {setting.quantization} --calibration DATA"
+                )
 
 
 def _parse_numbers(option: str, text: str) -> list[int]:

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ..model_sources import read_task
+from ..model_sources import builtin_models, read_task, resolve_model
 from ..tasks import EXPORTABLE_TASKS
 from . import console
 
@@ -92,7 +92,10 @@ def publish(
     if static is not None and not space:
         raise ValueError(f"--{'static' if static else 'gradio'}: got no --space. Pass the id of a Space.")
     page = None
+    if str(folder) in builtin_models():
+        folder = resolve_model(str(folder))
     if space:  # checked before anything is uploaded
+        _check_space(space)
         if revision:
             raise ValueError(
                 f"--revision: got {revision}, expected main with --space. Leave out --space or --revision."
@@ -126,6 +129,18 @@ def _prepare_page(folder: Path) -> "StaticPage":
 
     with console.messages.status("Exporting the model for the page"):
         return prepare_static_page(str(folder))
+
+
+def _check_space(space: str) -> None:
+    """Raise a ValueError if a Space can't have this id."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(space)
+    except HFValidationError as error:
+        raise ValueError(
+            f"--space: got {space!r}, expected USER/NAME of letters, digits, -, _, . ({error})"
+        ) from error
 
 
 def _show(publication: "Publication", *, dry_run: bool) -> None:

@@ -122,7 +122,7 @@ def test_unsupported_request_writes_nothing(model_dirs, tmp_path, mobilevit):
     assert "expected float32 for executorch" in stderr
     code, _, stderr = mobilevit("export", source, export_dir, "--to", "openvino", "--quantization", "int8")
     assert code == 2
-    assert "Set calibration." in stderr
+    assert "Pass a folder as calibration." in stderr
     assert not export_dir.exists()
 
 

@@ -25,10 +25,10 @@ from mobilevit_hf.backends import formats
         (
             "image-classification",
             {"backend": "executorch", "quantization": "int8"},
-            "expected None, or onnx or openvino or litert as the backend",
+            "expected None; onnx, openvino, litert have it",
         ),
         ("image-classification", {"backend": "openvino", "quantization": "int8"}, "mobilevit export MODEL OUT --to"),
-        ("image-classification", {"quantization": "int8"}, "Use the openvino backend."),
+        ("image-classification", {"quantization": "int8"}, "Use openvino, onnx or litert."),
         ("image-classification", {"backend": "openvino", "device": "cuda"}, "device: got cuda, expected cpu"),
     ],
 )

@@ -139,9 +139,9 @@ def test_description_quotes_the_records():
     classifier, detector = describe("garments"), describe("blood-cells")
     assert classifier.summary == "Classifies images into 10 classes."
     assert classifier.quality == (
-        "Accuracy: 88.6% on 341 images of the validation split (95% confidence interval 84.7% to 91.5%)."
+        "Accuracy: 86.0% on 372 images of the test split (95% confidence interval 82.1% to 89.2%)."
     )
-    assert detector.quality.startswith("mAP at IoU 0.50: 89.4% on 87 images of the validation split (95%")
+    assert detector.quality.startswith("mAP at IoU 0.50: 89.7% on 72 images of the test split (95%")
     assert (
         "At the recommended threshold of 0.43, 81.5% of the detected objects are right, and 80.8%" in detector.quality
     )
