@@ -76,7 +76,7 @@ def evaluate(
         bool, typer.Option("--download", help="Download a Hub dataset and cache it, instead of streaming it.")
     ] = False,
 ) -> None:
-    """Measure the accuracy, mAP or mean IoU of a model on labeled data.
+    """Measure accuracy, mAP or mean IoU on labeled images.
 
     The predictions are those of transformers' pipeline; label maps are compared at the size of the masks. An image
     that can't be read is reported and skipped; the exit code is then 1.

@@ -43,7 +43,7 @@ def make_command(task: TaskName | None = None) -> Callable[..., None]:
     """Return the command, with an option for each field of `TrainArguments`; a task of None is an option."""
 
     def command(data: str, recipe: Path | None = None, **values: Any) -> None:
-        """Train a classifier, a detector or a semantic segmentation model on your images.
+        """Train a classifier, detector or segmentation model.
 
         The task follows from the data: one folder per class trains a classifier; boxes in COCO, Pascal VOC or YOLO
         format train a detector; a mask per image trains a segmentation model. The defaults fine-tune a pretrained
