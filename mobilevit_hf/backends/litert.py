@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SIGNATURE, INPUT = "serving_default", "args_0"  # of converted files
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 # Quantized operations by a pattern of the path of modules that their output is named after.
-TRANSFORMER, CONVOLUTIONS = "FusedTransformer_", "ConvLayer_|InvertedResidual_|MobileViTLayer_"
+TRANSFORMER, CONVOLUTIONS = "FusedTransformer_", "ConvLayer_|InvertedResidual_|MobileViTLayer_|FusedASPP_"
 INT8_OPERATIONS = {
     f"^(?!.*{TRANSFORMER}).*({CONVOLUTIONS})": (
         *("CONV_2D", "DEPTHWISE_CONV_2D", "LOGISTIC", "MUL", "ADD", "PAD", "CONCATENATION"),

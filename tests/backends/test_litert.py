@@ -25,7 +25,7 @@ from mobilevit_hf.model_sources import load_image_processor
 
 pytestmark = pytest.mark.slow
 
-CLASSIFICATION, DETECTION = "image-classification", "object-detection"
+CLASSIFICATION, DETECTION, SEGMENTATION = "image-classification", "object-detection", "image-segmentation"
 APP = Path(__file__).parents[1] / "litert_app.py"
 NUM_PHOTOS = 20
 
@@ -91,7 +91,8 @@ def read_weight_types(path):
 
 
 @pytest.mark.parametrize(
-    ("task", "interface"), [(CLASSIFICATION, "image"), (CLASSIFICATION, "tensors"), (DETECTION, "image")]
+    ("task", "interface"),
+    [(CLASSIFICATION, "image"), (CLASSIFICATION, "tensors"), (DETECTION, "image"), (SEGMENTATION, "image")],
 )
 def test_float32_file_equals_torch_module(make_request, tmp_path, task, interface):
     request = make_request(task, interface)
@@ -102,20 +103,26 @@ def test_float32_file_equals_torch_module(make_request, tmp_path, task, interfac
     assert len(outputs) == len(expected)
     for output, values in zip(outputs, expected, strict=True):
         assert output.shape == values.shape
-        np.testing.assert_allclose(output, values, atol=1e-5)
+        assert output.dtype == values.dtype
+        if task == SEGMENTATION:
+            assert len(np.unique(values)) > 1
+            assert (output == values).mean() > 0.999  # rounding may break a tie differently
+        else:
+            np.testing.assert_allclose(output, values, atol=1e-5)
     signature = runtime.interpreter.get_signature_list()["serving_default"]
     assert signature["inputs"] == [request.input_name]
     assert sorted(signature["outputs"]) == sorted(request.output_names)
 
 
-@pytest.mark.parametrize("task", [CLASSIFICATION, DETECTION])
+@pytest.mark.parametrize("task", [CLASSIFICATION, DETECTION, SEGMENTATION])
 def test_operations_are_those_of_every_litert_runtime(make_request, tmp_path, task):
     """Neither Flex nor custom operations, which an app would have to link, nor tensors above rank 5."""
     litert.write_litert(make_request(task), tmp_path / "m.tflite")
     model, graph, schema = read_graph(tmp_path / "m.tflite")
     codes = {code.builtinCode for code in model.operatorCodes}
     assert not codes & {schema.BuiltinOperator.CUSTOM, schema.BuiltinOperator.STABLEHLO_COMPOSITE}
-    assert schema.BuiltinOperator.RESIZE_BILINEAR not in codes  # of feature maps that have the size already
+    # Only of the logits: feature maps have the size already.
+    assert (schema.BuiltinOperator.RESIZE_BILINEAR in codes) == (task == SEGMENTATION)
     shapes = [tensor.shape for tensor in graph.tensors if tensor.shape is not None]
     assert max(map(len, shapes)) <= 5
 
@@ -147,6 +154,18 @@ def test_int8_quantizes_weights_but_of_some_layers(make_request, tmp_path, task,
     scores = request.output_names.index("scores")
     output = LiteRTRuntime(tmp_path / "m.tflite", 1)(inputs)[scores]
     np.testing.assert_allclose(output, expected[scores], atol=0.1)
+
+
+def test_int8_segmentation_model_keeps_the_classifier_in_float32(make_request, tmp_path):
+    request = make_request(SEGMENTATION)
+    litert.write_litert_int8(request, tmp_path / "m.tflite", request.pixels)
+    types = read_weight_types(tmp_path / "m.tflite")
+    floats = {name for name, dtype in types.items() if dtype == "FLOAT32"}
+    assert floats
+    assert all("segmentation_head/classifier" in name for name in floats), floats
+    inputs, (expected,) = make_inputs(request)
+    (output,) = LiteRTRuntime(tmp_path / "m.tflite", 1)(inputs)
+    assert (output == expected).mean() > 0.9
 
 
 @pytest.fixture(scope="module")
