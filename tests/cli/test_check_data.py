@@ -183,7 +183,7 @@ def test_task_chooses_the_annotations(mobilevit, tmp_path):
         Image.fromarray(np.eye(30, 40, dtype=np.uint8)).save(mask)
     report = json.loads(mobilevit("check-data", tmp_path / "voc", "--json")[1])
     assert report["task"] == "object-detection"
-    assert any("--task image-segmentation" in note for note in report["notes"])
+    assert any('task="image-segmentation"' in note for note in report["notes"])
     chosen = json.loads(mobilevit("check-data", tmp_path / "voc", "--task", "image-segmentation", "--json")[1])
     assert (chosen["task"], len(chosen["splits"]["train"]["classes"])) == ("image-segmentation", 21)
     code, _, error = mobilevit("check-data", tmp_path / "voc", "--task", "image-classification")

@@ -148,7 +148,7 @@ def test_folders_of_masks_are_recognized(tmp_path, folders):
     dataset = load_dataset(tmp_path, validation_fraction=0)
     assert (dataset.task, dataset.data_format) == ("image-segmentation", "maskfolder")
     assert [sample.name for sample in dataset.splits["train"]] == [f"{folders[0]}/{i}.jpg" for i in range(3)]
-    with pytest.raises(ValueError, match=r"mask images in .*--task image-segmentation"):
+    with pytest.raises(ValueError, match=r'mask images in .*task="image-segmentation"'):
         load_dataset(tmp_path, task="image-classification")
 
 
@@ -169,7 +169,7 @@ def test_boxes_are_preferred_to_masks_with_a_note(tmp_path):
     Image.fromarray(np.eye(30, 40, dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
     dataset = load_dataset(tmp_path, validation_fraction=0)
     assert dataset.task == "object-detection"
-    assert "--task image-segmentation" in " ".join(dataset.notes)
+    assert 'task="image-segmentation"' in " ".join(dataset.notes)
     dataset = load_dataset(tmp_path, validation_fraction=0, task="image-segmentation")
     assert (dataset.task, dataset.classes) == ("image-segmentation", ("class 0", "class 1"))
 

@@ -15,7 +15,7 @@ from .mask_values import infer_encoding, known_rows
 
 TASKS = ("image-segmentation",)
 # What to do to use the masks of a dataset that also has other annotations.
-TO_SEGMENT = 'To train on them: task="image-segmentation" (--task image-segmentation).'
+TO_SEGMENT = 'To train on them: task="image-segmentation".'
 SPLITS = ("train", "validation", "test")
 LIST_FOLDER = "ImageSets/Segmentation"
 LISTED = 0.5  # fraction of a list's lines that are images, so that it is one

@@ -403,7 +403,7 @@ def test_shapes_are_painted_as_by_pycocotools(tmp_path):
 def test_boxes_are_read_from_coco_with_masks_by_default(tmp_path):
     dataset = load_dataset(write_coco_masks(tmp_path), validation_fraction=0)
     assert dataset.task == "object-detection"
-    assert "--task image-segmentation" in " ".join(dataset.notes)
+    assert 'task="image-segmentation"' in " ".join(dataset.notes)
 
 
 def test_objects_without_a_valid_shape_are_problems(tmp_path):

@@ -313,7 +313,7 @@ def test_oxford_pets_with_boxes_lists_and_trimaps(tmp_path):
         },
     )
     dataset = load_dataset(tmp_path, validation_fraction=0)
-    assert (dataset.task, "--task image-segmentation" in " ".join(dataset.notes)) == ("object-detection", True)
+    assert (dataset.task, 'task="image-segmentation"' in " ".join(dataset.notes)) == ("object-detection", True)
     dataset = load_dataset(tmp_path, validation_fraction=0, task="image-segmentation")
     assert (split_sizes(dataset), dataset.problems) == ({"train": 3, "test": 1}, [])
     assert dataset.classes == ("class 1", "class 2", "class 3")
@@ -329,7 +329,7 @@ def test_loveda_reads_masks_within_folders_that_may_be_classes(tmp_path):
     ]
     masks = write_mask_dataset(tmp_path, names)
     dataset = load_dataset(tmp_path)
-    assert (dataset.task, "--task image-segmentation" in " ".join(dataset.notes)) == ("image-classification", True)
+    assert (dataset.task, 'task="image-segmentation"' in " ".join(dataset.notes)) == ("image-classification", True)
     dataset = load_dataset(tmp_path, task="image-segmentation")
     assert split_sizes(dataset) == {"train": 4, "validation": 4}
     for sample in dataset.splits["validation"]:
