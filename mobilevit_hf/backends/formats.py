@@ -103,7 +103,7 @@ FORMATS: dict[str, Format] = {
         file="onnx/model{suffix}.onnx",
         dtypes=("float32", "float16"),
         interfaces={
-            "image-classification": ("tensors", "image"),
+            "image-classification": ("tensors", "image", "transformers.js"),
             "object-detection": ("transformers.js", "image", "tensors"),
             "image-segmentation": ("transformers.js", "image", "tensors"),
         },

@@ -244,6 +244,47 @@ class Resizing(nn.Module):
         return image.permute(0, 2, 3, 1)
 
 
+class ResizingAndCropping(nn.Module):
+    """Resize an image by its shorter side and crop its center, as the image processor of a classifier; see `Resizing`.
+
+    (1, 3, h, w) float32 RGB in 0..1 → (1, H, W, 3) uint8 RGB. An image of the crop's size is taken as it is: it was
+    resized and cropped before.
+    """
+
+    def __init__(self, request: ExportRequest) -> None:
+        super().__init__()
+        processor: Any = request.processor
+        self.crop, self.mode = request.size, _interpolation_mode(processor)
+        self.short = processor.size["shortest_edge"]
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return the crop."""
+        size = pixel_values.shape[-2], pixel_values.shape[-1]
+        # 0 for an image of the crop's size, else 1: a graph for all sizes has no branches.
+        differs = torch.sym_min(1, sum(torch.sym_max(a - b, b - a) for a, b in zip(size, self.crop, strict=True)))
+        shorter = torch.sym_min(*size)
+        resized = [c + differs * (self.short * s // shorter - c) for s, c in zip(size, self.crop, strict=True)]
+        image = (pixel_values * 255).round().clamp(0, 255).to(torch.uint8)
+        image = nn.functional.interpolate(image, resized, mode=self.mode, antialias=True)
+        top, left = ((side - crop) // 2 for side, crop in zip(resized, self.crop, strict=True))
+        return image[..., top : top + self.crop[0], left : left + self.crop[1]].permute(0, 2, 3, 1)
+
+
+class TransformersJsClassifier(nn.Module):
+    """Classifier for transformers.js: (1, 3, h, w) float32 RGB in 0..1, of any size → logits (1, K)."""
+
+    def __init__(self, request: ExportRequest) -> None:
+        super().__init__()
+        scaling = Scaling.from_processor(request.processor)
+        crops = getattr(request.processor, "do_center_crop", False)
+        self.resize = (ResizingAndCropping if crops else Resizing)(request)
+        self.preprocessing, self.model = Preprocessing(scaling), _fuse(request, scaling)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor]:
+        """Return the logits."""
+        return self.model(self.preprocessing(self.resize(pixel_values)))
+
+
 class TransformersJsSegmenter(nn.Module):
     """Model for transformers.js's image-segmentation pipeline, as a model of the type "segformer".
 
@@ -298,6 +339,7 @@ def _interpolation_mode(processor: Any) -> str:
 # By task and interface.
 MODULES: dict[tuple[TaskName, Interface], type[nn.Module]] = {
     ("image-classification", "image"): ImageClassifier,
+    ("image-classification", "transformers.js"): TransformersJsClassifier,
     ("object-detection", "image"): ImageDetector,
     ("object-detection", "transformers.js"): TransformersJsDetector,
     ("image-segmentation", "image"): ImageSegmenter,

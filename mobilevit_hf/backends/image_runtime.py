@@ -59,7 +59,7 @@ class ImageRuntime:
             )
         outputs = self.runtime(self._to_input(pixels))
         if self.task == "image-classification":
-            return [np.log(np.maximum(outputs[0], TINY))]
+            return [np.log(np.maximum(outputs[0], TINY))] if self.interface == "image" else outputs
         if self.task == "image-segmentation":
             return [self._one_hot(outputs[0])] if self.interface == "image" else outputs
         convert = self._from_image if self.interface == "image" else self._from_transformers_js

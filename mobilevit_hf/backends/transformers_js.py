@@ -1,6 +1,7 @@
 """What transformers.js needs next to ONNX files.
 
-A classifier runs with the configurations of its model. transformers.js has neither the model type nor the image
+A classifier runs with the configurations of its model; a further file, on request, does all preprocessing, as
+transformers.js resizes differently. transformers.js has neither the model type nor the image
 processor of the detector, and no segmentation model of the type "mobilevit": their files of the interface
 "transformers.js" have the inputs and outputs of another model, and the folder `onnx` has configurations of its own. A
 detector is a YOLOS model, after non-maximum suppression, and a segmentation model a SegFormer.
@@ -19,7 +20,11 @@ from .interfaces import Interface
 
 INTERFACE: Interface = "transformers.js"
 # Name of the model whose inputs and outputs a file has.
-MODELS: dict[TaskName, str] = {"object-detection": "Yolos", "image-segmentation": "Segformer"}
+MODELS: dict[TaskName, str] = {
+    "image-classification": "MobileViT",
+    "object-detection": "Yolos",
+    "image-segmentation": "Segformer",
+}
 # By precision of a file, in the order of preference. Without a setting, transformers.js requests q8 in browsers.
 DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8"}
 # Larger images are scaled down before the model scales them to its own size: as float32, one of 12 megapixels takes
@@ -27,7 +32,7 @@ DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8"}
 MAX_SIDE = 2048
 
 
-def default_dtype(folder: Path, interface: Interface) -> str | None:
+def default_dtype(folder: Path, task: TaskName, interface: Interface) -> str | None:
     """Return the precision in which transformers.js loads a model by default, None without a file.
 
     Args:
@@ -36,8 +41,13 @@ def default_dtype(folder: Path, interface: Interface) -> str | None:
     """
     format = FORMATS["onnx"]
     others = {record.file for record in read_export_records(folder / EXPORT_FILE) if record.interface != interface}
-    paths = {dtype: format.file.format(suffix=format.suffixes[precision]) for precision, dtype in DTYPES.items()}
+    paths = {dtype: format.path(task, interface, *_precision(precision)) for precision, dtype in DTYPES.items()}
     return next((dtype for dtype, path in paths.items() if (folder / path).is_file() and path not in others), None)
+
+
+def _precision(name: str) -> tuple[str, str | None]:
+    """Return dtype and quantization of a precision of `DTYPES`."""
+    return ("float32", name) if name == "int8" else (name, None)
 
 
 def browser_configs(folder: Path, task: TaskName, labels: Sequence[str], processor: Any) -> dict[str, str]:
@@ -49,7 +59,7 @@ def browser_configs(folder: Path, task: TaskName, labels: Sequence[str], process
         processor: Image processor.
     """
     name = MODELS.get(task)
-    if name is None or (dtype := default_dtype(folder, INTERFACE)) is None:
+    if name is None or (dtype := default_dtype(folder, task, INTERFACE)) is None:
         return {}
     model = {
         "architectures": [name + TASKS[task].head],
@@ -70,7 +80,8 @@ def browser_configs(folder: Path, task: TaskName, labels: Sequence[str], process
         "rescale_factor": 1 / 255,
         "size": {"height": MAX_SIDE, "width": MAX_SIDE},
     }
-    if getattr(processor, "do_center_crop", False):  # by transformers.js, as the file has no crop
+    # A segmentation model's file has no crop, which is left to transformers.js.
+    if task == "image-segmentation" and getattr(processor, "do_center_crop", False):
         preprocessing |= {
             "crop_size": dict(processor.crop_size),
             "do_center_crop": True,

@@ -261,7 +261,7 @@ def _finish_configs(folder: Path) -> dict[str, Path | bytes]:
         if is_detector:
             modules = {kind: Path(inspect.getfile(kind)).stem for kind in CODE[name]}
             published["auto_map"] = {kind._auto_class: f"{module}.{kind.__name__}" for kind, module in modules.items()}
-        elif name == CONFIG and (dtype := default_dtype(folder, "tensors")):
+        elif name == CONFIG and (dtype := default_dtype(folder, "image-classification", "tensors")):
             published = {"transformers.js_config": {"dtype": dtype}} | published
         if published != values:
             files[name] = (json.dumps(published, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

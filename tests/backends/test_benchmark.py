@@ -150,7 +150,7 @@ def test_table_states_how_macs_are_counted(model_dir, mobilevit):
         ),
         (("--batch", "1,none"), "--batch: got '1,none', expected positive numbers"),
         (("--size", "0"), "--size: got '0', expected positive numbers"),
-        (("--backends", "onnx:int8"), "int8"),
+        (("--backends", "executorch:int8"), "got 'int8' for executorch, expected None; onnx"),
     ],
 )
 def test_invalid_option_is_a_one_line_error(options, message, model_dir, mobilevit):

@@ -50,7 +50,7 @@ def test_detector_has_a_file_for_transformers_js_and_one_for_images(model_dirs, 
 @pytest.mark.parametrize(
     ("task", "backend", "interface", "message"),
     [
-        (TASK, "onnx", "transformers.js", "got 'transformers.js', expected tensors or image for onnx and"),
+        (TASK, "litert", "transformers.js", "got 'transformers.js', expected image or tensors for litert and"),
         (TASK, "openvino", "image", "got 'image', expected tensors for openvino and image-classification. Leave it"),
     ],
 )

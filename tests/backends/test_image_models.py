@@ -166,6 +166,29 @@ def test_transformers_js_detector_resizes_as_the_image_processor(model_dirs, siz
     torch.testing.assert_close(received[0], expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(90, 150), (151, 80), (72, 72), (73, 98), (64, 200), (300, 299)])
+@pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
+def test_classifier_for_transformers_js_resizes_and_crops_as_the_processor(model_dirs, size, resample):
+    processor = MobileViTImageProcessor(
+        size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64}, resample=resample
+    )
+    request = make_request(CLASSIFICATION, model_dirs[CLASSIFICATION], "transformers.js", processor)
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        (logits,) = build_module(request)(pixels)
+        expected = request.model(**processor(photo, return_tensors="pt", input_data_format="channels_last")).logits
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_classifier_for_transformers_js_takes_a_crop_as_it_is(model_dirs, image):
+    request = make_request(CLASSIFICATION, model_dirs[CLASSIFICATION], "transformers.js")
+    with torch.no_grad():
+        (logits,) = build_module(request)(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+        expected = request.model(**preprocess(request.processor, image)).logits
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
 def random_candidates(number, num_labels, seed):
     """Return boxes (1, A, 4) that often overlap, some of them beyond the image, and scores (1, A, K)."""
     generator = torch.Generator().manual_seed(seed)

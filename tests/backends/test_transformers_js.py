@@ -38,7 +38,7 @@ def write_files(tmp_path):
 )
 def test_default_dtype_is_the_most_exact(write_files, names, dtype):
     folder = write_files(names, "transformers.js")
-    assert default_dtype(folder, "transformers.js") == dtype
+    assert default_dtype(folder, DETECTION, "transformers.js") == dtype
     configs = browser_configs(folder, DETECTION, ["cat", "dog"], None)
     if dtype is None:
         assert configs == {}
@@ -49,13 +49,13 @@ def test_default_dtype_is_the_most_exact(write_files, names, dtype):
 def test_files_of_another_interface_have_no_configurations(write_files):
     folder = write_files(["model.onnx"], "tensors")
     assert browser_configs(folder, DETECTION, ["cat", "dog"], None) == {}
-    assert default_dtype(folder, "tensors") == "fp32"
+    assert default_dtype(folder, "image-classification", "tensors") == "fp32"
 
 
 def test_files_that_were_removed_are_ignored(write_files):
     folder = write_files(["model.onnx", "model_fp16.onnx"], "transformers.js")
     (folder / "onnx" / "model.onnx").unlink()
-    assert default_dtype(folder, "transformers.js") == "fp16"
+    assert default_dtype(folder, DETECTION, "transformers.js") == "fp16"
 
 
 def test_configurations_are_written_next_to_the_files(write_files):

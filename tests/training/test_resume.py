@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import traceback
+import zipfile
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
@@ -345,10 +346,13 @@ def test_damaged_checkpoint_is_skipped(make_arguments, uninterrupted_run, tmp_pa
 
 
 def flip_last_checkpoint(folder):
-    """Flip a bit in the middle of the last checkpoint, which torch loads without an error, and return its path."""
+    """Flip a bit of the last checkpoint's largest tensor, which torch loads without an error, and return its path."""
     path = checkpoint.find_checkpoints(folder)[-1]
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        stored = archive.read(largest)  # without compression
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[content.index(stored) + len(stored) // 2] ^= 1
     path.write_bytes(content)
     torch.load(path, weights_only=True)
     return path
