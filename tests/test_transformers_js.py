@@ -1,7 +1,10 @@
 """A published classifier in transformers.js, in Node and a browser, gives the outputs of stock transformers."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from formula import formula_image
 from hub_server import HubServer
 from PIL import Image
 from transformers import MobileViTImageProcessor
-from transformers_js.programs import run_chromium, run_node, run_webgpu, serve_site
+from transformers_js.programs import run_chromium, run_node, run_program, run_webgpu, serve_site
 
 import mobilevit_hf
 from mobilevit_hf.backends.export import export_file
@@ -160,3 +163,20 @@ def test_image_processor_flips_channels_rescales_and_crops(outputs, expected):
 
 def test_top_labels_of_photos_equal(outputs, expected):
     assert outputs["labels"] == expected["labels"] == list(LABELS.values())
+
+
+def test_documented_program_gives_the_scores_of_python(classifier, site, site_url, tmp_path):
+    """With a file that resizes and crops photos itself."""
+    mobilevit_hf.export_model(classifier, tmp_path, "onnx", interface="transformers.js", log=lambda line: None)
+    text = (Path(__file__).parents[1] / "docs" / "browser.md").read_text()
+    (site / "exported").symlink_to(tmp_path)
+    (site / "documented.mjs").write_text(re.search(r"```js\n([^`]*model_transformers\.js[^`]*)```", text)[1])
+    classify = mobilevit_hf.pipeline("image-classification", str(classifier), device="cpu")
+    for number in (0, 3, 8):
+        shutil.copy(site / f"{number}.jpg", site / "photo.jpg")
+        best = classify(str(site / "photo.jpg"))[0]
+        label, score = re.search(
+            r"label: '([^']*)', score: ([\d.]+)", run_program("documented.mjs", site=site)
+        ).groups()
+        assert label == best["label"] == LABELS[number]
+        assert float(score) == pytest.approx(best["score"], abs=0.01)
