@@ -335,7 +335,7 @@ def test_two_processes_evaluate_like_one(task, run_dir, small_datasets, process_
         losses = {name: values.pop(name) for name in evaluation["losses"]}
         assert losses == pytest.approx(evaluation["losses"], rel=0.02)
         assert values == pytest.approx({name: evaluation["metrics"][name] for name in values}, abs=1e-6)
-    batches = {"image-classification": 24, "object-detection": 12}[task] // 4
+    batches = {"image-classification": 24, "object-detection": 12, "image-segmentation": 12}[task] // 4
     epochs = [[line["epoch"] for line in read_metrics(process_runs / n)][-1] for n in ("1", "2")]
     assert epochs == pytest.approx([4 / batches, 4 / -(-batches // 2)], abs=0.26)
 
