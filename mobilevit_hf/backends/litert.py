@@ -22,8 +22,8 @@ import numpy as np
 from torch import Tensor
 
 from ..tasks import TaskName
+from .fixed_size import silence_stderr
 from .image_models import Scaling, example_input
-from .litert_runtime import silence_stderr
 from .requests import ExportRequest
 from .tracing import quiet, trace
 

@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 from litert_file import WEIGHTS, make_content
 
-from mobilevit_hf.backends.litert_runtime import LiteRTRuntime, silence_stderr
+from mobilevit_hf.backends.fixed_size import silence_stderr
+from mobilevit_hf.backends.litert_runtime import LiteRTRuntime
 
 ADDED = WEIGHTS.reshape(16, 16, 3)
 
