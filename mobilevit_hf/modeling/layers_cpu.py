@@ -20,16 +20,23 @@ POINTWISE_CONVOLUTION_MIN_MACS = 5 * 2**20
 POINTWISE_CONVOLUTION_BATCH = 16
 
 
+def _replaces_kernel(weight: Tensor, input: Tensor) -> bool:
+    """Return whether a layer may compute its product by an equivalent convolution."""
+    return (
+        POINTWISE_CONVOLUTION
+        and not torch.compiler.is_compiling()
+        and input.device.type == "cpu"
+        and input.dtype == torch.float32
+        and type(weight) is nn.Parameter  # else quantized
+    )
+
+
 class TokenLinear(nn.Linear):
     """`nn.Linear` on (B, N, D) tokens, computed on the CPU as an equivalent 1x1 convolution of images."""
 
     def forward(self, input: Tensor) -> Tensor:
         if (
-            not POINTWISE_CONVOLUTION
-            or torch.compiler.is_compiling()
-            or input.device.type != "cpu"
-            or input.dtype != torch.float32
-            or type(self.weight) is not nn.Parameter  # quantized
+            not _replaces_kernel(self.weight, input)
             or input.numel() * self.out_features < POINTWISE_CONVOLUTION_MIN_MACS
         ):
             return super().forward(input)
@@ -50,11 +57,7 @@ class PointwiseConvolution(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         num_pixels = input.numel() // self.in_channels
         if (
-            not POINTWISE_CONVOLUTION
-            or torch.compiler.is_compiling()
-            or input.device.type != "cpu"
-            or input.dtype != torch.float32
-            or type(self.weight) is not nn.Parameter  # quantized
+            not _replaces_kernel(self.weight, input)
             or torch.get_num_threads() > 1
             or len(input) >= POINTWISE_CONVOLUTION_BATCH
             or num_pixels % POINTWISE_CONVOLUTION_BATCH
