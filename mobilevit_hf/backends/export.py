@@ -94,7 +94,8 @@ def export_model(
         max_drop: Largest accuracy drop by quantization, in percentage points.
         log: Called with one line of text for each unreadable calibration image.
         progress: Called with each record after its file is written.
-        note: Called with one line of text for each backend whose precision was chosen by "auto" on calibration images.
+        note: Called with one line of text for each backend whose precision was chosen by "auto" on calibration
+            images, and if an accuracy drop is measured without labels.
         on_step: Called at the beginning of each step.
 
     Raises:
@@ -146,6 +147,8 @@ def export_model(
         images = load_calibration_images(calibration, task, processor)
         for problem in images.problems:
             log(f"{problem.name}: {problem.reason}")
+        if quantization and images.note:
+            note(images.note)
     weights = cache.weights_hash(torch_model)
     exporter = _Exporter(folder, output_dir, torch_model, task, processor, weights, pixels, images, max_drop, steps)
     records: list[ExportRecord] = []

@@ -10,7 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.image_formats import find_images
 from ..data.reading import load_dataset
-from ..data.types import Dataset, Problem, Sample
+from ..data.types import Dataset, Problem, Sample, UnlabeledImagesError
 from ..evaluation.evaluator import evaluate_model
 from ..evaluation.inference import Prepared, prepare_ahead
 from ..tasks import TASKS, TaskName
@@ -31,50 +31,71 @@ class CalibrationImages:
         samples: Images to measure the drop on; labeled if `classes` is set.
         classes: Class names, None without labels for the model's task.
         problems: Images that can't be read, in both parts.
+        note: Why the drop is measured without labels, empty with labels.
     """
 
     calibration: Tensor
     samples: Sequence[Sample]
     classes: tuple[str, ...] | None
     problems: list[Problem] = field(default_factory=list)
+    note: str = ""
 
 
 def load_calibration_images(source: str, task: TaskName, processor: BaseImageProcessor) -> CalibrationImages:
     """Load images to quantize with and to measure the accuracy drop on.
 
     Args:
-        source: A dataset that `load_dataset` reads: its training split calibrates, its validation split evaluates. Or
-            a folder of images without labels, of which up to half calibrate.
+        source: A dataset that `load_dataset` reads: its training split calibrates, its validation split evaluates. Of
+            a dataset for another task, the labels are not used. Or a folder of images without annotations, of which
+            up to half calibrate.
 
     Raises:
-        ValueError: If there are too few readable images, or the image processor's outputs differ in size.
+        ValueError: If annotations can't be read, there are too few readable images, or the image processor's outputs
+            differ in size.
     """
-    try:
-        dataset = _load_dataset(source, task)
-    except ValueError as error:
+    dataset = _load_dataset(source, task)
+    if dataset is None:
         names, _, _ = find_images([source])
         if len(names) < 2:
-            raise ValueError(f"calibration: {error}") from error
+            raise ValueError(f"calibration: got {len(names)} images in {source}, expected at least 2. Add images.")
         samples = Random(0).sample([Sample(name, name) for name in names], len(names))
         half = min(MAX_CALIBRATION_IMAGES, len(samples) // 2)
         calibration, evaluation, classes, problems = samples[:half], samples[half:], None, []
+        note = f"{source} has no labels"
     else:
         train = list(dataset.splits.get("train") or next(iter(dataset.splits.values())))
         calibration = Random(0).sample(train, min(MAX_CALIBRATION_IMAGES, len(train)))
         evaluation = list(dataset.splits.get("validation", calibration))
         classes = dataset.classes if dataset.task == task else None
         problems = list(dataset.problems)
+        note = "" if classes else f"{source} has labels for {dataset.task}, not {task}"
     evaluation = Random(0).sample(evaluation, min(MAX_EVALUATION_IMAGES, len(evaluation)))
     pixels, unreadable = _load_pixels(processor, calibration)
-    return CalibrationImages(pixels, evaluation, classes, problems + unreadable)
+    note = f"{note}: the agreement with the torch model is measured instead of the accuracy." if note else ""
+    return CalibrationImages(pixels, evaluation, classes, problems + unreadable, note)
 
 
-def _load_dataset(source: str, task: TaskName) -> Dataset:
-    """Load a dataset with annotations for a task or, without such annotations, for another."""
+def _load_dataset(source: str, task: TaskName) -> Dataset | None:
+    """Load a dataset with annotations for a task or, without such annotations, for another.
+
+    Returns:
+        The dataset, None for a folder of images without annotations.
+
+    Raises:
+        ValueError: If there are annotations that can't be read: images without labels are not assumed then, as masks
+            may be among them.
+    """
     try:
         return load_dataset(source, task=task)
-    except ValueError:
-        return load_dataset(source)
+    except ValueError as error:
+        try:
+            return load_dataset(source)
+        except UnlabeledImagesError:
+            return None
+        except ValueError:
+            raise ValueError(
+                f"calibration: {error} Or pass a folder with nothing but images, which need no labels."
+            ) from error
 
 
 def _load_pixels(processor: BaseImageProcessor, samples: Sequence[Sample]) -> tuple[Tensor, list[Problem]]:

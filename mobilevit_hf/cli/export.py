@@ -51,9 +51,9 @@ def export(
     interface: Annotated[
         FileInterface | None,
         typer.Option(
-            help="What a file takes and returns. image: the image as uint8 RGB, labels or boxes; tensors: output of "
-            "the image processor, output of the model; transformers.js: for that library (detectors in onnx). "
-            "Default: image for litert and coreml, image and transformers.js for detectors in onnx, else tensors."
+            help="What a file takes and returns. image: the image as uint8 RGB, predictions; tensors: output of "
+            "the image processor, output of the model; transformers.js: for that library, in onnx. Default: image for "
+            "litert and coreml, image and transformers.js for detectors and segmentation models in onnx, else tensors."
         ),
     ] = None,
     calibration: Annotated[

@@ -15,11 +15,13 @@ from .formats.folder import DataFolder, is_image_name, is_run, join
 from .formats.maskfolder import TO_SEGMENT
 from .formats.unread import UnreadAnnotations, find_unread
 from .image_formats import describe_unread
-from .types import Dataset
+from .types import Dataset, UnlabeledImagesError
 
 MAX_WRAPPERS = 16  # folders around a dataset that are entered
 SHOWN = 3  # annotations and classes in a message
 MASK_ENDINGS = ("_mask", "_masks", "_seg", "_gt", "_label", "-mask")
+NO_ANNOTATIONS = "no annotations"
+NAME_MASKS = "Give each mask the name of its image, in a folder masks/ next to images/."
 # Formats with a recognizer that any folder of images may satisfy.
 FALLBACKS = ("csv", "imagefolder", "maskfolder")
 
@@ -36,6 +38,7 @@ def recognize(
         task: Task that the format must have annotations for. None: any.
 
     Raises:
+        UnlabeledImagesError: If there is no dataset but images.
         ValueError: If there is no dataset, or several formats or folders are possible.
     """
     candidates = {data_format: formats[data_format]} if data_format else dict(formats)
@@ -58,7 +61,7 @@ def recognize(
         return current, "imagefolder"
     if data_format:
         return folder, data_format
-    raise ValueError(_describe_missing(folder, task))
+    raise _missing_error(folder, task)
 
 
 def check_class_folders(outer: DataFolder, folder: DataFolder, dataset: Dataset) -> None:
@@ -72,8 +75,9 @@ def check_class_folders(outer: DataFolder, folder: DataFolder, dataset: Dataset)
     Raises:
         ValueError: If there are less than two classes, their names say that they are none, the folders in them may be
             classes, too, or there are annotations that are not read.
+        UnlabeledImagesError: If there are less than two classes and no annotations.
     """
-    classes = dataset.classes
+    classes, error = dataset.classes, ValueError
     tables = [table.name for table in csv_files.find_tables(outer)[0]]  # which agree with the folders
     unread = [annotations for annotations in find_unread(outer) if not set(tables) & set(annotations.names)]
     certain = [annotations for annotations in unread if annotations.is_certain]
@@ -82,6 +86,7 @@ def check_class_folders(outer: DataFolder, folder: DataFolder, dataset: Dataset)
         found, action = _explain_missing_classes(outer, certain or _find_tables(outer) or unread)
         kind = "one folder of images" if len(classes) == 1 else "folders that are not named after classes"
         got, expected = f"{kind} ({shown}) and {found}", "at least two classes"
+        error = UnlabeledImagesError if found == NO_ANNOTATIONS else ValueError
     elif certain:
         got = f"class folders ({shown}) and annotations that are not read: {_list(certain)}"
         expected, action = "one of them", certain[0].action
@@ -92,7 +97,7 @@ def check_class_folders(outer: DataFolder, folder: DataFolder, dataset: Dataset)
         if unread:
             folder.notes.append(f"Skipped annotations that are not read: {_list(unread)}.")
         return
-    raise ValueError(
+    raise error(
         f"{folder.root}: got {got}, expected {expected}. {action.rstrip('.')}, or set "
         f'data_format="imagefolder" to use the folders as classes.'
     )
@@ -103,13 +108,12 @@ def _explain_missing_classes(folder: DataFolder, unread: list[UnreadAnnotations]
     if unread:
         return f"unread annotations: {_list(unread)}", unread[0].action
     if masks := _find_masks(folder):
-        rename = "Give each mask the name of its image, in a folder masks/ next to images/."
-        action = TO_SEGMENT if maskfolder.recognizes(folder) else rename
+        action = TO_SEGMENT if maskfolder.recognizes(folder) else NAME_MASKS
         return f"mask images in {', '.join(masks)}", action
     if archives := _find_archives(folder):
         return f"archives that are not read: {', '.join(archives[:SHOWN])}", "Unpack them."
     action = "Move the images of each class into a folder with its name, or add their annotations."
-    return "no annotations", action
+    return NO_ANNOTATIONS, action
 
 
 def _recognized(folder: DataFolder, formats: Mapping[str, Any]) -> list[str]:
@@ -234,29 +238,32 @@ def note_unused_masks(folder: DataFolder, dataset: Dataset) -> None:
         folder.notes.append(f"The images also have masks. {TO_SEGMENT}")
 
 
-def _describe_missing(folder: DataFolder, task: TaskName | None) -> str:
+def _missing_error(folder: DataFolder, task: TaskName | None) -> ValueError:
+    """Return the error of a folder without a dataset."""
+    is_segmentation = task == "image-segmentation"
     if is_run(str(folder.root)):
-        return f"{folder.root}: got the output of a training run, expected a dataset. Pass the folder of its images."
+        return ValueError(
+            f"{folder.root}: got the output of a training run, expected a dataset. Pass the folder of its images."
+        )
     files = [name for name, kind in folder.walk() if kind == "file"]
     expected = (
         "images/ next to masks/ with the same names, COCO JSON with polygons, or a dataset of the datasets library"
-        if task == "image-segmentation"
+        if is_segmentation
         else "a folder for each class, COCO JSON, Pascal VOC XML, YOLO labels, a CSV file with file names and labels, "
         "images/ next to masks/, or a dataset of the datasets library"
     )
-    if archives := _find_archives(folder):
-        return f"{folder.root}: got no images but {', '.join(archives[:SHOWN])}, expected {expected}. Unpack them."
     unread = find_unread(folder)
-    if unread := [kind for kind in unread if kind.is_certain] or _find_tables(folder) or unread:
-        return (
-            f"{folder.root}: got annotations that are not read: {_list(unread)}, expected {expected}. "
-            f"{unread[0].action}"
-        )
-    if images := [name for name in files if is_image_name(name)]:
-        return (
-            f"{folder.root}: got no dataset but {len(images)} images without labels, such as {images[0]}, expected "
-            f"{expected}. Move the images of each class into a folder with its name."
-        )
-    if unread_images := describe_unread(files):
-        return f"{folder.root}: got no images that are read, expected {expected}. {unread_images}"
-    return f"{folder.root}: got no dataset, expected {expected}."
+    error = ValueError
+    if archives := _find_archives(folder):
+        got, action = f"no images but {', '.join(archives[:SHOWN])}", "Unpack them."
+    elif unread := [kind for kind in unread if kind.is_certain] or _find_tables(folder) or unread:
+        got, action = f"annotations that are not read: {_list(unread)}", unread[0].action
+    elif images := [name for name in files if is_image_name(name)]:
+        error = UnlabeledImagesError
+        got = f"no dataset but {len(images)} images without labels, such as {images[0]}"
+        action = NAME_MASKS if is_segmentation else "Move the images of each class into a folder with its name."
+    elif unread_images := describe_unread(files):
+        got, action = "no images that are read", unread_images
+    else:
+        return ValueError(f"{folder.root}: got no dataset, expected {expected}.")
+    return error(f"{folder.root}: got {got}, expected {expected}. {action}")

@@ -128,6 +128,10 @@ class Problem:
 Split: TypeAlias = Sequence[Sample] | Iterable[Sample]
 
 
+class UnlabeledImagesError(ValueError):
+    """A folder of images without annotations where a dataset is expected."""
+
+
 @dataclass
 class Dataset:
     """A dataset.

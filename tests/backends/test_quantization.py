@@ -146,6 +146,7 @@ def load_pixels(processor, paths):
 def test_unlabeled_folder_is_split_into_calibration_and_evaluation_images(photos, processor):
     images = load_calibration_images(str(photos), "image-classification", processor)
     assert images.classes is None
+    assert images.note.startswith(f"{photos} has no labels: the agreement with the torch model is measured")
     unreadable = {problem.name.rpartition("/")[2] for problem in images.problems}
     evaluated = {sample.image.rpartition("/")[2] for sample in images.samples}
     assert len(images.samples) == 6
@@ -164,12 +165,36 @@ def test_dataset_calibrates_on_train_and_evaluates_on_validation(tmp_path, proce
     assert len(images.calibration) == len(training) == 6
     assert all(any(torch.equal(pixels, each) for each in training) for pixels in images.calibration)
     assert images.classes == ("circle", "square")
+    assert images.note == ""
     assert sorted(sample.name.split("/")[0] for sample in images.samples) == ["validation"] * 4
 
 
 def test_labels_of_another_task_are_ignored(tmp_path, processor):
     folder = draw_classification(tmp_path, train=4, validation=2)
-    assert load_calibration_images(str(folder), "object-detection", processor).classes is None
+    images = load_calibration_images(str(folder), "object-detection", processor)
+    assert images.classes is None
+    assert images.note.startswith(f"{folder} has labels for image-classification, not object-detection: ")
+
+
+def test_annotations_that_cannot_be_read_are_an_error(tmp_path, processor):
+    """Masks in colors without a palette: without labels, the masks would be images to calibrate with."""
+    folder = draw_segmentation(tmp_path, train=2, validation=2)
+    for path in folder.glob("*annot/*.png"):
+        draw_image(["circle"], 0)[0].save(path)
+    (folder / "classes.txt").unlink()
+    for task in ("image-segmentation", "image-classification"):
+        with pytest.raises(ValueError, match=r"calibration: .*mask.* Or pass a folder with nothing but images"):
+            load_calibration_images(str(folder), task, processor)
+
+
+def test_folders_of_unlabeled_images_need_no_names_of_classes(photos, processor):
+    """Also with the names of splits, or in a folder of their own."""
+    for name in ("images/a.png", "train/b.png", "val/c.png"):
+        (photos / name).parent.mkdir()
+        draw_image(["square"], 1)[0].save(photos / name)
+    images = load_calibration_images(str(photos), "image-segmentation", processor)
+    assert images.classes is None
+    assert "has no labels" in images.note
 
 
 def test_unreadable_images_only_is_an_error(tmp_path, processor):
