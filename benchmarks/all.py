@@ -113,7 +113,19 @@ PARTS = (
         data="photos",
     ),
     Part("training a detector from scratch", "training_detection.py", "--minutes 15", None, {}, data="detection_data"),
+    Part(
+        "training a segmentation model from scratch",
+        "training_segmentation.py",
+        "--minutes 10",
+        None,
+        {},
+        data="segmentation_data",
+    ),
 )
+SCORES = {
+    "training_detection.py": {"map": "mAP", "map_50": "mAP50"},
+    "training_segmentation.py": {"mean_iou": "mean IoU"},
+}
 
 
 def run(part: Part, options: str, data: str | None, seconds: float | None) -> dict[str, Any]:
@@ -136,7 +148,7 @@ def run(part: Part, options: str, data: str | None, seconds: float | None) -> di
 def rows_of(part: Part, report: dict[str, Any]) -> Iterable[Row]:
     """Yield the rows of a benchmark."""
     results = report.get("results", [])
-    if part.script == "training_detection.py":
+    if part.script in SCORES:
         yield from training_rows(part, results)
         return
     for result in results:
@@ -162,13 +174,13 @@ def rows_of(part: Part, report: dict[str, Any]) -> Iterable[Row]:
 
 
 def training_rows(part: Part, results: list[dict[str, Any]]) -> Iterable[Row]:
-    """Yield a row with mAP and mAP50 at equal CPU time, means over the seeds."""
+    """Yield a row with the scores at equal CPU time, means over the seeds."""
     names = dict.fromkeys(result["candidate"] for result in results)
     scores = {}
     for candidate in names:
         runs = [result for result in results if result["candidate"] == candidate]
-        values = (statistics.mean(run[metric] for run in runs) for metric in ("map", "map_50"))
-        scores[candidate] = "mAP {:.1%}, mAP50 {:.1%}".format(*values)
+        means = {title: statistics.mean(run[key] for run in runs) for key, title in SCORES[part.script].items()}
+        scores[candidate] = ", ".join(f"{title} {mean:.1%}" for title, mean in means.items())
     if OURS in scores:
         what = f"{part.title}, {results[0]['data']}, {results[0]['minutes']:g} CPU min"
         yield what, scores.pop(OURS), ", ".join(f"{name} {text}" for name, text in scores.items()), ""
@@ -188,6 +200,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer cases and rounds, at most ten minutes")
     parser.add_argument("--photos", metavar="DIR", help="folder with one folder of images per class")
     parser.add_argument("--detection-data", metavar="DATA", help="detection dataset, for training at equal CPU time")
+    parser.add_argument("--segmentation-data", metavar="DATA", help="segmentation dataset, for the same")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table and all reports to this file")
     args = parser.parse_args()
     environment, start = describe_environment(), time.monotonic()

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from metric_cases import reference_map
-from toy_datasets import draw_classification, draw_detection
+from PIL import Image
+from toy_datasets import draw_classification, draw_detection, draw_segmentation
 
 from mobilevit_hf.data.reading import load_dataset
 
 REPOSITORY = Path(__file__).parent.parent
 CLASSIFIERS = ["stock", "timm contiguous", "timm channels_last", "as loaded", "ours"]
+SEGMENTERS = ["stock", "as loaded", "ours"]
 DETECTORS = ["torchvision", "torchvision channels_last", "ours, pipeline", "ours"]
 BACKENDS = ["stock", "timm"] + [
     f"{name}{setting}" for setting in (", onnx", ", bfloat16", "") for name in ("runtime API", "ours")
@@ -26,26 +29,30 @@ ENGINES = {
     "openvino, bfloat16": ["YOLO11n", "YOLO11n, network", "ours, network", "ours"],
 }
 PIPELINES = ["stock", "ours, torch", "ours, onnx", "ours, detection torch", "ours, detection", "ours"]
+SEGMENTATION_PIPELINES = ["stock", "ours, torch", "ours, onnx", "ours"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "allocator", "candidates"),
+    ("script", "options", "candidates"),
     [
         ("inference.py", "users", CLASSIFIERS),
-        ("training_step.py", "same", CLASSIFIERS),
+        ("training_step.py", "same --settings classification", CLASSIFIERS),
+        ("training_step.py", "same --settings segmentation", SEGMENTERS),
         ("detection.py", "same", DETECTORS),
         ("backends.py", "same", BACKENDS),
-        ("pipelines.py", "users", PIPELINES),
+        ("pipelines.py", "users --settings classification", PIPELINES),
+        ("pipelines.py", "users --settings segmentation", SEGMENTATION_PIPELINES),
     ],
 )
-def test_report_contains_every_candidate(script: str, allocator: str, candidates: list[str], tmp_path: Path) -> None:
+def test_report_contains_every_candidate(script: str, options: str, candidates: list[str], tmp_path: Path) -> None:
     pytest.importorskip("timm")
     for package in ("onnxruntime", "onnxscript", "openvino") if script in ("backends.py", "pipelines.py") else ():
         pytest.importorskip(package)
     file = tmp_path / "results.json"
-    setting = "--variants xxs --batches 1 --rounds 1 --size 64 --threads 1 --allocator"
-    command = [sys.executable, REPOSITORY / "benchmarks" / script, *setting.split(), allocator, "--json", file]
+    allocator = options.split()[0]
+    options = f"--variants xxs --batches 1 --rounds 1 --size 64 --threads 1 --allocator {options}"
+    command = [sys.executable, REPOSITORY / "benchmarks" / script, *options.split(), "--json", file]
     process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     report = json.loads(file.read_text())
@@ -146,10 +153,11 @@ def test_detection_pipelines_run_every_installed_engine(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("benchmarks")
 def test_yolo_folder_has_the_splits_and_boxes_of_the_dataset(tmp_path: Path) -> None:
-    from training_detection import split, write_yolo
+    from equal_cpu_time import split
+    from training_detection import write_yolo
 
     source = draw_detection(tmp_path / "coco", train=9, validation=2)
-    classes, splits = split(str(source))
+    classes, splits = split(str(source), "object-detection")
     truth = write_yolo(classes, splits, tmp_path / "yolo")
     copy = load_dataset(tmp_path / "yolo")
     assert copy.classes == classes
@@ -168,9 +176,10 @@ def test_yolo_folder_has_the_splits_and_boxes_of_the_dataset(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("benchmarks")
 def test_yolo_folder_leaves_out_truncated_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from training_detection import split, write_yolo
+    from equal_cpu_time import split
+    from training_detection import write_yolo
 
-    classes, splits = split(str(draw_detection(tmp_path / "coco", train=9, validation=2)))
+    classes, splits = split(str(draw_detection(tmp_path / "coco", train=9, validation=2)), "object-detection")
     sample = splits["train"][0]
     Path(sample.image).write_bytes(Path(sample.image).read_bytes()[:-100])
     write_yolo(classes, splits, tmp_path / "yolo")
@@ -180,9 +189,10 @@ def test_yolo_folder_leaves_out_truncated_images(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.usefixtures("benchmarks")
 def test_referee_scores_predictions_as_pycocotools(tmp_path: Path) -> None:
-    from training_detection import score, split, write_yolo
+    from equal_cpu_time import split
+    from training_detection import score, write_yolo
 
-    classes, splits = split(str(draw_detection(tmp_path / "coco", train=30, validation=2)))
+    classes, splits = split(str(draw_detection(tmp_path / "coco", train=30, validation=2)), "object-detection")
     truth = write_yolo(classes, splits, tmp_path / "yolo")
     predictions, rows = [], []
     for image, sample in zip(truth["images"], splits["test"], strict=True):
@@ -214,6 +224,60 @@ def test_training_of_detectors_stops_after_its_cpu_time_and_is_not_repeated(tmp_
         assert 0.2 * 60 < result["cpu_seconds"] < 4 * 60
     again = run_benchmark("training_detection.py", options, data)
     assert (again.stdout, file.read_text()) == (process.stdout, written)
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_masks_of_candidates_are_those_of_the_dataset(tmp_path: Path) -> None:
+    from equal_cpu_time import split
+    from training_segmentation import write_masks
+
+    classes, splits = split(str(draw_segmentation(tmp_path / "data", train=9, validation=2)), "image-segmentation")
+    truth = write_masks(classes, splits, tmp_path / "copy")
+    copy = load_dataset(tmp_path / "copy", task="image-segmentation")
+    assert list(copy.classes) == truth["classes"] == list(classes)
+    assert {name: len(samples) for name, samples in copy.splits.items()} == {"train": 6, "validation": 2, "test": 3}
+    for name, samples in splits.items():
+        for sample, copied in zip(samples, copy.splits[name], strict=True):
+            np.testing.assert_array_equal(copied.mask.read(), sample.mask.read())
+            assert Image.open(copied.image).tobytes() == Image.open(sample.image).tobytes()
+    assert [image["file_name"] for image in truth["images"]] == [f"test/images/{number:06}.png" for number in range(3)]
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_referee_scores_masks_by_sets_of_pixels(tmp_path: Path) -> None:
+    from training_segmentation import score
+
+    generator = np.random.default_rng(0)
+    targets = generator.choice([0, 1, 2, 255], (2, 6, 8)).astype(np.uint8)
+    predictions = generator.integers(0, 4, (2, 6, 8)).astype(np.uint8)  # class 3 is in no mask
+    files = {"mask": targets, "predicted": predictions}
+    for name, arrays in files.items():
+        for number, array in enumerate(arrays):
+            Image.fromarray(array).save(tmp_path / f"{name}{number}.png")
+    images = [{"mask": str(tmp_path / f"mask{number}.png")} for number in range(2)]
+    valid = targets != 255
+    ious = []
+    for label in range(4):
+        target, predicted = ({*np.flatnonzero((array == label) & valid)} for array in (targets, predictions))
+        ious.append(len(target & predicted) / len(target | predicted))
+    result = score(
+        {"classes": list("abcd"), "images": images}, [str(tmp_path / f"predicted{n}.png") for n in range(2)]
+    )
+    assert result["mean_iou"] == pytest.approx(sum(ious) / 4)
+    assert result["pixel_accuracy"] == pytest.approx((targets == predictions).sum() / valid.sum())
+
+
+@pytest.mark.slow
+def test_training_of_segmentation_models_predicts_every_test_image(tmp_path: Path) -> None:
+    data, file = draw_segmentation(tmp_path / "data", train=24, validation=4), tmp_path / "results.json"
+    run_benchmark("training_segmentation.py", f"--minutes 0.3 --seeds 3 --json {file}", data)
+    results = json.loads(file.read_text())["results"]
+    has_peer = importlib.util.find_spec("segmentation_models_pytorch") is not None
+    assert [result["candidate"] for result in results] == ["DeepLabV3+"] * has_peer + ["ours"]
+    for result in results:
+        assert result["images"] == {"train": 16, "validation": 4, "test": 8}
+        assert 0 < result["mean_iou"] < result["pixel_accuracy"] <= 1
+        assert 0.2 * 60 < result["cpu_seconds"] < 4 * 60
 
 
 @pytest.mark.usefixtures("benchmarks")
