@@ -77,3 +77,11 @@ def peak_memory() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
+
+
+def available_devices() -> list[str]:
+    """Return the devices that torch finds, the fastest last: "cpu", "mps", "cuda"."""
+    import torch
+
+    is_available = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    return [device for device, available in is_available.items() if available]

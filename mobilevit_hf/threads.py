@@ -42,9 +42,23 @@ def _limit_worker() -> None:
     _openmp().limit(limits=1)
 
 
+_limit = MAX_THREADS
+
+
+def limit_workers(number: int) -> None:
+    """Limit `num_workers` in this process, one of several on the machine."""
+    global _limit
+    _limit = number
+
+
 def num_workers() -> int:
     """Return the default number of threads of `map_ahead`."""
-    return min(MAX_THREADS, os.cpu_count() or 1)
+    return min(_limit, MAX_THREADS, os.cpu_count() or 1)
+
+
+def worker_pool(workers: int) -> ThreadPoolExecutor:
+    """Return a pool of threads, each of which runs torch's operators alone."""
+    return ThreadPoolExecutor(workers, initializer=_limit_worker)
 
 
 def map_ahead(
@@ -60,7 +74,7 @@ def map_ahead(
     """
     slots, stopped = threading.Semaphore(ahead), threading.Event()
     results: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
-    pool = ThreadPoolExecutor(workers or num_workers(), initializer=_limit_worker)
+    pool = worker_pool(workers or num_workers())
 
     def draw() -> None:
         end = None

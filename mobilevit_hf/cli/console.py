@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from ..environment import available_devices
 from ..redaction import redact, redact_message
 from .options import Device
 
@@ -114,13 +115,7 @@ def pick_device(device: Device) -> str:
     Raises:
         ValueError: If the device is not available.
     """
-    import torch
-
-    available = [Device.cpu]
-    if torch.backends.mps.is_available():
-        available.append(Device.mps)
-    if torch.cuda.is_available():
-        available.append(Device.cuda)
+    available = available_devices()
     if device is Device.auto:
         return available[-1]
     if device not in available:

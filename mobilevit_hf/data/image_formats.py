@@ -3,7 +3,6 @@
 import contextlib
 import glob
 import os
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -62,20 +61,36 @@ UNREAD_SUFFIXES = {
 }
 
 
-def describe_unread(names: Iterable[str]) -> str | None:
-    """Describe the files with suffixes of images that are not read, by suffix; None if there are none."""
-    by_suffix = defaultdict(list)
-    for name in names:
+class UnreadFiles:
+    """Counts the files with suffixes of images that are not read."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[int, str]] = {}  # number and first name, by suffix
+
+    def add(self, name: str) -> None:
+        """Count a file, if it is one."""
         suffix = _suffix(name)
         if suffix in UNREAD_SUFFIXES:
-            by_suffix[suffix].append(name)
-    if not by_suffix:
-        return None
-    counts = [
-        f"{len(names)} {suffix} ({UNREAD_SUFFIXES[suffix]}), such as {names[0]}"
-        for suffix, names in sorted(by_suffix.items(), key=lambda item: (-len(item[1]), item[0]))
-    ]
-    return f"Skipped files that are not read as images: {'; '.join(counts)}."
+            count, first = self._files.get(suffix, (0, name))
+            self._files[suffix] = count + 1, first
+
+    def describe(self) -> str | None:
+        """Describe the files by suffix; None if there are none."""
+        if not self._files:
+            return None
+        counts = [
+            f"{count} {suffix} ({UNREAD_SUFFIXES[suffix]}), such as {first}"
+            for suffix, (count, first) in sorted(self._files.items(), key=lambda item: (-item[1][0], item[0]))
+        ]
+        return f"Skipped files that are not read as images: {'; '.join(counts)}."
+
+
+def describe_unread(names: Iterable[str]) -> str | None:
+    """Describe the files with suffixes of images that are not read, by suffix; None if there are none."""
+    unread = UnreadFiles()
+    for name in names:
+        unread.add(name)
+    return unread.describe()
 
 
 def describe_format(name: str) -> str | None:
