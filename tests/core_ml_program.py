@@ -208,6 +208,7 @@ OPERATIONS = {
     "linear": lambda x, weight, bias=None: F.linear(x, weight, bias),
     "matmul": _matmul,
     "mul": lambda x, y: x * y,
+    "reduce_argmax": lambda x, axis, keep_dims, output_dtype="int32": x.argmax(int(axis), bool(keep_dims)).int(),
     "reduce_mean": lambda x, axes, keep_dims: x.mean(axes.tolist(), keepdim=bool(keep_dims)),
     "relu": lambda x: x.relu(),
     "reshape": lambda x, shape: x.reshape(shape.tolist()),

@@ -9,19 +9,28 @@ import torch
 from core_ml_program import Package, output_shapes, suppress
 
 import mobilevit_hf
-from mobilevit_hf.backends.coreml import CoreMLClassifier, CoreMLDetector, unique_labels, write_coreml
+from mobilevit_hf.backends.coreml import (
+    CoreMLClassifier,
+    CoreMLDetector,
+    CoreMLSegmenter,
+    unique_labels,
+    write_coreml,
+)
+from mobilevit_hf.backends.pytorch import load_model
 from mobilevit_hf.backends.requests import ExportRequest
 from mobilevit_hf.backends.tracing import quiet
 from mobilevit_hf.model_sources import load_image_processor
 from mobilevit_hf.records import read_export_records
 from mobilevit_hf.samples import draw_smear, draw_t_shirt
 
-CLASSIFICATION, DETECTION = "image-classification", "object-detection"
+CLASSIFICATION, DETECTION, SEGMENTATION = "image-classification", "object-detection", "image-segmentation"
 BUILTIN = {CLASSIFICATION: "garments", DETECTION: "blood-cells"}
-MODULES = {CLASSIFICATION: CoreMLClassifier, DETECTION: CoreMLDetector}
+MODULES = {CLASSIFICATION: CoreMLClassifier, DETECTION: CoreMLDetector, SEGMENTATION: CoreMLSegmenter}
 # Operations of Core ML by those of torch that they correspond to.
 COMPUTATIONS = {
+    "adaptive_avg_pool2d": ["reduce_mean"],
     "add": ["add"],
+    "argmax": ["reduce_argmax"],
     "cat": ["concat"],
     "conv2d": ["conv"],
     "eq": ["equal"],
@@ -37,20 +46,18 @@ COMPUTATIONS = {
     "silu": ["silu"],
     "softmax": ["softmax"],
     "topk": ["topk"],
+    "upsample_bilinear2d": ["upsample_bilinear"],
 }
 # Operations without arithmetic, which coremltools moves and merges.
 LAYOUT = {"clone", "_unsafe_view", "expand", "getitem", "permute", "select", "slice", "unsqueeze", "view"}
 CORE_ML_LAYOUT = {"const", "expand_dims", "reshape", "slice_by_index", "tile", "transpose"}
+RESIZES = {"upsample_bilinear2d"}
 CONVERSIONS = {"_to_copy", "_assert_tensor_metadata", "cast"}  # of types
-RESIZES = {"upsample_bilinear2d"}  # to the size that the features have
 
 
 def make_request(task, folder, dtype="float32", **processor_fields):
     """Return the request of an image model in a folder, for the size of its image processor."""
-    model = {
-        CLASSIFICATION: mobilevit_hf.MobileViTForImageClassification,
-        DETECTION: mobilevit_hf.MobileViTSSDLiteForObjectDetection,
-    }[task].from_pretrained(folder)
+    model, _ = load_model(task, str(folder))
     processor = load_image_processor(folder, trust_remote_code=False)
     for name, value in processor_fields.items():
         setattr(processor, name, value)
@@ -69,13 +76,17 @@ def export_package(request, folder):
 
 
 @pytest.fixture(scope="module")
-def builtin_export(tmp_path_factory):
-    """Function that exports the built-in model of a task, once, and returns the request and the package."""
+def builtin_export(segmenter_dir, tmp_path_factory):
+    """Function that exports the built-in model of a task, once, and returns the request and the package.
+
+    The model for segmentation is the tiny one.
+    """
     exports = {}
 
     def export(task, dtype="float32"):
         if (task, dtype) not in exports:
-            request = make_request(task, mobilevit_hf.builtin(BUILTIN[task]), dtype)
+            folder = mobilevit_hf.builtin(BUILTIN[task]) if task in BUILTIN else segmenter_dir
+            request = make_request(task, folder, dtype)
             exports[task, dtype] = request, export_package(request, tmp_path_factory.mktemp("coreml"))
         return exports[task, dtype]
 
@@ -174,7 +185,7 @@ def test_detector_package_is_a_pipeline_of_model_and_nms(dtype, builtin_export):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [CLASSIFICATION, DETECTION])
+@pytest.mark.parametrize("task", MODULES)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_values_have_at_most_five_dimensions_and_the_dtype(task, dtype, builtin_export):
     _, package = builtin_export(task, dtype)
@@ -211,7 +222,9 @@ def list_computations(request):
             continue
         depends.add(node.name)
         name = node.target.__name__.split(".")[0]
-        if name in LAYOUT | CONVERSIONS | RESIZES:
+        if name in LAYOUT | CONVERSIONS:
+            continue
+        if name in RESIZES and node.args[0].meta["val"].shape == node.meta["val"].shape:  # left out by coremltools
             continue
         values = node.meta["val"] if isinstance(node.meta["val"], tuple | list) else [node.meta["val"]]
         computations += [(each, sort_sizes(value.shape for value in values)) for each in COMPUTATIONS[name]]
@@ -222,7 +235,7 @@ def list_computations(request):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [CLASSIFICATION, DETECTION])
+@pytest.mark.parametrize("task", MODULES)
 def test_operations_and_weights_are_those_of_the_torch_program(task, builtin_export):
     request, package = builtin_export(task)
     expected, expected_weights = list_computations(request)
@@ -265,6 +278,35 @@ def test_detector_program_and_nms_equal_the_image_processor(dtype, tolerance, bu
     assert len(expected[0]) == 20  # cells on the smear
     for actual, wanted in zip(run_detector(package, image), expected, strict=True):
         np.testing.assert_allclose(actual, wanted, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_segmentation_package_takes_an_rgb_image_and_returns_an_array_of_labels(dtype, builtin_export):
+    request, package = builtin_export(SEGMENTATION, dtype)
+    description = package.spec.description
+    (value,), (labels,) = description.input, description.output
+    assert (value.name, value.type.imageType.width, value.type.imageType.height) == ("image", 96, 64)
+    assert value.type.imageType.ColorSpace.Name(value.type.imageType.colorSpace) == "RGB"
+    assert (labels.name, labels.type.multiArrayType.ArrayDataType.Name(labels.type.multiArrayType.dataType)) == (
+        "labels",
+        "INT32",
+    )
+    assert list(labels.type.multiArrayType.shape) == [1, 64, 96]
+    assert list(json.loads(description.metadata.userDefined["names"]).values()) == request.labels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "min_agreement"), [("float32", 0.9995), ("float16", 0.98)])
+def test_segmentation_program_equals_the_image_processor(dtype, min_agreement, builtin_export, image):
+    request, package = builtin_export(SEGMENTATION, dtype)
+    image = image.resize(request.size[::-1])
+    with torch.no_grad():
+        outputs = request.model(**request.processor(image, return_tensors="pt"))
+    (expected,) = request.processor.post_process_semantic_segmentation(outputs, target_sizes=[request.size])
+    (labels,) = package.run(image)["labels"]
+    assert len(expected.unique()) > 1
+    assert (labels == expected).float().mean() >= min_agreement  # rounding may break a tie differently
 
 
 @pytest.mark.slow
