@@ -1,4 +1,4 @@
-"""Polygons and run-length encodings (RLE) of COCO, painted to masks with the pixels of pycocotools."""
+"""Polygons and run-length encodings (RLE) of COCO and Label Studio, painted to masks as pycocotools does."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,21 @@ import numpy as np
 POLYGON_SCALE = 5  # by which pycocotools scales polygons before it rounds their points
 
 
-def fill_shape(canvas: np.ndarray, shape: Sequence[Sequence[float]] | Mapping[str, Any], value: int) -> None:
+def fill_shape(canvas: np.ndarray, shape: Sequence[Sequence[float]] | Mapping[str, Any] | bytes, value: int) -> None:
     """Set the pixels of a shape on a canvas (H, W).
 
     Args:
         canvas: Canvas of the size of the image.
         shape: Polygons, each [x1, y1, x2, y2, ...] in pixels; or RLE, a dictionary of `size` (height, width) and
-            `counts`, a list or a compressed string.
+            `counts`, a list or a compressed string; or the RLE of a brush of Label Studio, see `decode_brush`.
         value: Value of the pixels.
 
     Raises:
         ValueError: If it is malformed, or RLE of another size.
     """
+    if isinstance(shape, bytes):
+        canvas[decode_brush(shape, canvas.shape)] = value
+        return
     if isinstance(shape, Mapping):
         canvas[decode_rle(shape, canvas.shape)] = value
         return
@@ -61,6 +64,44 @@ def _decompress(text: str | bytes) -> list[int]:
         counts.append(value + counts[-2] if len(counts) > 2 else value)
         value = bits = 0
     return counts
+
+
+def decode_brush(rle: bytes, size: Sequence[int]) -> np.ndarray:
+    """Decode RLE of Label Studio's brush to a boolean mask of `size` (height, width): where it is not transparent.
+
+    The RLE is a stream of bits. Its header has the number of words (32 bits), the bits of a word minus one (5), and
+    the bits of the four kinds of lengths, each minus one (4 each). Blocks follow: whether a single word is repeated
+    (1), the kind of length (2), the length minus one, and the word or words. Words are the channels of RGBA pixels.
+
+    Raises:
+        ValueError: If it is malformed, or of another size.
+    """
+    bits = "".join(f"{byte:08b}" for byte in rle)
+    position = 0
+
+    def take(count: int) -> int:
+        nonlocal position
+        position += count
+        if position > len(bits):
+            raise ValueError(f"got brush RLE that ends after {len(rle)} bytes, expected more")
+        return int(bits[position - count : position], 2)
+
+    total, word_bits, length_bits = take(32), take(5) + 1, [take(4) + 1 for _ in range(4)]
+    if total != 4 * math.prod(size) or word_bits != 8:
+        raise ValueError(
+            f"got brush RLE of {total} words of {word_bits} bits, expected 4 of 8 bits for each pixel of the image, "
+            f"{size[1]}x{size[0]}"
+        )
+    words = np.empty(total, np.uint8)
+    start = 0
+    while start < total:
+        is_repeated = take(1)
+        stop = start + take(length_bits[take(2)]) + 1
+        if stop > total:
+            raise ValueError(f"got brush RLE of more than the {total} words of its header")
+        words[start:stop] = take(word_bits) if is_repeated else [take(word_bits) for _ in range(start, stop)]
+        start = stop
+    return words.reshape(*size, 4)[..., 3] > 0
 
 
 def fill_polygon(polygon: Sequence[float], height: int, width: int) -> np.ndarray:

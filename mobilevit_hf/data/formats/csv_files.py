@@ -250,12 +250,13 @@ def _is_label_column(column: str) -> bool:
 
 
 def _are_labels(rows: list[list[str]], column: int) -> bool:
-    """Return whether the values of a column may be classes, and not an index, fractions or descriptions."""
+    """Return whether the values of a column may be classes, and not an index, fractions, descriptions or files."""
     values = [row[column] for row in rows]
     is_text = any(len(value) > MAX_LABEL or value.startswith(("[", "{")) for value in values)
     is_fraction = any(re.fullmatch(r"-?\d*\.\d*[1-9]\d*", value) for value in values)
     is_index = len(set(values)) == len(values) and (len(values) > FEW_ROWS or all(map(str.isdecimal, values)))
-    return any(values) and not (is_text or is_fraction or is_index)
+    is_file = all(map(is_image_name, values))  # such as the masks of a list of images
+    return any(values) and not (is_text or is_fraction or is_index or is_file)
 
 
 def _are_numbers(rows: list[list[str]], column: int) -> bool:

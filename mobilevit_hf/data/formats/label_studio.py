@@ -1,15 +1,17 @@
-"""Label Studio's export "Brush labels to PNG": a binary mask for each label of a task."""
+"""Label Studio's exports of segmentation: a binary mask per label of a task, or JSON with brushes and polygons."""
 
-import json
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
-from ..masks import Layers, Mask
+from ..images import DECODER_ERRORS
+from ..masks import Layers, Mask, Shapes
 from ..sequences import Samples
 from ..types import Dataset
-from .folder import DataFolder
+from .folder import DataFolder, read_size
+from .label_studio_json import find_annotations, find_exports, find_image, parse_regions, read_tasks
 from .lookup import FileIndex, Reference, match_files
 from .painted import BACKGROUND
 
@@ -18,80 +20,130 @@ MASK_NAME = re.compile(
     r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-.*?-tag-(?P<label>.+)-(?P<number>\d+)\.png"
 )
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # which Label Studio adds to the names of uploaded files
-IMAGE_KEYS = ("image", "img", "image_url", "url")
-MAX_BYTES = 512 * 2**20
+SEVERAL = "{} tasks have several annotations: the last one is used."
 
 
 def recognizes(folder: DataFolder) -> bool:
-    """Return whether there is a mask that is named after its task and label."""
-    return any(MASK_NAME.fullmatch(posixpath.basename(name)) for name in _png_files(folder))
+    """Return whether there is a mask that is named after its task and label, or JSON with brushes or polygons."""
+    return bool(_find_masks(folder) or find_exports(folder))
 
 
 def read(folder: DataFolder) -> Dataset:
-    """Read masks by task, label and number, such as `task-7-annotation-9-by-1-tag-car-0.png`.
+    """Read masks by task, label and number, or else the brush strokes and polygons of JSON and JSON-MIN.
 
-    The image of a task is the one that the JSON export of the project names, or else an image named `7` or `task-7`.
-    Of several annotations of a task, the last one is used. Pixels without a label are the class background.
+    Masks have names such as `task-7-annotation-9-by-1-tag-car-0.png`. Their image is the one that the JSON export of
+    the project names, or else an image named `7` or `task-7`. Of several annotations of a task, the last one is used.
+    Later regions cover earlier ones. Pixels without a label are the class background.
 
     Raises:
-        ValueError: If there are no such masks.
+        ValueError: If there are neither.
     """
-    tasks: dict[int, dict[int, list[tuple[str, int, str]]]] = defaultdict(lambda: defaultdict(list))
-    for name in _png_files(folder):
-        if match := MASK_NAME.fullmatch(posixpath.basename(name)):
-            entry = (match["label"], int(match["number"]), name)
-            tasks[int(match["task"])][int(match["annotation"])].append(entry)
-    if not tasks:
-        raise ValueError(f"{folder.root}: got no masks such as task-7-annotation-9-by-1-tag-car-0.png.")
-    if several := sum(len(annotations) > 1 for annotations in tasks.values()):
-        folder.notes.append(f"{several} tasks have several annotations: the last one is used.")
-    masks = {task: sorted(tasks[task][max(tasks[task])], key=lambda entry: entry[1]) for task in sorted(tasks)}
-    found = sorted({label for entries in masks.values() for label, *_ in entries} - {BACKGROUND})
+    masks = _find_masks(folder)
+    if masks:
+        names, targets = _read_masks(folder, masks)
+    elif exports := find_exports(folder):
+        names, targets = _read_regions(folder, exports)
+    else:
+        raise ValueError(
+            f"{folder.root}: got no masks such as task-7-annotation-9-by-1-tag-car-0.png, and no JSON with brushes or "
+            "polygons."
+        )
+    found = sorted({label for parts, _ in targets for label, _ in parts} - {BACKGROUND})
     classes = (BACKGROUND, *found)
     folder.notes.append(f"Pixels without a label are the class {BACKGROUND}.")
     labels = {name: label for label, name in enumerate(classes)}
-    images = _find_images(folder, list(masks))
-    names, targets = [], []
-    for task, entries in masks.items():
-        if (image := images[task]) is None:
-            folder.report(entries[0][2], "missing image", f"no image of task {task}; add the JSON export next to it")
-            continue
-        names.append(image)
-        targets.append(Mask(Layers([(labels[label], folder.path(name)) for label, _, name in entries])))
-    samples = Samples(names, [folder.path(name) for name in names], targets)
+    masks_of_images = [
+        Mask(Shapes(size, layers) if size else Layers(layers))
+        for parts, size in targets
+        for layers in [[(labels[name], source) for name, source in parts]]
+    ]
+    samples = Samples(names, [folder.path(name) for name in names], masks_of_images)
     return Dataset("image-segmentation", classes, {"train": samples}, "label_studio")
 
 
-def _png_files(folder: DataFolder) -> list[str]:
-    return folder.files_by_suffix().get(".png", [])
+# Label and source of each layer of an image; (width, height) if the sources are shapes.
+_Target = tuple[list[tuple[str, Any]], tuple[int, int] | None]
 
 
-def _find_images(folder: DataFolder, tasks: list[int]) -> dict[int, str | None]:
-    """Return the image of each task."""
-    written = _read_tasks(folder)
+def _find_masks(folder: DataFolder) -> dict[int, dict[int, list[tuple[str, int, str]]]]:
+    """Return label, number and name of the masks by task and annotation."""
+    tasks: dict[int, dict[int, list[tuple[str, int, str]]]] = defaultdict(lambda: defaultdict(list))
+    for name in folder.files_by_suffix().get(".png", ()):
+        if match := MASK_NAME.fullmatch(posixpath.basename(name)):
+            entry = (match["label"], int(match["number"]), name)
+            tasks[int(match["task"])][int(match["annotation"])].append(entry)
+    return tasks
+
+
+def _read_masks(
+    folder: DataFolder, tasks: Mapping[int, dict[int, list[tuple[str, int, str]]]]
+) -> tuple[list[str], list[_Target]]:
+    if several := sum(len(annotations) > 1 for annotations in tasks.values()):
+        folder.notes.append(SEVERAL.format(several))
+    json_files = folder.files_by_suffix().get(".json", ())
+    written = {task["id"]: find_image(task) for name in json_files for task in read_tasks(folder, name)}
+    images = _match_images(folder, {task: written.get(task, "") for task in sorted(tasks)})
+    if by_number := [name for task, name in images.items() if name and not written.get(task)]:
+        folder.notes.append(
+            f"{len(by_number)} images, such as {by_number[0]}, have the number of their task as a name. If they are "
+            "others, add the JSON export, which names the images."
+        )
+    names, targets = [], []
+    for task, image in images.items():
+        entries = sorted(tasks[task][max(tasks[task])], key=lambda entry: entry[1])
+        if image is None:
+            folder.report(entries[0][2], "missing image", f"no image of task {task}; add the JSON export next to it")
+            continue
+        names.append(image)
+        targets.append(([(label, folder.path(name)) for label, _, name in entries], None))
+    return names, targets
+
+
+def _read_regions(folder: DataFolder, exports: list[str]) -> tuple[list[str], list[_Target]]:
+    tasks = {task["id"]: task for name in exports for task in read_tasks(folder, name)}
+    images = _match_images(folder, {task: find_image(tasks[task]) for task in tasks})
+    names, targets, skipped = [], [], Counter[str]()
+    several = without = 0
+    for number, image in images.items():
+        name = image or find_image(tasks[number]) or f"task {number}"
+        try:
+            annotations = find_annotations(tasks[number])
+            regions = parse_regions(annotations[-1]) if annotations else None
+        except ValueError as error:
+            folder.report(name, "unreadable annotation", f"task {number}: {error}")
+            continue
+        several += len(annotations) > 1
+        without += regions is None
+        if regions is None:
+            continue
+        skipped += regions.skipped
+        size = regions.size
+        if image is None:
+            folder.report(name, "missing image", f"no image of task {number}")
+            continue
+        try:
+            size = size or read_size(folder.path(image))[0]
+        except DECODER_ERRORS as error:
+            folder.report(name, "unreadable image", " ".join(str(error).split()))
+            continue
+        names.append(image)
+        targets.append((regions.shapes, size))
+    if several:
+        folder.notes.append(SEVERAL.format(several))
+    if without:
+        folder.notes.append(f"Skipped {without} tasks without an annotation.")
+    if skipped:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+        folder.notes.append(f"Skipped regions that are neither a labeled brush nor a labeled polygon: {kinds}.")
+    return names, targets
+
+
+def _match_images(folder: DataFolder, paths: Mapping[int, str]) -> dict[int, str | None]:
+    """Return the image of each task, from its path in an export, or else from the number of the task."""
     index = FileIndex.of_images(folder)
     references = []
-    for task in tasks:
-        path = written.get(task, "")
+    for task, path in paths.items():
         base = posixpath.basename(path.replace("\\", "/").partition("?")[0])
         names = [base, UPLOAD_PREFIX.sub("", base)] if base else [str(task), f"task-{task}"]
         references.append(Reference([path or names[0], *names], names))
-    return {task: name for task, (name, _) in zip(tasks, match_files(index, references), strict=True)}
-
-
-def _read_tasks(folder: DataFolder) -> dict[int, str]:
-    """Return the path of the image of each task in JSON exports, also minimal ones."""
-    paths: dict[int, str] = {}
-    for name in folder.files_by_suffix().get(".json", ()):
-        file = folder.root / name
-        try:
-            content: Any = json.loads(file.read_bytes()) if file.stat().st_size <= MAX_BYTES else []
-        except (OSError, ValueError, RecursionError):
-            continue
-        for entry in content if isinstance(content, list) else []:
-            if isinstance(entry, dict) and isinstance(entry.get("id"), int):
-                data = entry["data"] if isinstance(entry.get("data"), dict) else entry
-                image = next((data[key] for key in IMAGE_KEYS if isinstance(data.get(key), str)), None)
-                if image:
-                    paths[entry["id"]] = image
-    return paths
+    return {task: name for task, (name, _) in zip(paths, match_files(index, references), strict=True)}

@@ -53,7 +53,8 @@ def read(folder: DataFolder) -> Dataset:
         ValueError: If there are no masks, or colors whose classes no file names.
     """
     pairs = find_pairs(folder)
-    splits = _read_lists(folder, pairs) or _split_by_folder(pairs)
+    listed = _read_lists(folder, pairs)
+    splits = listed or _split_by_folder(pairs)
     if not any(splits.values()):
         raise ValueError(
             f"{folder.root}: got no images with masks, expected images/ next to masks/ with the same names, or names "
@@ -64,7 +65,7 @@ def read(folder: DataFolder) -> Dataset:
             f"Read {masks} as the masks of {images}: the same names, and few colors. If both are classes, set "
             'data_format="imagefolder" (--data-format imagefolder).'
         )
-    _report_unmatched(folder, pairs)
+    _report_unmatched(folder, pairs, find_missing_masks(pairs) if not listed else [])
     rows, file = find_classes(folder)
     names = [pair for part in splits.values() for pair in part]
     if not rows:
@@ -177,16 +178,15 @@ def _combine(folder: DataFolder, lists: dict[str, list[Pair]], pairs: Pairs) -> 
     return {split: splits[split] for split in SPLITS if splits.get(split)}
 
 
-def _report_unmatched(folder: DataFolder, pairs: Pairs) -> None:
-    missing = find_missing_masks(pairs)
-    reported = {problem.name for problem in folder.problems}
+def _report_unmatched(folder: DataFolder, pairs: Pairs, missing: Sequence[str]) -> None:
+    """Report images whose mask is `missing`, and masks without an image; note images that are not of the dataset."""
     for name in missing:
-        if name not in reported:
-            folder.report(name, "missing mask", "no mask of this name")
+        folder.report(name, "missing mask", "no mask of this name")
+    reported = {problem.name for problem in folder.problems}
     for name in pairs.unmatched_masks:
         folder.report(name, "missing image", "a mask without an image of its name")
-    if others := [name for name in pairs.unmatched_images if name not in set(missing)]:
-        folder.notes.append(f"Skipped {len(others)} images in folders without masks, such as {others[0]}.")
+    if others := [name for name in pairs.unmatched_images if name not in reported]:
+        folder.notes.append(f"Skipped {len(others)} images without a mask, such as {others[0]}.")
     if pairs.other_masks:
         folder.notes.append(
             f"Skipped {len(pairs.other_masks)} further masks of the same images, such as {pairs.other_masks[0]}."

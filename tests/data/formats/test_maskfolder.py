@@ -110,6 +110,27 @@ def test_lists_with_two_columns_pair_files_of_any_names(tmp_path):
     np.testing.assert_array_equal(dataset.splits["test"][0].mask.read(), blocks((0, 1, 2), seed=2))
 
 
+def test_lists_with_two_columns_are_no_classes(tmp_path):
+    names = [(f"train/{i}.png", f"trainannot/{i}.png") for i in range(4)]
+    write_mask_dataset(tmp_path, names)
+    rows = [f"/SegNet/CamVid/{image} /SegNet/CamVid/{mask}" for image, mask in names]
+    write_text_files(tmp_path, {"train.txt": "\n".join(rows[:3]), "val.txt": rows[3]})
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert dataset.task == "image-segmentation"
+    assert split_sizes(dataset) == {"train": 3, "validation": 1}
+
+
+def test_images_in_no_list_need_no_mask(tmp_path):
+    write_mask_dataset(tmp_path, [(f"JPEGImages/{i}.png", f"SegmentationClass/{i}.png") for i in range(4)])
+    for name in ("listed", "other"):
+        save_image(tmp_path / f"JPEGImages/{name}.png")
+    lists = {"ImageSets/Segmentation/train.txt": "0\n1\nlisted\n", "ImageSets/Segmentation/val.txt": "2\n3\n"}
+    write_text_files(tmp_path, lists)
+    dataset = load_dataset(tmp_path)
+    assert problem_kinds(dataset) == [("JPEGImages/listed.png", "missing mask")]
+    assert "Skipped 1 images without a mask, such as JPEGImages/other.png." in dataset.notes
+
+
 NAMES = ("road", "car", "tree")
 CLASS_FILES = {
     "classes.txt": "road\ncar\ntree\n",
@@ -269,7 +290,7 @@ def test_folders_without_masks_are_skipped_with_a_note(tmp_path):
     save_image(tmp_path / "test/3.png")
     dataset = load_dataset(tmp_path, validation_fraction=0)
     assert (split_sizes(dataset), dataset.problems) == ({"train": 2}, [])
-    assert "Skipped 1 images in folders without masks, such as test/3.png" in " ".join(dataset.notes)
+    assert "Skipped 1 images without a mask, such as test/3.png" in " ".join(dataset.notes)
 
 
 def test_masks_of_16_bits(tmp_path):
