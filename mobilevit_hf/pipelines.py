@@ -248,11 +248,14 @@ class _UprightImage(Image.Image):
 
 
 def _decode_and_preprocess(preprocess: Callable[..., Any], image: Any, *args: Any, **kwargs: Any) -> Any:
-    """Decode an image, for whose damaged metadata transformers would fail, and run a pipeline's preprocessing."""
+    """Decode an image, for whose damaged metadata transformers would fail, and run a pipeline's preprocessing.
+
+    The image is one that transformers accepts, or the content of a file.
+    """
     if isinstance(image, str):
         is_source = os.path.isfile(image) or (is_url(image) and "timeout" not in kwargs)  # noqa: PTH113, else base64
     else:
-        is_source = isinstance(image, Image.Image)
+        is_source = isinstance(image, bytes | Image.Image)
     if is_source:
         try:
             upright = load_image(image)

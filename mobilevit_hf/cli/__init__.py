@@ -35,6 +35,7 @@ COMMANDS = (
     "models",
     "publish",
     "demo",
+    "serve",
 )
 
 

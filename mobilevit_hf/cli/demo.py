@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import os
 import shlex
-import socket
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from rich.filesize import decimal
 from ..environment import pip_command
 from ..io import user_path
 from ..model_sources import DEFAULT_MODEL, builtin_models, resolve_model
+from ..serving.listener import listen
 from . import console
 
 STATIC_MODEL = "garments"  # without --model
@@ -59,7 +59,7 @@ def demo(
         return
     if importlib.util.find_spec("gradio") is None:
         raise ValueError(f"gradio is not installed. Install it: {pip_command('demo')}")
-    _check_address(host, port)
+    listen(host, port).close()  # before models are loaded
     for name in model or []:
         resolve_model(name)
     from ..demo import build_app, is_loopback, launch
@@ -100,14 +100,3 @@ def _write_static_page(folder: Path, models: list[str]) -> None:
         sizes = build_static_page(models[0] if models else STATIC_MODEL, folder)
     console.log("done", f"{len(sizes)} files, {decimal(sum(sizes.values()))}. Serve them:", color="green")
     console.output.print(f"python -m http.server -d {shlex.quote(str(folder))}", soft_wrap=True, highlight=False)
-
-
-def _check_address(host: str, port: int) -> None:
-    """Check that the address is available, before models are loaded."""
-    try:
-        name = host.strip("[]")
-        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
-        socket.create_server((name, port), family=family).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"Can't listen on {host}:{port} ({reason}). Pass another --port or --host.") from error

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_models_are_fixed_for_other_machines(mobilevit, monkeypatch, detector_di
 
     monkeypatch.setattr(demo, "build_app", build_app)
     # Tests may listen on the loopback interface only.
-    monkeypatch.setattr("mobilevit_hf.cli.demo._check_address", lambda *address: None)
+    monkeypatch.setattr("mobilevit_hf.cli.demo.listen", Mock())
     model = str(detector_dir)
     mobilevit("demo", "--host", host, "--port", free_port(), "--model", model, "--model", model)
     assert calls["fixed"] is fixed
