@@ -119,9 +119,10 @@ def _connect(address: str) -> str | None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address != "local":
         try:
-            return ray.init(address, **options).address_info["gcs_address"]
+            found = ray.init(address, **options).address_info["gcs_address"]
+            return found if address == "auto" else address
         except ConnectionError:
-            if address != "auto" or "RAY_ADDRESS" in os.environ:
+            if address != "auto":
                 raise
     ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **options)
     return None
@@ -181,7 +182,8 @@ def _resources(job: Job) -> dict[str, float]:
     Raises:
         ValueError: If no node of the cluster has them.
     """
-    wants_gpu = job.device == "cuda" or (job.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
+    has_gpus = job.backend == "torch" and ray.cluster_resources().get("GPU", 0) >= 1
+    wants_gpu = job.device == "cuda" or (job.device == "auto" and has_gpus)
     kind, number = ("GPU", 1) if wants_gpu else ("CPU", job.threads or 1)
     largest = max(entry["Resources"].get(kind, 0) for entry in ray.nodes() if entry["Alive"])
     if largest < number:

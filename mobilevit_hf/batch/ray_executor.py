@@ -85,18 +85,21 @@ class RayExecutor:
     """Runs chunks in a pool of Ray actors: one per GPU of the cluster, or per `job.threads` CPUs (default: 1).
 
     Args:
-        address: Address of the cluster, such as "10.0.0.1:6379"; "local" for a new one on this machine, which ends with
-            the job; or "auto" for that of `RAY_ADDRESS`, otherwise one that runs on this machine, otherwise a new one.
+        address: Address of the cluster, such as "10.0.0.1:6379"; "local" for a new one on this machine, which ends
+            with the job; or "auto": that of `RAY_ADDRESS`, otherwise one on this machine, or a new one.
         workers: Maximum number of workers. Default: as many as the cluster has room for, also when it grows.
 
     Raises:
-        ValueError: If Ray is not installed.
+        ValueError: If Ray is not installed or the address is malformed.
+        ConnectionError: If no cluster answers at the address.
     """
 
     def __init__(self, address: str = "auto", workers: int | None = None) -> None:
         if importlib.util.find_spec("ray") is None:
             raise ValueError(f"ray: got no installation of Ray, expected one. Run {pip_command('ray')}.")
-        self.address = address
+        self.address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+        if self.address not in ("auto", "local"):
+            _check_address(self.address)
         self.workers = workers
         self.connected: Connected | None = None
 
@@ -108,10 +111,8 @@ class RayExecutor:
 
         Raises:
             ValueError: If a chunk can't be processed, or if the cluster has no room for a worker.
-            ConnectionError: If there is no cluster at the address, or its head does not come back.
+            ConnectionError: If the driver can't connect, or the head of the cluster does not come back.
         """
-        if self.address not in ("auto", "local"):
-            _check_address(self.address)
         chunks = iter(chunks)
         while batch := list(islice(chunks, CHUNKS_PER_DATASET)):
             yield from self._run_dataset(batch, job)
@@ -195,9 +196,8 @@ def _start(log: IO[bytes]) -> Generator[Any]:
 
 
 def _split(address: str) -> tuple[str, int]:
-    """Return the host and port of an address such as `10.0.0.1:6379` or `ray://10.0.0.1:10001`."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not host or not port.isdecimal():
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in address:
         raise ValueError(f"ray: got {address}, expected HOST:PORT of the head of a cluster, such as 10.0.0.1:6379.")
     return host.strip("[]"), int(port)
 

@@ -52,19 +52,27 @@ def test_missing_ray_names_the_extra(monkeypatch):
         RayExecutor()
 
 
-@pytest.mark.parametrize("address", ["head", "10.0.0.1", "host:port", ":6379"])
+@pytest.mark.parametrize("address", ["head", "10.0.0.1", "host:port", ":6379", "ray://head:10001"])
 def test_malformed_address_is_an_error(fake_driver, address):
-    executor = fake_driver("")
-    executor.address = address
+    fake_driver("")
     with pytest.raises(ValueError, match=f"^ray: got {address}, expected HOST:PORT"):
-        next(executor.run(make_chunks(1), JOB))
+        RayExecutor(address)
+
+
+def test_address_of_the_environment_replaces_auto(monkeypatch, fake_driver):
+    fake_driver("")
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConnectionError, match=address):
+        RayExecutor("auto")
+    assert RayExecutor("local").address == "local"
 
 
 def test_address_without_a_cluster_is_an_error(fake_driver):
-    executor = fake_driver("")
-    executor.address = f"127.0.0.1:{free_ports(1)[0]}"
-    with pytest.raises(ConnectionError, match=f"^ray: got {executor.address}, where no cluster answers"):
-        next(executor.run(make_chunks(1), JOB))
+    fake_driver("")
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(ConnectionError, match=f"^ray: got {address}, where no cluster answers"):
+        RayExecutor(address)
 
 
 def test_killed_driver_is_replaced_for_the_other_chunks(fake_driver, tmp_path):
