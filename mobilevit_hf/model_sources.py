@@ -1,5 +1,6 @@
 """Resolve a model name to a local directory: a directory, a built-in model or a Hub repository."""
 
+import difflib
 import json
 import math
 import re
@@ -253,7 +254,7 @@ def has_weights(folder: Path) -> bool:
 def _from_hub(name: str, folder: str | None) -> Path:
     from huggingface_hub import constants, errors
 
-    no_builtin = f"no built-in model of this name ({', '.join(builtin_models())})"
+    no_builtin = f"no built-in model of this name ({_list_builtin(name)})"
     offline = constants.HF_HUB_OFFLINE or not is_hub_reachable()
     try:
         return _download(name, folder, local_files_only=offline)
@@ -343,10 +344,16 @@ def offline_if_unreachable(name: str | None) -> Generator[None, None, None]:
         constants.HF_HUB_OFFLINE = False
 
 
+def _list_builtin(name: str) -> str:
+    """Return the built-in models as text, with the one whose name is similar to a mistyped one."""
+    similar = difflib.get_close_matches(name, builtin_models(), n=1)
+    return ", ".join(builtin_models()) + (f"; did you mean {similar[0]}?" if similar else "")
+
+
 def _not_cached(name: str) -> str:
     return (
         f"{name} is not in the local cache and the Hub can't be reached. "
-        f"Check the connection, or pass a local directory or a built-in model ({', '.join(builtin_models())})."
+        f"Check the connection, or pass a local directory or a built-in model ({_list_builtin(name)})."
     )
 
 

@@ -36,6 +36,14 @@ def test_unknown_builtin_model_lists_the_names():
         builtin("flowers")
 
 
+@pytest.mark.parametrize("name", ["garmets", "blod-cells"])
+def test_mistyped_name_of_a_builtin_model_is_suggested(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model_sources, "is_hub_reachable", lambda: False)
+    with pytest.raises(ValueError, match=f"did you mean {'garments' if name == 'garmets' else 'blood-cells'}\\?"):
+        model_sources.resolve_model(name)
+
+
 def test_builtin_model_is_small_and_has_no_images_of_the_dataset(name):
     files = list(builtin(name).iterdir())
     assert sum(file.stat().st_size for file in files) <= 4_000_000

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,10 @@ class Mask:
             codes = read_codes(self.source, is_color=self.encoding is not None and self.encoding.is_color)
         if size is not None and codes.shape != size:
             (height, width), (mask_height, mask_width) = size, codes.shape
-            raise MaskSizeError(f"mask of {mask_width}x{mask_height} pixels, image of {width}x{height}")
+            reason = f"mask of {mask_width}x{mask_height} pixels, image of {width}x{height}"
+            if codes.shape == size[::-1]:
+                reason += "; the orientation in EXIF applies to the image, not to its mask"
+            raise MaskSizeError(reason)
         if region is not None:
             codes = codes[region.top : region.top + region.height, region.left : region.left + region.width]
         return self.encoding.encode(codes) if self.encoding else (codes.astype(np.uint8, copy=False), {})
@@ -153,7 +157,8 @@ def read_codes(source: Any, *, is_color: bool) -> np.ndarray:
     except UnreadableMaskError:
         raise
     except DECODER_ERRORS as error:
-        raise UnreadableMaskError(describe_error(error)) from error
+        name = "/".join(Path(source).parts[-2:]) + ": " if isinstance(source, str) else ""
+        raise UnreadableMaskError(name + describe_error(error)) from error
 
 
 def count_codes(source: Any, *, is_color: bool) -> dict[int, int]:

@@ -34,6 +34,7 @@ NAME_COLOR_ROW = re.compile(r"^(?P<name>.*\D)[\s,:;]+[\[(]?(?P<color>\d+[\s,]+\d
 NUMBER_COLOR_ROW = re.compile(r"^(?P<number>\d+)[\s,:]+(?P<name>[^\d\s,].*?)[\s,:]+(?P<color>\d+[\s,]+\d+[\s,]+\d+)$")
 NUMBER_ROW = re.compile(r"^(?P<number>\d+)\s*[\s,:;=\t]\s*(?P<name>\D.*)$")
 ROW_PATTERNS = (CVAT_ROW, NUMBER_COLOR_ROW, COLOR_NAME_ROW, NAME_COLOR_ROW, NUMBER_ROW)
+MAX_NUMBERS = 256  # lines of numbers that may be names of classes
 ITEM = re.compile(r"item\s*\{(.*?)\}", re.DOTALL)
 
 
@@ -74,7 +75,7 @@ def _read(folder: DataFolder, name: str) -> list[ClassRow]:
     try:
         with open(path, encoding=text_encoding(path)) as file:
             text = file.read(MAX_BYTES)
-        rows = _parse(text, posixpath.splitext(name)[1].lower())
+        rows = parse_classes(text, posixpath.splitext(name)[1].lower())
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError, csv.Error):
         return []
     names = [row.name for row in rows]
@@ -83,7 +84,8 @@ def _read(folder: DataFolder, name: str) -> list[ClassRow]:
     return rows if is_valid and len(numbers) in (0, len(rows)) else []
 
 
-def _parse(text: str, suffix: str) -> list[ClassRow]:
+def parse_classes(text: str, suffix: str) -> list[ClassRow]:
+    """Parse the content of a file with a suffix of `SUFFIXES`, [] if it doesn't name classes."""
     if suffix == ".json":
         return _parse_value(json.loads(text))
     if suffix in (".yaml", ".yml"):
@@ -92,8 +94,9 @@ def _parse(text: str, suffix: str) -> list[ClassRow]:
     if suffix == ".pbtxt":
         items = [dict(re.findall(r"(\w+)\s*:\s*['\"]?([^'\"\n]+)", item)) for item in ITEM.findall(text)]
         return [ClassRow((i.get("display_name") or i["name"]).strip(), int(i["id"])) for i in items if "id" in i]
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return _parse_table(lines) or _parse_lines(lines)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [line for line in lines if not line.startswith("#")]
+    return _parse_table(rows) or _parse_rows(rows) or _parse_names(lines)
 
 
 def _parse_table(lines: Sequence[str]) -> list[ClassRow]:
@@ -122,8 +125,8 @@ def _parse_table(lines: Sequence[str]) -> list[ClassRow]:
     ]
 
 
-def _parse_lines(lines: Sequence[str]) -> list[ClassRow]:
-    """Parse lines with a name, or a name with a number or a color."""
+def _parse_rows(lines: Sequence[str]) -> list[ClassRow]:
+    """Parse lines of a name with a number or a color."""
     for pattern in ROW_PATTERNS:
         matches = [pattern.match(line) for line in lines]
         if lines and all(matches):
@@ -136,7 +139,17 @@ def _parse_lines(lines: Sequence[str]) -> list[ClassRow]:
                 )
                 for part in parts
             ]
-    return [ClassRow(line.strip("\"'")) for line in lines if not line.isdigit()]
+    return []
+
+
+def _parse_names(lines: Sequence[str]) -> list[ClassRow]:
+    """Parse lines with a name, which may be a number, or start with `#` but for `# ` of a comment."""
+    names = [line for line in lines if not re.match(r"#(\s|$)", line)]
+    if len(names) > MAX_NUMBERS and all(map(str.isdigit, names)):
+        return []  # numbers of something else
+    if names and names[0] == str(len(names) - 1):  # the number of classes
+        names = names[1:]
+    return [ClassRow(name.strip("\"'")) for name in names]
 
 
 def _parse_value(content: Any) -> list[ClassRow]:

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..masks import COLOR, MAX_CLASSES, MaskEncoding, UnreadableMaskError, count_codes
@@ -15,6 +16,8 @@ UNNAMED_SAMPLE = 5000
 MATCHED = 0.5  # fraction of the pixels whose colors are those of the classes
 VOC_BORDER = 0xE0E0C0  # color of the ignored value 255 in Pascal VOC's palette
 NEAR, MIN_NEAR = 16, 3  # by how much the values of a binary mask vary in a JPEG, and how many are close to 255
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+MAX_LOSSY_VALUES = 32  # of masks in JPEG files; each class adds about ten at its boundaries
 BINARY = ("background", "foreground")
 HOW_TO_NAME = "Add a file classes.txt with the name of each class, one per line from value 0"
 HOW_TO_COLOR = "Add a file classes.csv with the columns name,r,g,b and a row for each color"
@@ -60,13 +63,23 @@ def infer_encoding(masks: Sequence[Any], rows: Sequence[ClassRow], file: str, ro
         if sum(number for code, number in colors.items() if code in known) >= MATCHED * colors.total():
             return _encode_colors(rows, colors, file)
     values = _count(sample, is_color=False)
-    if sum(number for code, number in values.items() if code >= COLOR) > MATCHED * values.total():
-        palette = f"other colors in {file}" if file else "no palette"
+    palette = f"other colors in {file}" if file else "no palette"
+    colored = sum(number for code, number in values.items() if code >= COLOR)
+    if colored > MATCHED * values.total():
         raise ValueError(f"{root}: got color masks and {palette}, expected the class of each color. {HOW_TO_COLOR}.")
     observed = {code: number for code, number in values.items() if code < COLOR}
     if binary := _encode_binary(rows, observed):
         return binary
-    return _encode_named(rows, observed, file) if rows else _encode_unnamed(observed, root)
+    lossy = next((mask for mask in sample if str(mask).lower().endswith(JPEG_SUFFIXES)), None)
+    if lossy and len(observed) > MAX_LOSSY_VALUES:
+        raise ValueError(
+            f"{root}: got masks with {len(observed)} different values in JPEG files, such as {Path(lossy).name}, "
+            "whose compression changes values, expected one for each class. Save masks as PNG."
+        )
+    encoding = _encode_named(rows, observed, file) if rows else _encode_unnamed(observed, root)
+    if colored:
+        encoding.notes.append(f"Some masks have colors, and there is {palette}. {HOW_TO_COLOR}.")
+    return encoding
 
 
 def known_rows(image_names: Sequence[str], mask_names: Sequence[str]) -> tuple[list[ClassRow], str]:

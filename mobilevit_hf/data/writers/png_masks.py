@@ -1,14 +1,16 @@
 """Mask folders: a palette PNG per image in `masks`, `classes.txt`, and copies of the images in `images`."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...io import write_text
+from ..formats.mask_classes import parse_classes
 from ..masks import MAX_CLASSES
 from ..segments import make_label_map
 from .base import PredictedImage, PredictionWriter, copy_image
 
-IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
+IMAGES, MASKS, CLASSES, ID2LABEL = "images", "masks", "classes.txt", "id2label.json"
 
 
 class PngMaskWriter(PredictionWriter):
@@ -23,7 +25,12 @@ class PngMaskWriter(PredictionWriter):
         if len(classes) > MAX_CLASSES:
             raise ValueError(f"output: got {len(classes)} classes, expected at most {MAX_CLASSES} for png. Use coco.")
         (path / MASKS).mkdir(parents=True, exist_ok=True)
-        write_text(path / CLASSES, "".join(f"{' '.join(name.split())}\n" for name in classes))
+        names = [" ".join(name.split()) for name in classes]
+        text = "".join(f"{name}\n" for name in names)
+        if [row.name for row in parse_classes(text, ".txt")] == names:
+            write_text(path / CLASSES, text)
+        else:  # such as `# road` and `1 car`, which are a comment, and a value with a name
+            write_text(path / ID2LABEL, json.dumps(dict(enumerate(names)), indent=1))
 
     def is_written(self, name: str) -> bool:
         """Return whether the mask of an image is in the output."""

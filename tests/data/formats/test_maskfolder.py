@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from dataset_files import noise_image, problem_kinds, split_sizes, voc_xml
 from mask_files import VOC_COLORS, blocks, save_image, save_mask, write_mask_dataset, write_text_files
-from PIL import Image
+from PIL import ExifTags, Image
 
+from mobilevit_hf.data.checks import check_dataset
 from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.data.types import IGNORE_INDEX
 
@@ -209,6 +210,58 @@ def test_color_masks_without_a_palette_raise(tmp_path):
         ValueError, match=r"color masks and no palette.*Add a file classes\.csv with the columns name,r"
     ):
         load_dataset(tmp_path)
+
+
+def test_few_colors_without_a_palette_are_problems_with_advice(tmp_path):
+    """Most pixels are black, as in masks of small objects."""
+    values = (0, 0, 0, 0, 0, 1)
+    write_mask_dataset(tmp_path, [("images/a.png", "masks/a.png")], values=values, colors=VOC_COLORS)
+    dataset = load_dataset(tmp_path, validation_fraction=0)
+    assert "Add a file classes.csv with the columns name,r,g,b" in " ".join(dataset.notes)
+    assert [problem.kind for problem in check_dataset(dataset).problems] == ["color mask without a palette"]
+
+
+@pytest.mark.parametrize("names", [("#road", "#car", "tree"), ("1", "2", "3"), ("7", "#8", "9")])
+@pytest.mark.parametrize("head", ["", "# names of classes\n"])
+def test_names_may_be_numbers_or_start_with_a_hash(tmp_path, names, head):
+    write_mask_dataset(tmp_path, [("images/a.png", "masks/a.png")])
+    write_text_files(tmp_path, {"classes.txt": head + "\n".join(names)})
+    assert load_dataset(tmp_path, validation_fraction=0).classes == names
+
+
+def test_number_of_classes_before_their_names(tmp_path):
+    write_mask_dataset(tmp_path, [("images/a.png", "masks/a.png")])
+    write_text_files(tmp_path, {"classes.txt": "3\nroad\ncar\ntree\n"})
+    assert load_dataset(tmp_path, validation_fraction=0).classes == ("road", "car", "tree")
+
+
+def test_classes_in_jpeg_masks_raise(tmp_path):
+    (tmp_path / "masks").mkdir()
+    for i in range(3):
+        save_image(tmp_path / f"images/{i}.png")
+        mask = Image.fromarray(100 * blocks((0, 1, 2), i)).resize((48, 32), Image.Resampling.NEAREST).rotate(20)
+        mask.save(tmp_path / f"masks/{i}.jpg", quality=70)
+    with pytest.raises(ValueError, match=r"different values in JPEG files, such as 0\.jpg.*Save masks as PNG"):
+        load_dataset(tmp_path)
+
+
+def test_unreadable_mask_is_named(tmp_path):
+    write_mask_dataset(tmp_path, [(f"images/{i}.jpg", f"masks/{i}.png") for i in range(3)])
+    (tmp_path / "masks/1.png").write_bytes(b"")
+    (problem,) = check_dataset(load_dataset(tmp_path, validation_fraction=0)).problems
+    assert (problem.name, problem.kind) == ("images/1.jpg", "unreadable mask")
+    assert problem.reason.startswith("masks/1.png: ")
+
+
+def test_mask_of_an_image_before_its_rotation(tmp_path):
+    write_mask_dataset(tmp_path, [("images/a.jpg", "masks/a.png"), ("images/b.jpg", "masks/b.png")])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    noise_image(0, 24, 16).save(tmp_path / "images/a.jpg", exif=exif)
+    (problem,) = check_dataset(load_dataset(tmp_path, validation_fraction=0)).problems
+    assert problem.reason == (
+        "mask of 24x16 pixels, image of 16x24; the orientation in EXIF applies to the image, not to its mask"
+    )
 
 
 def test_gray_masks_of_three_channels_are_values(tmp_path):
