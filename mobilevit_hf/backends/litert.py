@@ -48,7 +48,9 @@ FLOAT32_MODULES = {
     "image-classification": "conv_stem|MobileNetLayer_0/|MobileNetLayer_1/[^/]*InvertedResidual_0/",
     # The offsets of the boxes would share a scale with the logits.
     "object-detection": "_predictor/",
-    "image-segmentation": "DeepLabV3_segmentation_head/[^/]*ConvLayer_classifier/",
+    # With the inverted residuals in int8, a model trained on street scenes has 56% of the labels of float32 (89% with
+    # those of the first stage in float32), with none 99.5%; they take 0.3 ms of 6 ms.
+    "image-segmentation": "conv_stem|InvertedResidual_|DeepLabV3_segmentation_head/[^/]*ConvLayer_classifier/",
 }
 # Ranges of activations exclude the extremes of this fraction of the images at each end. With the extremes of all
 # images, or with the quantizer's moving average, the KL divergence is up to a third larger.

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from backend_support import require_backend
+from backend_support import TASKS, require_backend
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from PIL import Image
@@ -101,6 +101,17 @@ def test_report_has_a_row_per_backend_and_shape(model_dir, mobilevit, monkeypatc
     assert set(report["macs"]) == {"64x64"}
     with Image.open(chart) as image:
         assert image.width > 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_models_for_all_tasks_run_on_all_installed_backends(task, model_dirs, mobilevit):
+    options = ("--batch", 1, "--rounds", 1, "--threads", 1, "--json")
+    code, stdout, stderr = mobilevit("benchmark", model_dirs[task], *options)
+    assert code == 0, stderr
+    timings = json.loads(stdout)["timings"]
+    assert [row["setting"] for row in timings] == [str(setting) for setting in available_settings(task)]
+    assert all(row["p50_ms"] > 0 and row["file_bytes"] > 0 for row in timings)
 
 
 def test_busy_machine_is_reported(model_dir, mobilevit, monkeypatch, tmp_path):

@@ -156,13 +156,14 @@ def test_int8_quantizes_weights_but_of_some_layers(make_request, tmp_path, task,
     np.testing.assert_allclose(output, expected[scores], atol=0.1)
 
 
-def test_int8_segmentation_model_keeps_the_classifier_in_float32(make_request, tmp_path):
+def test_int8_segmentation_model_keeps_inverted_residuals_and_the_classifier_in_float32(make_request, tmp_path):
     request = make_request(SEGMENTATION)
     litert.write_litert_int8(request, tmp_path / "m.tflite", request.pixels)
     types = read_weight_types(tmp_path / "m.tflite")
     floats = {name for name, dtype in types.items() if dtype == "FLOAT32"}
-    assert floats
-    assert all("segmentation_head/classifier" in name for name in floats), floats
+    float32 = r"conv_stem|/(expand_1x1|conv_3x3|reduce_1x1)/|segmentation_head/classifier"
+    assert floats == {name for name in types if re.search(float32, name)}
+    assert 0 < len(floats) < len(types)
     inputs, (expected,) = make_inputs(request)
     (output,) = LiteRTRuntime(tmp_path / "m.tflite", 1)(inputs)
     assert (output == expected).mean() > 0.9
