@@ -26,6 +26,7 @@ def expected_shapes(task, interface, num_labels):
     return {
         ("image-classification", "tensors"): [TENSORS, ["batch", num_labels]],
         ("image-classification", "image"): [[1, 64, 64, 3], [1, num_labels]],
+        ("image-classification", "transformers.js"): [[1, 3, "height", "width"], [1, num_labels]],
         ("object-detection", "tensors"): [TENSORS, ["batch", "anchors", 1 + num_labels], ["batch", "anchors", 4]],
         ("object-detection", "image"): [[1, 64, 64, 3], [1, 200, 4], [1, 200], [1, 200]],
         ("object-detection", "transformers.js"): [
@@ -34,6 +35,8 @@ def expected_shapes(task, interface, num_labels):
             [1, 200, 4],
         ],
         ("image-segmentation", "tensors"): [TENSORS, ["batch", num_labels, "mask_height", "mask_width"]],
+        ("image-segmentation", "image"): [[1, 64, 64, 3], [1, 64, 64]],
+        ("image-segmentation", "transformers.js"): [[1, 3, "height", "width"], [1, num_labels, 4, 4]],
     }[task, interface]
 
 
