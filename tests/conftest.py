@@ -249,6 +249,15 @@ def overflowing_dir(classifier_dir):
     return classifier_dir
 
 
+@pytest.fixture(scope="module")
+def site_url(site):
+    """URL of the folder `site`, with transformers.js and the programs that run it."""
+    from transformers_js.programs import serve_site
+
+    with serve_site(site) as url:
+        yield url
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """Hub on the loopback interface that `huggingface_hub` in this process uses, with `TOKEN`."""

@@ -4,22 +4,19 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from formula import formula_image
-from hub_server import HubServer
 from PIL import Image
 from transformers import MobileViTImageProcessor
-from transformers_js.programs import run_chromium, run_node, run_program, run_webgpu, serve_site
+from transformers_js.programs import publish_to_hub, run_chromium, run_documented, run_node, run_webgpu
 
 import mobilevit_hf
 from mobilevit_hf.backends.export import export_file
 from mobilevit_hf.backends.onnx import write_onnx_int8
 from mobilevit_hf.backends.requests import ExportRequest
-from mobilevit_hf.hub import CardOptions, publish
 
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow
@@ -84,9 +81,7 @@ def classifier(tiny_model, site, tmp_path_factory):
 @pytest.fixture(scope="module")
 def hub(classifier):
     """A loopback Hub with the published classifier."""
-    with HubServer() as server, pytest.MonkeyPatch.context() as patch:
-        server.patch_client(patch)
-        publish(classifier, REPO, card_options=CardOptions(license="mit"), log=lambda line: None)
+    with publish_to_hub(classifier, REPO) as server:
         yield server
 
 
@@ -113,13 +108,6 @@ def expected(hub, site, run_python, tmp_path_factory):
         without_package=True,
     )
     return json.loads(outputs)
-
-
-@pytest.fixture(scope="module")
-def site_url(site):
-    """URL of the served folder, with transformers.js installed."""
-    with serve_site(site) as url:
-        yield url
 
 
 @pytest.fixture(
@@ -168,15 +156,11 @@ def test_top_labels_of_photos_equal(outputs, expected):
 def test_documented_program_gives_the_scores_of_python(classifier, site, site_url, tmp_path):
     """With a file that resizes and crops photos itself."""
     mobilevit_hf.export_model(classifier, tmp_path, "onnx", interface="transformers.js", log=lambda line: None)
-    text = (Path(__file__).parents[1] / "docs" / "browser.md").read_text()
-    (site / "exported").symlink_to(tmp_path)
-    (site / "documented.mjs").write_text(re.search(r"```js\n([^`]*model_transformers\.js[^`]*)```", text)[1])
     classify = mobilevit_hf.pipeline("image-classification", str(classifier), device="cpu")
     for number in (0, 3, 8):
         shutil.copy(site / f"{number}.jpg", site / "photo.jpg")
         best = classify(str(site / "photo.jpg"))[0]
-        label, score = re.search(
-            r"label: '([^']*)', score: ([\d.]+)", run_program("documented.mjs", site=site)
-        ).groups()
+        output = run_documented(r"model_transformers\.js", tmp_path, site)
+        label, score = re.search(r"label: '([^']*)', score: ([\d.]+)", output).groups()
         assert label == best["label"] == LABELS[number]
         assert float(score) == pytest.approx(best["score"], abs=0.01)

@@ -3,19 +3,23 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hub_server import HubServer
 from PIL import Image
 from torchvision.ops import box_iou
-from transformers_js.programs import run_chromium, run_node, run_program, run_webgpu, serve_site
+from transformers_js.programs import (
+    copy_with_exports,
+    publish_to_hub,
+    run_card_snippet,
+    run_chromium,
+    run_documented,
+    run_node,
+    run_webgpu,
+)
 
 import mobilevit_hf
-from mobilevit_hf.backends.export import export_model
-from mobilevit_hf.hub import CardOptions, publish
 
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow
@@ -56,20 +60,13 @@ def site(tmp_path_factory):
 def detector(site, tmp_path_factory):
     """Folder with the built-in detector and its ONNX files for transformers.js."""
     folder = tmp_path_factory.mktemp("models") / "cells"
-    shutil.copytree(Path(mobilevit_hf.__file__).parent / "assets" / "blood-cells", folder)
-    options = {"interface": "transformers.js", "log": lambda line: None}
-    export_model(folder, folder, "onnx", dtype="float32", **options)
-    export_model(folder, folder, "onnx", dtype="float16", **options)
-    export_model(folder, folder, "onnx", quantization="int8", calibration=str(site), max_drop=30, **options)
-    return folder
+    return copy_with_exports(mobilevit_hf.builtin("blood-cells"), folder, site.glob("*.jpg"))
 
 
 @pytest.fixture(scope="module")
 def hub(detector):
     """A loopback Hub with the published detector."""
-    with HubServer() as server, pytest.MonkeyPatch.context() as patch:
-        server.patch_client(patch)
-        publish(detector, REPO, card_options=CardOptions(license="mit"), log=lambda line: None)
+    with publish_to_hub(detector, REPO) as server:
         yield server
 
 
@@ -90,13 +87,6 @@ def expected(hub, site, run_python, tmp_path_factory):
     detections = json.loads(detections)
     assert min(map(len, detections)) >= 3
     return detections
-
-
-@pytest.fixture(scope="module")
-def site_url(site):
-    """URL of the served folder, with transformers.js installed."""
-    with serve_site(site) as url:
-        yield url
 
 
 def make_arguments(hub, site_url, dtype=None, number=NUM_PHOTOS):
@@ -166,24 +156,18 @@ def test_exported_folder_runs_without_a_hub(site, site_url, detector, expected):
 
 
 def test_documented_program_runs_on_an_exported_folder(site, site_url, detector, expected):
-    text = (Path(__file__).parents[1] / "docs" / "browser.md").read_text()
-    snippet = re.search(r"```js\n([^`]*\./exported/onnx[^`]*)```", text)[1]
     shutil.copy(site / "0.jpg", site / "photo.jpg")
-    (site / "exported").symlink_to(detector)
-    (site / "documented.mjs").write_text(snippet)
     number = sum(each["score"] >= 0.5 for each in expected[0])
-    assert run_program("documented.mjs", site=site).count("label:") == number > 0
+    output = run_documented(r'"object-detection", "\./exported/onnx"', detector, site)
+    assert output.count("label:") == number > 0
 
 
 def test_snippet_of_the_card_runs(site, site_url, hub, expected):
-    card = hub.files(REPO)["README.md"].decode()
-    snippet = card.partition("```js\n")[2].partition("```")[0]
-    threshold = float(re.search(r"threshold: ([\d.]+)", snippet)[1])
     shutil.copy(site / "0.jpg", site / "photo.jpg")
-    settings = f'import {{ useHub }} from "./hub.mjs";\nuseHub({json.dumps(hub.url)});\n'
-    (site / "card.mjs").write_text(settings + snippet)
+    snippet, output = run_card_snippet(hub, REPO, site)
+    threshold = float(re.search(r"threshold: ([\d.]+)", snippet)[1])
     number = sum(each["score"] >= threshold for each in expected[0])
-    assert run_program("card.mjs", site=site).count("label:") == number > 0
+    assert output.count("label:") == number > 0
 
 
 def test_blood_cells_equal(reference_data, site, site_url, hub):

@@ -5,12 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
-from hub_server import HubServer
 from test_transformers_js_detection import draw_cells
-from transformers_js.programs import run_chromium, run_node, run_program, run_webgpu, serve_site
-
-from mobilevit_hf.backends.export import export_model
-from mobilevit_hf.hub import CardOptions, publish
+from transformers_js.programs import (
+    copy_with_exports,
+    publish_to_hub,
+    run_card_snippet,
+    run_chromium,
+    run_documented,
+    run_node,
+    run_webgpu,
+)
 
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow
@@ -32,20 +36,13 @@ def site(image, tmp_path_factory):
 @pytest.fixture(scope="module")
 def segmenter(segmenter_dir, site, tmp_path_factory):
     """Folder with the tiny segmentation model and its ONNX files for transformers.js."""
-    folder = tmp_path_factory.mktemp("models") / "shapes"
-    shutil.copytree(segmenter_dir, folder)
-    options = {"interface": "transformers.js", "log": lambda line: None}
-    export_model(folder, folder, "onnx", dtype="float32", **options)
-    export_model(folder, folder, "onnx", quantization="int8", calibration=str(site), max_drop=30, **options)
-    return folder
+    return copy_with_exports(segmenter_dir, tmp_path_factory.mktemp("models") / "shapes", site.glob("*.png"))
 
 
 @pytest.fixture(scope="module")
 def hub(segmenter):
     """A loopback Hub with the published model."""
-    with HubServer() as server, pytest.MonkeyPatch.context() as patch:
-        server.patch_client(patch)
-        publish(segmenter, REPO, card_options=CardOptions(license="mit"), log=lambda line: None)
+    with publish_to_hub(segmenter, REPO) as server:
         yield server
 
 
@@ -73,13 +70,6 @@ def expected(hub, site, run_python, tmp_path_factory):
     return names
 
 
-@pytest.fixture(scope="module")
-def site_url(site):
-    """URL of the served folder, with transformers.js installed."""
-    with serve_site(site) as url:
-        yield url
-
-
 def make_arguments(hub, site_url, dtype=None, number=NUM_PHOTOS):
     photos = [f"{site_url}/{index}.png" for index in range(number)]
     return {"hub": hub.url, "model": REPO, "photos": photos, "options": {"dtype": dtype}}
@@ -103,6 +93,12 @@ def test_labels_equal(run, site, site_url, hub, expected):
 
 
 @pytest.mark.parametrize("run", [run_node, run_chromium])
+def test_labels_in_half_precision_are_nearly_equal(run, site, site_url, hub, expected):
+    results = run("segment", make_arguments(hub, site_url, "fp16"), site, site_url)
+    assert min(agreements(results, expected)) > 0.98
+
+
+@pytest.mark.parametrize("run", [run_node, run_chromium])
 def test_labels_of_the_quantized_model_are_similar(run, site, site_url, hub, expected):
     results = run("segment", make_arguments(hub, site_url, "q8"), site, site_url)
     fractions = agreements(results, expected)
@@ -123,9 +119,12 @@ def test_exported_folder_runs_without_a_hub(site, site_url, segmenter, expected)
 
 
 def test_snippet_of_the_card_runs(site, site_url, hub, expected):
-    card = hub.files(REPO)["README.md"].decode()
-    snippet = card.partition("```js\n")[2].partition("```")[0]
     shutil.copy(site / f"{NUM_PHOTOS - 1}.png", site / "photo.jpg")
-    settings = f'import {{ useHub }} from "./hub.mjs";\nuseHub({json.dumps(hub.url)});\n'
-    (site / "card.mjs").write_text(settings + snippet)
-    assert run_program("card.mjs", site=site).count("label:") == len(np.unique(expected[-1]))
+    _, output = run_card_snippet(hub, REPO, site)
+    assert output.count("label:") == len(np.unique(expected[-1]))
+
+
+def test_documented_program_runs_on_an_exported_folder(site, site_url, segmenter, expected):
+    shutil.copy(site / f"{NUM_PHOTOS - 1}.png", site / "photo.jpg")
+    output = run_documented(r'"image-segmentation", "\./exported/onnx"', segmenter, site)
+    assert output.count("label:") == len(np.unique(expected[-1]))

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 from hub_server import SPACE_README
-from huggingface_hub import HfApi
+from space_files import REPO, SPACE, space_files, upload_to_space
 
 from mobilevit_hf.demo.static_page import StaticPage
 from mobilevit_hf.demo.static_space import publish_static_space
 from mobilevit_hf.hub import publish_space
 from mobilevit_hf.hub.metadata import CardOptions, collect_metadata
 
-REPO, SPACE = "user/shapes", "user/try-shapes"
 TEMPLATE = "<h1>Welcome to your static Space!</h1>"
 
 
@@ -32,17 +31,8 @@ def publish_page(hub, models, tmp_path):
     return publish_page
 
 
-def upload(hub, **texts):
-    """Commit texts to a new static Space, by file name with `_` for the dot."""
-    api = HfApi(endpoint=hub.url, token=hub.token)
-    api.create_repo(SPACE, repo_type="space", space_sdk="static", exist_ok=True)
-    for name, text in texts.items():
-        path = name.replace("_", ".")
-        api.upload_file(path_or_fileobj=text.encode(), path_in_repo=path, repo_id=SPACE, repo_type="space")
-
-
-def space_files(hub):
-    return hub.files(SPACE, repo_type="space")
+def upload(hub, texts):
+    upload_to_space(hub, texts, "static")
 
 
 def test_new_space(hub, publish_page):
@@ -67,13 +57,13 @@ def test_unchanged_space_makes_no_commit(hub, publish_page):
 
 
 def test_template_of_the_hub_is_overwritten(hub, publish_page):
-    upload(hub, index_html=TEMPLATE)
+    upload(hub, {"index.html": TEMPLATE})
     publish_page()
     assert TEMPLATE not in space_files(hub)["index.html"].decode()
 
 
 def test_handwritten_page_is_an_error(hub, publish_page):
-    upload(hub, index_html="<h1>Mine</h1>")
+    upload(hub, {"index.html": "<h1>Mine</h1>"})
     before = space_files(hub)
     with pytest.raises(ValueError, match=r"got a handwritten index\.html, expected a Space without one"):
         publish_page()
@@ -81,7 +71,7 @@ def test_handwritten_page_is_an_error(hub, publish_page):
 
 
 def test_handwritten_readme_is_kept(hub, publish_page):
-    upload(hub, README_md=SPACE_README.format(sdk="static") + "Mine", notes_txt="mine")
+    upload(hub, {"README.md": SPACE_README.format(sdk="static") + "Mine", "notes.txt": "mine"})
     publish_page()
     files = space_files(hub)
     assert files["README.md"].decode().endswith("Mine")

@@ -1,6 +1,7 @@
 """Space with a demo of a published model."""
 
 import ast
+import io
 import json
 import re
 import subprocess
@@ -13,11 +14,13 @@ import pytest
 import yaml
 from hub_server import SPACE_README
 from huggingface_hub import HfApi, SpaceCard
+from PIL import Image
+from space_files import REPO, SPACE, space_files, upload_to_space
 
 import mobilevit_hf
 from mobilevit_hf.hub import CardOptions, publish, publish_space
+from mobilevit_hf.tasks import EXPORTABLE_TASKS
 
-REPO, SPACE = "user/shapes", "user/try-shapes"
 PACKAGE = Path(mobilevit_hf.__file__).parent
 HANDWRITTEN = "# mine\n"
 
@@ -28,17 +31,8 @@ def publish_demo(messages):
     return lambda **options: publish_space(SPACE, REPO, **{"log": messages.append} | options)
 
 
-def upload(hub, **texts):
-    """Commit files to the Space, as another client."""
-    api = HfApi(endpoint=hub.url, token=hub.token)
-    api.create_repo(SPACE, repo_type="space", space_sdk="gradio", exist_ok=True)
-    for name, text in texts.items():
-        path = name.replace("__", "/") + (".md" if name == "README" else ".txt" if name == "requirements" else ".py")
-        api.upload_file(path_or_fileobj=text.encode(), path_in_repo=path, repo_id=SPACE, repo_type="space")
-
-
-def space_files(hub):
-    return hub.files(SPACE, repo_type="space")
+def upload(hub, texts):
+    upload_to_space(hub, texts, "gradio")
 
 
 def test_new_space(hub, publish_demo):
@@ -94,14 +88,14 @@ def test_unchanged_space_makes_no_commit(hub, publish_demo):
 def test_files_of_another_version_are_deleted(hub, publish_demo):
     publish_demo()
     files = space_files(hub)
-    upload(hub, mobilevit_hf__old="", mobilevit_hf__samples="", notes="mine")
+    upload(hub, {"mobilevit_hf/old.py": "", "mobilevit_hf/samples.py": "", "notes.py": "mine"})
     publication = publish_demo()
     assert publication.deleted == ("mobilevit_hf/old.py",)
     assert space_files(hub) == files | {"notes.py": b"mine"}
 
 
 def test_handwritten_app_is_kept(hub, publish_demo):
-    upload(hub, app=HANDWRITTEN)
+    upload(hub, {"app.py": HANDWRITTEN})
     before, commits = space_files(hub), hub.commits(SPACE, "space")
     with pytest.raises(ValueError, match=r"user/try-shapes: got a handwritten app\.py"):
         publish_demo()
@@ -110,7 +104,8 @@ def test_handwritten_app_is_kept(hub, publish_demo):
 
 
 def test_handwritten_readme_and_requirements_are_kept(hub, publish_demo, messages):
-    upload(hub, README=SPACE_README.format(sdk="gradio") + "\nMine", requirements=HANDWRITTEN)
+    readme = SPACE_README.format(sdk="gradio") + "\nMine"
+    upload(hub, {"README.md": readme, "requirements.txt": HANDWRITTEN})
     publish_demo()
     files = space_files(hub)
     assert files["README.md"].decode().endswith("Mine")
@@ -120,7 +115,7 @@ def test_handwritten_readme_and_requirements_are_kept(hub, publish_demo, message
 
 
 def test_handwritten_readme_of_another_sdk_is_an_error(hub, publish_demo):
-    upload(hub, README=SPACE_README.format(sdk="static") + "\nMine")
+    upload(hub, {"README.md": SPACE_README.format(sdk="static") + "\nMine"})
     before = space_files(hub)
     with pytest.raises(ValueError, match=r"got sdk static in a handwritten README\.md, expected gradio"):
         publish_demo()
@@ -152,16 +147,12 @@ def lines_until(process, text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["image-classification", "object-detection"])
-def test_app_runs(hub, publish_demo, checkpoints, detector_dir, image, tmp_path, run_python, task):
+@pytest.mark.parametrize("task", EXPORTABLE_TASKS)
+def test_app_runs(hub, publish_demo, checkpoints, detector_dir, segmenter_dir, image, tmp_path, run_python, task):
     """Runs in a clean folder, with the source code of the Space and the model from the Hub."""
     client = pytest.importorskip("gradio_client")
-    publish(
-        detector_dir if task == "object-detection" else checkpoints[task],
-        REPO,
-        card_options=CardOptions(license="mit"),
-        log=str,
-    )
+    model_dirs = {**checkpoints, "object-detection": detector_dir, "image-segmentation": segmenter_dir}
+    publish(model_dirs[task], REPO, card_options=CardOptions(license="mit"), log=str)
     publish_demo()
     space = tmp_path / "space"
     for name, data in space_files(hub).items():
@@ -187,11 +178,10 @@ def test_app_runs(hub, publish_demo, checkpoints, detector_dir, image, tmp_path,
         assert [(props["choices"], props["allow_custom_value"]) for props in choices] == [([[REPO, REPO]], False)]
         api = client.Client(url, verbose=False, download_files=False)
         photo = client.handle_file(tmp_path / "photo.png")
-        labels, detections, note, *_ = api.predict(photo, REPO, "torch", 0.01, api_name="/predict")
+        labels, drawn, note, *_ = api.predict(photo, REPO, "torch", 0.01, api_name="/predict")
         assert "ms with PyTorch" in note
-        if task == "object-detection":
-            assert detections["visible"]
-        else:
+        if task == "image-classification":
+            assert drawn is None
             best = json.loads(
                 run_python(
                     f"""
@@ -204,6 +194,10 @@ def test_app_runs(hub, publish_demo, checkpoints, detector_dir, image, tmp_path,
             )
             assert labels["value"]["label"] == best["label"]
             assert labels["value"]["confidences"][0]["confidence"] == pytest.approx(best["score"], abs=1e-4)
+        else:
+            with urllib.request.urlopen(drawn["url"]) as file, Image.open(io.BytesIO(file.read())) as shown:
+                assert shown.size == image.size
+                assert shown.convert("RGB").tobytes() != image.tobytes()
         with pytest.raises(Exception, match="not in the list of choices"):  # no local folder can be opened
             api.predict(photo, str(detector_dir), "torch", 0.5, api_name="/predict")
     finally:

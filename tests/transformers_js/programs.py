@@ -1,4 +1,4 @@
-"""Run the JavaScript programs of this folder in Node and in Chromium."""
+"""Publish models to a loopback Hub, and run JavaScript programs with them in Node and in Chromium."""
 
 import json
 import re
@@ -13,10 +13,40 @@ from pathlib import Path
 import pytest
 from browser import open_chromium
 from conftest import QuietHandler
+from hub_server import HubServer
 
+from mobilevit_hf.backends.export import export_model
+from mobilevit_hf.hub import CardOptions, publish
 from transformers_js.install import NotInstalledError, install
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "browser.md"
 WEBGPU = ("--enable-unsafe-webgpu",)  # on Linux, where it may be computed by the CPU
+
+
+def copy_with_exports(model, folder, images):
+    """Copy a model folder, export its files for transformers.js in all precisions, and return the copy.
+
+    The images to calibrate with are copied next to it: the site also has the files of transformers.js.
+    """
+    shutil.copytree(model, folder)
+    calibration = folder.with_name("calibration")
+    calibration.mkdir()
+    for image in images:
+        shutil.copy(image, calibration)
+    options = {"interface": "transformers.js", "log": lambda line: None, "note": lambda line: None}
+    export_model(folder, folder, "onnx", dtype="float32", **options)
+    export_model(folder, folder, "onnx", dtype="float16", **options)
+    export_model(folder, folder, "onnx", quantization="int8", calibration=str(calibration), max_drop=30, **options)
+    return folder
+
+
+@contextmanager
+def publish_to_hub(folder, repo):
+    """Yield a loopback Hub with a published model folder."""
+    with HubServer() as server, pytest.MonkeyPatch.context() as patch:
+        server.patch_client(patch)
+        publish(folder, repo, card_options=CardOptions(license="mit"), log=lambda line: None)
+        yield server
 
 
 @contextmanager
@@ -49,6 +79,23 @@ def run_program(*command, site, stdin=""):
     process = subprocess.run([node, *command], input=stdin, cwd=site, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return process.stdout
+
+
+def run_documented(pattern, exported, site):
+    """Return the standard output of the program in the documentation that a pattern is in, for an exported folder."""
+    (snippet,) = re.findall(rf"```js\n([^`]*{pattern}[^`]*)```", DOCUMENTATION.read_text())
+    (site / "exported").unlink(missing_ok=True)
+    (site / "exported").symlink_to(exported)
+    (site / "documented.mjs").write_text(snippet)
+    return run_program("documented.mjs", site=site)
+
+
+def run_card_snippet(hub, repo, site):
+    """Return the program in a model card, and its standard output."""
+    snippet = hub.files(repo)["README.md"].decode().partition("```js\n")[2].partition("```")[0]
+    settings = f'import {{ useHub }} from "./hub.mjs";\nuseHub({json.dumps(hub.url)});\n'
+    (site / "card.mjs").write_text(settings + snippet)
+    return snippet, run_program("card.mjs", site=site)
 
 
 def run_chromium(function, arguments, site, site_url):
