@@ -1,4 +1,4 @@
-from . import data, evaluation, hub, metrics, training
+from . import batch, data, evaluation, hub, metrics, training
 from .allocator import tune_allocator
 from .backends.export import export_model
 from .configuration import MobileViTBackboneConfig, MobileViTConfig, MobileViTSSDLiteConfig
@@ -30,6 +30,7 @@ __all__ = [
     "MobileViTSSDLiteConfig",
     "MobileViTSSDLiteForObjectDetection",
     "MobileViTSSDLiteImageProcessor",
+    "batch",
     "builtin",
     "convert_checkpoint",
     "data",

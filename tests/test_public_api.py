@@ -19,6 +19,7 @@ PUBLIC_NAMES = {
     "MobileViTSSDLiteConfig",
     "MobileViTSSDLiteForObjectDetection",
     "MobileViTSSDLiteImageProcessor",
+    "batch",
     "builtin",
     "convert_checkpoint",
     "data",

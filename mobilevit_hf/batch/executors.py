@@ -14,7 +14,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import transformers
+from transformers.utils import logging
 
 from .types import Chunk, ChunkResult, Job
 
@@ -138,7 +138,7 @@ def _work(connection: Connection, job: Job, index: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, for all its processes: the parent ends this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    transformers.utils.logging.disable_progress_bar()  # of loading weights, in each process
+    logging.disable_progress_bar()  # of loading weights, in each process
     with suppress(EOFError, OSError):
         while True:
             connection.send(_process(job, connection.recv(), index))

@@ -12,6 +12,8 @@ from .sources import Listing
 from .types import Chunk, Job
 
 VERSION = 1
+# Half a minute on one core: what is lost when a worker is killed, and 2000 parts for a million images.
+CHUNK_SIZE = 500
 # Fields that may differ when a job is resumed: the predictions are the same, up to rounding on another device.
 FREE_FIELDS = ("model", "output", "device", "threads")
 
@@ -33,14 +35,14 @@ class ListingTotals:
     notes: list[str]
 
 
-def describe_job(job: Job, sources: Sequence[str], chunk_size: int) -> dict[str, Any]:
+def describe_job(job: Job, sources: Sequence[str], chunk_size: int | None) -> dict[str, Any]:
     """Return what determines the content of the parts, as JSON values."""
     fields = {name: value for name, value in asdict(job).items() if name not in FREE_FIELDS}
     return {"version": VERSION, "source": list(sources), "model": job.model, "chunk_size": chunk_size, **fields}
 
 
 def open_job(
-    output: OutputFolder, job: Job, sources: Sequence[str], chunk_size: int, *, resume: bool
+    output: OutputFolder, job: Job, sources: Sequence[str], chunk_size: int | None, *, resume: bool
 ) -> ListingTotals:
     """List the chunks of a new job and write its description, or compare it with that of the job to resume.
 
@@ -51,14 +53,15 @@ def open_job(
             not exist or has no images.
     """
     description, names = describe_job(job, sources, chunk_size), output.names()
-    listing = Listing(sources, chunk_size, output.location)
+    listing = Listing(sources, chunk_size or CHUNK_SIZE, output.location)
     if JOB_FILE not in names:
         if set(names) - {CHUNKS_FILE}:
             advice = "expected a job to resume" if resume else "expected a new or empty folder"
             raise ValueError(f"output: got {output.location} with other files, {advice}. Pass another path.")
         output.prepare()
         totals = _write_chunks(output, listing)
-        _write_json(output, JOB_FILE, description | {"listing": asdict(totals)})
+        recorded = description | {"chunk_size": listing.chunk_size, "listing": asdict(totals)}
+        _write_json(output, JOB_FILE, recorded)
         return totals
     if not resume:
         raise ValueError(f"output: {output.location} exists. Continue it with --resume, or pass another path.")
@@ -77,7 +80,7 @@ def open_job(
 def _compare(recorded: dict[str, Any], description: dict[str, Any], output: str) -> None:
     for name, value in description.items():
         option, got, expected = name, value, recorded.get(name)
-        if name == "model" or got == expected:
+        if name == "model" or got == expected or (name == "chunk_size" and got is None):
             continue
         if name == "model_hash":
             option, got, expected = (

@@ -49,7 +49,7 @@ def predict_images(
     arguments: Mapping[str, Any],
     *,
     pad: bool,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     embeddings: bool = False,
 ) -> Iterator[Prediction[Item, Kept]]:
     """Yield the predictions for each item, in order.
@@ -61,7 +61,7 @@ def predict_images(
         arguments: Of the pipeline's call.
         pad: Fill the last batch with copies of its last image. On a CPU, torch's kernels depend on the size of the
             batch, and so do the last digits of scores; with equal sizes, they depend on nothing but the image.
-        batch_size: Number of images per batch.
+        batch_size: Number of images per batch. Default: `BATCH_SIZE`.
         embeddings: Also return the pooled output of the encoder; MobileViT on torch only.
 
     Raises:
@@ -72,7 +72,7 @@ def predict_images(
     # and takes the images of a batch one by one.
     is_module = isinstance(predictor.model, nn.Module)
     is_other = is_module and not isinstance(predictor.model, MobileViTPreTrainedModel)
-    batch_size, pad = (1, False) if is_other else (batch_size, pad and is_module)
+    size, pad = (1, False) if is_other else (batch_size or BATCH_SIZE, pad and is_module)
 
     def load_or_error(item: Item) -> tuple[Image.Image, Kept] | UnreadableImageError:
         try:
@@ -91,12 +91,12 @@ def predict_images(
             count += 1
             yield image
         if pad and image is not None:
-            yield from (image.copy() for _ in range(-count % batch_size))
+            yield from (image.copy() for _ in range(-count % size))
 
     sort = sort_segments if predictor.task == "image-segmentation" else _sort_by_score
     try:
         with _pooled_outputs(predictor.model, enable=embeddings) as pooled:
-            for predictions in predictor(readable_images(), batch_size=batch_size, **arguments):
+            for predictions in predictor(readable_images(), batch_size=size, **arguments):
                 embedding = pooled.popleft() if embeddings else None
                 while drawn and isinstance(drawn[0][1], UnreadableImageError):
                     yield Prediction(*drawn.popleft(), [])

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from ..data.archives import ARCHIVE_ERRORS
+from ..data.archives import ARCHIVE_ERRORS, BLOCK
 from ..data.image_formats import IMAGE_SUFFIXES, describe_format, is_url
 from ..data.images import MAX_READ_BYTES, UnreadableImageError, download
 from ..redaction import redact
@@ -125,10 +125,12 @@ def _tar_images(file: IO[bytes]) -> Iterator[tuple[str, bytes | None]]:
                 content = archive.extractfile(member)
                 yield member.name, content.read() if member.size <= MAX_READ_BYTES else None
             archive.members = []  # of all so far
-        # tarfile takes a damaged header for the end.
+        # tarfile takes a damaged header for the end, and the checksum of a compressed file is at its very end.
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError("damaged header")
+        while archive.fileobj.read(BLOCK):
+            pass
 
 
 def _checked_content(name: str, content: bytes | None) -> bytes:

@@ -21,8 +21,6 @@ from .parts import count_rows
 from .types import OUTPUT_FORMATS, BatchProgress, BatchSummary, Executor, Job, OutputFormat
 from .worker import hash_model
 
-# Half a minute on one core: what is lost when a worker is killed, and 2000 parts for a million images.
-CHUNK_SIZE = 500
 DEFAULT_TOP_K = 5
 TASK_OPTIONS: dict[str, TaskName] = {"top_k": "image-classification", "threshold": "object-detection"}
 
@@ -38,7 +36,7 @@ def predict_dataset(
     ray: str | None = None,
     output_format: OutputFormat = "parquet",
     embeddings: bool = False,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
     resume: bool = False,
     backend: str = "torch",
     dtype: str | None = None,
@@ -70,7 +68,8 @@ def predict_dataset(
             a new one.
         output_format: "parquet" or "jsonl".
         embeddings: Also write the pooled output of the encoder, (C,) float32; a MobileViT with `backend="torch"` only.
-        chunk_size: Maximum number of images per chunk; see `sources.Listing`.
+        chunk_size: Maximum number of images per chunk; see `sources.Listing`. Default: 500, or that of the job to
+            resume.
         resume: Continue an existing output with the same model and options, which is an error otherwise.
         backend, dtype, quantization: See `mobilevit_hf.pipeline`.
         device: "auto", "cpu", "cuda" or "mps"; for the torch backend.
@@ -83,9 +82,9 @@ def predict_dataset(
         ValueError: If an argument is invalid, a source does not exist or has no images, or the output exists.
         OSError: If the source can't be read or the output can't be written.
     """
-    if chunk_size < 1 or (workers or 1) < 1:
-        name, value = ("chunk_size", chunk_size) if chunk_size < 1 else ("workers", workers)
-        raise ValueError(f"{name}: got {value}, expected at least 1.")
+    for name, value in {"chunk_size": chunk_size, "workers": workers, "threads": threads}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1.")
     if output_format not in OUTPUT_FORMATS:
         raise ValueError(f"output_format: got {output_format!r}, expected one of {', '.join(OUTPUT_FORMATS)}.")
     if backend not in BACKENDS:

@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from .. import __version__
 from . import console
 from .launch import check_launcher
+from .options import fill_optional_values
 from .process import run_and_exit
 
 # Each is a function of that name in a module of that name.
@@ -54,6 +55,10 @@ class Command(TyperCommand):
         """Return the usage line, without hidden arguments and the braces of newer versions of Typer."""
         hidden = [param.get_usage_pieces(ctx) for param in self.get_params(ctx) if getattr(param, "hidden", False)]
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx) if [piece] not in hidden]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments; typer has no options whose value may be left out."""
+        return super().parse_args(ctx, fill_optional_values(args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an error names its options instead of the parameters of Python."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -133,10 +133,11 @@ def check_parent(option: str, file: Path) -> None:
         raise ValueError(f"{option}: folder {file.parent} does not exist. Create it, or pass another file.")
 
 
-def show_progress(*, disable: bool = False) -> Progress:
+def show_progress(*columns: ProgressColumn, disable: bool = False) -> Progress:
     """Return a progress bar on the terminal; output that is redirected to a file stays free of it."""
     console = output if output.is_terminal else messages
     return Progress(
+        *columns,
         console=console,
         transient=True,
         disable=disable or not console.is_terminal,

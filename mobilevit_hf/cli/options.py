@@ -1,5 +1,6 @@
 """Options and arguments that several commands share."""
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -20,7 +21,10 @@ FileInterface = StrEnum("FileInterface", {name: name for name in INTERFACES})
 ExportFormat = StrEnum("ExportFormat", {name: name for name in (*FORMATS, ALL)})
 Dtype = StrEnum("Dtype", {name: name for name in (AUTO, *DTYPES)})
 Quantization = StrEnum("Quantization", {name: name for name in QUANTIZATIONS})
-PredictionFormat = StrEnum("PredictionFormat", {name: name for name in PREDICTION_FORMATS})
+PredictionFormat = StrEnum("PredictionFormat", {name: name for name in (*PREDICTION_FORMATS, "parquet")})
+
+# Options whose value may be left out: the value they then have, and the values that they take from the next argument.
+OPTIONAL_VALUES = {"--ray": ("auto", re.compile(r"auto|local|(ray://)?[\w.:\[\]-]+:\d+"))}
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model directory, built-in name or Hub id.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: a folder, a file or a Hub id.")]
@@ -34,3 +38,17 @@ TaskOption = Annotated[
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Device to run on.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def fill_optional_values(arguments: list[str]) -> list[str]:
+    """Return the arguments of a command with a value for each of `OPTIONAL_VALUES`."""
+    filled: list[str] = []
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            return [*filled, *arguments[index:]]
+        filled.append(argument)
+        if argument in OPTIONAL_VALUES:
+            default, pattern = OPTIONAL_VALUES[argument]
+            if not pattern.fullmatch("".join(arguments[index + 1 : index + 2])):
+                filled.append(default)
+    return filled

@@ -1,6 +1,5 @@
 """`mobilevit predict`: classify or segment images, or detect objects in them."""
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -11,28 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from ..allocator import tune_allocator
-from ..data.segments import sort_segments, to_json
+from ..data.segments import to_json
 from ..data.writers.destination import Destination, find_destination
 from ..model_sources import DEFAULT_MODEL, builtin, read_task, recommended_threshold, resolve_model
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import console
 from .options import Backend, Device, DeviceOption, Dtype, PredictionFormat, Quantization
+from .predict_batch import CENTER_CROP, BatchOptions, check_options, is_batch, predict_batch
 
 if TYPE_CHECKING:
     from PIL import Image
     from transformers import Pipeline
 
     from ..backends.precision import Choice
-    from ..data.images import UnreadableImageError
+    from ..batch.prediction import Prediction
     from .predict_outputs import LoadedImage
 
 Result = TypeVar("Result")
 
 file_option = partial(typer.Option, rich_help_panel="Files")
 runtime_option = partial(typer.Option, rich_help_panel="Runtime")
+batch_option = partial(typer.Option, rich_help_panel="Large datasets")
 
-# Keeps two cores busy; decoded photos stay below half a gigabyte.
-BATCH_SIZE = 8
+MIN_TRACKED = 9  # images; fewer are predicted before a progress bar would be read
 
 # Options that apply to one task only.
 TASK_OPTIONS: dict[TaskName, set[str]] = {
@@ -41,10 +41,6 @@ TASK_OPTIONS: dict[TaskName, set[str]] = {
     "image-segmentation": set(),
 }
 
-CENTER_CROP = (
-    "The model's image processor crops images to their center, and masks are stretched to the whole image, as in "
-    "transformers. For masks that match: do_center_crop false, size height and width in preprocessor_config.json."
-)
 SAMPLES_FOLDER = Path("mobilevit-samples")
 NEXT_STEPS = {
     "Classify a garment:": "mobilevit predict photo.jpg --model garments",
@@ -71,7 +67,9 @@ def predict(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="IMAGES", help="Files, folders, glob patterns or URLs. Default: generated sample images."
+            metavar="IMAGES",
+            help="Files, folders, glob patterns or URLs; with the options for large datasets also Parquet files, "
+            "WebDataset shards, hf://, s3:// and gs://. Default: generated sample images.",
         ),
     ] = None,
     model: Annotated[
@@ -92,19 +90,19 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines: one object per image.")] = False,
     output: Annotated[
-        Path | None,
+        str | None,
         file_option(
             metavar="PATH",
             help="Write predictions to a .csv, .jsonl or .json (COCO) file, or to a folder in the format of --format; "
-            "a COCO, YOLO, VOC or PNG folder has copies of the images.",
+            "a COCO, YOLO, VOC or PNG folder has copies of the images, one of a large dataset has parts.",
         ),
     ] = None,
     prediction_format: Annotated[
         PredictionFormat | None,
         file_option(
             "--format",
-            help="Format of --output: yolo and voc for boxes, png and coco-polygons for masks. Default: that of its "
-            "ending.",
+            help="Format of --output: yolo and voc for boxes, png and coco-polygons for masks, parquet or jsonl for "
+            "large datasets. Default: that of its ending; for large datasets parquet.",
         ),
     ] = None,
     resume: Annotated[
@@ -136,10 +134,31 @@ def predict(
     compile: Annotated[
         bool, runtime_option("--compile", help="Compile the model, for many images; torch only.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        batch_option(
+            min=1,
+            help="Number of processes; with --ray at most this many. They write parts to the folder --output; "
+            "--resume continues a killed job.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        batch_option(
+            metavar="[ADDRESS]",
+            help="Run on a Ray cluster: HOST:PORT, or auto for the one of this machine, or a new one. Default: auto.",
+        ),
+    ] = None,
+    embeddings: Annotated[
+        bool, batch_option("--embeddings", help="Also write the pooled output of the encoder; torch only.")
+    ] = False,
+    chunk_size: Annotated[
+        int | None, batch_option(min=1, help="Maximum number of images per part. Default: 500.")
+    ] = None,
 ) -> None:
     """Classify or segment images, or detect objects in them.
 
-    An image that can't be read is reported and skipped; the exit code is then 1.
+    An image that can't be read is reported and skipped, or in parts a row with the reason; the exit code is then 1.
     """
     runtime = {
         "backend": str(backend),
@@ -148,7 +167,14 @@ def predict(
         "threads": threads,
         "compile": compile or None,
     }
-    destination = _find_destination(output, prediction_format, images, resume=resume)
+    batch = BatchOptions(workers, ray, embeddings, chunk_size)
+    if batch.are_given or is_batch(images or [], output, prediction_format):
+        other = {"--save": save, "--sort": sort, "--json": as_json, "--compile": compile}
+        check_options(images or [], output, prediction_format, [name for name, value in other.items() if value])
+        arguments = runtime | {"device": str(device), "top_k": top_k, "threshold": threshold, "resume": resume}
+        predict_batch(images or [], model or DEFAULT_MODEL, output or "", prediction_format, batch, arguments)
+        return
+    destination = _find_destination(Path(output) if output else None, prediction_format, images, resume=resume)
     if sort and save is None:
         raise ValueError("--sort: got no folder for the copies. Pass --save DIR.")
     options = Options(top_k, threshold, as_json, destination, save, sort, device, runtime)
@@ -242,9 +268,10 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
         "image-classification": {"top_k": top_k},
         "object-detection": {"threshold": threshold},
     }
-    results = _predict_ahead(predictor, sources, call_arguments.get(task, {}), options)
+    results = _predict_sources(predictor, sources, call_arguments.get(task, {}), options)
     with recorder.finish_or_note(task) if recorder else nullcontext():
-        for source, image, predictions in _track(results, len(sources)):
+        for result in _track(results, len(sources)):
+            source, image, predictions = result.item, result.loaded, result.predictions
             if isinstance(image, UnreadableImageError):
                 failures += 1
                 _report_unreadable(source, str(image), options.as_json)
@@ -265,7 +292,7 @@ def _predict_and_print(images: list[str], model: str, options: Options) -> tuple
 
 def _track(results: Iterator[Result], total: int) -> Iterator[Result]:
     """Yield results with a progress bar, if there are many."""
-    with console.show_progress(disable=total <= BATCH_SIZE) as progress:
+    with console.show_progress(disable=total < MIN_TRACKED) as progress:
         yield from progress.track(results, total=total, description="Predicting")
 
 
@@ -303,10 +330,10 @@ def _load_pipeline(task: TaskName, folder: Path, options: Options) -> "Pipeline"
     return predictor
 
 
-def _predict_ahead(
+def _predict_sources(
     predictor: "Pipeline", sources: list[str], arguments: dict[str, Any], options: Options
-) -> "Iterator[tuple[str, LoadedImage | UnreadableImageError, list[dict[str, Any]]]]":
-    """Yield each source with its image or the error, and the predictions by descending score or size.
+) -> "Iterator[Prediction[str, LoadedImage]]":
+    """Yield the predictions for each path or URL.
 
     Args:
         predictor: The pipeline.
@@ -314,54 +341,19 @@ def _predict_ahead(
         arguments: Of the pipeline's call.
         options: Options, which determine whether the pixels of images and the content of URLs are kept.
     """
-    from torch import nn
-
-    from ..data.images import UnreadableImageError, download, is_url, load_first_frame
-    from ..modeling.finite import NonFiniteOutputError
-    from ..modeling.modeling_mobilevit import MobileViTPreTrainedModel
-    from ..threads import map_ahead, num_workers
+    from ..batch.prediction import BATCH_SIZE, predict_images
+    from ..data.images import download, is_url, load_first_frame
     from .predict_outputs import LoadedImage
 
-    sort = sort_segments if predictor.task == "image-segmentation" else _sort_by_score
     draws = bool(options.save) and not options.sort
     copies = options.sort or bool(options.destination and options.destination.is_dataset)
 
-    def load_or_error(source: str) -> "tuple[Image.Image, LoadedImage] | UnreadableImageError":
-        try:
-            content = download(source) if is_url(source) else Path(source)
-            image, is_animated = load_first_frame(content)
-        except UnreadableImageError as error:
-            return error
-        kept = content if copies else b""
-        return image, LoadedImage(image.size, is_animated, image if draws else None, kept)
+    def load(source: str) -> "tuple[Image.Image, LoadedImage]":
+        content = download(source) if is_url(source) else Path(source)
+        image, is_animated = load_first_frame(content)
+        return image, LoadedImage(image.size, is_animated, image if draws else None, content if copies else b"")
 
-    drawn: deque[tuple[str, LoadedImage | UnreadableImageError]] = deque()
-
-    def readable_images() -> "Iterator[Image.Image]":
-        for source, loaded in zip(sources, map_ahead(load_or_error, sources, num_workers()), strict=True):
-            if isinstance(loaded, UnreadableImageError):
-                drawn.append((source, loaded))
-                continue
-            image, kept = loaded
-            drawn.append((source, kept))
-            yield image
-
-    # Other detectors may resize each image to another size, which can't be batched. An exported model is no module.
-    is_other = isinstance(predictor.model, nn.Module) and not isinstance(predictor.model, MobileViTPreTrainedModel)
-    batch_size = 1 if is_other else BATCH_SIZE
-    try:
-        for predictions in predictor(readable_images(), batch_size=batch_size, **arguments):
-            while isinstance(drawn[0][1], UnreadableImageError):
-                yield *drawn.popleft(), []
-            yield *drawn.popleft(), sort(predictions)
-    except NonFiniteOutputError as error:
-        batch = [source for source, image in drawn.copy() if not isinstance(image, UnreadableImageError)]
-        raise ValueError(f"{batch[error.index]}: {error.reason}") from error
-    yield from ((source, error, []) for source, error in drawn)
-
-
-def _sort_by_score(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(predictions, key=lambda prediction: -prediction["score"])
+    return predict_images(predictor, sources, load, arguments, pad=len(sources) > BATCH_SIZE)
 
 
 def _report_unreadable(source: str, reason: str, as_json: bool) -> None:

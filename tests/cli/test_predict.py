@@ -112,7 +112,7 @@ def test_first_frame_of_an_animation_is_predicted(mobilevit, classifier, image, 
 
 
 def test_images_are_predicted_in_batches(mobilevit, classifier, image, tmp_path, monkeypatch):
-    monkeypatch.setattr("mobilevit_hf.cli.predict.BATCH_SIZE", 2)
+    monkeypatch.setattr("mobilevit_hf.batch.prediction.BATCH_SIZE", 2)
     for i in range(5):
         image.rotate(72 * i).save(tmp_path / f"{i}.png")
     (tmp_path / "1.png").write_bytes(b"no image")
@@ -130,7 +130,7 @@ def test_images_are_predicted_in_batches(mobilevit, classifier, image, tmp_path,
 @pytest.mark.parametrize("terminal", ["output", "messages"])
 def test_progress_bar_leaves_a_redirected_stream_alone(mobilevit, classifier, photos, monkeypatch, terminal):
     """With one of the two streams on a terminal, the bar is shown there and the other has the usual content."""
-    monkeypatch.setattr("mobilevit_hf.cli.predict.BATCH_SIZE", 1)
+    monkeypatch.setattr("mobilevit_hf.cli.predict.MIN_TRACKED", 1)
     (photos / "z.jpg").write_text("no image")
     monkeypatch.setattr(cli.console, terminal, Console(stderr=terminal == "messages", force_terminal=True))
     _, out, err = mobilevit("predict", photos, "--model", classifier, "--json")
@@ -187,7 +187,7 @@ def assert_equal_detections(detections, expected):
 def test_detections_equal_those_of_the_stock_pipeline(
     mobilevit, detector_dir, photos, rotated_photo, monkeypatch, batch_size
 ):
-    monkeypatch.setattr("mobilevit_hf.cli.predict.BATCH_SIZE", batch_size)
+    monkeypatch.setattr("mobilevit_hf.batch.prediction.BATCH_SIZE", batch_size)
     code, out, err = mobilevit("predict", photos, "--model", detector_dir, "--threshold", "0.4", "--json")
     assert (code, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]

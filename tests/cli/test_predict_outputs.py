@@ -237,4 +237,4 @@ def test_output_without_images_is_rejected(mobilevit):
 def test_formats_of_the_option_are_those_of_the_writers():
     from mobilevit_hf.data.writers.destination import PREDICTION_FORMATS
 
-    assert tuple(map(str, PredictionFormat)) == PREDICTION_FORMATS
+    assert tuple(map(str, PredictionFormat)) == (*PREDICTION_FORMATS, "parquet")
