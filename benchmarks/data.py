@@ -178,7 +178,9 @@ def main() -> None:
                     sys.exit(f"\nA candidate failed. {error}")
     print_report(results, environment)
     if args.json:
-        args.json.write_text(json.dumps({"environment": environment, "results": results}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"environment": environment, "results": results}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def print_report(results: list[dict[str, Any]], environment: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ def work(
     seconds = sum(part.ru_utime + part.ru_stime for part in usage)
     predictions = [predict(str(data / image)) for image in images]
     result = {"length": length, "cpu_seconds": seconds, "predictions": predictions}
-    (runs / RESULT_FILE).write_text(json.dumps(result))
+    (runs / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def run(comparison: Comparison, candidate: str, args: argparse.Namespace, seed: 
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         command = [sys.executable, str(Path(sys.argv[0]).resolve()), "--worker", candidate, json.dumps(request)]
         subprocess.run(command, env=environment, stdout=sys.stderr, cwd=folder, check=True)
-        result = json.loads((folder / RUNS_FOLDER / RESULT_FILE).read_text())
+        result = json.loads((folder / RUNS_FOLDER / RESULT_FILE).read_text(encoding="utf-8"))
         scores = comparison.score(truth, result["predictions"])
     return {
         "images": {split_name: len(samples) for split_name, samples in splits.items()},
@@ -181,7 +181,7 @@ def main(comparison: Comparison) -> None:
         args.model = str(Path(args.model).resolve(strict=True))
     report: dict[str, Any] = {"environment": describe_environment(), "notes": comparison.notes, "results": []}
     if args.json and args.json.exists():
-        report = json.loads(args.json.read_text())
+        report = json.loads(args.json.read_text(encoding="utf-8"))
     for seed in args.seeds:
         for candidate in available({name: comparison.candidates[name] for name in args.candidates}):
             title = candidate

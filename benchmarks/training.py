@@ -235,7 +235,7 @@ def build(candidate: str, case: Case) -> Training:
 
 def waiting_for_data(case: Case) -> float:
     """Return the fraction of time that ours waited for images, median over all epochs but the first."""
-    lines = map(json.loads, Path(case.runs, OURS, "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, Path(case.runs, OURS, "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return statistics.median(line["waiting_for_data"] for line in lines if line["step"] > case.batches)
 
 
@@ -298,7 +298,7 @@ def main() -> None:
     print_report(results, environment)
     if args.json:
         report = {"environment": environment, "notes": NOTES, "results": results}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def build_cases(args: argparse.Namespace, folder: Path) -> list[Case]:

@@ -61,14 +61,14 @@ def write_yolo(classes: tuple[str, ...], splits: dict[str, Any], folder: Path) -
                 print(f"{sample.name}: left out, {error}.", file=sys.stderr)
                 continue
             rows = [_yolo_row(*item, size) for item in _objects(sample) if not item[2]]
-            (folder / "labels" / name / f"{file.stem}.txt").write_text("".join(rows))
+            (folder / "labels" / name / f"{file.stem}.txt").write_text("".join(rows), encoding="utf-8")
             if name == "test":
                 image = {"id": number, "file_name": str(file.relative_to(folder))}
                 truth["images"].append(image | dict(zip(("width", "height"), size, strict=True)))
                 truth["annotations"] += _coco_annotations(sample, number, len(truth["annotations"]) + 1)
     names = "".join(f"  {label}: {json.dumps(name)}\n" for label, name in enumerate(classes))
     paths = "".join(f"{name}: images/{name}\n" for name in SPLITS.values())
-    (folder / "data.yaml").write_text(f"path: {json.dumps(str(folder))}\n{paths}names:\n{names}")
+    (folder / "data.yaml").write_text(f"path: {json.dumps(str(folder))}\n{paths}names:\n{names}", encoding="utf-8")
     return truth
 
 

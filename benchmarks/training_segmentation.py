@@ -54,7 +54,7 @@ def write_masks(classes: tuple[str, ...], splits: dict[str, Any], folder: Path) 
             Image.fromarray(sample.mask.read()).save(mask)
             if name == "test":
                 truth["images"].append({"file_name": str(file.relative_to(folder)), "mask": str(mask)})
-    (folder / CLASSES_FILE).write_text("".join(f"{name}\n" for name in classes))
+    (folder / CLASSES_FILE).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     return truth
 
 
@@ -97,7 +97,7 @@ def train_peer(data: Path, runs: Path, minutes: float, seed: int, initial: str) 
     from torchvision.transforms import v2
 
     torch.manual_seed(seed)
-    classes = (data / CLASSES_FILE).read_text().splitlines()
+    classes = (data / CLASSES_FILE).read_text(encoding="utf-8").splitlines()
     net = smp.DeepLabV3Plus(ENCODER, encoder_weights=None, classes=len(classes))
     normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     augment = v2.Compose(

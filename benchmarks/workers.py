@@ -110,7 +110,7 @@ def serve(
         run: Runs what `build` returned once per turn of `take_turns`. A loop inside a library takes turns itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which ends its workers
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def reply(**fields: Any) -> None:
@@ -154,6 +154,7 @@ class Worker:
             text=True,
             bufsize=1,
             env=environment_without_allocator_settings(),
+            encoding="utf-8",
         )
         self.imported_mib = self.peak_mib = math.nan
         self.threads = 0

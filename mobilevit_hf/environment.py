@@ -60,7 +60,7 @@ def describe_hardware(device: "str | torch.device" = "cpu", *, num_processes: in
 def cpu_name() -> str | None:
     """Return the model name of the processor, None if the system doesn't report it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or None
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -72,8 +72,12 @@ def peak_memory() -> float:
 
     On Linux, `ru_maxrss` starts at the size of the parent process, so VmHWM is read instead.
     """
-    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status") as lines:
+    with contextlib.suppress(OSError, StopIteration), open("/proc/self/status", encoding="utf-8") as lines:
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / MIB
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / MIB
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)

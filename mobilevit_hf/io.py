@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 def mark_cache_entry(folder: Path, name: str) -> None:
     """Mark a finished folder as an entry of the cache, before it is renamed to `name`."""
-    (folder / CACHE_MARKER).write_text(name)
+    (folder / CACHE_MARKER).write_text(name, encoding="utf-8")
 
 
 def is_cache_entry(folder: Path) -> bool:

@@ -43,7 +43,7 @@ def processor_features() -> set[str]:
     if read := getattr(torch.cpu, "get_capabilities", None):  # newer than torch 2.8
         return {name for name, value in read().items() if value is True}
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
     return {flag for line in lines if line.startswith("flags") for flag in line.split()}

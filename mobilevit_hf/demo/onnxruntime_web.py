@@ -85,7 +85,9 @@ def _download_from_npm(folder: Path) -> None:
     if npm is None:
         raise OSError("not installed")
     command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
-    process = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+    process = subprocess.run(
+        command, cwd=folder.parent, capture_output=True, timeout=DOWNLOAD_SECONDS, encoding="utf-8"
+    )
     if process.returncode != 0:
         raise OSError(process.stderr or "failed")
     with tarfile.open(folder.parent / f"{PACKAGE}-{VERSION}.tgz") as archive:

@@ -203,7 +203,9 @@ def check_folder(folder: Path) -> None:
     """
     if folder.is_dir():
         index = folder / INDEX
-        if any(folder.iterdir()) and not (index.is_file() and PAGE_MARKER in index.read_text(errors="replace")):
+        if any(folder.iterdir()) and not (
+            index.is_file() and PAGE_MARKER in index.read_text(encoding="utf-8", errors="replace")
+        ):
             raise ValueError(
                 f"{folder}: got a folder with other files, expected a missing or empty one, or an earlier page. Pass "
                 "another folder."

@@ -284,7 +284,7 @@ def _detector_code(folder: Path) -> dict[str, Path | bytes]:
 def _make_card(folder: Path, repo_id: str, card_options: CardOptions) -> dict[str, Path | bytes]:
     """Return the card and the evaluation results; a handwritten card is returned unchanged."""
     path = folder / CARD
-    if path.is_file() and not is_generated(path.read_text(errors="replace")):
+    if path.is_file() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
         if _leads_out(folder, CARD):
             raise ValueError(f"{CARD} is a link out of the folder")
         return {CARD: path}

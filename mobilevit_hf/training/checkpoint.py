@@ -123,13 +123,13 @@ class History:
     def add(self, line: dict[str, Any]) -> None:
         """Append a line."""
         self.lines.append(line)
-        with explain_full_disk(self.path.parent), self.path.open("a") as file:
+        with explain_full_disk(self.path.parent), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a file that may be missing; damaged ones, such as an incomplete last line, are left out."""
-    for text in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         with suppress(ValueError):
             if isinstance(line := json.loads(text), dict) and isinstance(line.get("step"), int):
                 yield line
