@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -94,3 +95,47 @@ def draw_segmentation(folder, train=16, validation=8, side=64):
             Image.fromarray(mask).save(folder / f"{split}annot" / f"{i:03}.png")
     (folder / "classes.txt").write_text("\n".join(("background", *CLASSES)))
     return folder
+
+
+def save_shards(source, task, folder, num_shards=4):
+    """Save a dataset that this module has drawn as Parquet files, and return the folder."""
+    import datasets
+
+    from mobilevit_hf.data.reading import load_dataset
+
+    dataset = load_dataset(source)
+    classes = datasets.ClassLabel(names=list(dataset.classes))
+    features = {"image": datasets.Image(), "mask": datasets.Image()}
+    if task == "image-classification":
+        features = {"image": datasets.Image(), "label": classes}
+    elif task == "object-detection":
+        objects = {"bbox": datasets.List(datasets.Value("float32"), 4), "category": classes}
+        features = {"image": datasets.Image(), "objects": datasets.List(objects)}
+    (folder / "data").mkdir(parents=True)
+    for split, samples in dataset.splits.items():
+        rows = [_row(sample, task) for sample in samples]
+        columns = {name: [row[name] for row in rows] for name in features}
+        table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+        count = num_shards if split == "train" else 1
+        for index in range(count):
+            path = folder / "data" / f"{split}-{index:05}-of-{count:05}.parquet"
+            table.shard(count, index, contiguous=False).to_parquet(str(path))
+    if task == "image-segmentation":
+        (folder / "id2label.json").write_text(json.dumps(dict(enumerate(dataset.classes))))
+    return folder
+
+
+def _row(sample, task):
+    image = {"bytes": Path(sample.image).read_bytes(), "path": None}
+    if task == "image-classification":
+        return {"image": image, "label": sample.label}
+    if task == "object-detection":
+        boxes = sample.objects.boxes.tolist()
+        return {
+            "image": image,
+            "objects": [
+                {"bbox": [x1, y1, x2 - x1, y2 - y1], "category": label}
+                for (x1, y1, x2, y2), label in zip(boxes, sample.objects.labels.tolist(), strict=True)
+            ],
+        }
+    return {"image": image, "mask": {"bytes": Path(sample.mask.source).read_bytes(), "path": None}}

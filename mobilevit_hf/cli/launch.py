@@ -7,6 +7,11 @@ import sys
 WORLD_SIZE_VARIABLES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
+def is_first_of_node() -> bool:
+    """Return whether this process is the first of those that a launcher started on this machine, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def check_launcher() -> None:
     """Raise a ValueError if a launcher was asked for several processes and started one."""
     # On CPUs, `accelerate launch --num_processes N` starts a single process unless it runs under MPI; it sets

@@ -13,8 +13,10 @@ import typer
 from typer.exceptions import TyperException
 from wrapt import register_post_import_hook
 
+from ..training.signals import SharedError
 from . import console
 from .interrupts import EXIT_INTERRUPTED, exit_now, handle_interrupts
+from .launch import is_first_of_node
 
 DEBUG = "MOBILEVIT_DEBUG"
 TRACEBACK = "Traceback (most recent call last)"  # in the message of an error of another process
@@ -51,6 +53,8 @@ def _report(error: Exception) -> int:
         case BrokenPipeError():  # such as `mobilevit models | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return console.EXIT_ERROR
+        case SharedError() if not is_first_of_node():
+            pass
         case typer.Abort():
             console.log("error", "aborted: the standard input ended.", color="red")
             return console.EXIT_UNREADABLE

@@ -20,6 +20,7 @@ from ..training.arguments import DEFAULTS, TrainArguments, override_recipe, read
 from ..training.callbacks import TrainerCallback, TrainingProgress
 from ..training.signals import StoppedError
 from . import console
+from .launch import is_first_of_node
 from .options import DataArgument
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def _train(recipe: Path | None, options: dict[str, Any]) -> None:
         try:
             result = _train_in_default_folder(arguments, bar) if not arguments.output_dir else train(arguments, bar)
         except StoppedError as stop:
-            console.log("stopped", str(stop))
+            if is_first_of_node():
+                console.log("stopped", str(stop))
             raise typer.Exit(EXIT_SIGNAL + stop.signal) from None
     if int(os.environ.get("RANK", "0")) == 0:
         _print_result(result)

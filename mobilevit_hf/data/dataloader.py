@@ -3,16 +3,16 @@
 import atexit
 import multiprocessing
 import os
-import random
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
+import fsspec.asyn
 import torch
 import torch.utils.data
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler, default_collate
 
 from .images import LazyImage, UnreadableImageError
 from .sampler import MultiScaleBatchSampler, SampleSpec
+from .stream import Lane, LanePosition, ShardedSamples, count_lanes
 from .transforms import Mix, TrainingTransform, Transform
 from .types import Sample
 
@@ -150,79 +151,69 @@ class Deferred:
 
 
 class ImageStream(torch.utils.data.IterableDataset):
-    """Iterable dataset of batches, see `make_batch`, for samples without a known length.
+    """Endless iterable dataset of training batches, see `make_batch`, of samples without a known length.
 
-    Every worker of every process reads the whole stream and prepares every n-th batch. In training, all processes get
-    the same number of full batches; samples at the end that don't fill a batch for each worker of each process are
-    dropped.
+    Batch n of all processes is made of the next samples of lane n modulo the number of lanes, see `Lane`: neither
+    content nor order depends on the numbers of processes and workers. Worker w of process r prepares the batches
+    n = start + r + num_replicas * (w + num_workers * i), and reads only the lanes of these. If the product of both
+    numbers does not divide the number of lanes, several workers read the same lane, and each decodes its own batches.
+
+    A batch also has the `names` of its samples and its `position`: the lane, n, and the `LanePosition` after it.
 
     Args:
-        samples: Samples of a split; iterated again in each epoch.
-        transform: Transform from `make_transform`.
+        samples: Samples of a split.
+        transform: Transform from `make_transform` for training.
         batch_size: Number of samples in a batch.
-        size: (height, width) of the images in training; None for the evaluation of all samples in order.
+        size: (height, width) of the images.
         mix: Mixup and cutmix from `make_mix`.
-        seed: Seed of order and augmentation, together with the epoch.
-        buffer_size: Size of the shuffle buffer, from which the next sample is chosen at random.
+        seed: Seed of order and augmentation.
         rank: Rank of this process, 0..num_replicas-1.
         num_replicas: Number of processes that train together.
 
-    Raises:
-        ValueError: While iterating, if there are too few training samples for one batch per worker.
+    Attributes:
+        start: Number of the first batch, of all processes.
+        positions: Positions of the lanes at `start`; those that are missing are at the start of the dataset.
     """
 
     def __init__(
         self,
-        samples: Iterable[Sample],
+        samples: ShardedSamples,
         transform: Transform,
         batch_size: int,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int],
         *,
         mix: Mix | None = None,
         seed: int = 0,
-        buffer_size: int = 1000,
         rank: int = 0,
         num_replicas: int = 1,
     ) -> None:
         self.samples, self.transform, self.mix = samples, transform, mix
-        self.batch_size, self.size, self.buffer_size = batch_size, size, buffer_size
-        self.seed, self.rank, self.num_replicas = seed, rank, num_replicas
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which changes order and augmentation from the next iteration on."""
-        self.epoch = epoch
+        self.batch_size, self.size, self.seed = batch_size, size, seed
+        self.rank, self.num_replicas = rank, num_replicas
+        self.num_lanes = count_lanes(samples.num_shards)
+        self.start, self.positions = 0, dict[int, LanePosition]()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = torch.utils.data.get_worker_info()
         num_workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
-        num_shards, shard = self.num_replicas * num_workers, self.rank * num_workers + worker_id
-        items = self._shuffle(self.size) if self.size else enumerate(self.samples)
-        full, is_first = self.batch_size * num_shards, True
-        while group := list(islice(items, full)):
-            if self.size and len(group) < full:
-                if is_first:
-                    raise ValueError(
-                        f"got a stream of {len(group)} samples, expected at least {full}: a batch of "
-                        f"{self.batch_size} for each of {num_shards} workers. Use a smaller batch size or fewer "
-                        "workers."
-                    )
-                return
-            is_first = False
-            if batch := group[shard::num_shards]:
-                yield make_batch(batch, self.transform, self.mix)
+        readers: dict[int, Iterator[tuple[int, list[Any], LanePosition]]] = {}
+        first = self.start + self.rank + self.num_replicas * worker_id
+        for number in count(first, self.num_replicas * num_workers):
+            lane = number % self.num_lanes
+            if lane not in readers:
+                readers[lane] = self._read_lane(lane)
+            _, items, position = next(batch for batch in readers[lane] if batch[0] == number)
+            specs = [(SampleSpec(row, *self.size, seed), sample) for row, seed, sample in items]
+            batch = make_batch(specs, self.transform, self.mix)
+            yield batch | {"names": [sample.name for _, sample in specs], "position": (lane, number, position)}
 
-    def _shuffle(self, size: tuple[int, int]) -> Iterator[tuple[SampleSpec, Sample]]:
-        rng = random.Random(self.epoch + 1_000_003 * self.seed)
-        buffer: list[tuple[int, Sample]] = []
-        samples = enumerate(self.samples)
-        while buffer or (buffer := list(islice(samples, self.buffer_size))):
-            position = rng.randrange(len(buffer))
-            index, sample = buffer[position]
-            replacement = next(samples, None) or buffer.pop()
-            if position < len(buffer):
-                buffer[position] = replacement
-            yield SampleSpec(index, *size, rng.getrandbits(32)), sample
+    def _read_lane(self, number: int) -> Iterator[tuple[int, list[Any], LanePosition]]:
+        """Yield number, samples and end position of the batches of a lane."""
+        position = self.positions.get(number)
+        lane = Lane(self.samples, number, self.num_lanes, seed=self.seed, position=position)
+        items = iter(lane)
+        for batch in count(self.start + (number - self.start) % self.num_lanes, self.num_lanes):
+            yield batch, list(islice(items, self.batch_size)), lane.position
 
 
 def make_dataloader(
@@ -249,7 +240,7 @@ def make_dataloader(
         batch_size=None if batch_sampler is None else 1,
         batch_sampler=batch_sampler,
         num_workers=num_workers,
-        persistent_workers=num_workers > 0 and batches is not None,  # workers of a stream get the epoch at start
+        persistent_workers=num_workers > 0 and batches is not None,  # workers of a stream get its position at start
         pin_memory=pin_memory,
         collate_fn=dict,  # the datasets return batches
         worker_init_fn=partial(_init_worker, _exit_flag()) if num_workers else None,
@@ -271,6 +262,7 @@ def _init_worker(exits: Tensor, worker: int) -> None:
     The main process may still need batches to complete a step and save it. When it exits, Python sends SIGTERM to the
     workers and waits for them.
     """
+    fsspec.asyn.reset_lock()  # otherwise a forked worker may wait for a thread that only the main process has
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if exits else None)
     threading.Thread(target=_exit_with_parent, daemon=True).start()

@@ -50,7 +50,8 @@ def load_dataset(
         validation_fraction: Fraction of the training split to split off, stratified by class; 0 to disable it. The
             test split is never used for it.
         seed: Seed of the split, which is the same on every machine.
-        streaming: Whether to stream a dataset of the Hub, or Parquet files, instead of downloading it first.
+        streaming: Whether to stream a dataset of the Hub, Parquet files or WebDataset shards instead of downloading
+            or converting it first.
         revision: Revision of a dataset on the Hub.
         token: Hub token. None: the saved token.
 
@@ -129,8 +130,8 @@ def _read_path(path: Path, data_format: str | None, streaming: bool, task: TaskN
         folder, data_format = recognize(outer, DATA_FORMATS, data_format, task)
     if streaming and data_format != "datasets":
         raise ValueError(
-            f"streaming: got {path} in the format {data_format}, expected a Hub id or Parquet files. Disable "
-            "it: images of local folders are always read on access."
+            f"streaming: got {path} in the format {data_format}, expected a Hub id, Parquet files or WebDataset "
+            "shards (.tar). Disable it: images of local folders are always read on access."
         )
     options |= task_options(DATA_FORMATS[data_format], task)
     try:

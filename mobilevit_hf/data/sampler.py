@@ -77,7 +77,9 @@ class MultiScaleBatchSampler(Sampler[list[SampleSpec]]):
     normalization needs two. Order and shapes equal those of the official code's
     `variable_batch_sampler` with seed 0.
 
-    The sampler has no state to save: `set_epoch(epoch, start_batch)` continues in the middle of an epoch.
+    The sampler has no state to save: `set_epoch(epoch, start_batch)` continues in the middle of an epoch. The batches
+    of all processes consume its order from the start to the end, so that another number of processes, or other
+    shapes, continue with the samples that are left: `set_epoch(epoch, start_sample=...)`.
 
     Args:
         num_samples: Number of samples.
@@ -103,16 +105,31 @@ class MultiScaleBatchSampler(Sampler[list[SampleSpec]]):
         self.num_samples, self.seed, self.rank, self.num_replicas = num_samples, seed, rank, num_replicas
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Set the epoch, and skip its first `start_batch` batches."""
-        self.epoch, self.start_batch = epoch, start_batch
+    def set_epoch(self, epoch: int, start_batch: int = 0, *, start_sample: int = 0, order_replicas: int = 0) -> None:
+        """Set the epoch, and skip the samples and batches before its position.
+
+        Args:
+            epoch: Number of the epoch.
+            start_batch: Number of batches to skip.
+            start_sample: Position in the epoch's order at which its batches start, see `position`.
+            order_replicas: Number of processes that the epoch began with, which its order depends on; 0: the current.
+        """
+        self.epoch, self.start_batch, self.start_sample = epoch, start_batch, start_sample
         self._rng = random.Random(epoch + 1_000_003 * self.seed)  # runs with different seeds share no epoch
-        padded = -(-self.num_samples // self.num_replicas) * self.num_replicas
+        replicas = order_replicas or self.num_replicas
+        padded = -(-self.num_samples // replicas) * replicas
         order = [index % self.num_samples for index in range(padded)]
         self._rng.shuffle(order)
-        self._order = order[self.rank :: self.num_replicas]
+        self.order_length, left = len(order), order[start_sample:]
+        if left:  # after a start with another number of processes, they may not divide evenly
+            left += (order * self.num_replicas)[: -len(left) % self.num_replicas]
+        self._order = left[self.rank :: self.num_replicas]
         self._shapes = list(self._choose_shapes())
         self._first_seed = self._rng.getrandbits(32)
+
+    def position(self, batches: int) -> int:
+        """Return the number of samples that the batches of all processes have consumed after `batches` of each."""
+        return self.start_sample + self.num_replicas * sum(shape.size for shape in self._shapes[:batches])
 
     def __len__(self) -> int:
         return max(0, len(self._shapes) - self.start_batch)
@@ -134,4 +151,4 @@ class MultiScaleBatchSampler(Sampler[list[SampleSpec]]):
 
     def _seed_at(self, position: int) -> int:
         """Return a seed that is unique within the epoch, across processes."""
-        return (self._first_seed + position * self.num_replicas + self.rank) % 2**32
+        return (self._first_seed + self.start_sample + position * self.num_replicas + self.rank) % 2**32

@@ -137,7 +137,7 @@ class TrainArguments:
         Bound(lambda value: value >= 2, "2 or more folds"),
     )
     max_bad: float = option(0.05, "Abort if more than this fraction of the samples is invalid.", DATA, FRACTION)
-    streaming: bool = option(False, "Stream a Hub dataset instead of downloading it.", DATA)
+    streaming: bool = option(False, "Stream a Hub dataset, Parquet files or WebDataset shards (.tar).", DATA)
 
     task: str | None = option(
         None,

@@ -68,7 +68,7 @@ def cross_validate(
     """
     _check_options(arguments, accelerator)
     num_folds, folder = int(arguments.cross_validation or 0), Path(str(arguments.output_dir))
-    requested, _ = check_options(arguments, callback)
+    requested, _ = check_options(arguments, accelerator, callback)
     if arguments.push_to_hub:
         check_publication(requested, callback.on_message)
     data = read_data(requested, accelerator, callback)

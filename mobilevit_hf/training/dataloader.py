@@ -1,8 +1,10 @@
 """Batches of a training run."""
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -10,10 +12,13 @@ from accelerate.utils import send_to_device
 
 from ..data.dataloader import ImageDataset, ImageStream, make_dataloader
 from ..data.sampler import BatchShape, MultiScaleBatchSampler, SampleSpec, multi_scale_shapes
+from ..data.stream import LanePosition, ShardedSamples
 from ..data.transforms import make_transform
 from ..data.types import Sample
 from .arguments import TaskArguments
+from .distributed import count_node_processes
 from .initialization import STRIDE, InitialModel
+from .state import TrainerState
 from .tasks import TrainingTask
 
 # Training image sizes of the paper, relative to the model's input size (section 3.3).
@@ -67,6 +72,16 @@ def check_batches(arguments: TaskArguments, image_size: int, stride: int) -> Non
                 )
 
 
+def merge_lanes(
+    positions: Iterable[dict[int, tuple[int, tuple[int, ...]]]],
+) -> dict[int, tuple[int, tuple[int, ...]]]:
+    """Return the latest position of each lane of a stream in the processes, for a checkpoint."""
+    latest: dict[int, tuple[int, tuple[int, ...]]] = {}
+    for lane, (number, position) in sorted(chain(*(own.items() for own in positions))):
+        latest[lane] = (number, tuple(position))
+    return latest
+
+
 class TrainingDataLoader:
     """Loader of a run's batches, epoch by epoch."""
 
@@ -80,13 +95,16 @@ class TrainingDataLoader:
         batch_size, seed = arguments.per_device_train_batch_size, arguments.seed
         self.samples: Sequence[Sample] = ()
         self.sampler = None
+        self.stream_epoch = 0  # of the last batch of a stream
+        self.positions: dict[int, tuple[int, tuple[int, ...]]] = {}  # last batch of a stream's lanes, and its end
         if isinstance(samples, Sequence):
             self.samples = samples
             self.sampler = MultiScaleBatchSampler(len(samples), self._shapes(0.0), seed=seed, **ranks)
             data = self.images = ImageDataset(samples, transform, task.mix())
         else:
             size = (initial.image_size, initial.image_size)
-            data = self.stream = ImageStream(samples, transform, batch_size, size, mix=task.mix(), seed=seed, **ranks)
+            stream = cast(ShardedSamples, samples)
+            data = self.stream = ImageStream(stream, transform, batch_size, size, mix=task.mix(), seed=seed, **ranks)
         self.loader: Iterable[Any] = make_dataloader(
             data, self.sampler, num_workers=self._num_workers(), pin_memory=accelerator.device.type == "cuda"
         )
@@ -100,24 +118,48 @@ class TrainingDataLoader:
         return -(-len(self.samples) // (images * self.accelerator.num_processes))
 
     @property
-    def batches_per_epoch(self) -> int | None:
-        """Batches of this process in the current epoch; None for a stream."""
-        return None if self.sampler is None else len(self.sampler) + self.sampler.start_batch
+    def num_samples(self) -> int:
+        """Number of samples; 0 for a stream."""
+        return len(self.samples)
 
-    def epoch(
-        self, number: int, start_batch: int, progress: float
-    ) -> Generator[tuple[list[SampleSpec], dict[str, Any]], None, None]:
-        """Yield the batches of an epoch from `start_batch` on, with their sample specs (empty for a stream)."""
+    def epoch(self, state: TrainerState) -> Generator[tuple[Callable[[], list[str]], dict[str, Any]], None, None]:
+        """Yield the batches of an epoch from the position of a state on, each with a function that names its samples.
+
+        A stream has no end.
+        """
         if self.sampler is None:
-            self.stream.set_epoch(number)
-            for index, batch in enumerate(self.loader):
-                if index >= start_batch:
-                    yield [], send_to_device(batch, self.accelerator.device, non_blocking=True)
+            yield from self._read_stream(state)
             return
-        self.sampler.shapes = self._shapes(progress)
-        self.sampler.set_epoch(number, start_batch)
+        self.sampler.shapes = self._shapes(state.epoch_progress)
+        self.sampler.set_epoch(
+            state.epoch, state.batch, start_sample=state.start, order_replicas=state.order_processes
+        )
         for specs, batch in zip(self.sampler, self.loader, strict=True):
-            yield specs, send_to_device(batch, self.accelerator.device, non_blocking=True)
+            yield partial(self.names, specs), send_to_device(batch, self.accelerator.device, non_blocking=True)
+
+    def _read_stream(self, state: TrainerState) -> Iterator[tuple[Callable[[], list[str]], dict[str, Any]]]:
+        self.stream.start, self.positions = self.position(state), dict(state.lanes)
+        self.stream.positions = {lane: LanePosition(*values) for lane, (_, values) in state.lanes.items()}
+        for batch in self.loader:
+            lane, number, position = batch.pop("position")
+            names = partial(list, batch.pop("names"))
+            self.positions[lane] = (number, position)
+            self.stream_epoch = position.epoch
+            yield names, send_to_device(batch, self.accelerator.device, non_blocking=True)
+
+    def position(self, state: TrainerState) -> int:
+        """Return the position of all processes in the epoch: samples, or batches of a stream."""
+        num_replicas = self.accelerator.num_processes
+        if self.sampler is None:
+            return state.start + num_replicas * state.batch
+        return self.sampler.position(state.batch)
+
+    def completed_epochs(self, state: TrainerState) -> float:
+        """Return the completed epochs of a state in the current epoch; of a stream, the completed passes."""
+        if self.sampler is None:
+            return float(self.stream_epoch)
+        done, batches = state.start / self.sampler.order_length, len(self.sampler) + self.sampler.start_batch
+        return state.epoch + min(1.0, done) + max(0.0, 1 - done) * (state.batch / batches if batches else 0)
 
     def first_batches(self, num_images: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
         """Yield the first batches of the training with at least `num_images`, and the names of their images.
@@ -150,6 +192,10 @@ class TrainingDataLoader:
     def _num_workers(self) -> int:
         if self.arguments.dataloader_num_workers is not None:
             return self.arguments.dataloader_num_workers
-        cores = torch.multiprocessing.cpu_count() // self.accelerator.num_processes
+        cores = torch.multiprocessing.cpu_count() // count_node_processes(self.accelerator)
         # On a CPU one process loads while the model computes; more would take cores from the model.
-        return max(0, min(1 if self.accelerator.device.type == "cpu" else MAX_WORKERS, cores - 1))
+        workers = max(0, min(1 if self.accelerator.device.type == "cpu" else MAX_WORKERS, cores - 1))
+        if self.sampler is None and workers:  # as many as share the lanes of a stream evenly
+            lanes, processes = self.stream.num_lanes, self.accelerator.num_processes
+            return max((count for count in range(1, workers + 1) if lanes % (count * processes) == 0), default=1)
+        return workers

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.checks import DatasetReport
+from ..data.formats.table import SampleStream
 from ..data.types import Dataset, Sample
 from ..records import RESULTS_FILE
 from .arguments import HUB, TaskArguments, TrainArguments
@@ -20,6 +21,8 @@ MAY_CHANGE = (
     *DURATION, "resume", "output_dir", "save_steps", "save_total_limit", "logging_steps", "report_to",
     "dataloader_num_workers", "per_device_eval_batch_size", "compile", "max_bad",
 )  # fmt: skip
+# Arguments that may differ with another number of processes, so that a step keeps its number of images.
+BATCH_SIZES = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 def find_resume_checkpoint(arguments: TrainArguments, log: Callable[[str], object]) -> dict[str, Any] | None:
@@ -76,10 +79,15 @@ def raise_if_complete(output_dir: Path, step: int) -> None:
         )
 
 
-def check_resumed_arguments(arguments: TaskArguments, saved: dict[str, Any], *, also: Sequence[str] = ()) -> None:
-    """Check that a resumed run has the arguments of its checkpoint, except those in `MAY_CHANGE` but not in `also`."""
-    may_change = {*MAY_CHANGE}.difference(also)
-    fixed = {f.name for f in dataclasses.fields(arguments) if f.metadata["panel"] != HUB} - may_change
+def check_resumed_arguments(
+    arguments: TaskArguments, saved: dict[str, Any], *, also: Sequence[str] = (), may_change: Sequence[str] = ()
+) -> None:
+    """Check that a resumed run has the arguments of its checkpoint.
+
+    Those in `MAY_CHANGE` but not in `also`, and those in `may_change`, may differ.
+    """
+    changing = {*MAY_CHANGE, *may_change}.difference(also)
+    fixed = {f.name for f in dataclasses.fields(arguments) if f.metadata["panel"] != HUB} - changing
     if not arguments.streaming:
         fixed.remove("data")  # compared by `check_resumed_data`, wherever the dataset is
     own = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(arguments) if f.name in fixed}
@@ -98,9 +106,11 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     The test split is left out, which training does not depend on.
     """
     splits = {name: split for name, split in dataset.splits.items() if isinstance(split, Sequence) and name != "test"}
+    stream = dataset.splits.get("train")
     return {
         "classes": list(dataset.classes),
         "images": {name: len(split) for name, split in splits.items()},
+        "shards": {"train": stream.num_shards} if isinstance(stream, SampleStream) else {},
         "annotations": {name: _hash_annotations(split) for name, split in splits.items()},
     }
 
@@ -117,14 +127,14 @@ def check_resumed_data(arguments: TaskArguments, data: dict[str, Any], saved: di
     Raises:
         ValueError: If they differ. The message names the first difference.
     """
-    if difference := _find_difference(data, saved):
+    if difference := find_difference(data, saved):
         raise ValueError(
             f"{arguments.data}: got {difference}. Restore the dataset to resume, or train the saved weights on this "
             f"one: --model {arguments.output_dir} --output-dir NEW"
         )
 
 
-def _find_difference(data: dict[str, Any], saved: dict[str, Any]) -> str | None:
+def find_difference(data: dict[str, Any], saved: dict[str, Any], origin: str = "the checkpoint") -> str | None:
     """Return the first difference of two datasets, as `X, expected Y`."""
     classes, before = data["classes"], saved["classes"]
     if classes != before:
@@ -134,12 +144,16 @@ def _find_difference(data: dict[str, Any], saved: dict[str, Any]) -> str | None:
         )
         if added == removed:
             return f"the classes in the order {', '.join(classes)}, expected {', '.join(before)}"
-        return f"other classes than the checkpoint (added: {added}; removed: {removed}), expected the same"
-    for kind, text in (("images", "{} {} images"), ("valid_images", "{} valid {} images")):
+        return f"other classes than {origin} (added: {added}; removed: {removed}), expected the same"
+    for kind, text in (
+        ("images", "{} {} images"),
+        ("shards", "{} shards of the {} split"),
+        ("valid_images", "{} valid {} images"),
+    ):
         for split in sorted({*data.get(kind, ()), *saved.get(kind, ())} if kind in data else ()):
             counts = [values[kind].get(split, 0) for values in (data, saved)]
             if counts[0] != counts[1]:
-                return f"{text.format(counts[0], split)}, expected {counts[1]} as in the checkpoint"
+                return f"{text.format(counts[0], split)}, expected {counts[1]} as in {origin}"
     for kind, text in (
         ("annotations", "file names, labels or boxes"),
         ("pixels", "images under the same names"),
@@ -147,7 +161,7 @@ def _find_difference(data: dict[str, Any], saved: dict[str, Any]) -> str | None:
     ):
         for split, value in data.get(kind, {}).items():
             if value != saved.get(kind, {}).get(split):
-                return f"other {text} in the {split} split, expected those of the checkpoint"
+                return f"other {text} in the {split} split, expected those of {origin}"
     return None
 
 

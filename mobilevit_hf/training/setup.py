@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
@@ -28,23 +28,24 @@ from ..tasks import MIN_TOP_5_CLASSES, TASKS, TaskName
 from .arguments import DEFAULT_LENGTH, FROM_SCRATCH_LENGTH_FACTOR, TaskArguments, TrainArguments
 from .callbacks import TrainerCallback
 from .dataloader import TrainingDataLoader, check_batches
+from .distributed import broadcast_model, check_equal_on_nodes, run_in_main_process, run_once_per_node
 from .ema import EMA
 from .initialization import InitialModel, check_initial_checkpoint, choose_initial_checkpoint
 from .optimization import Schedule, create_optimizer
 from .push_to_hub import check_publication
 from .record import create_record
 from .resume import (
+    BATCH_SIZES,
     check_incomplete,
     check_resumed_arguments,
     check_resumed_data,
     describe_data,
     describe_images,
+    find_difference,
     find_resume_checkpoint,
 )
 from .summary import summarize_run, warn_of_few_images
 from .tasks import TRAINING_TASKS, LossFunction, TrainingTask
-
-T = TypeVar("T")
 
 # What is done with duplicates, of which a dataset may have many: one message tells their number.
 DUPLICATES: dict[ProblemKind, str] = {
@@ -115,14 +116,15 @@ def prepare_run(
 
     The output directory is locked.
     """
-    requested, resumed = check_options(arguments, callback)
-    publishes = arguments.push_to_hub and accelerator.is_main_process
-    repo_id = check_publication(requested, callback.on_message) if publishes else None
+    requested, resumed = check_options(arguments, accelerator, callback)
+    repo_id = None
+    if arguments.push_to_hub:
+        repo_id = run_in_main_process(accelerator, lambda: check_publication(requested, callback.on_message))
     data = data or read_data(requested, accelerator, callback, resumed)
     dataset, report = data.dataset, data.report
     complete = requested.for_task(dataset.task)
     if resumed:
-        _check_resumed(complete, data.identity, resumed)
+        _check_resumed(complete, data.identity, resumed, accelerator)
     set_seed(arguments.seed)
     task = TRAINING_TASKS[dataset.task](complete, dataset)
     initial = task.create_model(report)
@@ -131,23 +133,26 @@ def prepare_run(
     run = build_run(complete, accelerator, task, initial, report)
     if accelerator.is_main_process:
         run.record = create_record(requested, complete, report, initial.image_size)
-    run.data, run.resumed, run.repo_id = data.identity, resumed, repo_id
+    run.data, run.resumed = data.identity, resumed
+    run.repo_id = repo_id if accelerator.is_main_process else None
     run.summary = summarize_run(run, report, initial.image_size)
     run.warning = None if arguments.cross_validation else warn_of_few_images(report)
     return run
 
 
 def check_options(
-    arguments: TrainArguments, callback: TrainerCallback
+    arguments: TrainArguments, accelerator: Accelerator, callback: TrainerCallback
 ) -> tuple[TrainArguments, dict[str, Any] | None]:
-    """Check what needs no dataset; return the arguments with an initial checkpoint, and the checkpoint to resume."""
-    check_source(arguments.data, arguments.data_format)
-    resumed = find_resume_checkpoint(arguments, callback.on_message)
-    requested = dataclasses.replace(arguments, model=_choose_model(arguments, resumed, callback))
-    check_initial_checkpoint(
-        str(requested.model), {kind for task in TRAINING_TASKS.values() for kind in task.model_types}
-    )
-    return requested, resumed
+    """Check what needs no dataset; return the arguments with an initial checkpoint, and the checkpoint to resume.
+
+    The main process alone needs the output directory; each node needs the dataset and the initial checkpoint.
+    """
+    run_once_per_node(accelerator, lambda: check_source(arguments.data, arguments.data_format))
+    resumed = run_in_main_process(accelerator, lambda: find_resume_checkpoint(arguments, callback.on_message))
+    model = run_in_main_process(accelerator, lambda: _choose_model(arguments, resumed, callback))
+    model_types = {kind for task in TRAINING_TASKS.values() for kind in task.model_types}
+    run_once_per_node(accelerator, lambda: check_initial_checkpoint(model, model_types))
+    return dataclasses.replace(arguments, model=model), resumed
 
 
 def read_data(
@@ -157,15 +162,15 @@ def read_data(
     resumed: dict[str, Any] | None = None,
 ) -> TrainingData:
     """Load the dataset, compare it with that of the resumed run, scan it, and report its problems."""
-    dataset = load_training_dataset(arguments)
+    dataset, identity = run_once_per_node(accelerator, lambda: _load_and_describe(arguments))
+    check_equal_on_nodes(accelerator, identity, partial(_describe_difference, arguments.data))
     complete = arguments.for_task(dataset.task)
     _check_metric(complete, dataset)
     check_initial_checkpoint(str(arguments.model), TRAINING_TASKS[dataset.task].model_types)
     warn = partial(callback.on_message, kind="warning")
     drop_unlabeled_test(dataset, warn)
-    identity = describe_data(dataset)
     if resumed:
-        _check_resumed(complete, identity, resumed)
+        _check_resumed(complete, identity, resumed, accelerator)
     dataset, report = scan_dataset(dataset, accelerator, arguments.max_bad, warn)
     identity |= describe_images(report)
     if resumed:
@@ -192,10 +197,23 @@ def _check_metric(arguments: TaskArguments, dataset: Dataset) -> None:
         )
 
 
-def _check_resumed(arguments: TaskArguments, identity: dict[str, Any], resumed: dict[str, Any]) -> None:
-    check_resumed_arguments(arguments, resumed["arguments"])
+def _load_and_describe(arguments: TrainArguments) -> tuple[Dataset, dict[str, Any]]:
+    dataset = load_training_dataset(arguments)
+    return dataset, describe_data(dataset)
+
+
+def _describe_difference(source: str, other: dict[str, Any], expected: dict[str, Any]) -> str:
+    difference = find_difference(other, expected, "the main process")
+    return f"data: got {source} with {difference}. Copy the same dataset to each node, or use a shared folder."
+
+
+def _check_resumed(
+    arguments: TaskArguments, identity: dict[str, Any], resumed: dict[str, Any], accelerator: Accelerator
+) -> None:
+    may_change = () if len(resumed["random_states"]) == accelerator.num_processes else BATCH_SIZES
+    check_resumed_arguments(arguments, resumed["arguments"], may_change=may_change)
     check_resumed_data(arguments, identity, resumed["data"])
-    check_incomplete(arguments, resumed)
+    run_in_main_process(accelerator, lambda: check_incomplete(arguments, resumed))
 
 
 def _choose_model(arguments: TrainArguments, resumed: dict[str, Any] | None, callback: TrainerCallback) -> str:
@@ -292,20 +310,6 @@ def scan_dataset(
     return drop_invalid(dataset, report, max_bad), report
 
 
-def run_in_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
-    """Call a function in the main process; return its result, or raise its error, in all processes."""
-    results: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            results = [function()]
-        except Exception as error:  # raised below in all processes
-            results = [error]
-    broadcast_object_list(results)
-    if isinstance(results[0], Exception):
-        raise results[0]
-    return results[0]
-
-
 def build_run(
     arguments: TaskArguments,
     accelerator: Accelerator,
@@ -323,6 +327,7 @@ def build_run(
         backbone = initial.model.get_submodule("backbone" if hasattr(initial.model, "backbone") else "mobilevit")
         frozen = backbone.requires_grad_(False)
     model = initial.model.to(accelerator.device, memory_format=torch.channels_last)
+    broadcast_model(accelerator, model)
     use_fast_layers(model)
     optimizer = create_optimizer(
         model,

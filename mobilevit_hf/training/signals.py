@@ -1,4 +1,4 @@
-"""Handling of SIGINT (Ctrl-C) and SIGTERM during training."""
+"""Handling of SIGINT (Ctrl-C) and SIGTERM during training, and errors that end it."""
 
 import signal
 import threading
@@ -13,6 +13,10 @@ class StoppedError(Exception):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class SharedError(ValueError):
+    """Error of another process that ends this one too; the first process of each node prints it."""
 
 
 @contextmanager

@@ -25,7 +25,12 @@ class TrainerState:
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0  # in the current epoch, per process
+    batch: int = 0  # of each process, since `start`
+    start: int = 0  # position at which the current number of processes took over, see `TrainingDataLoader.position`
+    position: int = 0  # of the checkpoint
+    order_processes: int = 0  # number of processes that the epoch began with, if it was another than the current
+    lanes: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # see `TrainingDataLoader.positions`
+    step_offset: float = 0.0  # steps of the current size that the run has done less or more than `step`
     epoch_progress: float = 0.0  # completed fraction of the training at the start of the current epoch
     seconds: float = 0.0  # without interruptions
     evaluations: int = 0

@@ -5,7 +5,7 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 
 from ..data.dataloader import explain_killed_worker
-from ..data.sampler import SampleSpec
 from ..evaluation import EvaluationResult, evaluate_model
 from ..evaluation.evaluator import RESAMPLES
 from ..io import write_text
@@ -25,15 +24,18 @@ from ..records import RESULTS_FILE, CrossValidationRecord
 from ..tasks import TASKS
 from .arguments import TrainArguments
 from .callbacks import TrainerCallback, TrainingProgress
+from .change_processes import change_processes
 from .checkpoint import History, explain_full_disk, remove_leftovers, save_checkpoint, save_model
 from .cross_validation import cross_validate, mean_threshold
+from .dataloader import merge_lanes
+from .distributed import explain_lost_process, run_in_main_process
 from .output_dir import HISTORY_FILE, RECIPE_FILE, TABLE_FILE, TEST_FILE, TRACKER_PROJECT, lock_output_dir
 from .push_to_hub import publish_result
 from .record import write_results, write_training_record
 from .reports import first_images, write_reports
 from .results_table import evaluation_values, write_results_table
 from .resume import raise_if_complete
-from .setup import Run, TrainingData, create_accelerator, prepare_run, run_in_main_process
+from .setup import Run, TrainingData, create_accelerator, prepare_run
 from .signals import StoppedError, catch_signals
 from .state import ThroughputMeter, TrainerState, TrainingResult
 from .time_limit import CLOSING_SECONDS, estimate_test, reserve_seconds, skips_test
@@ -62,6 +64,7 @@ def train(arguments: TrainArguments, callback: TrainerCallback | None = None) ->
     if callback is None or not accelerator.is_main_process:
         callback = TrainerCallback()
     with ExitStack() as stack:
+        stack.enter_context(explain_lost_process(accelerator))
         lock = lock_output_dir(Path(str(arguments.output_dir)))
         run_in_main_process(accelerator, lambda: stack.enter_context(lock))
         if arguments.cross_validation:
@@ -143,6 +146,7 @@ class Trainer:
             self.run.ema.load_state_dict(saved["ema"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
+        change_processes(self.run, self.state, saved, self.callback.on_message)
         random_state = saved["random_states"][self.accelerator.process_index % len(saved["random_states"])]
         torch.set_rng_state(random_state["cpu"])
         if "cuda" in random_state and self.accelerator.device.type == "cuda":
@@ -158,7 +162,7 @@ class Trainer:
                 f"and loading the model took {self.state.seconds:.0f} s, and {CLOSING_SECONDS:.0f} s are reserved for "
                 "the end. Increase it."
             )
-        raise_if_complete(self.output_dir, self.state.step)
+        run_in_main_process(self.accelerator, lambda: raise_if_complete(self.output_dir, self.state.step))
 
     def _open_output(self) -> None:
         if self.accelerator.is_main_process:
@@ -178,11 +182,11 @@ class Trainer:
     def _train_epoch(self, signals: list[int]) -> None:
         state = self.state
         self._set_train_mode()
-        with closing(self.run.loader.epoch(state.epoch, state.batch, state.epoch_progress)) as batches:
-            for specs, batch in self.meter.watch(batches):
+        with closing(self.run.loader.epoch(state)) as batches:
+            for name_samples, batch in self.meter.watch(batches):
                 losses = self._train_batch(batch)
                 state.batch += 1
-                self.meter.add(losses, len(batch["pixel_values"]), partial(self._fail, state.step + 1, specs))
+                self.meter.add(losses, len(batch["pixel_values"]), partial(self._fail, state.step + 1, name_samples))
                 if not self.accelerator.sync_gradients:
                     continue
                 state.step += 1
@@ -193,6 +197,7 @@ class Trainer:
                 if self.progress >= 1:
                     return
         state.epoch, state.batch, state.epoch_progress = state.epoch + 1, 0, self.progress
+        state.start, state.order_processes = 0, 0
 
     def _train_batch(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Run forward and backward pass, and the optimizer step after the last accumulated batch."""
@@ -272,7 +277,7 @@ class Trainer:
         state.seconds = self.seconds_before + time.monotonic() - self.began
         fractions = [0.0]
         if num_steps:
-            fractions.append(state.step / num_steps)
+            fractions.append((state.step + state.step_offset) / num_steps)
         if self.run.max_seconds is not None:
             reserve = reserve_seconds(state.evaluation_seconds, self._test_seconds(), self.run.max_seconds)
             fractions.append(state.seconds / max(self.run.max_seconds - reserve, 1e-3))
@@ -296,9 +301,9 @@ class Trainer:
         if self.run.frozen is not None:  # keeps its batch-norm statistics
             self.run.frozen.eval()
 
-    def _fail(self, step: int, specs: list[SampleSpec]) -> None:
+    def _fail(self, step: int, name_samples: Callable[[], list[str]]) -> None:
         """Raise the error for a loss that is not finite."""
-        names = ", ".join(self.run.loader.names(specs)) or "images of a stream"
+        names = ", ".join(name_samples())
         raise self._divergence(f"The loss is not finite at step {step}, on these images: {names}.")
 
     def _divergence(self, fact: str) -> ValueError:
@@ -320,11 +325,11 @@ class Trainer:
     # --- logging, evaluation and checkpoints -------------------------------------------------------------------------
 
     def _current_progress(self) -> TrainingProgress:
-        state, per_epoch = self.state, self.run.loader.batches_per_epoch
+        state = self.state
         return TrainingProgress(
             progress=self.progress,
             step=state.step,
-            epoch=round(state.epoch + (state.batch / per_epoch if per_epoch else 0), 3),
+            epoch=round(self.run.loader.completed_epochs(state), 3),
             loss=self.meter.mean_loss,
             learning_rate=self.learning_rate,
             images_per_second=self.meter.images_per_second * self.accelerator.num_processes,
@@ -445,6 +450,8 @@ class Trainer:
         if self.accelerator.device.type == "cuda":
             random_state["cuda"] = torch.cuda.get_rng_state()
         random_states = gather_object([random_state])
+        self.state.position = self.run.loader.position(self.state)
+        self.state.lanes = merge_lanes(gather_object([self.run.loader.positions]))
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             content = {
@@ -468,9 +475,10 @@ class Trainer:
     def _finish(self) -> TrainingResult:
         """Evaluate the saved weights with confidence intervals, write record and reports, and publish."""
         dataset = self.run.task.dataset
-        self.accelerator.wait_for_everyone()  # until the main process has written them
-        saved = type(self.run.model).from_pretrained(self.output_dir)
-        self.run.model.load_state_dict(saved.state_dict())
+        load = type(self.run.model).from_pretrained
+        self.run.model.load_state_dict(
+            run_in_main_process(self.accelerator, lambda: load(self.output_dir).state_dict())
+        )
         if self.evaluation is None:  # the saved weights are not the last
             self.evaluation = self._evaluate_split("validation", RESAMPLES)
         metric, folds = self.arguments.metric_for_best_model, self.run.cross_validation

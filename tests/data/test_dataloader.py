@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -298,67 +299,68 @@ def test_images_of_different_sizes_raise(labeled_samples):
     assert len(list(make_dataloader(data, 1))) == 14
 
 
-class Stream:
-    """Samples without a length."""
+class Shards:
+    """Samples without a length, in shards of every n-th."""
 
-    def __init__(self, samples):
-        self.samples = samples
+    def __init__(self, samples, num_shards=1):
+        self.samples, self.num_shards = samples, num_shards
 
-    def __iter__(self):
-        return iter(self.samples)
-
-
-def make_stream(samples, batch_size=2, size=(32, 32), **options):
-    return ImageStream(Stream(samples), make_training_transform(samples), batch_size, size, **options)
+    def read_shard(self, shard, start=0):
+        return iter(self.samples[shard :: self.num_shards][start:])
 
 
-def image_ids(batches):
-    return [int(label["image_id"]) for batch in batches for label in batch["labels"]]
+def make_streams(samples, num_replicas=1, num_shards=1, batch_size=2, **options):
+    """Return the streams of all processes."""
+    arguments = (Shards(samples, num_shards), make_training_transform(samples), batch_size, (32, 32))
+    return [ImageStream(*arguments, rank=rank, num_replicas=num_replicas, **options) for rank in range(num_replicas)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("num_replicas", [1, 3])
-def test_processes_and_workers_share_a_stream(samples, workers, num_replicas):
-    streams = [make_stream(samples, 1, rank=rank, num_replicas=num_replicas) for rank in range(num_replicas)]
-    batches = [list(make_dataloader(stream, num_workers=workers)) for stream in streams]
-    num_shards = num_replicas * max(1, workers)
-    assert {len(part) for part in batches} == {14 // num_shards * max(1, workers)}
-    ids = [index for part in batches for index in image_ids(part)]
-    assert len(set(ids)) == len(ids) == 14 // num_shards * num_shards
+def read_streams(streams, steps, workers=0):
+    """Return the first batches of all processes, in the order of their numbers."""
+    batches = [islice(make_dataloader(stream, num_workers=workers), steps) for stream in streams]
+    return [batch for step in zip(*batches, strict=True) for batch in step]
 
 
-def test_stream_is_shuffled_in_a_buffer(samples):
-    stream = make_stream(samples, buffer_size=4)
-    epochs = []
-    for epoch in (0, 1):
-        stream.set_epoch(epoch)
-        epochs.append(list(make_dataloader(stream)))
-    first, second = map(image_ids, epochs)
-    assert sorted(first) == sorted(second) == list(range(14))
-    assert list(range(14)) != first != second
-    assert all(index <= position + 3 for position, index in enumerate(first))
-    stream.set_epoch(0)
-    assert_equal_batches(list(make_dataloader(stream)), epochs[0])
-    with_workers = make_dataloader(stream, num_workers=2)
-    ids = [tuple(image_ids(with_workers)) for stream.epoch in (0, 1)]  # new workers start with the current epoch
-    assert ids[0] != ids[1]
+@pytest.mark.parametrize(
+    ("workers", "num_replicas"), [(0, 2), (0, 3), (2, 1), pytest.param(2, 3, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("num_shards", [1, 4])
+def test_batches_of_a_stream_are_independent_of_processes_and_workers(samples, workers, num_replicas, num_shards):
+    expected = read_streams(make_streams(samples, 1, num_shards), 12)
+    batches = read_streams(make_streams(samples, num_replicas, num_shards), 12 // num_replicas, workers)
+    assert [batch["names"] for batch in batches] == [batch["names"] for batch in expected]
+    assert [batch["position"] for batch in batches] == [batch["position"] for batch in expected]
+    assert_equal_batches(batches, expected)
+    names = [name for batch in expected[: 14 // 2] for name in batch["names"]]
+    assert num_shards > 1 or sorted(names) == sorted(sample.name for sample in samples)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_of_a_stream_yields_all_samples(labeled_samples, workers):
-    transform = make_transform("image-classification", PROCESSOR, training=False)
-    batches = list(make_dataloader(ImageStream(Stream(labeled_samples), transform, 4), num_workers=workers))
-    labels = torch.cat([batch["labels"] for batch in batches])
-    assert sorted(labels.tolist()) == sorted(sample.label for sample in labeled_samples)
-    if workers == 0:
-        assert labels.tolist() == [sample.label for sample in labeled_samples]
+@pytest.mark.parametrize(("start", "num_replicas"), [(1, 1), (5, 2), (9, 3)])
+def test_stream_continues_with_any_number_of_processes(samples, start, num_replicas):
+    expected = read_streams(make_streams(samples, 1, 4), 15)
+    positions = {lane: position for lane, _, position in (batch["position"] for batch in expected[:start])}
+    streams = make_streams(samples, num_replicas, 4)
+    for stream in streams:
+        stream.start, stream.positions = start, positions
+    assert_equal_batches(read_streams(streams, (15 - start) // num_replicas), expected[start:])
 
 
-def test_stream_shorter_than_a_batch_raises(labeled_samples):
-    with pytest.raises(
-        ValueError, match=r"got a stream of 14 samples, expected at least 20: a batch of 10 for each of 2"
-    ):
-        list(make_dataloader(make_stream(labeled_samples, 10, num_replicas=2)))
+def test_worker_reads_only_its_lanes(labeled_samples):
+    class CountedShards(Shards):
+        def read_shard(self, shard, start=0):
+            read.append(shard)
+            return super().read_shard(shard, start)
+
+    read, streams = [], make_streams(labeled_samples, 2, 4)
+    for stream in streams:
+        stream.samples = CountedShards(labeled_samples, 4)
+    shards = []
+    for stream in streams:
+        list(islice(stream, 2))
+        shards.append({*read})
+        read.clear()
+    assert len(shards[0]) == len(shards[1]) == 2
+    assert not shards[0] & shards[1]
 
 
 @pytest.fixture

@@ -149,3 +149,56 @@ def test_epoch_resumes_at_start_batch():
 def test_invalid_arguments_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[:1]])
+@pytest.mark.parametrize(("num_samples", "before", "now"), [(96, 4, 2), (96, 1, 3), (101, 3, 2), (40, 2, 5)])
+@pytest.mark.parametrize("steps", [1, 2, 100])
+def test_other_processes_continue_with_the_samples_that_are_left(num_samples, before, now, steps, shapes):
+    def start(processes, **position):
+        samplers = [
+            MultiScaleBatchSampler(num_samples, shapes, rank=r, num_replicas=processes) for r in range(processes)
+        ]
+        for sampler in samplers:
+            sampler.set_epoch(2, **position)
+        return samplers
+
+    first = start(before)
+    steps = min(steps, len(first[0]))
+    position = first[0].position(steps)
+    done = [index for sampler in first for batch in list(sampler)[:steps] for index in sample_indices([batch])]
+    assert position == len(done)
+    second = start(now, start_sample=position, order_replicas=before)
+    schedules = {tuple(map(batch_shape, sampler)) for sampler in second}
+    assert len(schedules) == 1
+    left = [index for sampler in second for index in sample_indices(sampler)]
+    counts = Counter(done + left)
+    assert set(counts) == set(range(num_samples))
+    # Samples that fill the last step, and those that make the numbers of both processes divide the samples.
+    largest = max(shape.size for shape in shapes)
+    assert sum(counts.values()) - num_samples <= max(before, now) * largest + before + now
+    if position >= num_samples:
+        assert not left
+    if num_samples == 96 and shapes == SHAPES[:1] and steps == 1:
+        order = [index for group in zip(*map(sample_indices, start(1)), strict=True) for index in group]
+        assert set(done) == set(order[:position])
+
+
+def test_no_sample_is_lost_or_repeated_with_another_number_of_processes():
+    """Sizes that divide evenly: every sample exactly once, wherever the first processes stop."""
+    for before, now in ((4, 2), (2, 4), (1, 4), (4, 1)):
+        for steps in range(96 // (4 * before) + 1):
+            first = [
+                MultiScaleBatchSampler(96, [BatchShape(32, 32, 4)], rank=r, num_replicas=before) for r in range(before)
+            ]
+            done = [index for sampler in first for index in sample_indices(list(sampler)[:steps])]
+            second = [
+                MultiScaleBatchSampler(96, [BatchShape(32, 32, 4)], rank=r, num_replicas=now) for r in range(now)
+            ]
+            for sampler in second:
+                sampler.set_epoch(0, start_sample=len(done), order_replicas=before)
+            left = [index for sampler in second for index in sample_indices(sampler)]
+            is_even = (96 - len(done)) % (4 * now) == 0
+            counts = Counter(done + left)
+            assert set(counts) == set(range(96))
+            assert not is_even or sum(counts.values()) == 96

@@ -10,6 +10,7 @@ from mobilevit_hf.data.reading import load_dataset
 from mobilevit_hf.training.arguments import TrainArguments
 from mobilevit_hf.training.dataloader import TrainingDataLoader, batch_shapes, check_batches
 from mobilevit_hf.training.initialization import create_classifier, create_detector
+from mobilevit_hf.training.state import TrainerState
 from mobilevit_hf.training.tasks import TRAINING_TASKS
 
 
@@ -74,11 +75,13 @@ def test_processes_get_equal_shapes_and_distinct_images(task, multi_scale, small
     shapes, orders = set(), set()
     for epoch in range(4):
         names = []
-        for batches in zip(*(loader.epoch(epoch, 0, epoch / 4) for loader in loaders), strict=True):
+        for batches in zip(
+            *(loader.epoch(TrainerState(epoch=epoch, epoch_progress=epoch / 4)) for loader in loaders), strict=True
+        ):
             sizes = {tuple(batch["pixel_values"].shape) for _, batch in batches}
             assert len(sizes) == 1
             shapes |= sizes
-            first, second = (loader.names(specs) for loader, (specs, _) in zip(loaders, batches, strict=True))
+            first, second = (name_samples() for name_samples, _ in batches)
             assert not set(first) & set(second)
             assert len(first) == len(second) == next(iter(sizes))[0]
             names += first + second
@@ -98,5 +101,22 @@ def test_processes_get_equal_shapes_and_distinct_images(task, multi_scale, small
 def test_default_number_of_workers(device, cores, processes, expected, monkeypatch):
     monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: cores)
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
-    loader = SimpleNamespace(arguments=TrainArguments(), accelerator=accelerator)
+    loader = SimpleNamespace(arguments=TrainArguments(), accelerator=accelerator, sampler=object())
+    assert TrainingDataLoader._num_workers(loader) == expected
+
+
+def test_processes_of_other_nodes_do_not_share_the_cores(monkeypatch):
+    monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=32)
+    loader = SimpleNamespace(arguments=TrainArguments(), accelerator=accelerator, sampler=object())
+    assert TrainingDataLoader._num_workers(loader) == 3
+
+
+@pytest.mark.parametrize(("lanes", "processes", "expected"), [(64, 8, 8), (4, 1, 4), (8, 8, 1), (1, 2, 1), (64, 3, 1)])
+def test_workers_share_the_lanes_of_a_stream_evenly(lanes, processes, expected, monkeypatch):
+    monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 128)
+    accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=processes)
+    stream = SimpleNamespace(num_lanes=lanes)
+    loader = SimpleNamespace(arguments=TrainArguments(), accelerator=accelerator, sampler=None, stream=stream)
     assert TrainingDataLoader._num_workers(loader) == expected

@@ -9,6 +9,7 @@ from training_runs import read_results
 
 from mobilevit_hf.training.reports import first_images
 from mobilevit_hf.training.setup import create_accelerator, prepare_run
+from mobilevit_hf.training.state import TrainerState
 from mobilevit_hf.training.trainer import TrainerCallback, train
 
 
@@ -34,7 +35,7 @@ def test_first_images_are_those_of_the_training(task, one_thread, make_arguments
     arguments = make_arguments(tmp_path, task, multi_scale="off")
     run = prepare_run(arguments, create_accelerator(arguments), TrainerCallback())
     shown, names = first_images(run), []
-    for specs, _ in run.loader.epoch(0, 0, 0.0):
-        names += run.loader.names(specs)
+    for name_samples, _ in run.loader.epoch(TrainerState()):
+        names += name_samples()
     assert [image.file for image in shown[:18]] == names[:18]
     assert {image.image.size for image in shown} == {(96, 96)}

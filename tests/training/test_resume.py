@@ -354,7 +354,8 @@ def flip_last_checkpoint(folder):
     """Flip a bit of the last checkpoint's largest tensor, which torch loads without an error, and return its path."""
     path = checkpoint.find_checkpoints(folder)[-1]
     with zipfile.ZipFile(path) as archive:
-        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        tensors = [entry for entry in archive.infolist() if "/data/" in entry.filename]
+        largest = max(tensors, key=lambda entry: entry.file_size)
         stored = archive.read(largest)  # without compression
     content = bytearray(path.read_bytes())
     content[content.index(stored) + len(stored) // 2] ^= 1

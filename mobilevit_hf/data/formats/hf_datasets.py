@@ -1,10 +1,11 @@
-"""Datasets of the `datasets` library: on the Hub, saved by `save_to_disk`, or Parquet files.
+"""Datasets of the `datasets` library: on the Hub, saved by `save_to_disk`, Parquet files or WebDataset shards.
 
 `datasets` is imported in functions: the import takes a second, which other formats don't need.
 """
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,20 @@ from .maskfolder import TO_SEGMENT
 from .table import Columns, RowSource, SampleStream, find_classes, find_columns, make_samples
 
 TASKS = ("image-classification", "object-detection", "image-segmentation")
+SHARD_SUFFIXES = (".parquet", ".tar")  # of WebDataset: an image and its class, such as 0.jpg and 0.cls
 SAMPLED_MASKS = 2000  # of a split, whose values are read to find the classes
 CLASS_FILES = ("id2label.json", "classes.txt", "label_map.txt", "labelmap.txt", "class_dict.csv")  # on the Hub
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError)
 
 
 def recognizes(folder: DataFolder) -> bool:
-    """Return whether the folder was written by `save_to_disk`, or contains Parquet files."""
+    """Return whether the folder was written by `save_to_disk`, or contains Parquet files or WebDataset shards."""
     bases = [*folder.entries("."), *folder.entries("data")]
-    return _is_saved(folder) or any(base.endswith(".parquet") for base in bases)
+    return _is_saved(folder) or any(base.endswith(SHARD_SUFFIXES) for base in bases)
 
 
 def read(folder: DataFolder, *, streaming: bool = False, task: TaskName | None = None) -> Dataset:
-    """Read a folder written by `save_to_disk`, or Parquet files. See `read_hub`."""
+    """Read a folder written by `save_to_disk`, Parquet files or WebDataset shards. See `read_hub`."""
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -136,6 +138,8 @@ def _convert(
         labels = {}
         notes += encoding_notes
     else:
+        if columns.classes is None and isinstance(first, datasets.IterableDataset):
+            columns = replace(columns, classes=_read_classes(source))
         (classes, labels), encoding = find_classes(source.name, first, columns), None
     splits: dict[str, Split] = {}
     for split, rows in rows_by_split.items():
@@ -172,6 +176,15 @@ def _find_encoding(rows_by_split: Mapping[str, Any], columns: Columns, source: R
             with contextlib.suppress(OSError, ValueError):  # reported when the samples are created
                 masks.append(source.resolve(row[columns.target]))
     return infer_encoding(masks, names, file, source.name)
+
+
+def _read_classes(source: RowSource) -> tuple[str, ...] | None:
+    """Return the class names of a file such as `classes.txt`, in the order of their numbers; None without one."""
+    folder = _class_files(source)
+    rows, _ = find_mask_classes(folder) if folder else ([], "")
+    if all(row.number is not None for row in rows):
+        rows.sort(key=lambda row: row.number or 0)
+    return tuple(row.name for row in rows) or None
 
 
 def _class_files(source: RowSource) -> DataFolder | None:

@@ -24,8 +24,9 @@ from .folder import read_size
 if TYPE_CHECKING:
     import datasets
 
+READ_ROWS = 16  # of a stream, at a time
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 MASK_COLUMNS = (
     *("mask", "masks", "segmentation", "segmentation_mask", "semantic_segmentation", "semantic_mask", "seg", "label"),
     *("labels", "annotation", "annotations", "label_image", "gt", "ground_truth", "semantic", "sem_seg"),
@@ -193,8 +194,8 @@ def find_classes(
         return columns.classes, {label: label for label in range(len(columns.classes))}
     if not isinstance(rows, datasets.Dataset):
         raise ValueError(
-            f"{name}: the column {columns.target} doesn't name the classes, which streaming requires. Load it without "
-            "streaming."
+            f"{name}: the column {columns.target} doesn't name the classes, which streaming requires. Add "
+            "classes.txt with a name per line, in the order of the numbers, or load it without streaming."
         )
     keys = set()
     for value in rows.select_columns([columns.target])[:][columns.target]:
@@ -258,13 +259,28 @@ class SampleStream:
     encoding: MaskEncoding | None = None  # of masks
     part: tuple[float, float, int] = (0.0, 1.0, 0)  # (start, end, seed) of a hash of the images, 0..1
 
+    @property
+    def num_shards(self) -> int:
+        """Number of files, or other parts, that can be read independently of each other."""
+        return self.rows.num_shards
+
     def __iter__(self) -> Iterator[Sample]:
-        for number, row in enumerate(self.rows):
+        for shard in range(self.num_shards):
+            yield from filter(None, self.read_shard(shard))
+
+    def read_shard(self, shard: int, start: int = 0) -> Iterator[Sample | None]:
+        """Yield the samples of a shard from row `start` on, None for a row that is invalid or not in this part."""
+        rows = self.rows.shard(self.num_shards, shard)
+        rows = rows.skip(start) if start else rows
+        # Not `iter(rows)`, which yields only some rows in a worker process of a `DataLoader`.
+        batches = rows.iter(READ_ROWS)
+        values = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
+        for number, row in enumerate(values, start=start):
+            name = f"{self.split}[{number}]" if self.num_shards == 1 else f"{self.split}[{shard}, {number}]"
             problems: list[Problem] = []
-            sample = self._read(f"{self.split}[{number}]", row, problems)
+            sample = self._read(name, row, problems)
             self.problems.extend(problem for problem in problems if problem not in self.problems)
-            if sample:
-                yield sample
+            yield sample
 
     def split_off(self, fraction: float, seed: int) -> tuple["SampleStream", "SampleStream"]:
         """Return the remaining and the split-off rows; equal images are in the same part, in any order of the rows."""

@@ -1,9 +1,12 @@
 """Datasets of the Hub."""
 
+import io
+import tarfile
+
 import datasets
 import numpy as np
 import pytest
-from dataset_files import labeled_rows, noise_image, png_bytes, problem_kinds, save_rows, write
+from dataset_files import color_png, labeled_rows, noise_image, png_bytes, problem_kinds, save_rows, write
 from hub_server import HubServer
 from huggingface_hub import constants
 from mask_files import blocks
@@ -147,3 +150,25 @@ def test_masks_on_the_hub(run_python, tmp_path):
         downloaded, streamed = run_python(code, hub.environment(tmp_path / "home")).splitlines()
     assert downloaded == streamed
     assert downloaded.startswith("image-segmentation ('road', 'car', 'tree')")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_shards(tmp_path, streaming):
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"train-{shard:04}.tar", "w") as archive:
+            for number in range(2 * shard, 2 * shard + 2):
+                for suffix, content in (("cls", str(number % 3).encode()), ("png", color_png(color=number))):
+                    entry = tarfile.TarInfo(f"{number:04}.{suffix}")
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+    if streaming:
+        with pytest.raises(ValueError, match=r"which streaming requires\. Add classes\.txt"):
+            load_dataset(tmp_path, streaming=True, validation_fraction=0)
+        (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
+    dataset = load_dataset(tmp_path, streaming=streaming, validation_fraction=0)
+    assert dataset.classes == (("cat", "dog", "owl") if streaming else ("0", "1", "2"))
+    samples = [*dataset.splits["train"]]
+    assert [(sample.label, sample.image) for sample in samples] == [(n % 3, color_png(color=n)) for n in range(4)]
+    if streaming:
+        assert dataset.splits["train"].num_shards == 2
+        assert [sample.name for sample in samples] == ["train[0, 0]", "train[0, 1]", "train[1, 0]", "train[1, 1]"]
