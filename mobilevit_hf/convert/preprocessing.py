@@ -43,6 +43,12 @@ def make_processor(
             "Channel order assumed to be BGR, as in the published official checkpoints. Pass --channel-order rgb if "
             "the model was trained on RGB images."
         )
+    if task == "image-segmentation":
+        notes.append(
+            "The image processor crops images to their center, as those of Apple's models on the Hub, and masks are "
+            "those of the crop, stretched over the image. For masks that match: do_center_crop false, size height and "
+            "width in preprocessor_config.json."
+        )
     return _official_processor(task, channel_order or "bgr", image_size), channel_order is None
 
 

@@ -47,6 +47,7 @@ def test_official_deeplabv3_keeps_outputs(official_segmenter, output_dir, librar
     assert (report.origin, report.task, report.variant) == ("official", "image-segmentation", "xxs")
     assert (report.num_labels, report.ignored) == (4, ())
     assert any("Output stride" in note for note in report.notes)
+    assert any("do_center_crop false" in note for note in report.notes)
     model = library.MobileViTForSemanticSegmentation.from_pretrained(output_dir)
     assert (model.config.output_stride, model.config.image_size) == (16, 512)
     golden = GOLDEN["seg_logits_lowres_192x256"]
