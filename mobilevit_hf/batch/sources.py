@@ -13,6 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from huggingface_hub.errors import HTTPError
+
 from ..data.image_formats import IMAGE_SUFFIXES, UnreadFiles, input_folder, is_url, is_video
 from .filesystems import display_name, is_remote, join, local_path, open_file, pin_revision, remote_filesystem
 from .types import Chunk
@@ -195,6 +197,18 @@ class Listing:
 
 
 def _find_remote(source: str) -> Iterator[FoundFile]:
+    """Yield the files of a URL of fsspec, with a clear error if it can't be read."""
+    try:
+        yield from _list_remote(source)
+    except (OSError, HTTPError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"source: got {source}, which can't be listed ({reason}), expected an accessible folder or file. Check "
+            "its name, the connection and the credentials."
+        ) from error
+
+
+def _list_remote(source: str) -> Iterator[FoundFile]:
     """Yield the files of a URL of fsspec: a file, all files below a folder, or the matches of a glob pattern."""
     source = pin_revision(source)
     filesystem, path = remote_filesystem(source)

@@ -150,10 +150,18 @@ def test_output_in_a_bucket_is_left_out(memory):
     assert list_names("memory://bucket/x", output="memory:///bucket/x/out") == ["b.png"]
 
 
-def test_package_of_a_file_system_is_named():
-    pytest.importorskip("fsspec")
-    with pytest.raises(ValueError, match=r"source: got (s3|unknown)://"):
+def test_unknown_file_system_is_an_error():
+    with pytest.raises(ValueError, match=r"source: got unknown:// .*, expected a path or a URL such as hf://"):
         list_names("unknown://bucket/x")
+
+
+def test_dataset_that_can_not_be_listed_is_an_error(hub):
+    import huggingface_hub
+
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    with pytest.raises(ValueError, match=r"source: got hf://datasets/user/missing, .*expected an accessible"):
+        list_names("hf://datasets/user/missing")
+    huggingface_hub.HfFileSystem.clear_instance_cache()
 
 
 def test_dataset_of_the_hub_is_listed_at_its_commit(hub, monkeypatch):
