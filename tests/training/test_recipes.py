@@ -6,6 +6,7 @@ import pytest
 import yaml
 from training_runs import MODEL_FILES, SCRIPT_OF, SCRIPTS, read_arguments
 
+from mobilevit_hf.data.sampler import BatchShape, multi_scale_shapes
 from mobilevit_hf.training.arguments import TrainArguments, read_recipe
 from mobilevit_hf.training.optimization import Schedule
 
@@ -47,13 +48,15 @@ def test_imagenet_recipes_match_the_paper(variant, dropout):
     """Section 4.1: 300 epochs, 1024 images per step on 8 GPUs, 2e-4 → 2e-3 in 3k steps, then a cosine to 2e-4."""
     a = TrainArguments(**read_recipe(RECIPES / f"imagenet1k-{variant}.yaml"))
     assert (a.model, a.hidden_dropout_prob) == (variant, dropout)
-    assert (a.num_train_epochs, a.image_size, 8 * a.per_device_train_batch_size) == (300, 256, 1024)
+    assert (a.image_size, 8 * a.per_device_train_batch_size) == (256, 1024)
+    images = sum(shape.size for shape in multi_scale_shapes(BatchShape(256, 256, 128))) / 5
+    assert a.max_steps == round(300 * 1_281_167 / (8 * images))
     schedule = schedule_of(a)
     assert schedule(0, 0.0) == pytest.approx(2e-4)
     assert schedule(1500, 0.0) == pytest.approx(1.1e-3)
     assert schedule(3000, 0.0) == pytest.approx(2e-3)
     assert schedule(200_000, 0.5) == pytest.approx(1.1e-3)
-    assert schedule(375_300, 1.0) == pytest.approx(2e-4)
+    assert schedule(278_031, 1.0) == pytest.approx(2e-4)
     assert (a.weight_decay, a.decay_norms_and_biases, a.label_smoothing_factor) == (0.01, True, 0.1)
     assert (1 - a.ema_decay, a.ema_warmup) == (pytest.approx(5e-4), False)
     assert (a.multi_scale, a.crop_scale, a.horizontal_flip, a.vertical_flip) == ("on", 0.08, 0.5, 0.0)

@@ -1,0 +1,1 @@
+"""Parts of the scripts that reproduce the paper's results: stages, synthetic datasets, throughput."""
