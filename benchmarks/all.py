@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines import NUM_PHOTOS, SEGMENTATION_PHOTOS
 from side_by_side import describe_environment, label_of
 from workers import OURS
 
@@ -59,6 +60,7 @@ class Part:
 
 
 CLASSIFIERS = ("stock", "timm channels_last")
+PIPELINE_PEERS = dict.fromkeys((OURS, f"{OURS}, torch", f"{OURS}, onnx"), ("stock",))
 PARTS = (
     Part(
         "classification, 256x256",
@@ -70,9 +72,16 @@ PARTS = (
     Part(
         "training step, 160x160",
         "training_step.py",
-        "--variants xxs --batches 16 --size 160 --rounds 9 --allocator both",
-        "--variants xxs --batches 16 --size 160 --rounds 4 --allocator both",
+        "--settings classification --variants xxs --batches 16 --size 160 --rounds 9 --allocator both",
+        "--settings classification --variants xxs --batches 16 --size 160 --rounds 4 --allocator both",
         {OURS: CLASSIFIERS},
+    ),
+    Part(
+        "training step, 512x512",
+        "training_step.py",
+        "--settings segmentation --variants xxs --batches 4 --size 512 --rounds 7 --allocator both",
+        None,
+        {OURS: ("stock",)},
     ),
     Part(
         "detection from JPEG files, 320x320",
@@ -96,12 +105,20 @@ PARTS = (
         {OURS: ("torchvision", "torchvision channels_last")},
     ),
     Part(
-        "200 JPEG files, 256x256",
+        f"{NUM_PHOTOS} JPEG files, 256x256",
         "pipelines.py",
-        "--rounds 3 --allocator users",
+        "--settings classification --rounds 3 --allocator users",
         None,
-        {OURS: ("stock",), "ours, torch": ("stock",), "ours, onnx": ("stock",)},
-        images=lambda result: 200,
+        PIPELINE_PEERS,
+        images=lambda result: NUM_PHOTOS,
+    ),
+    Part(
+        f"{SEGMENTATION_PHOTOS} JPEG files, 512x512",
+        "pipelines.py",
+        "--settings segmentation --variants xxs --batches 1 --size 512 --rounds 3 --allocator users",
+        None,
+        PIPELINE_PEERS,
+        images=lambda result: SEGMENTATION_PHOTOS,
     ),
     Part(
         "training from JPEG files, 160x160",
@@ -142,7 +159,7 @@ def run(part: Part, options: str, data: str | None, seconds: float | None) -> di
             print(f"{part.script}: stopped after its finished cases, the time is up.", file=sys.stderr)
         if code and code not in INTERRUPTED:
             print(f"{part.script}: got exit code {code}, expected 0. Its messages are above.", file=sys.stderr)
-        return json.loads(file.read_text()) if file.exists() else {}
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def rows_of(part: Part, report: dict[str, Any]) -> Iterable[Row]:
@@ -218,15 +235,15 @@ def main() -> None:
             elif left is not None and left < MIN_SECONDS:
                 print(f"{part.script}: skipped, the time is up.", file=sys.stderr)
             else:
-                reports[part.script] = run(part, options, data, left)
-                rows += rows_of(part, reports[part.script])
+                reports[part.title] = run(part, options, data, left)
+                rows += rows_of(part, reports[part.title])
     print(format_table(rows))
     print(NOTE)
     print("\n".join(f"{name}: {value}" for name, value in environment.items()))
     if args.json:
         table = [dict(zip(HEADER, row, strict=True)) for row in rows]
         report = {"environment": environment, "note": NOTE, "table": table, "reports": reports}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

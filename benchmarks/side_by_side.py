@@ -1,10 +1,11 @@
-"""Compare classifiers and other candidates side by side: models, command line and report of the benchmarks.
+"""Compare models and pipelines side by side: models, command line and report of the benchmarks.
 
 Two allocator modes: `same` calls `mobilevit_hf.tune_allocator()` in every process, so that the models are compared;
 `users` calls it for ours only, as this package's commands do.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -23,6 +24,8 @@ ALLOCATORS = {
     "users": "as users run it: ours after tune_allocator(), the others with the default allocator",
 }
 NUM_CLASSES = 1000
+SEGMENTER = {"num_labels": 21, "output_stride": 16}  # fields of the configuration, as in the paper
+CLASSIFICATION, SEGMENTATION = "classification", "segmentation"  # settings
 LOADED = "as loaded"  # this package's model as `from_pretrained` returns it
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "onnxruntime", "openvino", "mobilevit-hf")
 PACKAGES += ("ultralytics", "ultralytics-opencv-headless")  # two distributions of one package
@@ -74,9 +77,10 @@ def label_of(case: dict[str, Any]) -> str:
 
 
 def build_model(candidate: str, case: Case) -> Any:
-    """Return the candidate's classifier in its memory layout, with PyTorch's default initialization.
+    """Return the candidate's model for the setting, in its memory layout and with PyTorch's default initialization.
 
-    Stock transformers initializes batch normalization close to zero; the same initialization keeps timings comparable.
+    It is a classifier, or DeepLabv3 in the setting "segmentation". Stock transformers initializes batch normalization
+    close to zero; the same initialization keeps timings comparable.
     """
     import torch
 
@@ -84,14 +88,12 @@ def build_model(candidate: str, case: Case) -> Any:
         import timm
 
         model = timm.create_model(f"mobilevit_{case.variant}", num_classes=NUM_CLASSES)
-    elif candidate == "stock":
-        from transformers import MobileViTConfig, MobileViTForImageClassification
-
-        model = MobileViTForImageClassification(MobileViTConfig(**case.fields))
     else:
-        from mobilevit_hf import MobileViTConfig, MobileViTForImageClassification
-
-        model = MobileViTForImageClassification(MobileViTConfig(**case.fields))
+        package: Any = importlib.import_module("transformers" if candidate == "stock" else "mobilevit_hf")
+        is_segmenter = case.setting == SEGMENTATION
+        name = "MobileViTForSemanticSegmentation" if is_segmenter else "MobileViTForImageClassification"
+        fields = case.fields | (SEGMENTER if is_segmenter else {})
+        model = getattr(package, name)(package.MobileViTConfig(**fields))
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
@@ -184,7 +186,8 @@ def main(
     Args:
         description: Description in `--help`.
         build: Builds the call to time, given the candidate's name and the case; runs in the worker process.
-        check: Returns one line about a variant, such as the difference between the outputs of ours and stock.
+        check: Returns one line about a variant in a setting, such as the difference between the outputs of ours and
+            stock.
         variants: Default variants.
         batches: Default batch sizes.
         notes: Explanations printed below the table.
@@ -267,7 +270,7 @@ def _run_and_report(
     notes: list[str],
 ) -> None:
     environment = describe_environment()
-    notes = [*notes, COLUMNS_NOTE, *(check(case) for case in {case.variant: case for case in cases}.values())]
+    notes = [*notes, COLUMNS_NOTE, *map(check, {(case.variant, case.setting): case for case in cases}.values())]
     results: list[dict[str, Any]] = []
     try:
         for number, case in enumerate(cases, start=1):
@@ -278,4 +281,4 @@ def _run_and_report(
             print_report(results, environment, notes)
         if args.json:
             report = {"environment": environment, "notes": notes, "results": results}
-            args.json.write_text(json.dumps(report, indent=2) + "\n")
+            args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,50 @@
-"""Time a training step of classification: stock transformers, timm and ours, in float32 on the CPU."""
+"""Time a training step of classification or segmentation: stock transformers, timm and ours, in float32 on the CPU."""
+
+from typing import Any
 
 import side_by_side
-from side_by_side import NUM_CLASSES, Case, build_model, logits_of, random_images
+from side_by_side import (
+    CANDIDATES,
+    CLASSIFICATION,
+    LOADED,
+    NUM_CLASSES,
+    SEGMENTATION,
+    SEGMENTER,
+    Case,
+    build_model,
+    logits_of,
+    random_images,
+)
 from workers import OURS, Call
+
+SETTINGS = {
+    CLASSIFICATION: CANDIDATES,
+    SEGMENTATION: {name: CANDIDATES[name] for name in ("stock", LOADED, OURS)},
+}
+NO_DROPOUT = dict.fromkeys(("hidden_dropout_prob", "classifier_dropout_prob", "aspp_dropout_prob"), 0.0)
+
+
+def random_labels(case: Case) -> Any:
+    """Return a batch of random labels: (B,), or (B, H, W) for segmentation."""
+    import torch
+
+    if case.setting == SEGMENTATION:
+        return torch.randint(SEGMENTER["num_labels"], (case.batch, case.size, case.size))
+    return torch.randint(NUM_CLASSES, (case.batch,))
+
+
+def make_loss(candidate: str, case: Case, model: Any) -> Any:
+    """Return a function (images, labels) that returns the cross entropy; of segmentation, at the labels' size."""
+    from torch.nn import functional as F
+
+    if case.setting == CLASSIFICATION:
+        return lambda images, labels: F.cross_entropy(logits_of(model(images)), labels, label_smoothing=0.1)
+    if candidate != OURS:
+        return lambda images, labels: model(pixel_values=images, labels=labels).loss
+    from mobilevit_hf.training.segmentation_loss import SegmentationLoss
+
+    loss = SegmentationLoss()
+    return lambda images, labels: loss(model(pixel_values=images).logits, labels)["loss"]
 
 
 def build(candidate: str, case: Case) -> Call:
@@ -11,7 +53,6 @@ def build(candidate: str, case: Case) -> Call:
     Ours is that of `mobilevit train`, which also clips the gradient norm and averages the weights.
     """
     import torch
-    from torch.nn import functional as F
 
     model, ema = build_model(candidate, case).train(), None
     if candidate == OURS:
@@ -21,12 +62,12 @@ def build(candidate: str, case: Case) -> Call:
         use_fast_layers(model)
         ema = EMA(model, decay=0.998)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    images = random_images(candidate, case)
-    labels = torch.randint(NUM_CLASSES, (case.batch,))
+    compute_loss = make_loss(candidate, case, model)
+    images, labels = random_images(candidate, case), random_labels(case)
 
     def call() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(logits_of(model(images)), labels, label_smoothing=0.1).backward()
+        compute_loss(images, labels).backward()
         if ema:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
@@ -41,22 +82,20 @@ def check(case: Case) -> str:
     import dataclasses
 
     import torch
-    from torch.nn import functional as F
 
     torch.manual_seed(0)
-    no_dropout = {"hidden_dropout_prob": 0.0, "classifier_dropout_prob": 0.0}
-    case = dataclasses.replace(case, fields=case.fields | no_dropout)
+    case = dataclasses.replace(case, batch=4, fields=case.fields | NO_DROPOUT)
     stock, ours = build_model("stock", case).train(), build_model(OURS, case).train()
     stock.load_state_dict(ours.state_dict())
-    images, labels = torch.rand(4, 3, case.size, case.size), torch.randint(NUM_CLASSES, (4,))
-    for model in (stock, ours):
-        F.cross_entropy(model(images).logits, labels).backward()
+    images, labels = random_images(OURS, case), random_labels(case)
+    for candidate, model in (("stock", stock), (OURS, ours)):
+        make_loss(candidate, case, model)(images, labels).backward()
     expected = torch.cat([weight.grad.flatten() for weight in stock.parameters()])
     gradient = torch.cat([weight.grad.flatten() for weight in ours.parameters()])
     difference = ((gradient - expected).norm() / expected.norm()).item()
     return (
-        f"{case.variant}: with the same weights and no dropout, the gradients of ours and stock differ by "
-        f"{difference:.1e} of their norm."
+        f"{case.variant}, {case.setting}: with the same weights and no dropout, the gradients of ours and stock "
+        f"differ by {difference:.1e} of their norm."
     )
 
 
@@ -67,10 +106,12 @@ if __name__ == "__main__":
         check,
         variants=["xxs"],
         batches=[16],
+        settings=SETTINGS,
         notes=[
             "Forward, cross entropy, backward, fused AdamW. Ours: layers, gradient clipping and EMA of mobilevit "
             "train; as loaded: the model of from_pretrained(), as transformers' Trainer runs it. All but timm apply "
             "the configuration's dropout (0.05 in XXS, 0.1 in XS and S); timm's blocks have none, which favors timm. "
-            "On one core: taskset -c 0 python benchmarks/training_step.py --threads 1 --size 160"
+            "Segmentation: DeepLabv3 with output stride 16 and 21 classes, cross entropy at the size of the image. "
+            "On one core: taskset -c 0 python benchmarks/training_step.py --threads 1"
         ],
     )
