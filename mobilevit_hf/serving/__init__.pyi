@@ -1,5 +1,5 @@
 from .app import build_app
 from .limits import Limits
-from .server import serve
+from .server import load_pipeline, serve
 
-__all__ = ["Limits", "build_app", "serve"]
+__all__ = ["Limits", "build_app", "load_pipeline", "serve"]

@@ -42,19 +42,22 @@ def build_app(
     name: str,
     limits: Limits | None = None,
     api_key: str | None = None,
+    load_in_background: bool = True,
     on_loaded: Callable[[Exception | None], object] = lambda error: None,
 ) -> Starlette:
     """Return an ASGI application that answers requests in the format of the Inference API.
 
     Args:
         load: Function that returns a pipeline of `mobilevit_hf.pipeline`. It is called in a thread when the
-            application starts; until it returns, requests are refused with status 503.
+            application starts.
         name: Name of the model in answers.
         limits: Limits of requests and batches.
         api_key: Bearer token that requests for predictions need.
+        load_in_background: Refuse requests with status 503 until the model is loaded. Otherwise the application starts
+            after that, and not at all if the model can't be loaded.
         on_loaded: Called in the event loop when the model is loaded, or with the error.
     """
-    service = Service(load, name, limits or Limits(), api_key, on_loaded)
+    service = Service(load, name, limits or Limits(), api_key, load_in_background, on_loaded)
     routes = [Route(path, service.predict, methods=["POST"]) for path in PREDICTION_PATHS]
     routes += [
         Route("/health", service.report_health),
@@ -74,9 +77,11 @@ class Service:
         name: str,
         limits: Limits,
         api_key: str | None,
+        load_in_background: bool,
         on_loaded: Callable[[Exception | None], object],
     ) -> None:
         self._load, self._name, self._limits, self._on_loaded = load, name, limits, on_loaded
+        self._load_in_background = load_in_background
         self._authorization = f"Bearer {api_key}".encode() if api_key else None
         self._accepted = 0
         self._metrics = Metrics(lambda: self._accepted)
@@ -87,8 +92,9 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def run(self, app: Starlette) -> AsyncGenerator[None]:
-        """Load the model in the background; end the threads at shutdown."""
+        """Load the model; end the threads at shutdown."""
         loop = asyncio.get_running_loop()
+        loaded: asyncio.Future[None] = loop.create_future()
         # Encoders have a pool of their own: answers don't queue behind images that were sent later.
         self._decoders, self._encoders = worker_pool(num_workers()), worker_pool(num_workers())
 
@@ -100,10 +106,12 @@ class Service:
             except Exception as exception:  # reported by the caller
                 error = exception
             with contextlib.suppress(RuntimeError):  # the server was stopped meanwhile
-                loop.call_soon_threadsafe(self._start, predictor, error)
+                loop.call_soon_threadsafe(self._start, predictor, error, loaded)
 
         threading.Thread(target=load, daemon=True, name="load").start()
         try:
+            if not self._load_in_background:
+                await loaded
             yield
         finally:
             if self._predictor:
@@ -111,7 +119,7 @@ class Service:
             for pool in (self._decoders, self._encoders):
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self, predictor: Predictor | None, error: Exception | None) -> None:
+    def _start(self, predictor: Predictor | None, error: Exception | None, loaded: "asyncio.Future[None]") -> None:
         if predictor and error is None:
             self._batcher = Batcher(
                 predictor.forward,
@@ -122,6 +130,9 @@ class Service:
                 on_batch=self._metrics.observe_batch,
             )
             self._predictor = predictor
+            loaded.set_result(None)
+        elif error and not self._load_in_background:
+            loaded.set_exception(error)
         self._on_loaded(error)
 
     async def predict(self, request: HTTPRequest) -> Response:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from transformers import Pipeline
 
 from ..allocator import tune_allocator
 from ..model_sources import read_task, resolve_model
@@ -22,6 +24,23 @@ from .listener import listen
 API_KEY_VARIABLE = "MOBILEVIT_API_KEY"
 # After the timeout of the last request, for its answer to be sent.
 SHUTDOWN_SECONDS = 5
+
+
+def load_pipeline(model: str, *, backend: str = "torch", **options: Any) -> Pipeline:
+    """Return the pipeline of a model, for its task.
+
+    Args:
+        model: Directory, built-in name or Hub id of a classifier, detector or segmentation model.
+        backend: See `mobilevit_hf.pipeline`.
+        options: Its other arguments; None for its defaults.
+
+    Raises:
+        ValueError: If the model does not exist or can't be loaded.
+    """
+    folder = resolve_model(model, folder=None if backend == "torch" else backend)
+    task = read_task(model, folder, EXPORTABLE_TASKS).name
+    given = {name: value for name, value in options.items() if value is not None}
+    return pipeline(task, str(folder), backend=backend, trust_remote_code=False, **given)
 
 
 def serve(
@@ -43,7 +62,7 @@ def serve(
     MOBILEVIT_API_KEY, requests for predictions need its value as bearer token.
 
     Args:
-        model: Directory, built-in name or Hub id of a classifier, detector or segmentation model.
+        model: See `load_pipeline`.
         host: Name or address to listen on; 0.0.0.0 accepts connections from other machines.
         port: Port; 0 for one that is free.
         backend, quantization, dtype, device, threads: See `mobilevit_hf.pipeline`.
@@ -58,12 +77,8 @@ def serve(
         OSError: If the address is not available.
     """
     limits = limits or Limits()
-    folder = resolve_model(model, folder=None if backend == "torch" else backend)
-    task = read_task(model, folder, EXPORTABLE_TASKS).name
+    options = {"quantization": quantization, "dtype": dtype, "device": device, "threads": threads}
     tune_allocator()
-    given = {"quantization": quantization, "dtype": dtype, "device": device, "threads": threads}
-    options = {name: value for name, value in given.items() if value is not None}
-    load = partial(pipeline, task, str(folder), backend=backend, trust_remote_code=False, **options)
     with listen(host, port) as listener:
         name = host.strip("[]")
         url = f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}"
@@ -77,7 +92,7 @@ def serve(
                 server.should_exit = True
 
         app = build_app(
-            load,
+            partial(load_pipeline, model, backend=backend, **options),
             name=Path(model).resolve().name if Path(model).is_dir() else model,
             limits=limits,
             api_key=os.environ.get(API_KEY_VARIABLE),

@@ -36,19 +36,23 @@ class RunningApp:
         server: The server of uvicorn.
     """
 
-    def __init__(self, load, limits, api_key):
+    def __init__(self, load, limits, **options):
         import uvicorn
 
         from mobilevit_hf.serving import Limits, build_app
 
         self.loaded, self.errors = threading.Event(), []
-        app = build_app(load, name="model", limits=Limits(**limits), api_key=api_key, on_loaded=self._report)
+        app = build_app(load, name="model", limits=Limits(**limits), on_loaded=self._report, **options)
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning"))
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
+        self.thread = threading.Thread(target=self._run)
         self.thread.start()
+
+    def _run(self):
+        with contextlib.suppress(SystemExit):  # of an application that can't start
+            self.server.run([self.listener])
 
     def _report(self, error):
         self.errors += [error] if error else []
@@ -91,8 +95,8 @@ def run_app():
         pytest.importorskip(package)
     with contextlib.ExitStack() as stack:
 
-        def run(load, *, wait=True, api_key=None, **limits):
-            app = RunningApp(load, limits, api_key)
+        def run(load, *, wait=True, api_key=None, load_in_background=True, **limits):
+            app = RunningApp(load, limits, api_key=api_key, load_in_background=load_in_background)
             stack.callback(app.stop)
             if wait:
                 assert app.loaded.wait(60)

@@ -232,6 +232,27 @@ def test_model_that_cannot_be_loaded_is_reported(run_app):
     assert app.request("GET", "/health").status == 503
 
 
+@pytest.mark.parametrize("error", [None, ValueError("model: got none.")])
+def test_application_can_start_after_the_model_is_loaded(run_app, classifier, error):
+    events = []
+
+    def load():
+        events.append("load")
+        if error:
+            raise error
+        return classifier
+
+    app = run_app(load, wait=False, load_in_background=False)
+    while not app.server.started and app.thread.is_alive():
+        time.sleep(0.01)
+    assert (app.server.started, app.loaded.is_set(), events) == (error is None, True, ["load"])
+    if error:
+        app.thread.join(30)
+        assert not app.thread.is_alive()
+    else:
+        assert app.request("GET", "/health").status == 200
+
+
 def test_unexpected_error_is_logged_and_its_answer_has_no_details(run_app, gated, jpeg, caplog):
     app = run_app(lambda: gated)
 
