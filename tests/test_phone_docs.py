@@ -1,5 +1,6 @@
 """The Python programs of docs/phone.md run as written and print the predictions of `pipeline`."""
 
+import json
 import re
 import subprocess
 import sys
@@ -84,6 +85,47 @@ def test_program_prints_the_boxes_of_the_pipeline(name, exported_file, run_progr
     values = np.array([line.split()[1:] for line in lines], dtype=float)
     np.testing.assert_allclose(values[:, 0], [prediction["score"] for prediction in expected], atol=TOLERANCE)
     np.testing.assert_allclose(values[:, 1:], [list(prediction["box"].values()) for prediction in expected], atol=1)
+
+
+@pytest.fixture
+def label_file(tmp_path):
+    """ONNX file whose class of each pixel is the red value divided by 64."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    numbers = {"start": 0, "end": 1, "axis": 3}
+    constants = [onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [1], [n]) for name, n in numbers.items()]
+    constants.append(onnx.helper.make_tensor("bits", onnx.TensorProto.UINT8, [1], [6]))
+    nodes = [
+        onnx.helper.make_node("Slice", ["image", *numbers], ["red"]),
+        onnx.helper.make_node("Squeeze", ["red", "axis"], ["plane"]),
+        onnx.helper.make_node("BitShift", ["plane", "bits"], ["labels"], direction="RIGHT"),
+    ]
+    image, labels = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, shape)
+        for name, shape in (("image", [1, 32, 32, 3]), ("labels", [1, 32, 32]))
+    )
+    graph = onnx.helper.make_graph(nodes, "labels", [image], [labels], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.helper.set_model_props(model, {"names": json.dumps({i: f"class {i}" for i in range(4)})})
+    onnx.save(model, tmp_path / "labels.onnx")
+    return tmp_path / "labels.onnx"
+
+
+def test_program_prints_the_fraction_of_each_class(label_file, run_program, tmp_path):
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:8, :, 0] = 255
+    Image.fromarray(pixels).save(tmp_path / "red.png")
+    assert run_program("onnx", label_file, tmp_path / "red.png") == ["class 0 0.750", "class 3 0.250"]
+
+
+def test_program_reports_a_file_that_is_no_image(label_file, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "program.py").write_text(find_program("onnx"))
+    command = [sys.executable, "program.py", str(label_file), "text.jpg"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("text.jpg is no readable image: ")
+    assert "Traceback" not in process.stderr
 
 
 @pytest.mark.slow
