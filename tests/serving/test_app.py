@@ -136,6 +136,13 @@ def test_large_image_is_refused_before_it_is_sent(app):
         assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
+def test_endless_upload_is_refused_when_it_reaches_the_limit(app):
+    with socket.create_connection(("127.0.0.1", app.port), timeout=10) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.sendall(b"20000\r\n" + bytes(0x20000) + b"\r\n")  # 128 KiB, not the last chunk
+        assert client.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
 # --- time and queue --------------------------------------------------------------------------------------------------
 
 
