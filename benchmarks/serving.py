@@ -222,7 +222,7 @@ def main() -> None:
     print_report(rounds, environment)
     if args.json:
         report = {"environment": environment, "note": NOTE, "rounds": rounds}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
