@@ -58,26 +58,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments; typer has no options whose value may be left out."""
+        options = (param for param in self.params if param.param_type_name == "option")
+        console.option_names = {param.name: max(param.opts, key=len) for param in options}
         return super().parse_args(ctx, fill_optional_values(args))
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; an error names its options instead of the parameters of Python."""
-        try:
-            return super().invoke(ctx)
-        except ValueError as error:
-            message = self._name_options(str(error))
-            if message == str(error):
-                raise
-            raise ValueError(message) from error
-
-    def _name_options(self, message: str) -> str:
-        """Return a message with `--data-format` for `data_format` at its start, and for `data_format="voc"`."""
-        for param in self.params:
-            if param.param_type_name == "option" and param.name in message:
-                option = max(param.opts, key=len)
-                message = re.sub(rf"^{param.name}: ", f"{option}: ", message)
-                message = re.sub(rf'\b{param.name}="([^"]+)"', rf"{option} \1", message)
-        return message
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options."""

@@ -79,7 +79,7 @@ def _to_json(report: "DatasetReport") -> dict[str, Any]:
         "heights": to_dict(report.heights),
         "box_sides": to_dict(report.box_sides),
         "boxes_per_image": to_dict(report.boxes_per_image),
-        "notes": report.notes,
+        "notes": [*map(console.name_options, report.notes)],
         "bad": [{"name": p.name, "kind": p.kind, "reason": p.reason} for p in report.problems],
         "bad_by_kind": report.problem_counts,
         "bad_fraction": report.invalid_fraction,
@@ -117,7 +117,7 @@ def _print_report(data: str, report: "DatasetReport") -> None:
     if report.box_sides:
         line(f"relative box size (√(box area / image area)): {_format_range(report.box_sides, number_format='.1%')}")
     for note in report.notes:
-        line(f"note: {note}")
+        line(f"note: {console.name_options(note)}")
     for kind, number in report.problem_counts.items():
         line(f"{kind}: {number}", "bold red")
         for problem in report.problems:

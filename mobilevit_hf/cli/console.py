@@ -4,6 +4,7 @@ import codecs
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,9 @@ EXIT_UNREADABLE = 1
 EXIT_ERROR = 2
 
 MEGABYTE = 10**6
+
+# Option of each parameter of the running command, such as `--data-format` of `data_format`.
+option_names: dict[str, str] = {}
 
 # What stands for drawings and symbols of the commands where the output's encoding lacks them, as on Windows.
 ASCII = {"█": "#", "→": "->", "…": "...", "√": "sqrt", "²": "^2"}
@@ -58,9 +62,18 @@ def _escape_character(character: str) -> str:
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
+def name_options(text: str) -> str:
+    """Return a message for the command line: `--task` for `task` at its start, `--task NAME` for `task="NAME"`."""
+    for name, option in option_names.items():
+        text = re.sub(rf"^{name}: ", f"{option}: ", text)
+        text = re.sub(rf'\b{name}="([^"]+)"', rf"{option} \1", text)
+    return text
+
+
 def log(kind: str, text: str, color: str = "yellow") -> None:
-    """Print a line `kind: text` to standard error."""
-    messages.print(f"[{color}]{kind}:[/] {escape(printable(redact_message(text)))}", soft_wrap=True, highlight=False)
+    """Print a line `kind: text` to standard error, with options instead of the parameters of Python."""
+    text = printable(redact_message(name_options(text)))
+    messages.print(f"[{color}]{kind}:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def log_rows(rows: Mapping[str, str]) -> None:

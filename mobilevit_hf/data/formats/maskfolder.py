@@ -63,7 +63,7 @@ def read(folder: DataFolder) -> Dataset:
     for masks, images in pairs.by_content.items():
         folder.notes.append(
             f"Read {masks} as the masks of {images}: the same names, and few colors. If both are classes, set "
-            'data_format="imagefolder" (--data-format imagefolder).'
+            'data_format="imagefolder".'
         )
     _report_unmatched(folder, pairs, find_missing_masks(pairs) if not listed else [])
     rows, file = find_classes(folder)
