@@ -120,10 +120,11 @@ def _recognized(folder: DataFolder, formats: Mapping[str, Any]) -> list[str]:
     """Return the names of the formats in a folder, a format of last resort only if there is no other."""
     names = [name for name, module in formats.items() if name not in FALLBACKS and module.recognizes(folder)]
     is_segmentation = "maskfolder" in formats and "imagefolder" not in formats
-    if names == ["coco"] and is_segmentation and maskfolder.recognizes(folder):
+    if names in (["coco"], ["yolo"]) and is_segmentation and maskfolder.recognizes(folder):
+        source = {"coco": "COCO JSON", "yolo": "label files"}[names[0]]
         folder.notes.append(
-            "Read the masks, which have a class for each pixel, and not the objects of the COCO JSON. To paint those: "
-            'data_format="coco" (--data-format coco).'
+            f"Read the masks, which have a class for each pixel, and not the objects of the {source}. To paint those: "
+            f'data_format="{names[0]}".'
         )
         return ["maskfolder"]
     if names:
@@ -247,7 +248,8 @@ def _missing_error(folder: DataFolder, task: TaskName | None) -> ValueError:
         )
     files = [name for name, kind in folder.walk() if kind == "file"]
     expected = (
-        "images/ next to masks/ with the same names, COCO JSON with polygons, or a dataset of the datasets library"
+        "images/ next to masks/ with the same names, COCO JSON or YOLO labels with polygons, or a dataset of the "
+        "datasets library"
         if is_segmentation
         else "a folder for each class, COCO JSON, Pascal VOC XML, YOLO labels, a CSV file with file names and labels, "
         "images/ next to masks/, or a dataset of the datasets library"

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 from dataset_files import save_noise_images, voc_xml, write_voc_dataset
-from mask_files import write_mask_dataset, write_text_files
+from mask_files import save_image, write_mask_dataset, write_text_files
 from PIL import Image
 
+from mobilevit_hf.training.state import TrainingResult
 from mobilevit_hf.visualization import class_colors
 
 
@@ -135,6 +136,40 @@ def test_advice_names_options(mobilevit, tmp_path, command):
 
 
 @pytest.fixture
+def polygon_folder(tmp_path):
+    """Images with YOLO polygons, of the left half, which are read as boxes by default."""
+    for i in (1, 2):
+        save_image(tmp_path / f"data/images/{i}.png", i)
+    rows = {f"data/labels/{i}.txt": "0 0 0 0.5 0 0.5 0.5 0.5 1 0 1\n" for i in (1, 2)}
+    write_text_files(tmp_path, rows | {"data/data.yaml": "train: images\nnames: [cat]\n"})
+    return tmp_path / "data"
+
+
+def test_notes_name_options(mobilevit, polygon_folder):
+    expected = "The objects also have masks. To train on them: --task image-segmentation."
+    assert f"note: {expected}" in mobilevit("check-data", polygon_folder)[1].splitlines()
+    assert expected in json.loads(mobilevit("check-data", polygon_folder, "--json")[1])["notes"]
+
+
+def test_notes_of_training_name_options(mobilevit, monkeypatch, tmp_path):
+    def train(arguments, callback):
+        callback.on_message('Set data_format="coco", or task="image-segmentation".')
+        return TrainingResult(tmp_path, "accuracy", 0.5, 1, 1.0)
+
+    monkeypatch.setattr("mobilevit_hf.training.trainer.train", train)
+    code, _, err = mobilevit("train", "data", "--output-dir", tmp_path / "run")
+    assert code == 0
+    assert err.splitlines()[0] == "note: Set --data-format coco, or --task image-segmentation."
+
+
+def test_tables_show_the_pixels_of_polygons(mobilevit, polygon_folder):
+    code, out, _ = mobilevit("check-data", polygon_folder, "--task", "image-segmentation")
+    assert code == 0
+    assert "image-segmentation, yolo" in out
+    assert "cat 50.00% 50.00%" in [" ".join(row.split()) for row in out.splitlines()]
+
+
+@pytest.fixture
 def mask_folder(tmp_path):
     """Images with masks of three classes in two splits: 4 and 2 images, of which one mask has another size."""
     names = [(f"{s}/images/{i}.png", f"{s}/masks/{i}.png") for s, n in (("train", 4), ("val", 2)) for i in range(n)]
@@ -183,7 +218,7 @@ def test_task_chooses_the_annotations(mobilevit, tmp_path):
         Image.fromarray(np.eye(30, 40, dtype=np.uint8)).save(mask)
     report = json.loads(mobilevit("check-data", tmp_path / "voc", "--json")[1])
     assert report["task"] == "object-detection"
-    assert any('task="image-segmentation"' in note for note in report["notes"])
+    assert any("--task image-segmentation" in note for note in report["notes"])
     chosen = json.loads(mobilevit("check-data", tmp_path / "voc", "--task", "image-segmentation", "--json")[1])
     assert (chosen["task"], len(chosen["splits"]["train"]["classes"])) == ("image-segmentation", 21)
     code, _, error = mobilevit("check-data", tmp_path / "voc", "--task", "image-classification")

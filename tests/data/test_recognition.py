@@ -182,7 +182,7 @@ def test_masks_are_preferred_to_coco_in_segmentation(tmp_path):
     assert load_dataset(tmp_path, validation_fraction=0).task == "object-detection"
     dataset = load_dataset(tmp_path, validation_fraction=0, task="image-segmentation")
     assert dataset.data_format == "maskfolder"
-    assert "--data-format coco" in " ".join(dataset.notes)
+    assert 'data_format="coco"' in " ".join(dataset.notes)
 
 
 def test_folders_that_all_contain_the_same_classes_raise(tmp_path):

@@ -7,13 +7,16 @@ from typing import Any
 
 import yaml
 
+from ...tasks import TaskName
 from ..types import Dataset
 from .annotations import AnnotatedImage, make_splits, name_classes
 from .folder import SPLIT_NAMES, DataFolder, is_image_name
 from .lookup import FileIndex, Reference, match_files, split_of
+from .maskfolder import TO_SEGMENT
+from .painted import make_painted_dataset
 from .yolo_rows import RowParser, parse_numbers
 
-TASKS = ("object-detection",)
+TASKS = ("object-detection", "image-segmentation")
 # Files with a class name per line, the preferred ones first. labelImg writes the names that it offers to the last one.
 CLASS_FILES = (
     re.compile(r"class(es|_names)?\.txt"),
@@ -40,7 +43,7 @@ def recognizes(folder: DataFolder) -> bool:
     return any(_has_rows(folder, name) for name in islice(named, MAX_FILES))
 
 
-def read(folder: DataFolder, file: str | None = None) -> Dataset:
+def read(folder: DataFolder, file: str | None = None, task: TaskName = "object-detection") -> Dataset:
     """Read YOLO text files.
 
     See `RowParser` for their rows. Images with an empty label file (reported as a problem) or without one are
@@ -51,9 +54,11 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     Args:
         folder: Folder of the dataset.
         file: YAML file, instead of the one in the folder.
+        task: Whether to read boxes, or polygons, which are painted to masks, see `make_painted_dataset`.
 
     Raises:
-        ValueError: If classes, images or label files are missing, or rows may be keypoints without a `kpt_shape`.
+        ValueError: If classes, images, label files or, for masks, polygons are missing, or rows may be keypoints
+            without a `kpt_shape`.
     """
     file = file or _find_description(folder)
     content = _load_description(folder, file) if file else {}
@@ -72,7 +77,8 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
         if part := images.pop(split):
             folder.notes.append(f"None of the {len(part)} images of {split} has a label file: there is no such split.")
     _note_unmatched(folder, labels, images, label_files)
-    parser = RowParser(_keypoint_values(folder, file, content))
+    is_segmentation = task == "image-segmentation"
+    parser = RowParser(_keypoint_values(folder, file, content), keep_polygons=is_segmentation)
     annotated = {
         split: [image for name in part if (image := _read_image(folder, parser, name, label_files[name]))]
         for split, part in images.items()
@@ -85,6 +91,14 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
     else:
         classes = tuple(names[number] for number in sorted(names))
         numbers = {number: label for label, number in enumerate(sorted(names))}
+    if is_segmentation:
+        if not any(entry.shape for part in annotated.values() for image in part for entry in image.annotations):
+            raise ValueError(
+                f"{folder.root}: got YOLO label files with boxes only, expected polygons. Export polygons or masks."
+            )
+        return make_painted_dataset(folder, annotated, classes, "yolo", labels=numbers, is_relative=True)
+    if parser.has_polygons:
+        folder.notes.append(f"The objects also have masks. {TO_SEGMENT}")
     splits = make_splits(folder, annotated, numbers, is_relative=True)
     return Dataset("object-detection", classes, splits, "yolo")
 
@@ -378,9 +392,9 @@ def _check_rows(folder: DataFolder, file: str | None, parser: RowParser) -> None
             f"{file or 'data.yaml'}. Add the number of keypoints and of the values of each, such as "
             "`kpt_shape: [17, 3]`."
         )
-    if parser.num_boxes and parser.num_large == parser.num_boxes:
+    if parser.num_objects and parser.num_large == parser.num_objects:
         raise ValueError(
-            f"{folder.root}: got label files with boxes in pixels, expected fractions of the image size. Divide "
+            f"{folder.root}: got label files with coordinates in pixels, expected fractions of the image size. Divide "
             "them by the width and height of their image."
         )
     if parser.fifth_values:

@@ -8,6 +8,7 @@ from .annotations import Annotation
 
 TOLERANCE = 0.1  # by which keypoints may lie outside of their box, as a fraction of its size
 LARGE = 2.0  # a relative coordinate that no rounding explains
+ROTATED_BOX = 8  # number of the coordinates of four points
 MAX_POLYGON_ROWS = 100  # rows that are searched for edges that cross
 
 
@@ -17,14 +18,18 @@ class RowParser:
 
     Attributes:
         keypoint_values: Number of values of an object's keypoints, 0 for a dataset without `kpt_shape`.
-        num_boxes: Number of rows with a box.
+        keep_polygons: Whether to return polygons as shapes, whose coordinates are relative, too.
+        num_objects: Number of rows with a box or a polygon.
         num_large: Number of those with a coordinate that is far from 0..1.
+        has_polygons: Whether a row is a polygon of more or less than four points, which are a rotated box.
         fifth_values: Smallest and largest of the values behind boxes, which are confidences in saved predictions.
     """
 
     keypoint_values: int = 0
-    num_boxes: int = 0
+    keep_polygons: bool = False
+    num_objects: int = 0
     num_large: int = 0
+    has_polygons: bool = False
     fifth_values: tuple[float, float] | None = None
     _length: int = 0  # of all rows that are not boxes
     _may_be_keypoints: bool = True
@@ -45,8 +50,7 @@ class RowParser:
         count = len(values)
         if count in (4, 5) or (self.keypoint_values and count == 4 + self.keypoint_values):
             x, y, width, height = values[:4]
-            self.num_boxes += 1
-            self.num_large += max(map(abs, values[:4])) > LARGE
+            self._count(values[:4])
             if count == 5:
                 low, high = self.fifth_values or (values[4], values[4])
                 self.fifth_values = min(low, values[4]), max(high, values[4])
@@ -54,7 +58,10 @@ class RowParser:
         if count > 5 and not self.keypoint_values:
             self._compare(values, position)
             if count % 2 == 0:
-                return Annotation(key, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])))
+                self._count(values)
+                self.has_polygons |= count != ROTATED_BOX
+                box = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+                return Annotation(key, box, shape=values if self.keep_polygons else None)
         expected = (
             f"4 or {4 + self.keypoint_values}" if self.keypoint_values else "4, or 2 for each point of a polygon"
         )
@@ -63,6 +70,10 @@ class RowParser:
     def find_keypoints(self) -> str:
         """Return the position of a row if all rows that are not boxes look like a box and keypoints, else ""."""
         return self._example if self._may_be_keypoints else ""
+
+    def _count(self, coordinates: Sequence[float]) -> None:
+        self.num_objects += 1
+        self.num_large += max(map(abs, coordinates)) > LARGE
 
     def _compare(self, values: Sequence[float], position: str) -> None:
         """Compare a row with the previous ones: the number of points of polygons varies, that of keypoints doesn't."""

@@ -3,9 +3,11 @@
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 from dataset_files import labeled_boxes, problem_kinds, sample_names, save_image, split_sizes, write
 from PIL import Image
+from pycocotools import mask as mask_api
 
 from mobilevit_hf.data.formats import yolo
 from mobilevit_hf.data.formats.folder import DataFolder
@@ -326,7 +328,7 @@ def test_pose_rows(tmp_path, shape):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("0 20 15 10 10\n0 8 8 4 4\n", "boxes in pixels"),
+        ("0 20 15 10 10\n0 8 8 4 4\n", "coordinates in pixels"),
         ("0 0.5 0.5 0.2 0.2 0.7\n0 0.5 0.5 0.2 0.2 1.57\n", r"sixth column of 0\.7 to 1\.57"),
     ],
 )
@@ -377,3 +379,76 @@ def test_directory_named_data_yaml_is_ignored(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\n")
     with warnings.catch_warnings(action="error"):
         assert len(load_dataset(tmp_path, data_format="yolo").splits["train"]) == 1
+
+
+def write_polygons(root, rows):
+    """Write an image of 40x30 pixels and its rows, with the classes cat and dog."""
+    save_image(root / "images" / "a.jpg", (40, 30))
+    write(root / "labels" / "a.txt", rows)
+    write(root / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    return root
+
+
+def test_polygons_are_painted_as_by_pycocotools_smaller_ones_on_top(tmp_path):
+    small, large = [0.3, 0.3, 0.6, 0.35, 0.5, 0.7], [0.1, 0.1, 0.9, 0.2, 0.8, 0.9, 0.15, 0.8]
+    stick = [0, 0, 0.02, 0, 1, 0.98, 1, 1, 0.98, 1, 0, 0.03]  # a small area in a large box
+    rows = [(1, small), (0, large), (1, stick)]
+    write_polygons(tmp_path, "".join(f"{key} {' '.join(map(str, values))}\n" for key, values in rows))
+    dataset = load_dataset(tmp_path, task="image-segmentation", validation_fraction=0)
+    assert (dataset.task, dataset.data_format) == ("image-segmentation", "yolo")
+    assert dataset.classes == ("background", "cat", "dog")
+    expected = np.zeros((30, 40), np.uint8)
+    for polygon, label in ((large, 1), (small, 2), (stick, 2)):
+        pixels = (np.reshape(polygon, (-1, 2)) * (40, 30)).ravel().tolist()
+        expected[mask_api.decode(mask_api.frPyObjects([pixels], 30, 40))[..., 0] > 0] = label
+    assert np.unique(expected).tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(dataset.splits["train"][0].mask.read(), expected)
+    assert not dataset.problems
+
+
+def test_polygons_are_relative_to_the_upright_image(tmp_path):
+    write_polygons(tmp_path, "0 0 0 1 0 1 0.5 0 0.5\n")
+    save_image(tmp_path / "images" / "a.jpg", (40, 30), orientation=6)
+    mask = load_dataset(tmp_path, task="image-segmentation", validation_fraction=0).splits["train"][0].mask.read()
+    assert mask.shape == (40, 30)
+    np.testing.assert_array_equal(mask[:, 15], [1] * 20 + [0] * 20)
+
+
+def test_rows_without_a_polygon_are_problems_of_masks(tmp_path):
+    rows = "0 0.1 0.1 0.5 0.1 0.5 0.9\n1 0.5 0.5 0.2 0.2\n0 0.1 0.1 0.5\n7 0.1 0.1 0.5 0.1 0.5 0.9\n"
+    huge = "1 0.1 0.1 1e12 0.1 0.5 1e12\n"  # whose outline would fill the memory
+    dataset = load_dataset(write_polygons(tmp_path, rows + huge), task="image-segmentation", validation_fraction=0)
+    no_polygon = "has no polygon of three points and no RLE of the image's size: skipped"
+    assert [(problem.kind, problem.reason) for problem in dataset.problems] == [
+        ("unreadable annotation", f"object 2 {no_polygon}"),
+        (
+            "unreadable annotation",
+            "object 3 of labels/a.txt, line 3: got 3 values after the class, expected 4, or 2 for each point of a "
+            "polygon",
+        ),
+        ("unknown class", "object 4 has the class 7, which is not a class of the dataset"),
+        ("unreadable annotation", f"object 5 {no_polygon}"),
+    ]
+    assert dataset.splits["train"][0].mask.labels() == [1]
+
+
+def test_boxes_alone_are_no_masks(tmp_path):
+    write_polygons(tmp_path, "0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(ValueError, match=r"boxes only, expected polygons\. Export polygons or masks"):
+        load_dataset(tmp_path, task="image-segmentation")
+
+
+def test_polygons_in_pixels_raise(tmp_path):
+    write_polygons(tmp_path, "0 3 4 30 5 12 25\n")
+    with pytest.raises(ValueError, match="coordinates in pixels"):
+        load_dataset(tmp_path, task="image-segmentation")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"), [("0 0.1 0.1 0.5 0.1 0.5 0.9", True), ("0 0.4 0.1 0.6 0.1 0.6 0.7 0.4 0.7", False)]
+)
+def test_polygons_are_noted_when_boxes_are_read(row, expected, tmp_path):
+    """Four points are a rotated box."""
+    dataset = load_dataset(write_polygons(tmp_path, row), validation_fraction=0)
+    assert dataset.task == "object-detection"
+    assert ('task="image-segmentation"' in " ".join(dataset.notes)) == expected
