@@ -111,6 +111,7 @@ def label_file(tmp_path):
     return tmp_path / "labels.onnx"
 
 
+@pytest.mark.slow
 def test_program_prints_the_fraction_of_each_class(label_file, run_program, tmp_path):
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:8, :, 0] = 255
@@ -118,6 +119,7 @@ def test_program_prints_the_fraction_of_each_class(label_file, run_program, tmp_
     assert run_program("onnx", label_file, tmp_path / "red.png") == ["class 0 0.750", "class 3 0.250"]
 
 
+@pytest.mark.slow
 def test_program_reports_a_file_that_is_no_image(label_file, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "program.py").write_text(find_program("onnx"))
