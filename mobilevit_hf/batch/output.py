@@ -11,10 +11,10 @@ from ..io import TEMP_PREFIX, remove_abandoned, write_atomically
 from .filesystems import is_remote, local_path, open_file, remote_filesystem
 from .types import OutputFormat
 
-# Readers of Parquet folders, such as pyarrow and Spark, leave out names with an underscore.
-CHUNKS_FILE = "_chunks.jsonl"
-JOB_FILE = "_job.json"  # written after the chunks
-SUMMARY_FILE = "_summary.json"
+# Readers of folders leave these out: pyarrow and Spark names with an underscore, `datasets` names without a suffix.
+CHUNKS_FILE = "_chunks"  # JSON lines
+JOB_FILE = "_job"  # JSON, written after the chunks
+SUMMARY_FILE = "_summary"  # JSON
 SUCCESS_FILE = "_SUCCESS"  # written last, empty
 _PART = re.compile(r"part-(\d{8,})\.(parquet|jsonl)")
 

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from ..backends.formats import BACKENDS
+from ..backends.formats import BACKENDS, check_backend
 from ..data.image_formats import is_url
+from ..environment import available_devices
 from ..model_sources import builtin_models, read_config, recommended_threshold, resolve_model
 from ..redaction import redact
 from ..tasks import EXPORTABLE_TASKS, TaskName, find_task
@@ -89,6 +90,8 @@ def predict_dataset(
         raise ValueError(f"output_format: got {output_format!r}, expected one of {', '.join(OUTPUT_FORMATS)}.")
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}.")
+    if quantization and backend == "torch":
+        raise ValueError(f"quantization: got {quantization!r} for torch, expected None. Use openvino, onnx or litert.")
     if embeddings and backend != "torch":
         raise ValueError(f"embeddings: got True for {backend}, expected False. Use the torch backend.")
     sources = [os.fspath(item) for item in ([source] if isinstance(source, str | os.PathLike) else source)]
@@ -105,6 +108,8 @@ def predict_dataset(
         threads=threads,
         **_model_fields(os.fspath(model), backend, top_k, threshold),
     )
+    if ray is None:  # nodes of a cluster may have other devices and packages
+        _check_runtime(job)
     totals = open_job(folder, job, [_absolute(item) for item in sources], chunk_size, resume=resume)
     return _run(executor, folder, job, totals, on_progress)
 
@@ -132,6 +137,15 @@ def _model_fields(model: str, backend: str, top_k: int | None, threshold: float 
         threshold = recommended_threshold(config)
     model = model if model in builtin_models() or not Path(model).is_dir() else str(Path(model).resolve())
     return {"model": model, "model_hash": hash_model(folder), "task": task, "top_k": top_k, "threshold": threshold}
+
+
+def _check_runtime(job: Job) -> None:
+    """Check that this machine has the device or the packages that the workers of a job need."""
+    devices = ["auto", *available_devices()] if job.backend == "torch" else ["auto", "cpu"]
+    if job.device not in devices:
+        raise ValueError(f"device: got {job.device} for {job.backend}, expected {' or '.join(devices)}. Leave it out.")
+    if job.backend != "torch":
+        check_backend(job.backend, job.task, job.dtype or "float32", job.quantization, exports=False)
 
 
 def _run(

@@ -1,5 +1,6 @@
 """Limits of the server. Importing this module does not import torch: they are defaults of the command."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -32,7 +33,9 @@ class Limits:
         for name in ("max_batch_size", "max_queue", "max_image_bytes"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}: got {value}, expected at least 1. Pass a larger number.")
-        if self.max_wait_ms < 0:
-            raise ValueError(f"max_wait_ms: got {self.max_wait_ms}, expected at least 0. Pass 0 not to wait.")
-        if self.timeout <= 0:
-            raise ValueError(f"timeout: got {self.timeout}, expected more than 0. Pass a number of seconds.")
+        if not 0 <= self.max_wait_ms < math.inf:
+            raise ValueError(
+                f"max_wait_ms: got {self.max_wait_ms}, expected a number of at least 0. Pass 0 not to wait."
+            )
+        if not 0 < self.timeout < math.inf:
+            raise ValueError(f"timeout: got {self.timeout}, expected a number above 0. Pass a number of seconds.")

@@ -95,7 +95,7 @@ def test_job_goes_on_after_its_process_was_killed(links, expected, model, tmp_pa
     assert process.returncode == 1, err
     assert read_rows(tmp_path / "out") == expected
     assert all(path.stat().st_mtime_ns == time for path, time in parts.items())
-    summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
+    summary = json.loads((tmp_path / "out" / "_summary").read_text())
     assert (summary["images"], summary["unreadable"]) == (NUM_LINKS, NUM_LINKS // 10)
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")) == []
 

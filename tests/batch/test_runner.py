@@ -5,6 +5,7 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 from PIL import Image
 
 import mobilevit_hf
@@ -49,6 +50,14 @@ def test_every_image_has_a_row(photos, classifier_dir, tmp_path):
     assert "not an image" in bad["error"]
     assert [rows[f"{i}.png"]["width"] for i in range(10)] == [64 + i for i in range(10)]
     assert (tmp_path / "out" / "_SUCCESS").is_file()
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_folder_of_parts_is_a_dataset(photos, classifier_dir, tmp_path, output_format):
+    (photos / "bad.jpg").unlink()
+    predict_dataset(photos, tmp_path / "out", classifier_dir, chunk_size=4, output_format=output_format)
+    dataset = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(dataset["image"]) == [f"{i}.png" for i in range(10)]
 
 
 @pytest.mark.parametrize("task", ["image-classification", "object-detection", "image-segmentation"])
@@ -137,7 +146,7 @@ def test_resume_has_the_images_of_the_start(photos, classifier_dir, tmp_path):
 def test_job_that_was_killed_while_its_source_was_listed_starts_again(photos, classifier_dir, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "_chunks.jsonl").write_text('{"index": 0')
+    (out / "_chunks").write_text('{"index": 0')
     assert predict_dataset(photos, out, classifier_dir).images == 11
 
 
@@ -194,6 +203,9 @@ def test_damaged_part_is_named(photos, classifier_dir, tmp_path):
         ({"output_format": "csv"}, "output_format: got 'csv'"),
         ({"backend": "tvm"}, "backend: got 'tvm'"),
         ({"embeddings": True, "backend": "onnx"}, "embeddings: got True for onnx"),
+        ({"quantization": "int8"}, "quantization: got 'int8' for torch"),
+        ({"device": "tpu"}, "device: got tpu for torch, expected auto or cpu"),
+        ({"device": "cuda", "backend": "onnx"}, "device: got cuda for onnx, expected auto or cpu"),
         ({"threshold": 0.5}, "threshold: not for image-classification"),
     ],
 )

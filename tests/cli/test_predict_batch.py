@@ -121,4 +121,4 @@ def test_ray_and_workers_are_passed_on(mobilevit, photos, classifier, tmp_path, 
     code, _, err = mobilevit("predict", photos, *options)
     assert code == 0, err
     assert created == [(3, "auto")]
-    assert json.loads((tmp_path / "out" / "_summary.json").read_text())["images"] == 3
+    assert json.loads((tmp_path / "out" / "_summary").read_text())["images"] == 3

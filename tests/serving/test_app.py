@@ -322,6 +322,7 @@ def test_limits_are_checked():
     from mobilevit_hf.serving import Limits
 
     invalid = {"max_batch_size": 0, "max_queue": 0, "max_image_bytes": 0, "max_wait_ms": -1, "timeout": 0}
-    for name, value in invalid.items():
+    not_finite = [(name, value) for name in ("max_wait_ms", "timeout") for value in (float("nan"), float("inf"))]
+    for name, value in [*invalid.items(), *not_finite]:
         with pytest.raises(ValueError, match=f"^{name}: got {value}, expected"):
             Limits(**{name: value})
