@@ -44,6 +44,17 @@ def test_unlisted_license_is_doubted_before_the_data_is_read(hub, train_command,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["image-classification", "object-detection", "image-segmentation"])
+def test_trained_model_is_published(task, hub, small_datasets, train_command, mobilevit, tmp_path):
+    train_command[1] = small_datasets[task]
+    code, _, err = mobilevit(*train_command, "--license", "mit")
+    assert code == 0, err
+    files = hub.files("user/run")
+    assert files["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert f"pipeline_tag: {task}" in files["README.md"].decode()
+
+
+@pytest.mark.slow
 def test_failed_publication_keeps_the_model(hub, train_command, mobilevit, tmp_path):
     hub.fail("POST", "/commit/", 403)
     code, _, err = mobilevit(*train_command, "--license", "mit", "--hub-private-repo", "--no-hub-images")

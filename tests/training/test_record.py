@@ -14,8 +14,12 @@ import torch
 from accelerate import PartialState
 from card_folders import write_model
 from toy_checkpoints import save_classifier
-from toy_datasets import draw_classification, draw_detection
-from transformers import AutoModelForImageClassification, AutoModelForObjectDetection
+from toy_datasets import draw_classification, draw_detection, draw_segmentation
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    AutoModelForSemanticSegmentation,
+)
 
 from mobilevit_hf.data.checks import check_dataset
 from mobilevit_hf.data.reading import load_dataset
@@ -47,7 +51,25 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module", params=["image-classification", "object-detection"])
+# Functions that write a dataset, Auto classes, and classes by task.
+DRAWERS = {
+    "image-classification": draw_classification,
+    "object-detection": draw_detection,
+    "image-segmentation": draw_segmentation,
+}
+AUTO_CLASSES = {
+    "image-classification": AutoModelForImageClassification,
+    "object-detection": AutoModelForObjectDetection,
+    "image-segmentation": AutoModelForSemanticSegmentation,
+}
+CLASSES = {
+    "image-classification": ["circle", "square"],
+    "object-detection": ["circle", "square"],
+    "image-segmentation": ["background", "circle", "square"],
+}
+
+
+@pytest.fixture(scope="module", params=list(DRAWERS))
 def task(request):
     return request.param
 
@@ -65,8 +87,7 @@ def private_names():
 def run_dir(task, tiny_fields, private_names, tmp_path_factory):
     """Folder of a short training run on a dataset with one unreadable image."""
     home = tmp_path_factory.mktemp(USER)
-    draw = draw_classification if task == "image-classification" else draw_detection
-    data = draw(home / "my shapes", train=24, validation=6)
+    data = DRAWERS[task](home / "my shapes", train=24, validation=6)
     if task == "image-classification":
         (data / "train" / "circle" / "broken.png").write_bytes(b"no image")
     initial = save_classifier(home / "base", 72, 64, tiny_fields)
@@ -82,14 +103,17 @@ def run_dir(task, tiny_fields, private_names, tmp_path_factory):
 @pytest.mark.slow
 def test_training_is_recorded(task, run_dir):
     record = read_record(run_dir / TRAINING_FILE, TrainingRecord)
-    detects = task == "object-detection"
     assert record.task == task
     assert record.data.name == "my shapes"
-    assert record.data.classes == ["circle", "square"]
+    assert record.data.classes == CLASSES[task]
     assert record.data.images == {"train": 24, "validation": 6}
-    assert record.data.skipped == ({} if detects else {"unreadable image": 1})
-    objects = sum(1 + i % 3 for i in range(24)) if detects else 24
-    assert sum(record.data.counts["train"].values()) == objects
+    assert record.data.skipped == ({"unreadable image": 1} if task == "image-classification" else {})
+    counts = {
+        "image-classification": 24,
+        "object-detection": sum(1 + i % 3 for i in range(24)),
+        "image-segmentation": 24 * 64 * 60,  # pixels below the unlabeled rows
+    }
+    assert sum(record.data.counts["train"].values()) == counts[task]
     assert record.data.widths["median"] == 64
     assert record.data.validation_cut_off is False
     assert record.steps == 4
@@ -125,16 +149,16 @@ def test_published_files_contain_no_private_names(task, run_dir):
 @pytest.mark.slow
 def test_metadata_of_a_training_run(task, run_dir):
     metadata = collect_metadata(run_dir, CardOptions())
-    auto = AutoModelForImageClassification if task == "image-classification" else AutoModelForObjectDetection
-    model = auto.from_pretrained(run_dir)
+    model = AUTO_CLASSES[task].from_pretrained(run_dir)
     assert metadata.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert metadata.num_bytes == (run_dir / "model.safetensors").stat().st_size
     assert (metadata.task.name, metadata.dtype, metadata.image_size) == (task, "float32", 64)
-    assert metadata.classes == ("circle", "square")
+    assert metadata.classes == tuple(CLASSES[task])
     assert metadata.license == License("cc-by-4.0")
     assert metadata.base_model == "username/base"
     assert metadata.threshold == getattr(model.config, "recommended_threshold", None)
-    assert {"curves.png", "samples.png"} <= set(metadata.figures)
+    grid = "worst_images.png" if task == "image-segmentation" else "samples.png"
+    assert {"curves.png", grid} <= set(metadata.figures)
     for name in metadata.figures:
         assert (run_dir / name).is_file()
 
