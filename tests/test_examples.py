@@ -23,6 +23,7 @@ from mobilevit_hf import (
     MobileViTForImageClassification,
     MobileViTSSDLiteForObjectDetection,
 )
+from mobilevit_hf.data import check_dataset, load_dataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -52,6 +53,17 @@ def run_example(tmp_path_factory):
         return process.stdout
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("shirts", "image-classification"), ("parts", "object-detection"), ("streets", "image-segmentation")],
+)
+def test_drawn_datasets_have_no_problems(run_example, tmp_path, name, task):
+    run_example("draw_dataset.py", name, tmp_path / name, "--images", 10)
+    dataset = load_dataset(str(tmp_path / name))
+    assert dataset.task == task
+    assert not check_dataset(dataset).problems
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
