@@ -141,6 +141,10 @@ def _convert(
         if columns.classes is None and isinstance(first, datasets.IterableDataset):
             columns = replace(columns, classes=_read_classes(source))
         (classes, labels), encoding = find_classes(source.name, first, columns), None
+        if columns.classes is None and list(labels) == list(range(len(classes))):
+            names = _read_classes(source) or ()
+            if len(names) >= len(classes):
+                classes, labels = names, {label: label for label in range(len(names))}
     splits: dict[str, Split] = {}
     for split, rows in rows_by_split.items():
         make_split = SampleStream if isinstance(rows, datasets.IterableDataset) else make_samples
