@@ -43,8 +43,8 @@ def demo(
 ) -> None:
     """Start a web page to try models on images.
 
-    The page classifies images or detects objects in them, and compares the installed backends. If it accepts
-    connections from other machines, only the given models can be selected. Press Ctrl-C to stop.
+    The page classifies or segments images, or detects objects in them, and compares the installed backends. If it
+    accepts connections from other machines, only the given models can be selected. Press Ctrl-C to stop.
 
     With --static, the page needs no server but one of static files, images never leave the visitor's device, and it
     works offline after the first visit.

@@ -80,6 +80,11 @@ def read_hub(
         )
     except (*LIBRARY_ERRORS, DatasetsError) as error:
         reason = f"{name} can't be read from the Hub: {_one_line(error)}"
+        if constants.HF_HUB_OFFLINE and isinstance(error, ConnectionError):
+            reason = (
+                f"{name}: no file or folder of this name, and no such dataset in the Hub's cache. Check the name, or "
+                "unset HF_HUB_OFFLINE to download it."
+            )
         if "Config name is missing" in str(error):
             reason += f" Name a configuration: {repository}:CONFIGURATION"
     else:

@@ -22,6 +22,12 @@ def test_unreachable_hub_raises(monkeypatch):
         load_dataset("user/name")
 
 
+def test_missing_name_in_offline_mode_is_no_error_of_the_hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"nothing: no file or folder of this name.* unset HF_HUB_OFFLINE"):
+        load_dataset("nothing")
+
+
 @pytest.mark.parametrize(
     ("column", "names"), [("label", ["dog", "cat"]), ("label", ["cat"]), ("kind", ["cat", "dog"])]
 )
