@@ -68,6 +68,10 @@ class PartWriter(ABC):
     def finish(self) -> None:
         """Write what is left; the file stays open."""
 
+    @abstractmethod
+    def abandon(self) -> None:
+        """Write nothing more, after an error."""
+
 
 class ParquetPartWriter(PartWriter):
     """Writer of a Parquet file."""
@@ -91,6 +95,10 @@ class ParquetPartWriter(PartWriter):
         self._writer.add_key_value_metadata({UNREADABLE: str(self.unreadable).encode()})
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Write no footer: otherwise the destructor does, to a file that is closed by then."""
+        self._writer.is_open = False
+
 
 class JsonLinesPartWriter(PartWriter):
     """Writer of JSON lines."""
@@ -103,6 +111,9 @@ class JsonLinesPartWriter(PartWriter):
     def finish(self) -> None:
         """Do nothing: each line is written at once."""
 
+    def abandon(self) -> None:
+        """Do nothing: no line is pending."""
+
 
 PART_WRITERS: dict[OutputFormat, type[PartWriter]] = {"parquet": ParquetPartWriter, "jsonl": JsonLinesPartWriter}
 
@@ -110,9 +121,13 @@ PART_WRITERS: dict[OutputFormat, type[PartWriter]] = {"parquet": ParquetPartWrit
 def write_part(file: IO[bytes], output_format: OutputFormat, schema: pa.Schema, rows: Iterable[Row]) -> PartWriter:
     """Write rows to an open file; return the finished writer, which has counted them."""
     writer = PART_WRITERS[output_format](file, schema)
-    for row in rows:
-        writer.write(row)
-    writer.finish()
+    try:
+        for row in rows:
+            writer.write(row)
+        writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
     return writer
 
 

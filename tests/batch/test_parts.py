@@ -1,5 +1,7 @@
+import gc
 import io
 import json
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -61,3 +63,19 @@ def test_damaged_part_is_an_error(output_format):
     data = write(output_format)[0].getvalue()
     with pytest.raises(ValueError):
         count_rows(io.BytesIO(data[:-5]), output_format)
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
+def test_interrupted_part_is_not_written_to_after_its_file_is_closed(output_format, tmp_path, monkeypatch):
+    errors = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)  # of destructors
+
+    def interrupted_rows():
+        yield {"image": "0.png", "error": None}
+        raise KeyboardInterrupt
+
+    schema = make_schema("image-classification", embeddings=False)
+    with pytest.raises(KeyboardInterrupt), (tmp_path / "part").open("wb") as file:
+        write_part(file, output_format, schema, interrupted_rows())
+    gc.collect()
+    assert errors == []
