@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,9 @@ def _convert(
         for split in ("train", "validation", "test")
         if split in rows_by_split
     }
+    labels: Mapping[Hashable, int] = {}
     if columns.is_segmentation:
         classes, encoding, encoding_notes = _find_encoding(rows_by_split, columns, source)
-        labels = {}
         notes += encoding_notes
     else:
         if columns.classes is None and isinstance(first, datasets.IterableDataset):
@@ -149,7 +149,8 @@ def _convert(
         if columns.classes is None and list(labels) == list(range(len(classes))):
             names = _read_classes(source) or ()
             if len(names) >= len(classes):
-                classes, labels = names, {label: label for label in range(len(names))}
+                numbers: dict[Hashable, int] = {label: label for label in range(len(names))}
+                classes, labels = names, numbers
     splits: dict[str, Split] = {}
     for split, rows in rows_by_split.items():
         make_split = SampleStream if isinstance(rows, datasets.IterableDataset) else make_samples
