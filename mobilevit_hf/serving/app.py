@@ -161,6 +161,9 @@ class Service:
             raise RequestError(401, "Authorization: got no valid token. Send the server's API key as bearer token.")
         if self._predictor is None:
             raise RequestError(503, f"Model {self._name} is currently loading.")
+        _, names_task, task = request.url.path.rpartition("/pipeline/")
+        if names_task and task.strip("/") != self._predictor.task:
+            raise RequestError(404, f"task: got {task}, expected {self._predictor.task}, the task of {self._name}.")
         if self._accepted >= self._limits.max_queue:
             raise RequestError(503, f"Model {self._name} is busy: {self._accepted} requests wait. Try again later.")
         self._accepted += 1

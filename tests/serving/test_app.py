@@ -104,6 +104,11 @@ def test_other_paths_and_methods_are_errors_in_json(app, method, path, status):
     assert_error(app.request(method, path), status)
 
 
+@pytest.mark.parametrize("path", ["/pipeline/object-detection", "/models/user/model/pipeline/object-detection"])
+def test_path_of_another_task_is_not_found(app, path):
+    assert_error(app.request("POST", path), 404, "object-detection", "image-classification")
+
+
 def test_token_is_required_if_the_server_has_one(run_app, classifier, jpeg):
     app = run_app(lambda: classifier, api_key="secret")
     for given in ({}, {"Authorization": "Bearer other"}, {"Authorization": "secret"}, {"Authorization": "Bearer ä"}):
