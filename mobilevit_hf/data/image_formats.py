@@ -135,7 +135,8 @@ def find_images(sources: Iterable[str], outputs: Iterable[Path] = ()) -> tuple[l
         root, excluded = input_folder(source), [os.path.abspath(output) for output in outputs]  # noqa: PTH100
         excluded = [f"{folder}{os.sep}" for folder in excluded if folder.startswith(f"{root}{os.sep}")]
         if path.is_dir():
-            files = [str(p) for p in sorted(path.rglob("*")) if p.is_file()]
+            # A broken link is an image that can't be read.
+            files = [str(p) for p in sorted(path.rglob("*")) if p.is_file() or (p.is_symlink() and not p.is_dir())]
             files = [file for file in files if not _identify(file).startswith(tuple(excluded))]
             matches = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
             videos = {file: describe_format(file) or "" for file in files if is_video(file)}

@@ -50,6 +50,11 @@ def test_folder_is_split_into_chunks_of_image_files(folder):
     assert "1 .svg" in note
 
 
+def test_broken_link_is_listed_for_its_reason(folder):
+    (folder / "z.png").symlink_to(folder / "missing.png")
+    assert "z.png" in list_names(folder)
+
+
 def test_folder_is_listed_lazily(folder, monkeypatch):
     """The entries of a folder are drawn while chunks are used: this folder has no end."""
     scandir = os.scandir

@@ -134,6 +134,14 @@ def test_all_photo_formats_of_pillow_are_read(suffix, image, tmp_path):
     assert (lazy.width, lazy.height) == expected.size
 
 
+def test_broken_link_is_found_as_an_image_that_cannot_be_read(tmp_path):
+    link = tmp_path / "a.png"
+    link.symlink_to(tmp_path / "missing.png")
+    assert find_images([str(tmp_path)])[0] == [str(link)]
+    with pytest.raises(UnreadableImageError):
+        load_image(link)
+
+
 def test_heic_is_read(tmp_path):
     (tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
     for source in (str(tmp_path / "IMG_1.HEIC"), tmp_path / "IMG_1.HEIC", HEIC):
