@@ -111,9 +111,8 @@ class Listing:
                     if entry.is_dir(follow_symlinks=False):
                         if entry.path != self._output:
                             pending.append(entry.path)
-                    elif entry.is_file() or (
-                        entry.is_symlink() and not entry.is_dir()
-                    ):  # a broken link is a bad image
+                    # A broken link is an image that can't be read.
+                    elif entry.is_file() or (entry.is_symlink() and not entry.is_dir()):
                         yield FoundFile(common, _relative(entry.path, common), is_named=False)
 
     def _find_others(self, source: str, common: str) -> Iterator[FoundFile]:
