@@ -257,7 +257,7 @@ class MobileViTForImageClassification(MobileViTPreTrainedModel):
 
 
 class MobileViTForSemanticSegmentation(MobileViTPreTrainedModel):
-    """MobileViT with a DeepLabv3 head (paper, section 4.3, with `output_stride` 16)."""
+    """MobileViT with a DeepLabv3 head (paper, section 4.2.2, with `output_stride` 16)."""
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__(config)
