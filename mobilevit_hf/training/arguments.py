@@ -154,8 +154,7 @@ class TrainArguments:
     output_dir: str | None = option(None, "Output directory. Default: runs/NAME_OF_DATASET.", MODEL)
     image_size: int | None = option(
         None,
-        "Input size in pixels. Default: that of a checkpoint for the same task, or 96 for classifiers, 320 for "
-        "detectors and 384 for segmentation models; less for smaller images, except for detectors.",
+        "Input size in pixels. Default: the checkpoint's, or 96, 320 or 384 by task, or less for smaller images.",
         MODEL,
         Bound(lambda value: 32 <= value <= 4096, "32..4096 pixels"),
     )

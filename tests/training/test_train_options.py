@@ -276,7 +276,7 @@ def test_invalid_value_raises_before_torch_is_imported(run_python):
     [
         ("train_classification.py", "boxes", ("folders that are not named after classes", "for a classifier")),
         ("train_detection.py", "shapes", ("object-detection", "image-classification")),
-        ("train_segmentation.py", "shapes", ("33 images without", "COCO JSON with polygons")),
+        ("train_segmentation.py", "shapes", ("33 images without", "COCO JSON or YOLO labels with polygons")),
     ],
 )
 def test_script_rejects_data_of_the_other_task(script, dataset, expected, working_dir, no_hub, monkeypatch, capfd):
