@@ -60,6 +60,7 @@ def test_folder_of_parts_is_a_dataset(photos, classifier_dir, tmp_path, output_f
     assert sorted(dataset["image"]) == [f"{i}.png" for i in range(10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["image-classification", "object-detection", "image-segmentation"])
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 def test_predictions_equal_those_of_the_command(
@@ -94,6 +95,7 @@ def test_embeddings_are_the_pooled_output_of_the_encoder(photos, classifier_dir,
     assert rows["bad.jpg"]["embedding"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["object-detection", "image-segmentation"])
 def test_embeddings_of_a_model_without_pooling_are_means_of_its_features(
     photos, detector_dir, segmenter_dir, tmp_path, task
@@ -264,6 +266,7 @@ def test_exported_model_has_the_predictions_of_the_command(mobilevit, photos, cl
     assert not rows
 
 
+@pytest.mark.slow
 def test_image_with_a_path_outside_of_unicode(classifier_dir, image, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()

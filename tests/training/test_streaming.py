@@ -66,13 +66,14 @@ def assert_equal_runs(folder, expected):
     assert positions[0] == positions[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "workers"),
     [
         ("image-classification", 0),
-        pytest.param("image-classification", 2, marks=pytest.mark.slow),
-        pytest.param("object-detection", 0, marks=pytest.mark.slow),
-        pytest.param("image-segmentation", 0, marks=pytest.mark.slow),
+        ("image-classification", 2),
+        ("object-detection", 0),
+        ("image-segmentation", 0),
     ],
 )
 def test_stopped_stream_resumes_bit_equal(task, workers, make_stream_arguments, recorded, tmp_path):
@@ -104,6 +105,7 @@ def test_resumed_stream_reads_no_image_again(make_stream_arguments, recorded, mo
     assert len(decoded) == 2 * 4
 
 
+@pytest.mark.slow
 def test_log_of_a_stream_counts_passes(make_stream_arguments, tmp_path):
     train(make_stream_arguments(tmp_path / "run", max_steps=12, eval_steps=12, save_steps=12))
     epochs = [line["epoch"] for line in read_metrics(tmp_path / "run") if "loss" in line]
@@ -111,6 +113,7 @@ def test_log_of_a_stream_counts_passes(make_stream_arguments, tmp_path):
     assert epochs[-1] == 2  # 12 batches of 4 of 18 images
 
 
+@pytest.mark.slow
 def test_resume_with_another_number_of_shards_raises(make_stream_arguments, streamed_datasets, tmp_path):
     folder = Path(shutil.copytree(streamed_datasets["image-classification"], tmp_path / "data"))
     train(make_stream_arguments(tmp_path / "run", max_steps=1))
