@@ -139,9 +139,12 @@ def _work(connection: Connection, job: Job, index: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.disable_progress_bar()  # of loading weights, in each process
-    with suppress(EOFError, OSError):
-        while True:
-            connection.send(_process(job, connection.recv(), index))
+    try:
+        with suppress(EOFError, OSError):
+            while True:
+                connection.send(_process(job, connection.recv(), index))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception in a finalizer would be printed
 
 
 def _process(job: Job, chunk: Chunk, index: int) -> Message:
