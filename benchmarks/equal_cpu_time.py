@@ -83,6 +83,26 @@ def use_cpu_clock(module: ModuleType) -> None:
     module.time = SimpleNamespace(**vars(time) | {"time": time.process_time, "monotonic": time.process_time})
 
 
+def train_with_defaults(data: Path, runs: Path, minutes: float, seed: int, initial: str) -> Any:
+    """Train ours as `mobilevit train` does, from the checkpoint or variant `initial`; return the result."""
+    from mobilevit_hf.allocator import tune_allocator
+    from mobilevit_hf.training import trainer
+    from mobilevit_hf.training.arguments import TrainArguments
+
+    tune_allocator()
+    use_cpu_clock(trainer)
+    arguments = TrainArguments(
+        data=str(data),
+        model=initial,
+        max_minutes=minutes,
+        seed=seed,
+        output_dir=str(runs / "ours"),
+        dataloader_num_workers=0,
+        use_cpu=True,
+    )
+    return trainer.train(arguments)
+
+
 def work(
     train: Train, folder: str, images: list[str], minutes: float, seed: int, initial: str, core: int | None
 ) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from equal_cpu_time import Comparison, Predict, main, use_cpu_clock
+from equal_cpu_time import Comparison, Predict, main, train_with_defaults, use_cpu_clock
 from workers import OURS, Candidate
 
 YOLO = "YOLO11n"
@@ -172,23 +172,9 @@ def train_ours(data: Path, runs: Path, minutes: float, seed: int, initial: str) 
     import torch
 
     from mobilevit_hf import MobileViTSSDLiteForObjectDetection, MobileViTSSDLiteImageProcessor
-    from mobilevit_hf.allocator import tune_allocator
     from mobilevit_hf.data.images import load_image
-    from mobilevit_hf.training import trainer
-    from mobilevit_hf.training.arguments import TrainArguments
 
-    tune_allocator()
-    use_cpu_clock(trainer)
-    arguments = TrainArguments(
-        data=str(data),
-        model=initial,
-        max_minutes=minutes,
-        seed=seed,
-        output_dir=str(runs / "ours"),
-        dataloader_num_workers=0,
-        use_cpu=True,
-    )
-    result = trainer.train(arguments)
+    result = train_with_defaults(data, runs, minutes, seed, initial)
     model = MobileViTSSDLiteForObjectDetection.from_pretrained(result.output_dir).eval()
     processor = MobileViTSSDLiteImageProcessor.from_pretrained(result.output_dir)
 
