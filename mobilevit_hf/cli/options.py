@@ -52,3 +52,9 @@ def fill_optional_values(arguments: list[str]) -> list[str]:
             if not pattern.fullmatch("".join(arguments[index + 1 : index + 2])):
                 filled.append(default)
     return filled
+
+
+def check_device(device: Device, backend: Backend) -> None:
+    """Raise a ValueError if a runtime that runs on the CPU is to run on another device."""
+    if backend is not Backend.torch and device not in (Device.auto, Device.cpu):
+        raise ValueError(f"--device {device}: {backend} runs on the CPU. Leave it out, or use --backend torch.")

@@ -15,7 +15,7 @@ from ..data.writers.destination import Destination, find_destination
 from ..model_sources import DEFAULT_MODEL, builtin, read_task, recommended_threshold, resolve_model
 from ..tasks import EXPORTABLE_TASKS, TaskName
 from . import console
-from .options import Backend, Device, DeviceOption, Dtype, PredictionFormat, Quantization
+from .options import Backend, Device, DeviceOption, Dtype, PredictionFormat, Quantization, check_device
 from .predict_batch import CENTER_CROP, BatchOptions, check_options, is_batch, predict_batch
 
 if TYPE_CHECKING:
@@ -319,8 +319,7 @@ def _load_pipeline(task: TaskName, folder: Path, options: Options) -> "Pipeline"
     arguments = {key: value for key, value in options.runtime.items() if value is not None}
     if backend == Backend.torch:
         return pipeline(task, str(folder), device=console.pick_device(device), trust_remote_code=False, **arguments)
-    if device not in (Device.auto, Device.cpu):
-        raise ValueError(f"--device {device}: {backend} runs on the CPU. Leave it out, or use --backend torch.")
+    check_device(device, Backend(backend))
     with console.messages.status(f"Preparing the model for {backend}"):
         predictor = pipeline(task, str(folder), trust_remote_code=False, **arguments)
     choice: Choice | None = cast("Any", predictor.model).choice

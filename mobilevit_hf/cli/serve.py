@@ -11,7 +11,7 @@ from ..model_sources import resolve_model
 from ..serving.limits import Limits
 from ..serving.listener import listen
 from . import console
-from .options import Backend, Device, DeviceOption, Dtype, ModelArgument, Quantization
+from .options import Backend, Device, DeviceOption, Dtype, ModelArgument, Quantization, check_device
 
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 DEFAULTS = Limits()
@@ -66,8 +66,7 @@ def serve(
         timeout=timeout,
     )
     check_packages("serve", PACKAGES, "serve")
-    if backend is not Backend.torch and device not in (Device.auto, Device.cpu):
-        raise ValueError(f"--device {device}: {backend} runs on the CPU. Leave it out, or use --backend torch.")
+    check_device(device, backend)
     listen(host, port).close()
     is_torch = backend is Backend.torch
     resolve_model(model, folder=None if is_torch else str(backend))

@@ -42,7 +42,7 @@ def test_missing_package_is_a_one_line_error(mobilevit, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--timeout", "0"], "--timeout: got 0.0, expected more than 0."),
+        (["--timeout", "0"], "--timeout: got 0.0, expected a number above 0. Pass a number of seconds."),
         (["--backend", "onnx", "--device", "cuda"], "--device cuda: onnx runs on the CPU."),
         (["--host", "256.0.0.1"], "Can't listen on 256.0.0.1:8000 ("),
     ],
