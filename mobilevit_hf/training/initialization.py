@@ -51,9 +51,9 @@ STRIDE = 32
 MIN_IMAGE_SIZE = 96
 # From scratch, a classifier learns more from many small images than from few large ones in the same time.
 SCRATCH_IMAGE_SIZE = 96
-# The paper trains at 512x512 (section 4.2.2). In five minutes on one CPU core, fine-tuned XXS reaches 59.8% mean IoU on
-# CamVid's validation split at 384, 58.1% at 320 and 59.2% at 256; at 384 with stride 8, which takes 2.5 times as long
-# per step, 56.2%.
+# The paper trains at 512x512 (section 4.2.2). In five minutes on one CPU core, fine-tuned XXS reaches 59.8% mean IoU
+# on CamVid's validation split at 384, 58.1% at 320 and 59.2% at 256; at 384 with stride 8, which takes 2.5 times as
+# long per step, 56.2%.
 SEGMENTER_IMAGE_SIZE = 384
 SEGMENTER_STRIDE = 16
 
