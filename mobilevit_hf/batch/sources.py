@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from huggingface_hub.errors import HTTPError
 
-from ..data.image_formats import IMAGE_SUFFIXES, UnreadFiles, input_folder, is_url, is_video
+from ..data.image_formats import IMAGE_SUFFIXES, UnreadFiles, input_folder, is_url, is_video, walk_files
 from .filesystems import display_name, is_remote, join, local_path, open_file, pin_revision, remote_filesystem
 from .types import Chunk
 
@@ -81,7 +81,8 @@ class Listing:
         folders = {path for path in folders if not any(str(parent) in folders for parent in Path(path).parents)}
         common = os.path.commonpath([input_folder(path) for path in paths]) if paths else ""
         for folder in sorted(folders):
-            yield from self._scan(folder, common)
+            for path in walk_files(folder, {self._output}):
+                yield FoundFile(common, _relative(path, common), is_named=False)
         seen: set[str] = set()
         for source in self.sources:
             for file in self._find_others(source, common):
@@ -101,19 +102,6 @@ class Listing:
     def count_files(self) -> int:
         """Return the number of files that `chunks` would read."""
         return sum(find_kind(file) is not None for file in self.files())
-
-    def _scan(self, folder: str, common: str) -> Iterator[FoundFile]:
-        """Yield the files below a local folder in the order of the directory, without a list of them."""
-        pending = [folder]
-        while pending:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        if entry.path != self._output:
-                            pending.append(entry.path)
-                    # A broken link is an image that can't be read.
-                    elif entry.is_file() or (entry.is_symlink() and not entry.is_dir()):
-                        yield FoundFile(common, _relative(entry.path, common), is_named=False)
 
     def _find_others(self, source: str, common: str) -> Iterator[FoundFile]:
         """Yield the files of a source that is no local folder."""

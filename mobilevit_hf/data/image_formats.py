@@ -3,7 +3,7 @@
 import contextlib
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -114,7 +114,8 @@ def find_images(sources: Iterable[str], outputs: Iterable[Path] = ()) -> tuple[l
 
     Args:
         sources: Files of any suffix, http(s) URLs, glob patterns (`"photos/*.jpg"`, `**` for subfolders), or folders,
-            of which all files below with a suffix in `IMAGE_SUFFIXES` are returned in alphabetical order.
+            of which all files below with a suffix in `IMAGE_SUFFIXES` are returned in alphabetical order; see
+            `walk_files` for links.
         outputs: Folders for output, which are left out where they are inside a folder of the sources.
 
     Returns:
@@ -135,8 +136,7 @@ def find_images(sources: Iterable[str], outputs: Iterable[Path] = ()) -> tuple[l
         root, excluded = input_folder(source), [os.path.abspath(output) for output in outputs]  # noqa: PTH100
         excluded = [f"{folder}{os.sep}" for folder in excluded if folder.startswith(f"{root}{os.sep}")]
         if path.is_dir():
-            # A broken link is an image that can't be read.
-            files = [str(p) for p in sorted(path.rglob("*")) if p.is_file() or (p.is_symlink() and not p.is_dir())]
+            files = [str(file) for file in sorted(map(Path, walk_files(str(path))))]
             files = [file for file in files if not _identify(file).startswith(tuple(excluded))]
             matches = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
             videos = {file: describe_format(file) or "" for file in files if is_video(file)}
@@ -153,6 +153,37 @@ def find_images(sources: Iterable[str], outputs: Iterable[Path] = ()) -> tuple[l
         if not matches and not videos:
             missing[source] = reason
     return list(images.values()), missing, notes
+
+
+def walk_files(folder: str, excluded: Collection[str] = ()) -> Iterator[str]:
+    """Yield the paths of the files below a folder in the order of the directories, without a list of them.
+
+    A link to a folder outside is followed once, unless that folder contains this one. A broken link is a file, which
+    can't be read.
+
+    Args:
+        folder: Path of the folder.
+        excluded: Paths of folders below it that are left out.
+    """
+    pending, followed = [folder], [os.path.realpath(folder)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                is_link = entry.is_symlink()
+                if is_link and os.path.isdir(entry.path):  # noqa: PTH112
+                    target = os.path.realpath(entry.path)
+                    is_followed = any(_is_inside(target, other) for other in followed)
+                    if entry.path not in excluded and not is_followed and not _is_inside(followed[0], target):
+                        followed.append(target)
+                        pending.append(entry.path)
+                elif is_link or entry.is_file():
+                    yield entry.path
+                elif entry.is_dir() and entry.path not in excluded:
+                    pending.append(entry.path)
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return f"{path}{os.sep}".startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 
 def input_folder(source: str) -> str:

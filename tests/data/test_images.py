@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import struct
 import threading
 import warnings
@@ -19,7 +20,7 @@ from torchvision.transforms import v2
 from transformers.image_utils import load_image as stock_load_image
 
 from mobilevit_hf.data import images
-from mobilevit_hf.data.image_formats import find_images
+from mobilevit_hf.data.image_formats import find_images, walk_files
 from mobilevit_hf.data.images import (
     LazyImage,
     Region,
@@ -200,6 +201,21 @@ def test_random_damage_raises_no_other_error(corner_colors, tmp_path):
             (tmp_path / f"damaged.{suffix}").write_bytes(data.tobytes())
             with contextlib.suppress(UnreadableImageError):
                 assert load_image(tmp_path / f"damaged.{suffix}").mode == "RGB"
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    for name in ("in/1.png", "in/sub/2.png", "out/3.png", "out/deep/4.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    links = {"a": "out", "b": "out/deep", "inside": "in/sub", "self": "in", "up": ".", "out/back": "in"}
+    for name, target in links.items():
+        (tmp_path / ("" if "/" in name else "in") / name).symlink_to(tmp_path / target)
+    (tmp_path / "in/circle").symlink_to("circle")
+    files = [os.path.realpath(file) for file in walk_files(str(tmp_path / "in"))]
+    names = ["in/1.png", "in/circle", "in/sub/2.png", "out/3.png", "out/deep/4.png"]
+    assert set(files) == {str(tmp_path / name) for name in names}
+    assert files.count(str(tmp_path / "out/3.png")) == files.count(str(tmp_path / "in/1.png")) == 1
 
 
 def test_find_images(tmp_path, monkeypatch):
