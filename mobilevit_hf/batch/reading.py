@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..data.archives import ARCHIVE_ERRORS, BLOCK
-from ..data.image_formats import IMAGE_SUFFIXES, describe_format, is_url
+from ..data.image_formats import IMAGE_SUFFIXES, describe_format, is_inside, is_url
 from ..data.images import MAX_READ_BYTES, UnreadableImageError, download
 from ..redaction import redact
 from .filesystems import display_name, is_remote, join, local_path, open_file, read_remote
 from .image_columns import find_image_column
 from .types import Chunk
 
+OBJECT_STORES = ("hf://", "s3://", "gs://", "az://")
 ROWS = 32  # of a Parquet file that are read at a time
 
 
@@ -82,7 +83,7 @@ def _read_parquet(chunk: Chunk) -> Iterator[SourceImage]:
 
 
 def _read_value(value: Any, folder: str) -> Path | bytes:
-    """Return the path or content of an image in a Parquet file; a relative path is relative to the file's folder."""
+    """Return the path or content of an image in a Parquet file."""
     path = None
     if isinstance(value, dict):
         value, path = value.get("bytes"), value.get("path")
@@ -93,9 +94,25 @@ def _read_value(value: Any, folder: str) -> Path | bytes:
     path = value or path
     if not path:
         raise UnreadableImageError("no image in this row")
-    if not is_url(path) and not is_remote(path) and not os.path.isabs(path):  # noqa: PTH117
-        path = join(folder, path)
-    return _read_path(path)
+    return _read_path(_locate(path, folder))
+
+
+def _locate(path: str, folder: str) -> str:
+    """Return the path or URL of an image that a row names.
+
+    A Parquet file of others must not read any file of this machine: `local://` and chains with `::` would.
+    """
+    if is_url(path) or (path.startswith(OBJECT_STORES) and "::" not in path):
+        return path
+    if is_remote(folder):
+        located = join(folder, posixpath.normpath(path))
+        is_outside = posixpath.normpath(path).partition("/")[0] in ("", "..")
+    else:
+        located = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
+        is_outside = not is_inside(located, os.path.normpath(folder))
+    if is_outside or is_remote(path):
+        raise UnreadableImageError(f"{path} is outside of the Parquet file's folder")
+    return located
 
 
 def _read_shard(chunk: Chunk) -> Iterator[SourceImage]:

@@ -172,8 +172,8 @@ def walk_files(folder: str, excluded: Collection[str] = ()) -> Iterator[str]:
                 is_link = entry.is_symlink()
                 if is_link and os.path.isdir(entry.path):  # noqa: PTH112
                     target = os.path.realpath(entry.path)
-                    is_followed = any(_is_inside(target, other) for other in followed)
-                    if entry.path not in excluded and not is_followed and not _is_inside(followed[0], target):
+                    is_followed = any(is_inside(target, other) for other in followed)
+                    if entry.path not in excluded and not is_followed and not is_inside(followed[0], target):
                         followed.append(target)
                         pending.append(entry.path)
                 elif is_link or entry.is_file():
@@ -182,7 +182,8 @@ def walk_files(folder: str, excluded: Collection[str] = ()) -> Iterator[str]:
                     pending.append(entry.path)
 
 
-def _is_inside(path: str, folder: str) -> bool:
+def is_inside(path: str, folder: str) -> bool:
+    """Return whether a normalized path is that of a folder, or of a file below it."""
     return f"{path}{os.sep}".startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 

@@ -87,6 +87,27 @@ def test_image_column_is_that_of_the_image_and_not_of_the_mask():
     assert find_image_column(pa.schema([("text", pa.string()), ("label", pa.int64())])) is None
 
 
+@pytest.mark.parametrize("path", ["../secret.png", "{}/secret.png", "local://{}/secret.png", "zip://a::{}/x.zip"])
+def test_row_names_no_file_outside_of_the_folder(tmp_path, path):
+    (tmp_path / "secret.png").write_bytes(encode(1))
+    (tmp_path / "rows").mkdir()
+    pq.write_table(pa.table({"path": [path.format(tmp_path)]}), tmp_path / "rows" / "a.parquet")
+    (reason,) = read_all(tmp_path / "rows").values()
+    assert "is outside of the Parquet file's folder" in reason
+
+
+def test_row_of_a_bucket_names_no_local_file(tmp_path):
+    memory = fsspec.filesystem("memory")
+    (tmp_path / "secret.png").write_bytes(encode(1))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"path": [f"{tmp_path}/secret.png", "../b.png", "c.png"]}), buffer)
+    memory.pipe({"/bucket/rows/a.parquet": buffer.getvalue(), "/bucket/b.png": b"", "/bucket/rows/c.png": encode(2)})
+    absolute, above, inside = read_all("memory://bucket/rows/a.parquet").values()
+    assert "is outside" in absolute
+    assert "is outside" in above
+    assert inside == encode(2)
+
+
 def test_changed_parquet_file_is_an_error(tmp_path):
     pq.write_table(pa.table({"image": [encode(1)]}), tmp_path / "a.parquet")
     (chunk,) = Listing([str(tmp_path)], 4, "/nowhere").chunks()
