@@ -9,7 +9,7 @@ from typing import Any
 from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
-from ..model_sources import read_config
+from ..model_sources import has_weights, read_config
 from ..records import EXPORT_FILE, ExportRecord, read_export_records
 from ..tasks import TaskName
 from . import cache
@@ -85,10 +85,7 @@ def load_backend_model(
                 raise
             logger.warning("%s Until then, a cached export is used.", error)
     if path is None and quantization is not None:
-        raise ValueError(
-            f"quantization: {source or 'the model'} has no {quantization} file for {backend}. Create it from images: "
-            f"mobilevit export MODEL OUT --to {backend} --quantization {quantization} --calibration DATA"
-        )
+        raise _missing_quantized(source, backend, quantization)
     if path is None:
         _, path = export(dtype)
     exported = load_exported_model(
@@ -96,6 +93,31 @@ def load_backend_model(
     )
     exported.choice = choice
     return exported
+
+
+def check_quantized(folder: Path, task: TaskName, backend: str, dtype: str, quantization: str) -> None:
+    """Check that a model has a quantized file for a backend, without loading the model.
+
+    Args:
+        folder: Directory of the model.
+        dtype, quantization: Precision of the file.
+
+    Raises:
+        ValueError: If it has none, or the file changed since it was recorded.
+    """
+    interfaces = [FORMATS[backend].pipeline_interface]
+    if not has_weights(folder):  # see `load_exported_folder`
+        interfaces += set(FORMATS[backend].interfaces[task]) & {"image"}
+    find = partial(_find_exported_file, str(folder), task, None, backend, dtype, quantization, {})
+    if not any(map(find, interfaces)):
+        raise _missing_quantized(str(folder), backend, quantization)
+
+
+def _missing_quantized(source: str | None, backend: str, quantization: str) -> ValueError:
+    return ValueError(
+        f"quantization: {source or 'the model'} has no {quantization} file for {backend}. Create it from images: "
+        f"mobilevit export MODEL OUT --to {backend} --quantization {quantization} --calibration DATA"
+    )
 
 
 def export_image_file(

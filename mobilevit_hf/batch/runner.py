@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from ..backends.formats import BACKENDS, check_backend
+from ..backends.formats import AUTO, BACKENDS, check_backend
 from ..data.image_formats import is_url
 from ..environment import available_devices
 from ..model_sources import builtin_models, read_config, recommended_threshold, resolve_model
@@ -110,6 +110,12 @@ def predict_dataset(
     )
     if ray is None:  # nodes of a cluster may have other devices and packages
         _check_runtime(job)
+    if quantization:
+        from ..backends.loader import check_quantized
+
+        model_folder = resolve_model(job.model, folder=backend)
+        precision = "float32" if dtype in (None, AUTO) else dtype
+        check_quantized(model_folder, job.task, backend, precision, quantization)
     totals = open_job(folder, job, [_absolute(item) for item in sources], chunk_size, resume=resume)
     return _run(executor, folder, job, totals, on_progress)
 

@@ -217,6 +217,13 @@ def test_invalid_arguments_are_rejected_before_the_output_exists(photos, classif
     assert not (tmp_path / "out").exists()
 
 
+def test_missing_quantized_file_is_an_error_before_the_output_exists(photos, classifier_dir, tmp_path):
+    pytest.importorskip("openvino")
+    with pytest.raises(ValueError, match="has no int8 file for openvino"):
+        predict_dataset(photos, tmp_path / "out", classifier_dir, backend="openvino", quantization="int8")
+    assert not (tmp_path / "out").exists()
+
+
 def test_source_without_images_is_an_error(classifier_dir, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="got no images in"):
