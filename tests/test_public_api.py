@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import pytest
 
 import mobilevit_hf
 
+DOCS = Path(__file__).parents[1] / "docs"
 PUBLIC_NAMES = {
     "ConversionReport",
     "MobileViTBackbone",
@@ -53,6 +56,13 @@ def test_dir_lists_the_public_names():
 @pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
 def test_public_name_can_be_imported(name):
     assert getattr(mobilevit_hf, name) is not None
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+def test_public_name_is_on_a_page(name):
+    pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("api/*.md"))
+    is_module = isinstance(getattr(mobilevit_hf, name), types.ModuleType)
+    assert f"\n::: mobilevit_hf.{name}" + ("." if is_module else "\n") in pages
 
 
 def test_unknown_name_is_an_attribute_error():

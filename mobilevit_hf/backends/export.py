@@ -98,6 +98,9 @@ def export_model(
             images, and if an accuracy drop is measured without labels.
         on_step: Called at the beginning of each step.
 
+    Returns:
+        A record per file, as in `export.json`: `backend`, `file`, `dtype`, `agreement`, `latency_ms` and others.
+
     Raises:
         ValueError: If a backend does not support the request or is not installed, the model can't be loaded, or an
             exported file differs from the torch model. Files of earlier backends are kept.
