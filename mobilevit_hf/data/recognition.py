@@ -206,7 +206,7 @@ def _list(annotations: list[UnreadAnnotations]) -> str:
 
 def _find_tables(folder: DataFolder) -> list[UnreadAnnotations]:
     _, tables = csv_files.find_tables(folder)
-    action = "Name its columns file_name and label, or use COCO JSON, YOLO or Pascal VOC."
+    action = f"{csv_files.EXPECTED_COLUMNS}, or use COCO JSON, YOLO or Pascal VOC."
     return [UnreadAnnotations([t.name], f"columns {', '.join(t.columns)}", action) for t in tables]
 
 

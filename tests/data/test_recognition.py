@@ -106,6 +106,12 @@ OTHER_TOOLS = {
     "train.tfrecord": ("", "TFRecord"),
     "data/train.record-00000-of-00002": ("", "TFRecord"),
     "anno.mat": ("", "MATLAB"),
+    "labels.xlsx": ("", "Excel"),
+    "captions.jsonl": (
+        '{"file": "00.png", "suffix": "cat"}\n{"file": "01.png", "suffix": "dog"}\n',
+        "names the images",
+    ),
+    "output.manifest": ('{"source-ref": "s3://a/00.png"}\n{"source-ref": "s3://a/01.png"}\n', "names the images"),
     "notes.txt": ("00.png: a cat\n01.png: a dog\n", "names the images"),
 }
 
@@ -116,6 +122,17 @@ def test_unread_annotations_next_to_one_folder_are_named(tmp_path, file):
     add_images(tmp_path, ["images"])
     write(tmp_path / file, content)
     with pytest.raises(ValueError, match=f"{file}.*{tool}.*(COCO JSON|CSV)"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "action"), [(["images"], "Give each label file the name"), ([], "Add the images")]
+)
+def test_label_files_without_their_images_are_named(tmp_path, folders, action):
+    add_images(tmp_path, folders)
+    for name in ("0a1b2c3d-x.txt", "0a1b2c3d-y.txt"):
+        write(tmp_path / "labels" / name, "0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(ValueError, match=rf"labels/0a1b2c3d-x\.txt and 1 more \(rows .*YOLO\).*{action}"):
         load_dataset(tmp_path)
 
 

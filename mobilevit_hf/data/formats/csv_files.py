@@ -4,7 +4,7 @@ import csv
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -35,11 +35,15 @@ BOX_COLUMNS = (
     ("left", "top", "right", "bottom"),
     ("xtl", "ytl", "xbr", "ybr"),
 )
+# Of boxes that are not read, as x and y may be a corner or the center.
+POINT_COLUMNS = (("x", "y"), ("cx", "cy"), ("xcenter", "ycenter"), ("left", "top"))
+EXTENT_COLUMNS = (("w", "h"), ("width", "height"))
 BOX_TEXT_COLUMNS = ("bbox", "box", "boundingbox")  # of "[x, y, width, height]"
 NO_LABEL_COLUMNS = ("source",)
 MASK_COLUMNS = ("rlemask", "rle", "encodedpixels", "encodedmask")  # of run lengths
 ONLY_CLASS = "object"  # of boxes without classes
 SIZE_COLUMNS = ("width", "height")
+EXPECTED_COLUMNS = "Name its columns file_name and label, and the corners of boxes xmin, ymin, xmax and ymax"
 HEADLESS_BOX = ("image", "x1", "y1", "x2", "y2", "class")  # keras-retinanet's format
 
 
@@ -135,7 +139,7 @@ def read(folder: DataFolder, file: str | None = None) -> Dataset:
         columns = "".join(f" {table.name} has the columns {', '.join(table.columns)}." for table in unclear[:1])
         raise ValueError(
             f"{folder.root}{f'/{file}' if file else ''}: got no table of labels, expected a column with the file "
-            f"names of images and a column `label`.{columns} Name the columns file_name and label."
+            f"names of images and a column `label`.{columns} {EXPECTED_COLUMNS}."
         )
     tables = _select_tables(folder, tables)
     is_detection = any(table.box for table in tables)
@@ -225,6 +229,8 @@ def _infer_columns(table: Table, rows: list[list[str]]) -> None:
     table.box = [places[column] for column in boxes[0]] if boxes else texts[:1]
     table.size = [places[column] for column in SIZE_COLUMNS if column in places]
     table.split = next((places[column] for column in SPLIT_COLUMNS if column in places), None)
+    if not table.box and _has_unclear_boxes(places):
+        return
     named = [places[column] for column in LABEL_COLUMNS if column in places]
     masks = [places[column] for column in MASK_COLUMNS if column in places]
     used = {table.image, table.split, *table.box, *table.size, *masks}
@@ -239,6 +245,11 @@ def _infer_columns(table: Table, rows: list[list[str]]) -> None:
     elif table.box:
         others = [n for n in others if _normalize(table.columns[n]) not in NO_LABEL_COLUMNS]
         table.has_one_class = not any(_are_labels(rows, n) and not _are_numbers(rows, n) for n in others)
+
+
+def _has_unclear_boxes(columns: Iterable[str]) -> bool:
+    names = {re.sub("^b?box", "", column) for column in columns}
+    return all(any(set(pair) <= names for pair in pairs) for pairs in (POINT_COLUMNS, EXTENT_COLUMNS))
 
 
 def _normalize(column: str) -> str:

@@ -12,14 +12,13 @@ from ..sequences import Samples
 from ..types import Dataset
 from .folder import DataFolder, read_size
 from .label_studio_json import find_annotations, find_exports, find_image, parse_regions, read_tasks
-from .lookup import FileIndex, Reference, match_files
+from .lookup import UPLOAD_PREFIX, FileIndex, Reference, match_files
 from .painted import BACKGROUND
 
 TASKS = ("image-segmentation",)
 MASK_NAME = re.compile(
     r"task-(?P<task>\d+)-annotation-(?P<annotation>\d+)-by-.*?-tag-(?P<label>.+)-(?P<number>\d+)\.png"
 )
-UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # which Label Studio adds to the names of uploaded files
 SEVERAL = "{} tasks have several annotations: the last one is used."
 
 

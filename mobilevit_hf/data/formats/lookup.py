@@ -18,6 +18,7 @@ NEUTRAL_WORDS = frozenset(
         "instances jpegimages json label labels obj object objects pascal seg set split txt voc xml xmls yolo",
     )
 )
+UPLOAD_PREFIX = re.compile(r"(^|[/\\])[0-9a-f]{8}-(?=[^/\\]+$)")  # which Label Studio adds to uploaded files
 
 
 class Reference(NamedTuple):
@@ -116,9 +117,9 @@ def match_files(
     for i, reference in enumerate(references):
         if results[i][0]:
             continue
-        found, reason, path = None, "", ""
-        for path in _decode(reference.similar):
-            found, explanation = index.find_similar(path, split, folders, taken)
+        found, reason = None, ""
+        for path, candidate in _similar_paths(reference.similar):
+            found, explanation = index.find_similar(candidate, split, folders, taken)
             reason = reason or explanation
             if found:
                 taken[found] = path
@@ -163,6 +164,13 @@ def _decode(paths: Iterable[str]) -> Iterable[str]:
         yield path
         if "%" in path or "?" in path:
             yield unquote(path.replace("?d=", "/").partition("?")[0])
+
+
+def _similar_paths(paths: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """Yield decoded paths, and what to look for: last their names without the prefix of an upload."""
+    decoded = list(_decode(paths))
+    yield from zip(decoded, decoded, strict=True)
+    yield from ((path, UPLOAD_PREFIX.sub(r"\1", path)) for path in decoded if UPLOAD_PREFIX.search(path))
 
 
 def _count_common(folders: Sequence[str], others: Sequence[str]) -> int:

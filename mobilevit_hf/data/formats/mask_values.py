@@ -17,6 +17,7 @@ MATCHED = 0.5  # fraction of the pixels whose colors are those of the classes
 VOC_BORDER = 0xE0E0C0  # color of the ignored value 255 in Pascal VOC's palette
 NEAR, MIN_NEAR = 16, 3  # by how much the values of a binary mask vary in a JPEG, and how many are close to 255
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+SHOWN_COLORS = 5  # in a message
 MAX_LOSSY_VALUES = 32  # of masks in JPEG files; each class adds about ten at its boundaries
 BINARY = ("background", "foreground")
 HOW_TO_NAME = "Add a file classes.txt with the name of each class, one per line from value 0"
@@ -65,12 +66,19 @@ def infer_encoding(masks: Sequence[Any], rows: Sequence[ClassRow], file: str, ro
     values = _count(sample, is_color=False)
     palette = f"other colors in {file}" if file else "no palette"
     colored = sum(number for code, number in values.items() if code >= COLOR)
+    lossy = next((mask for mask in sample if str(mask).lower().endswith(JPEG_SUFFIXES)), None)
     if colored > MATCHED * values.total():
-        raise ValueError(f"{root}: got color masks and {palette}, expected the class of each color. {HOW_TO_COLOR}.")
+        if lossy:
+            cause = f"in JPEG files such as {Path(lossy).name}, whose compression changes colors"
+        else:
+            cause = f"most often {_show_colors(values)}"
+        action = "Save masks as PNG" if lossy else HOW_TO_COLOR
+        raise ValueError(
+            f"{root}: got color masks and {palette}, {cause}, expected the class of each color. {action}."
+        )
     observed = {code: number for code, number in values.items() if code < COLOR}
     if binary := _encode_binary(rows, observed):
         return binary
-    lossy = next((mask for mask in sample if str(mask).lower().endswith(JPEG_SUFFIXES)), None)
     if lossy and len(observed) > MAX_LOSSY_VALUES:
         raise ValueError(
             f"{root}: got masks with {len(observed)} different values in JPEG files, such as {Path(lossy).name}, "
@@ -92,6 +100,13 @@ def known_rows(image_names: Sequence[str], mask_names: Sequence[str]) -> tuple[l
         return [*rows, *(ClassRow("unlabeled", number) for number in others)], "Cityscapes"
     in_voc = all("SegmentationClass" in name for name in mask_names) and any("JPEGImages" in n for n in image_names)
     return ([ClassRow(name, number) for number, name in enumerate(VOC_CLASSES)], "Pascal VOC") if in_voc else ([], "")
+
+
+def _show_colors(codes: Counter[int]) -> str:
+    """Return the most frequent colors; codes below `COLOR` are grays."""
+    common = [code for code, _ in codes.most_common(SHOWN_COLORS)]
+    colors = [(code - COLOR).to_bytes(3, "big") if code >= COLOR else bytes([code] * 3) for code in common]
+    return ", ".join(str(tuple(color)) for color in colors)
 
 
 def _count(masks: Sequence[Any], *, is_color: bool) -> Counter[int]:

@@ -13,7 +13,7 @@ HEAD_BYTES = 2**16  # of a file that are searched
 FILES_PER_DIRECTORY = 3  # of the same suffix that are searched
 EXPORT = "Export COCO JSON, YOLO or Pascal VOC from it (for a classifier, CSV with file names and labels)."
 CONVERT = "Convert it to COCO JSON, YOLO, Pascal VOC or, for a classifier, CSV with columns file_name and label."
-BINARY = ("TFRecord", "MXNet", "MATLAB")
+BINARY = ("TFRecord", "MXNet", "MATLAB", "Excel")
 
 # (tool, pattern of file names, pattern of the start of a file).
 TOOLS = (
@@ -32,8 +32,9 @@ TOOLS = (
     ("TFRecord", r"\.(?:tfrecords?|tfrec|record)(?:-\d+.*)?$", None),
     ("MXNet", r"\.(?:rec|lst)$", None),
     ("MATLAB", r"\.mat$", None),
+    ("Excel", r"\.xlsx?$", None),
 )
-ANNOTATION_NAME = re.compile(r"\.(?:json|xml|txt|csv|tsv)$")
+ANNOTATION_NAME = re.compile(r"\.(?:(?:nd)?jsonl?|manifest|xml|txt|csv|tsv)$")
 SUBMISSION = "submission"  # in the names of files of a competition, whose labels are examples
 YOLO_ROW = re.compile(rb"\s*\d+(?:\s+[\d.eE+-]+){4,}\s*(?:\n|$)")
 
@@ -81,7 +82,11 @@ def _identify(folder: DataFolder, names: list[str], stems: set[str]) -> tuple[st
     for name in names[:FILES_PER_DIRECTORY]:
         if tool := identify_tool(folder, name):
             return tool, CONVERT if tool in BINARY else EXPORT, tool not in BINARY
-    if not stems or not ANNOTATION_NAME.search(names[0].lower()) or SUBMISSION in names[0].lower():
+    texts = [name for name in names[:FILES_PER_DIRECTORY] if name.lower().endswith(".txt")]
+    has_rows = any(YOLO_ROW.match(_head(folder, name)) for name in texts)
+    if not stems:
+        return ("rows of numbers as in YOLO", "Add the images.", False) if has_rows else None
+    if not ANNOTATION_NAME.search(names[0].lower()) or SUBMISSION in names[0].lower():
         return None
     matching = [name for name in names if posixpath.splitext(posixpath.basename(name))[0] in stems]
     if matching and 2 * len(matching) >= len(names):
@@ -92,7 +97,7 @@ def _identify(folder: DataFolder, names: list[str], stems: set[str]) -> tuple[st
         words = re.split(r"""[\s"'/\\,;:<>]+""", _head(folder, names[0]).decode(errors="replace"))
         if len(stems & {_stem(word) for word in words}) > 1:
             return "names the images", CONVERT, False
-    return None
+    return ("rows of numbers as in YOLO", "Give each label file the name of its image.", False) if has_rows else None
 
 
 def _stem(word: str) -> str:

@@ -217,6 +217,21 @@ def test_boxes_are_read(tmp_path, layout):
     assert other == pytest.approx([5, 6, 25, 26], abs=0.01)
 
 
+@pytest.mark.parametrize("columns", ["x,y,w,h", "X_center,Y_center,Width,Height", "bbox_x,bbox_y,bbox_w,bbox_h"])
+def test_boxes_with_a_point_of_unclear_meaning_raise(tmp_path, columns):
+    save_image(tmp_path / "a.png", (40, 30))
+    save_image(tmp_path / "b.png", (40, 30))
+    write(tmp_path / "boxes.csv", f"image,{columns},label\na.png,1,2,9,8,cat\na.png,5,6,9,9,dog\nb.png,1,2,9,8,cat\n")
+    with pytest.raises(ValueError, match=r"boxes\.csv.*xmin, ymin, xmax and ymax"):
+        load_dataset(tmp_path)
+
+
+def test_coordinates_next_to_labels_are_no_boxes(tmp_path):
+    rows = [f"{name}.png,{n},{n},{label}" for n, (name, label) in enumerate(zip(NAMES, LABELS, strict=True))]
+    write_table(tmp_path, "labels.csv", ["image,x,y,label", *rows])
+    assert load_dataset(tmp_path).task == "image-classification"
+
+
 def test_boxes_without_classes_are_of_one_class(tmp_path):
     for name in "ab":
         save_image(tmp_path / f"{name}.png", (40, 30))

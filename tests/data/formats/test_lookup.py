@@ -35,6 +35,8 @@ def test_find_compares_names_without_case(tmp_path, path, expected):
         ("C:\\data\\b\\1.jpg", None, "x/b/1.jpg"),
         ("http://host/%62/1.jpg", None, "x/b/1.jpg"),
         ("/data/local-files/?d=b/1.jpg", None, "x/b/1.jpg"),
+        ("/data/upload/1/0a1b2c3d-2.jpg", None, "train/2.jpg"),  # with Label Studio's prefix
+        ("0a1b2c3d-9.jpg", None, "x/0a1b2c3d-9.jpg"),
         ("upload/1.jpg", None, None),  # in both folders
         ("data/2.jpg", None, "train/2.jpg"),
         ("data/2.jpg", "validation", None),  # which has a folder of its own
@@ -43,7 +45,7 @@ def test_find_compares_names_without_case(tmp_path, path, expected):
     ],
 )
 def test_paths_of_another_machine_match_by_the_name_if_unambiguous(tmp_path, path, split, expected):
-    for name in ("x/a/1.jpg", "x/b/1.jpg", "train/2.jpg", "val/3.jpg"):
+    for name in ("x/a/1.jpg", "x/b/1.jpg", "train/2.jpg", "val/3.jpg", "x/0a1b2c3d-9.jpg", "x/9.jpg"):
         save_image(tmp_path / name)
     folder = DataFolder(tmp_path)
     ((found, reason),) = match_files(FileIndex.of_images(folder), [Reference([path], [path])], "are similar", split)

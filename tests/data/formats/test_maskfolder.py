@@ -207,8 +207,20 @@ def test_unknown_colors_are_ignored_and_counted(tmp_path):
 def test_color_masks_without_a_palette_raise(tmp_path):
     write_mask_dataset(tmp_path, [("images/a.png", "masks/a.png")], values=(0, 1, 2, 3), colors=VOC_COLORS)
     with pytest.raises(
-        ValueError, match=r"color masks and no palette.*Add a file classes\.csv with the columns name,r"
+        ValueError, match=r"color masks and no palette.*\(128, 0, 0\).*Add a file classes\.csv with the columns name,r"
     ):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("file", [None, "class_dict.csv"])
+def test_color_masks_in_jpeg_files_raise(tmp_path, file):
+    write_mask_dataset(tmp_path, [("images/a.png", "masks/a.png")], values=(0, 1, 2, 3), colors=VOC_COLORS)
+    mask = tmp_path / "masks" / "a.png"
+    with Image.open(mask) as image:
+        image.convert("RGB").save(mask.with_suffix(".jpg"), quality=50)
+    mask.unlink()
+    write_text_files(tmp_path, {file: PALETTES[file]} if file else {})
+    with pytest.raises(ValueError, match=r"JPEG files such as a\.jpg.*Save masks as PNG"):
         load_dataset(tmp_path)
 
 
