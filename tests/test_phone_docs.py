@@ -24,7 +24,7 @@ TOLERANCE = 0.01  # of scores: Pillow resizes and crops in one step
 
 def find_program(name):
     """Return the Python program whose first line names it."""
-    (program,) = re.findall(rf"^```python\n(# {name}\.py.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+    (program,) = re.findall(rf"^```python\n(# run_{name}\.py.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
     return program
 
 
