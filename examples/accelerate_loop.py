@@ -5,7 +5,7 @@
 On a CPU, start several processes with `torchrun --nproc-per-node 2`.
 
 DATA_DIR has a folder of images per class, or `train` and `validation` with such folders, or any other format of
-`mobilevit check-data`. MODEL is a MobileViT classifier, such as apple/mobilevit-x-small.
+`mobilevit check-data`. MODEL is a MobileViT classifier on the Hub, such as apple/mobilevit-x-small, or in a directory.
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
 

@@ -3,8 +3,9 @@
     python examples/custom_head.py DATA_DIR MODEL OUTPUT_DIR [EPOCHS]
 
 DATA_DIR has a folder of images per class, or `train` and `validation` with such folders, or any other format of
-`mobilevit check-data`. MODEL is a MobileViT classifier, such as apple/mobilevit-x-small. The trained model embeds an
-image as a unit vector of length 64; the inner product of two embeddings is their cosine similarity:
+`mobilevit check-data`. MODEL is a MobileViT classifier on the Hub, such as apple/mobilevit-x-small, or in a directory.
+The trained model embeds an image as a unit vector of length 64; the inner product of two embeddings is their cosine
+similarity:
 
     from custom_head import MobileViTForImageEmbedding  # this file
 

@@ -8,7 +8,8 @@ DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has two folders, `train
     {"file_name": "1.jpg", "objects": {"bbox": [[14, 20, 90, 45]], "category": ["cat"]}}
 
 Boxes are x, y, width, height in pixels; both lists are empty for an image without objects. BACKBONE is a MobileViT
-classifier, such as apple/mobilevit-x-small. `pipeline("object-detection", model=OUTPUT_DIR)` runs the result.
+classifier on the Hub, such as apple/mobilevit-x-small, or in a directory.
+`pipeline("object-detection", model=OUTPUT_DIR)` runs the result.
 """
 
 import argparse
@@ -20,6 +21,8 @@ if __name__ == "__main__":  # before the imports, which take seconds
     parser.add_argument("output_dir", metavar="OUTPUT_DIR")
     parser.add_argument("epochs", metavar="EPOCHS", nargs="?", type=float, default=30, help="default: %(default)s")
     args = parser.parse_args()
+
+from typing import Any
 
 import evaluate
 import torch
@@ -42,12 +45,19 @@ validation = ImageDataset(data.splits["validation"], make_transform("object-dete
 coco_map = evaluate.load(metrics.path("coco_map"))
 
 
+def collate(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch with each image size as a row: Trainer cuts tensors to the size of the last batch."""
+    for label in batch["labels"]:
+        label["orig_size"] = label["orig_size"][None]
+    return batch
+
+
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     """Return COCO's average precision; predictions and labels are lists of batches."""
     for (logits, boxes), labels in zip(evaluation.predictions, evaluation.label_ids, strict=True):
         outputs = ModelOutput(logits=torch.tensor(logits), pred_boxes=torch.tensor(boxes))
         detections = processor.post_process_object_detection(
-            outputs, target_sizes=[label["orig_size"] for label in labels]
+            outputs, target_sizes=[label["orig_size"][0] for label in labels]
         )
         objects = [validation.samples[int(label["image_id"][0])].objects for label in labels]
         references = [{"boxes": o.boxes, "labels": o.labels, "iscrowd": o.iscrowd, "area": o.areas} for o in objects]
@@ -61,7 +71,6 @@ training = TrainingArguments(
     logging_strategy="epoch", eval_strategy="epoch", save_strategy="epoch", save_total_limit=1,
     load_best_model_at_end=True, metric_for_best_model="map", remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
-# The collator is `dict`: items of `ImageDataset` are whole batches.
-trainer = Trainer(model, training, dict, train, validation, processor, compute_metrics=compute_metrics)
+trainer = Trainer(model, training, collate, train, validation, processor, compute_metrics=compute_metrics)
 trainer.train()
 trainer.save_model()

@@ -3,9 +3,9 @@
     python examples/rt_detr_on_mobilevit.py DATA_DIR BACKBONE OUTPUT_DIR [EPOCHS]
 
 DATA_DIR is in COCO's, Pascal VOC's or YOLO's format, or has `metadata.jsonl` files as described in
-finetune_detector.py. BACKBONE is a MobileViT classifier, such as apple/mobilevit-x-small. The loss needs SciPy:
-`pip install scipy`. `pipeline("object-detection", model=OUTPUT_DIR)` runs the result after `import mobilevit_hf`,
-which registers the backbone.
+finetune_detector.py. BACKBONE is a MobileViT classifier on the Hub, such as apple/mobilevit-x-small, or in a
+directory. The loss needs SciPy: `pip install scipy`. `pipeline("object-detection", model=OUTPUT_DIR)` runs the result
+after `import mobilevit_hf`, which registers the backbone.
 """
 
 import argparse
@@ -64,10 +64,14 @@ validation = ImageDataset(data.splits["validation"], make_transform("object-dete
 coco_map = evaluate.load(metrics.path("coco_map"))
 
 
-def drop_crowds(batch: dict[str, Any]) -> dict[str, Any]:
-    """Remove crowd boxes, which RT-DETR would train on, from a batch of `ImageDataset`."""
+def collate(batch: dict[str, Any]) -> dict[str, Any]:
+    """Remove crowd boxes, which RT-DETR would train on, from a batch of `ImageDataset`.
+
+    Each image size becomes a row: Trainer cuts tensors to the size of the last batch.
+    """
     for label in batch["labels"]:
         label |= {name: label[name][label["iscrowd"] == 0] for name in ("class_labels", "boxes")}
+        label["orig_size"] = label["orig_size"][None]
     return batch
 
 
@@ -75,7 +79,7 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     """Return COCO's average precision; predictions and labels are lists of batches."""
     for (logits, boxes), labels in zip(evaluation.predictions, evaluation.label_ids, strict=True):
         outputs = ModelOutput(logits=torch.tensor(logits), pred_boxes=torch.tensor(boxes))
-        sizes = [label["orig_size"].tolist() for label in labels]
+        sizes = [label["orig_size"][0].tolist() for label in labels]
         detections = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
         objects = [validation.samples[int(label["image_id"][0])].objects for label in labels]
         references = [{"boxes": o.boxes, "labels": o.labels, "iscrowd": o.iscrowd, "area": o.areas} for o in objects]
@@ -90,7 +94,7 @@ training = TrainingArguments(
     metric_for_best_model="map", greater_is_better=True, remove_unused_columns=False, eval_do_concat_batches=False
 )  # fmt: skip
 trainer = Trainer(
-    model, training, drop_crowds, train, validation, processor, compute_metrics=compute_metrics,
+    model, training, collate, train, validation, processor, compute_metrics=compute_metrics,
     preprocess_logits_for_metrics=lambda outputs, labels: outputs[1:3]  # only logits and boxes
 )  # fmt: skip
 trainer.train()

@@ -5,7 +5,8 @@
 On a CPU, start several processes with `torchrun --nproc-per-node 2`.
 
 DATASET, such as ethz/food101, has a split `train` and a split `validation` or `test`, with images in the column
-`image` and classes in the column `label`. MODEL is a MobileViT classifier, such as apple/mobilevit-x-small.
+`image` and classes in the column `label`. MODEL is a MobileViT classifier on the Hub, such as
+apple/mobilevit-x-small, or in a directory.
 `pipeline("image-classification", model=OUTPUT_DIR)` runs the result.
 """
 

@@ -88,6 +88,16 @@ def initial_checkpoint(tiny_fields, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def checkpoint_96(initial_checkpoint, tmp_path_factory):
+    """Copy of the initial checkpoint for images of 96x96 pixels: RT-DETR needs a location per query."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "model_96"
+    shutil.copytree(initial_checkpoint, folder)
+    crop = {"height": 96, "width": 96}
+    MobileViTImageProcessor(size={"shortest_edge": 96}, crop_size=crop).save_pretrained(folder)
+    return folder
+
+
 def parse_logs(output):
     """Return the metrics that Trainer prints, without throughput."""
     logs = [ast.literal_eval(line) for line in output.splitlines() if line.startswith("{")]
@@ -327,6 +337,13 @@ def test_finetune_detector(coco_dataset, initial_checkpoint, run_example, run_py
     assert set(json.loads(run_python(code, without_package=True))) == set(CATEGORIES.values())
 
 
+@pytest.mark.parametrize("name", ["finetune_detector.py", "rt_detr_on_mobilevit.py"])
+def test_last_batch_of_one_image_is_evaluated(run_example, checkpoint_96, tmp_path, name):
+    coco = write_coco(tmp_path / "data", train=range(2), validation=range(9))  # the batch size is 8
+    logs = parse_logs(run_example(name, coco, checkpoint_96, tmp_path / "model", 1))
+    assert sum("eval_map" in log for log in logs) == 1
+
+
 def test_finetune_detector_is_reproducible(initial_checkpoint, run_example, tmp_path):
     """With a `metadata.jsonl` dataset that has an image without objects."""
     for split, seeds in {"train": range(4), "validation": range(4, 8)}.items():
@@ -353,14 +370,11 @@ def test_finetune_detector_is_reproducible(initial_checkpoint, run_example, tmp_
     assert config.id2label == {0: "ball", 1: "cube"}
 
 
-def test_rt_detr_on_mobilevit(initial_checkpoint, run_example, run_python, tmp_path):
+def test_rt_detr_on_mobilevit(initial_checkpoint, checkpoint_96, run_example, run_python, tmp_path):
     """It detects objects on unseen images; the channel order of the backbone is reversed."""
     pytest.importorskip("scipy", reason="RT-DETR's loss matches boxes with SciPy")
     coco = write_coco(tmp_path / "data", train=range(96), validation=range(96, 108))
-    shutil.copytree(initial_checkpoint, tmp_path / "model_96")
-    crop = {"height": 96, "width": 96}
-    MobileViTImageProcessor(size={"shortest_edge": 96}, crop_size=crop).save_pretrained(tmp_path / "model_96")
-    logs = parse_logs(run_example("rt_detr_on_mobilevit.py", coco, tmp_path / "model_96", tmp_path / "model", 20))
+    logs = parse_logs(run_example("rt_detr_on_mobilevit.py", coco, checkpoint_96, tmp_path / "model", 20))
     losses, metrics = ([log[name] for log in logs if name in log] for name in ("loss", "eval_map"))
     assert len(losses) == len(metrics) == 20
     assert losses[-1] < 0.7 * losses[0]
