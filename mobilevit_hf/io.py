@@ -4,8 +4,10 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import shutil
 import stat
+import subprocess
 import uuid
 from collections.abc import Callable, Generator
 from functools import partial
@@ -26,6 +28,11 @@ MAX_JSON_BYTES = 64 * 2**20
 def user_path(path: str | Path) -> Path:
     """Expand a leading `~` to the home folder; unchanged for an unknown user."""
     return Path(os.path.expanduser(path))  # noqa: PTH111, Path.expanduser raises for an unknown user
+
+
+def quote_words(*words: str | Path) -> str:
+    """Return the words of a command, such as paths with spaces, quoted for the shell of this system."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(map(str, words))
 
 
 def home_folder() -> Path | None:

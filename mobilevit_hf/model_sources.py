@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .io import read_json
+from .io import quote_words, read_json
 from .tasks import TRAINABLE_TASKS, Task, TaskName, find_task
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def resolve_model(name: str, *, folder: str | None = None) -> Path:
     if (path / "config.json").is_file():
         return path
     if path.is_file():
-        raise ValueError(f"{name} is a file, expected a directory. Convert it: mobilevit convert {name} OUT")
+        raise ValueError(
+            f"{name} is a file, expected a directory. Convert it: mobilevit convert {quote_words(name)} OUT"
+        )
     if name in builtin_models():  # even next to a folder of images of this name
         return ASSETS / name
     if path.is_dir():
@@ -215,7 +217,7 @@ def checkpoint_errors(source: str | Path) -> Generator[None, None, None]:
             # The unpickler raises nearly anything for damaged files.
             raise ValueError(
                 f"{source}: pytorch_model.bin can't be read, it is damaged or not a state dict. Save the model again, "
-                f"or convert the file: mobilevit convert {source} OUT"
+                f"or convert the file: mobilevit convert {quote_words(source)} OUT"
             ) from error
         if not isinstance(error, AttributeError | TypeError | ImportError):
             raise

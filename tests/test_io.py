@@ -10,6 +10,7 @@ from mobilevit_hf.io import (
     home_folder,
     move_into_place,
     parse_json,
+    quote_words,
     read_json,
     temporary_folder,
     temporary_folders,
@@ -35,6 +36,13 @@ def test_user_path_expands_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_path("~/data") == tmp_path / "data"
     assert user_path(Path("data")) == Path("data")
+
+
+def test_paths_in_commands_are_quoted_for_the_shell(monkeypatch):
+    monkeypatch.setattr("os.name", "posix")
+    assert quote_words("--model", "my-model", "my model", r"C:\models") == r"--model my-model 'my model' 'C:\models'"
+    monkeypatch.setattr("os.name", "nt")
+    assert quote_words("--model", "my-model", "my model", r"C:\models") == r'--model my-model "my model" C:\models'
 
 
 def test_user_path_of_an_unknown_user_is_unchanged():

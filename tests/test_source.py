@@ -1,6 +1,7 @@
 """Rules of the source that no linter checks: imports that ship to the Hub, no pickles, nothing that needs POSIX."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,38 @@ def posix_uses(node, *, is_guarded=False):
 @pytest.mark.parametrize("path", SOURCES, ids=relative_name)
 def test_no_posix_only_code_outside_of_a_guard(path):
     assert not list(posix_uses(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+COMMAND_WITH_PATH = re.compile(
+    r"(?:mobilevit (?:predict|train|evaluate|export|convert|publish)|--model|--output-dir)\b[^.:;]*$"
+)
+PATH_NAMES = re.compile(r"(?:dir|folder|source|path|name|data)\b")
+
+
+def unquoted_paths(tree):
+    """Yield the line of each path in a command of a message that a shell would split at a space."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            text = ""
+            for part in node.values:
+                if isinstance(part, ast.Constant):
+                    text += str(part.value)
+                    continue
+                value = ast.unparse(part.value)
+                if (
+                    COMMAND_WITH_PATH.search(text)
+                    and PATH_NAMES.search(value)
+                    and not value.startswith("quote_words(")
+                ):
+                    yield node.lineno
+                text += "X"
+
+
+def test_unquoted_path_in_a_command_is_recognized():
+    assert list(unquoted_paths(ast.parse('f"Run mobilevit evaluate {quote_words(model)} {data}"'))) == [1]
+    assert not list(unquoted_paths(ast.parse('f"Run mobilevit evaluate {quote_words(data)}. Folder: {data}"')))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative_name)
+def test_commands_of_messages_quote_paths(path):
+    assert not list(unquoted_paths(ast.parse(path.read_text(encoding="utf-8"))))

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import os
-import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from rich.filesize import decimal
 
 from ..environment import pip_command
-from ..io import user_path
+from ..io import quote_words, user_path
 from ..model_sources import DEFAULT_MODEL, builtin_models, resolve_model
 from ..serving.listener import listen
 from . import console
@@ -99,4 +98,4 @@ def _write_static_page(folder: Path, models: list[str]) -> None:
     with console.messages.status("Exporting the model"):
         sizes = build_static_page(models[0] if models else STATIC_MODEL, folder)
     console.log("done", f"{len(sizes)} files, {decimal(sum(sizes.values()))}. Serve them:", color="green")
-    console.output.print(f"python -m http.server -d {shlex.quote(str(folder))}", soft_wrap=True, highlight=False)
+    console.output.print(f"python -m http.server -d {quote_words(folder)}", soft_wrap=True, highlight=False)

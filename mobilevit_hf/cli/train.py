@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..allocator import tune_allocator
-from ..io import user_path
+from ..io import quote_words, user_path
 from ..tasks import TaskName
 from ..training.arguments import DEFAULTS, TrainArguments, override_recipe, read_recipe
 from ..training.callbacks import TrainerCallback, TrainingProgress
@@ -141,7 +141,7 @@ def _print_result(result: "TrainingResult") -> None:
         figure = _describe_metric(result.test, result.metric)
         console.log("test", f"{figure} on {_count_images(result.test)} of the test split, measured once.", "green")
     console.print_line(str(result.output_dir))
-    console.log("try it", f"mobilevit predict IMAGE --model {result.output_dir}", color="green")
+    console.log("try it", f"mobilevit predict IMAGE --model {quote_words(result.output_dir)}", color="green")
 
 
 def _describe_best(result: "TrainingResult") -> str:

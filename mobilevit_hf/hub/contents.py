@@ -16,7 +16,7 @@ from ..backends.files import check_exported
 from ..backends.formats import FORMATS
 from ..backends.pytorch import load_model
 from ..backends.transformers_js import browser_configs, default_dtype
-from ..io import home_folder, read_json
+from ..io import home_folder, quote_words, read_json
 from ..model_sources import load_image_processor, read_config
 from ..modeling.configuration_mobilevit import MobileViTConfig
 from ..modeling.configuration_mobilevit_ssdlite import MobileViTSSDLiteConfig
@@ -190,7 +190,7 @@ def _check_weights(folder: Path) -> Iterator[str]:
     names = [name for name in weight_files(folder) if name != INDEX]
     if missing := [name for name in names if not (folder / name).is_file()]:
         if any(path.suffix in PICKLED for path in folder.iterdir()):
-            yield f"its weights are pickled, which is unsafe to load: mobilevit convert {folder} OUT"
+            yield f"its weights are pickled, which is unsafe to load: mobilevit convert {quote_words(folder)} OUT"
         else:
             yield f"{', '.join(missing)} is missing"
         return

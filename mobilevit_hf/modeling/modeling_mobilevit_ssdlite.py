@@ -313,9 +313,7 @@ def _check_finite(pixel_values: Tensor) -> None:
 def _read_backbone_fields(source: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Read a MobileViT checkpoint's configuration, with the output stride that a detector requires."""
     if Path(source).is_file():
-        raise ValueError(
-            f"{source} is a file, expected a directory or Hub id. Convert it: mobilevit convert {source} OUT"
-        )
+        raise ValueError(f"{source} is a file, expected a directory or Hub id. Convert it: mobilevit convert FILE OUT")
     fields, _ = PreTrainedConfig.get_config_dict(source, **hub_kwargs)
     model_types = (MobileViTConfig.model_type, MobileViTBackboneConfig.model_type)
     if fields.get("model_type") not in model_types:

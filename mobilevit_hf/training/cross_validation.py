@@ -25,7 +25,7 @@ from ..data.splits import assign_folds
 from ..data.types import Dataset, Sample
 from ..evaluation import EvaluationResult
 from ..evaluation.evaluator import THRESHOLD_DIGITS, evaluate_folds
-from ..io import read_json, write_text
+from ..io import quote_words, read_json, write_text
 from ..model_sources import load_image_processor
 from ..records import RESULTS_FILE, CrossValidationRecord, ResultsRecord, read_record
 from .arguments import TaskArguments, TrainArguments
@@ -295,7 +295,7 @@ def _explain_stop(folder: Path, num_folds: int) -> Generator[None, None, None]:
     except StoppedError as stop:
         raise StoppedError(
             "Stopped. The finished folds and the checkpoint of the current model are saved; resume with --resume auto "
-            f"--cross-validation {num_folds} --output-dir {folder}",
+            f"--cross-validation {num_folds} --output-dir {quote_words(folder)}",
             stop.signal,
         ) from stop
 

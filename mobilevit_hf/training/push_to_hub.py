@@ -1,12 +1,12 @@
 """Publication of the trained model on the Hub."""
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..hub import CardOptions, HubError, check_access, publish
 from ..hub.licenses import License, check_listed, describe_initial_checkpoint, find_license
+from ..io import quote_words
 from .arguments import TrainArguments
 
 
@@ -43,6 +43,6 @@ def publish_result(arguments: TrainArguments, repo_id: str, log: Callable[[str],
         words += ["--private"] * private + ["--no-images"] * (not options.images)
         raise ValueError(
             f"{error} Training is complete and {folder} is intact. To publish it: "
-            f"{shlex.join(['mobilevit', 'publish', folder, repo_id, *words])}"
+            f"{quote_words('mobilevit', 'publish', folder, repo_id, *words)}"
         ) from error
     log(f"Published: {url}")

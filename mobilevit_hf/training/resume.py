@@ -9,6 +9,7 @@ from typing import Any
 from ..data.checks import DatasetReport
 from ..data.formats.table import SampleStream
 from ..data.types import Dataset, Sample
+from ..io import quote_words
 from ..records import RESULTS_FILE
 from .arguments import HUB, TaskArguments, TrainArguments
 from .checkpoint import find_checkpoints, load_checkpoint
@@ -130,7 +131,7 @@ def check_resumed_data(arguments: TaskArguments, data: dict[str, Any], saved: di
     if difference := find_difference(data, saved):
         raise ValueError(
             f"{arguments.data}: got {difference}. Restore the dataset to resume, or train the saved weights on this "
-            f"one: --model {arguments.output_dir} --output-dir NEW"
+            f"one: --model {quote_words(str(arguments.output_dir))} --output-dir NEW"
         )
 
 

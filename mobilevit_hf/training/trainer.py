@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.dataloader import explain_killed_worker
 from ..evaluation import EvaluationResult, evaluate_model
 from ..evaluation.evaluator import RESAMPLES
-from ..io import write_text
+from ..io import quote_words, write_text
 from ..modeling.finite import NonFiniteOutputError, check_finite_weights
 from ..records import RESULTS_FILE, CrossValidationRecord
 from ..tasks import TASKS
@@ -253,7 +253,7 @@ class Trainer:
         if stopped:
             raise StoppedError(
                 f"Stopped at step {state.step}, {self.progress:.0%} of the training. The checkpoint is saved; resume "
-                f"with --resume auto --output-dir {self.output_dir}",
+                f"with --resume auto --output-dir {quote_words(self.output_dir)}",
                 signals[0] if signals else signal.SIGTERM,
             )
 
@@ -409,7 +409,7 @@ class Trainer:
         if skips_test(self._test_seconds(), self.run.max_seconds):
             self.callback.on_message(
                 f"The test split is not measured: it would take about {self._test_seconds():.0f} s of the time limit. "
-                f"Run mobilevit evaluate {self.output_dir} {self.arguments.data} --split test",
+                f"Run mobilevit evaluate {quote_words(self.output_dir, self.arguments.data)} --split test",
                 "warning",
             )
             return None
