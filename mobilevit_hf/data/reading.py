@@ -8,7 +8,17 @@ from typing import Any
 from ..io import user_path
 from ..tasks import TASKS, TaskName
 from .archives import is_archive, unpack
-from .formats import coco, csv_files, hf_datasets, imagefolder, label_studio, maskfolder, metadata, voc, yolo
+from .formats import (
+    coco,
+    csv_files,
+    hf_datasets,
+    imagefolder,
+    label_studio,
+    maskfolder,
+    metadata,
+    voc,
+    yolo,
+)
 from .formats.folder import DataFolder
 from .formats.table import SampleStream
 from .formats.unread import EXPORT, identify_tool
@@ -19,8 +29,16 @@ from .splits import is_stratified, split_validation
 from .types import Dataset
 
 # Modules with `TASKS`, `recognizes(folder)` and `read(folder)`.
-DATA_FORMATS: Any = {"datasets": hf_datasets, "coco": coco, "voc": voc, "yolo": yolo, "csv": csv_files}
-DATA_FORMATS |= {"imagefolder": imagefolder, "maskfolder": maskfolder, "label_studio": label_studio}
+DATA_FORMATS: Any = {
+    "datasets": hf_datasets,
+    "coco": coco,
+    "voc": voc,
+    "yolo": yolo,
+    "csv": csv_files,
+    "imagefolder": imagefolder,
+    "maskfolder": maskfolder,
+    "label_studio": label_studio,
+}
 FORMATS_BY_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"} | dict.fromkeys(csv_files.SUFFIXES, "csv")
 SPLITS = ("train", "validation", "test")
 HUB_ALIASES = {"imagenet-1k": "ILSVRC/imagenet-1k"}  # names in papers
