@@ -230,8 +230,8 @@ def check_packages(feature: str, packages: Sequence[str], extra: str) -> None:
         *others, last = missing
         names = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
         raise ValueError(
-            f"{feature} requires {names} not installed. Run: pip install {' '.join(missing)} (or, with all that "
-            f"belongs to it: {pip_command(extra)})"
+            f"{feature} requires {names} not installed. Run: pip install {' '.join(missing)} (or, with all "
+            f"packages of the extra {extra}: {pip_command(extra)})"
         )
 
 

@@ -58,7 +58,11 @@ def check_data(
         if saved:
             console.print_line(f"image grid → {saved}")
         if report.invalid_fraction > max_bad:
-            console.print_line(f"Training would abort: more than {max_bad:.1%} are invalid.", "red")
+            console.print_line(
+                f"Training would abort: more than {max_bad:.1%} are invalid. Fix them, or raise --max-bad to skip "
+                "them.",
+                "red",
+            )
     if report.problems:
         raise typer.Exit(console.EXIT_UNREADABLE)
 

@@ -54,7 +54,8 @@ def test_unsupported_request_is_a_one_line_error(task, options, message, model_d
 def test_missing_package_error_names_the_pip_command(missing, message, monkeypatch):
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name in missing else object())
     monkeypatch.setattr(formats, "pip_command", "pip install package[{}]".format)
-    message = f"backend: 'onnx' requires {message} (or, with all that belongs to it: pip install package[backends])"
+    extra = "(or, with all packages of the extra backends: pip install package[backends])"
+    message = f"backend: 'onnx' requires {message} {extra}"
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         formats.check_backend("onnx", "image-classification", "float32", None)
 

@@ -9,6 +9,7 @@ from dataset_files import save_noise_images, voc_xml, write_voc_dataset
 from mask_files import save_image, write_mask_dataset, write_text_files
 from PIL import Image
 
+from mobilevit_hf.cli import console
 from mobilevit_hf.training.state import TrainingResult
 from mobilevit_hf.visualization import class_colors
 
@@ -53,7 +54,7 @@ def test_tables_show_counts_and_problems(mobilevit, class_folders):
     assert "unreadable image: 1" in out
     assert "train/dog/bad.png: not an image" in out
     assert "5.6% of the samples are invalid." in out  # 1 of 18
-    assert "Training would abort: more than 5.0% are invalid." in out
+    assert "Training would abort: more than 5.0% are invalid. Fix them, or raise --max-bad to skip them." in out
     assert "Training would abort" not in mobilevit("check-data", class_folders, "--max-bad", "0.06")[1]
 
 
@@ -160,6 +161,14 @@ def test_notes_of_training_name_options(mobilevit, monkeypatch, tmp_path):
     code, _, err = mobilevit("train", "data", "--output-dir", tmp_path / "run")
     assert code == 0
     assert err.splitlines()[0] == "note: Set --data-format coco, or --task image-segmentation."
+
+
+def test_messages_name_options_but_not_in_paths(monkeypatch):
+    monkeypatch.setattr(console, "option_names", {"max_steps": "--max-steps", "task": "--task"})
+    text = "runs/max_steps: got max_steps.txt, the task, max_steps (was 2), or max_steps."
+    assert console.name_options(text) == (
+        "runs/max_steps: got max_steps.txt, the task, --max-steps (was 2), or --max-steps."
+    )
 
 
 def test_tables_show_the_pixels_of_polygons(mobilevit, polygon_folder):
