@@ -215,6 +215,19 @@ def test_miniature_voc_has_the_official_layout(tmp_path):
     assert set(classes.flatten().tolist()) == {*miniature.VOC_LABELS[:3], miniature.BORDER}
 
 
+def test_miniature_does_not_complete_stages_of_the_full_run(tmp_path, monkeypatch, capfd):
+    def dry_run(*words):
+        monkeypatch.setattr(sys, "argv", ["reproduce_coco.py", "--output-dir", str(tmp_path), "--dry-run", *words])
+        assert command.reproduce(EXPERIMENTS["coco"], "", throughput.Rates(load=1, prepare=1)) == 0
+        return capfd.readouterr().err
+
+    results = tmp_path / "miniature" / "coco-s" / "results.json"
+    results.parent.mkdir(parents=True)
+    results.touch()
+    assert "(done)" in dry_run("--miniature")
+    assert "(done)" not in dry_run()
+
+
 def test_documented_commands_are_valid():
     text = (REPOSITORY / "docs" / "reproduce.md").read_text()
     lines = re.findall(r"^python scripts/reproduce_(\w+)\.py(.*)$", text, re.MULTILINE)
@@ -248,13 +261,13 @@ def test_all_stages_in_miniature(tmp_path):
         publish = ("--license", "mit", "--hub-model-id")
         imagenet = ("imagenet", "--data", "ILSVRC/imagenet-1k", "--streaming", *publish, "user/classifier")
         assert "paper: 69.0%, of another dataset" in run(*imagenet)
-        coco = ("coco", "--model", "runs/paper/imagenet1k-xxs", *publish, "user/detector")
+        coco = ("coco", "--model", "runs/paper/miniature/imagenet1k-xxs", *publish, "user/detector")
         assert "paper: 19.9%, of another dataset" in run(*coco)
         assert run(*coco).count("skipped") == 3
         classifier, detector = (hub.files(f"user/{name}") for name in ("classifier", "detector"))
     assert len(json.loads(classifier["config.json"])["id2label"]) == 4
     assert json.loads(detector["config.json"])["model_type"] == "mobilevit_ssdlite"
-    recipe = (tmp_path / "runs/paper/coco-xxs/recipe.yaml").read_text()
-    assert re.search("^model: runs/paper/imagenet1k-xxs$", recipe, re.MULTILINE)
-    evaluation = json.loads((tmp_path / "runs/paper/imagenet1k-xxs.evaluation.json").read_text())
+    recipe = (tmp_path / "runs/paper/miniature/coco-xxs/recipe.yaml").read_text()
+    assert re.search("^model: runs/paper/miniature/imagenet1k-xxs$", recipe, re.MULTILINE)
+    evaluation = json.loads((tmp_path / "runs/paper/miniature/imagenet1k-xxs.evaluation.json").read_text())
     assert (evaluation["split"], evaluation["num_images"]) == ("validation", 16)

@@ -84,8 +84,10 @@ def reproduce(experiment: Experiment, description: str, rates: Rates) -> int:
         write_rates(args.output_dir, measure(experiment, args), f"{experiment.name}-{args.variant}")
     if args.measure or (args.dry_run and not args.miniature):
         print_estimate(experiment, args, rates)
+    if args.miniature:  # apart from the stages of the paper's datasets, which would be skipped as done
+        args.output_dir /= "miniature"
     is_generated = args.miniature and not args.data
-    args.data = args.data or (f"{args.output_dir / experiment.name}.miniature" if is_generated else experiment.data)
+    args.data = args.data or (f"{args.output_dir / experiment.name}" if is_generated else experiment.data)
     if args.measure:
         return 0
     if args.dry_run:
