@@ -216,8 +216,8 @@ def checkpoint_errors(source: str | Path) -> Generator[None, None, None]:
         if _has_only_pickled_weights(Path(source)) and "ignore_mismatched_sizes" not in str(error):
             # The unpickler raises nearly anything for damaged files.
             raise ValueError(
-                f"{source}: pytorch_model.bin can't be read, it is damaged or not a state dict. Save the model again, "
-                f"or convert the file: mobilevit convert {quote_words(source)} OUT"
+                f"{source}: pytorch_model.bin can't be read: it is damaged, or has code or objects, which are never "
+                f"loaded. Save the model again, or convert the file: mobilevit convert {quote_words(source)} OUT"
             ) from error
         if not isinstance(error, AttributeError | TypeError | ImportError):
             raise

@@ -63,10 +63,17 @@ def _escape_character(character: str) -> str:
 
 
 def name_options(text: str) -> str:
-    """Return a message for the command line: `--task` for `task` at its start, `--task NAME` for `task="NAME"`."""
+    """Return a message for the command line, with the options of its parameters.
+
+    `task` is replaced at the start, and with its value as `task="NAME"`. In a message that starts with an option, so
+    is a name with an underscore, such as `max_steps`; other messages may be about a recipe.
+    """
     for name, option in option_names.items():
         text = re.sub(rf"^{name}: ", f"{option}: ", text)
         text = re.sub(rf'\b{name}="([^"]+)"', rf"{option} \1", text)
+    for name, option in option_names.items():
+        if "_" in name and text.startswith("--"):
+            text = re.sub(rf"(?<![^\s(]){name}(?=[\s,;)]|[.:?]?(?:\s|$))", option, text)
     return text
 
 

@@ -129,7 +129,7 @@ def predict_batch(
         )
     for note in summary.notes:
         console.log("note", note)
-    counts = f"{summary.images} images in {summary.parts} parts"
+    counts = " in ".join(_count(n, noun) for n, noun in ((summary.images, "image"), (summary.parts, "part")))
     speed = f", {summary.images_per_second:.1f} images/s" if summary.resumed_parts < summary.parts else ""
     console.log("saved", f"{summary.output} ({counts}{speed})", color="green")
     if summary.unreadable:
@@ -187,3 +187,7 @@ class Progress:
             self._logged = time.monotonic()
             done = f"{progress.images} of {of} images, {progress.images_per_second:.1f} images/s"
             console.log("progress", ", ".join(filter(None, (done, unreadable))), color="cyan")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -82,9 +82,10 @@ def _extract(path: Path, folder: Path) -> None:
             while block := file.read(BLOCK):
                 total += len(block)
                 if total > limit or number > MAX_FILES:
+                    excess = f"{MAX_FILES} files" if number > MAX_FILES else f"{limit // 2**20} MiB"
                     raise ValueError(
-                        f"{path}: got more than {min(number, MAX_FILES)} files of {limit // 2**20} MiB, expected less "
-                        f"than {MAX_FILES} files, {MAX_RATIO} times the archive's size and the free space. Unpack it."
+                        f"{path}: got more than {excess}, expected at most {MAX_FILES} files, {MAX_RATIO} times the "
+                        "archive's size and the free space. Unpack it if you trust its source."
                     )
                 copy.write(block)
 

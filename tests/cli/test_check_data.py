@@ -163,12 +163,11 @@ def test_notes_of_training_name_options(mobilevit, monkeypatch, tmp_path):
     assert err.splitlines()[0] == "note: Set --data-format coco, or --task image-segmentation."
 
 
-def test_messages_name_options_but_not_in_paths(monkeypatch):
-    monkeypatch.setattr(console, "option_names", {"max_steps": "--max-steps", "task": "--task"})
-    text = "runs/max_steps: got max_steps.txt, the task, max_steps (was 2), or max_steps."
-    assert console.name_options(text) == (
-        "runs/max_steps: got max_steps.txt, the task, --max-steps (was 2), or --max-steps."
-    )
+def test_errors_of_an_option_name_options_but_not_in_paths(monkeypatch):
+    monkeypatch.setattr(console, "option_names", {"max_steps": "--max-steps", "seed": "--seed"})
+    text = "seed: got runs/max_steps with max_steps, a seed, or max_steps."
+    assert console.name_options(text) == "--seed: got runs/max_steps with --max-steps, a seed, or --max-steps."
+    assert console.name_options("recipe.yaml: got max_steps.") == "recipe.yaml: got max_steps."
 
 
 def test_tables_show_the_pixels_of_polygons(mobilevit, polygon_folder):

@@ -29,7 +29,7 @@ def test_an_option_for_large_datasets_writes_parts(mobilevit, photos, classifier
     parts = sorted(out.glob("part-*.parquet"))
     assert len(parts) == (2 if "--chunk-size" in options else 1)
     assert sum(pq.read_metadata(part).num_rows for part in parts) == 3
-    assert err.startswith(f"saved: {out} (3 images in {len(parts)} parts, ")
+    assert err.startswith(f"saved: {out} (3 images in {len(parts)} part{'s' * (len(parts) > 1)}, ")
 
 
 def test_json_lines_are_a_format_of_both_outputs(mobilevit, photos, classifier, tmp_path):

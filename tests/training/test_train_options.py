@@ -226,7 +226,7 @@ def working_dir(small_datasets, tmp_path, monkeypatch):
         (("shapes", "--label-smoothing-factor", "1"), ("--label-smoothing-factor: ", "below 1")),
         (
             ("shapes", "--max-steps", "2", "--num-train-epochs", "1"),
-            ("--max-steps: ", "together with num_train_epochs"),
+            ("--max-steps: ", "together with --num-train-epochs"),
         ),
         (("shapes", "--bf16", "--fp16"), ("--fp16: ", "together with bf16")),
         (("shapes", "--fp16"), ("fp16", "GPU")),
