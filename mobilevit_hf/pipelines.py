@@ -33,7 +33,7 @@ from .modeling.finite import check_finite_outputs, check_finite_weights
 from .modeling.fused_mobilevit import fold_batch_norm
 from .modeling.image_processing_mobilevit_ssdlite import view_rgb
 from .modeling.modeling_mobilevit import MobileViTPreTrainedModel
-from .records import EXPORT_FILE
+from .records import EXPORT_FILE, read_export_records
 from .tasks import TASKS, TaskName
 from .threads import map_ahead, num_workers, one_torch_thread
 
@@ -96,6 +96,12 @@ def pipeline(
         model = os.fspath(model)
     if isinstance(model, str) and model in builtin_models():
         model = str(resolve_model(model))
+    if backend == "torch" and isinstance(model, str) and _has_only_exports(Path(model)):
+        backends = dict.fromkeys(record.backend for record in read_export_records(Path(model, EXPORT_FILE)))
+        raise ValueError(
+            f"{model}: got exported models only ({', '.join(backends)}), expected weights. Pass the model that they "
+            f'were exported from, or backend="{next(iter(backends), "onnx")}".'
+        )
     with offline_if_unreachable(model if isinstance(model, str) else None):
         if backend != "torch":
             return _backend_pipeline(task, model, backend, quantization, threads, kwargs)
@@ -124,6 +130,10 @@ def _torch_pipeline(task: str, model: str | PreTrainedModel, kwargs: dict[str, A
     if pipe.task in TASKS:
         pipe._forward = partial(_checked_forward, pipe._forward, TASKS[pipe.task].outputs)
     return pipe
+
+
+def _has_only_exports(folder: Path) -> bool:
+    return (folder / EXPORT_FILE).is_file() and not has_weights(folder)
 
 
 def _load_processor(processor: Any, kwargs: dict[str, Any]) -> Any:
@@ -288,7 +298,7 @@ def _backend_pipeline(
     source, hub_kwargs = None, {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
     if isinstance(model, str):
         source = model
-        if Path(source, EXPORT_FILE).is_file() and not has_weights(Path(source)):
+        if _has_only_exports(Path(source)):
             processor = _load_processor(kwargs.pop("image_processor", source), hub_kwargs)
             exported = load_exported_folder(Path(source), task, processor, **options)
             processor = processor_of_outputs(exported, processor)

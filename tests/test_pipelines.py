@@ -579,3 +579,10 @@ def test_damaged_weights_and_missing_image_processor_are_errors(backend, archite
     (classifier_dir / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=rf"^{classifier_dir}: model\.safetensors can't be read \([^\n]*$"):
         mobilevit_hf.pipeline("image-classification", classifier_dir, backend=backend)
+
+
+def test_folder_of_exports_needs_a_backend(classifier_dir):
+    (classifier_dir / "model.safetensors").unlink()
+    (classifier_dir / "export.json").write_text('[{"backend": "openvino", "file": "openvino/openvino_model.xml"}]')
+    with pytest.raises(ValueError, match=r'got exported models only \(openvino\).*or backend="openvino"\.$'):
+        mobilevit_hf.pipeline("image-classification", classifier_dir)

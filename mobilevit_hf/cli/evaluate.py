@@ -89,6 +89,8 @@ def evaluate(
     if save:
         save = user_path(save)
         check_report_folder(save)
+    if not Path(model, "config.json").is_file() and Path(data, "config.json").is_file():
+        raise ValueError(f"MODEL: got {model}, and the model {data} as DATA, expected the model first. Swap them.")
     folder = resolve_model(model)
     task = read_task(model, folder).name
 

@@ -19,7 +19,7 @@ from ..data.checks import DatasetReport, check_dataset, drop_invalid
 from ..data.reading import check_source, load_dataset
 from ..data.sequences import Samples
 from ..data.types import LEAKAGE, Dataset, ProblemKind
-from ..environment import pip_command
+from ..environment import available_devices, pip_command
 from ..evaluation import EvaluationResult
 from ..modeling.layers_cpu import use_fast_layers
 from ..modeling.variants_mobilevit import VARIANTS
@@ -239,6 +239,8 @@ def create_accelerator(arguments: TrainArguments) -> Accelerator:
         raise ValueError(
             f"report_to: got {arguments.report_to}, which is not installed. Run: {pip_command('trackers')}"
         )
+    if arguments.fp16 and (arguments.use_cpu or available_devices() == ["cpu"]):
+        raise ValueError("fp16: got a CPU, expected a GPU. Use --bf16, or neither.")
     try:
         accelerator = Accelerator(
             mixed_precision="bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
@@ -249,8 +251,6 @@ def create_accelerator(arguments: TrainArguments) -> Accelerator:
         )
     except ValueError as error:
         raise ValueError(f"{' '.join(str(error).split())} (bf16={arguments.bf16}, fp16={arguments.fp16})") from error
-    if arguments.fp16 and accelerator.device.type == "cpu":
-        raise ValueError("fp16: got a CPU, expected a GPU. Use --bf16, or neither.")
     return accelerator
 
 
@@ -265,11 +265,13 @@ def load_training_dataset(arguments: TrainArguments) -> Dataset:
     )
     if "train" not in dataset.splits:
         raise ValueError(f"{arguments.data}: got splits {', '.join(dataset.splits)}, expected train. Add it.")
-    if dataset.task == "image-classification" and len(dataset.classes) == 1 and arguments.data_format is None:
-        raise ValueError(
-            f"{arguments.data}: got one class, {dataset.classes[0]}, expected at least two. Add images of another "
-            f'class, or set data_format="{dataset.data_format}" to train on one.'
-        )
+    if dataset.task == "image-classification" and len(dataset.classes) == 1:
+        if arguments.data_format is None:
+            raise ValueError(
+                f"{arguments.data}: got one class, {dataset.classes[0]}, expected at least two. Add images of another "
+                f'class, or set data_format="{dataset.data_format}" to train on one.'
+            )
+        dataset.notes.append(f"The only class is {dataset.classes[0]}: the accuracy is 100%, whatever is learned.")
     return dataset
 
 

@@ -338,6 +338,7 @@ def test_too_many_unreadable_images_are_an_error(mobilevit, classifier, damaged_
         (["{classifier}", "{boxes}"], "object-detection.*image-classification"),
         (["{classifier}", "{labeled}", "--split", "exam"], "exam.*train, validation, all"),
         (["{classifier}", "{labeled}/none"], "none"),
+        (["{labeled}", "{classifier}"], "expected the model first. Swap them."),
     ],
 )
 def test_invalid_arguments_print_one_line(
