@@ -1,13 +1,10 @@
 """Commands and code of the README run as written, except installation, tests and benchmarks."""
 
 import re
-import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from doc_blocks import ROOT, find_blocks, find_commands, run_command, run_python
 from hub_server import HubServer
 from huggingface_hub import HfApi, constants
 from transformers import MobileViTImageProcessor
@@ -15,21 +12,8 @@ from transformers import MobileViTImageProcessor
 from mobilevit_hf import MobileViTConfig, MobileViTForImageClassification
 from mobilevit_hf.samples import draw_smear
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEFAULT_MODEL = "apple/mobilevit-xx-small"
-
-
-def blocks(language):
-    """Return the fenced code blocks of a language."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return [text for name, text in fenced if name == language]
-
-
-def commands(block):
-    """Return the commands of a block, without those that install or test."""
-    parts = [part for line in block.splitlines() if line for part in line.split(" && ")]
-    return [part for part in parts if not part.startswith(("pip install", "pytest"))]
 
 
 def test_installation_and_test_commands():
@@ -70,23 +54,14 @@ def workspace(tmp_path_factory, image):
         yield folder, hub.environment(folder / "home") | path
 
 
-def run(workspace, *command):
-    folder, environment = workspace
-    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("block", blocks("bash"))
+@pytest.mark.parametrize("block", find_blocks("README.md", "bash"))
 def test_commands_run_one_after_the_other(workspace, block):
-    for command in commands(block):
-        program, *arguments = shlex.split(command)
-        assert program == "mobilevit"
-        run(workspace, sys.executable, "-m", "mobilevit_hf", *arguments)
+    for words in find_commands(block):
+        run_command(words, *workspace)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize("code", find_blocks("README.md", "python"))
 def test_code(workspace, code):
-    assert "score" in run(workspace, sys.executable, "-c", code)
+    assert "score" in run_python(["-c", code], *workspace)
