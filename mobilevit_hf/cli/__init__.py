@@ -58,9 +58,10 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments; typer has no options whose value may be left out."""
-        options = (param for param in self.params if param.param_type_name == "option")
+        options: list[Any] = [param for param in self.params if param.param_type_name == "option"]
         console.option_names = {param.name: max(param.opts, key=len) for param in options}
-        return super().parse_args(ctx, fill_optional_values(args))
+        with_value = {name for param in options if not param.is_flag for name in param.opts}
+        return super().parse_args(ctx, fill_optional_values(args, with_value))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options."""

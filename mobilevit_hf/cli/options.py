@@ -1,6 +1,7 @@
 """Options and arguments that several commands share."""
 
 import re
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated
 
@@ -24,7 +25,10 @@ Quantization = StrEnum("Quantization", {name: name for name in QUANTIZATIONS})
 PredictionFormat = StrEnum("PredictionFormat", {name: name for name in (*PREDICTION_FORMATS, "parquet")})
 
 # Options whose value may be left out: the value they then have, and the values that they take from the next argument.
-OPTIONAL_VALUES = {"--ray": ("auto", re.compile(r"auto|local|(ray://)?[\w.:\[\]-]+:\d+"))}
+OPTIONAL_VALUES = {
+    "--ray": ("auto", re.compile(r"auto|local|(ray://)?[\w.:\[\]-]+:\d+")),
+    "--resume": ("auto", re.compile("auto")),
+}
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model directory, built-in name or Hub id.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: a folder, a file or a Hub id.")]
@@ -40,14 +44,19 @@ DeviceOption = Annotated[Device, typer.Option(help="Device to run on.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def fill_optional_values(arguments: list[str]) -> list[str]:
-    """Return the arguments of a command with a value for each of `OPTIONAL_VALUES`."""
+def fill_optional_values(arguments: list[str], options: Collection[str]) -> list[str]:
+    """Return the arguments of a command with a value for each of `OPTIONAL_VALUES`.
+
+    Args:
+        arguments: The arguments.
+        options: Options of the command that take a value.
+    """
     filled: list[str] = []
     for index, argument in enumerate(arguments):
         if argument == "--":
             return [*filled, *arguments[index:]]
         filled.append(argument)
-        if argument in OPTIONAL_VALUES:
+        if argument in OPTIONAL_VALUES and argument in options:
             default, pattern = OPTIONAL_VALUES[argument]
             if not pattern.fullmatch("".join(arguments[index + 1 : index + 2])):
                 filled.append(default)

@@ -283,7 +283,10 @@ class TrainArguments:
     per_device_eval_batch_size: int = option(16, "Evaluation batch size per process.", EVAL, POSITIVE)
     metric_for_best_model: str | None = option(None, "Validation metric that selects the saved weights.", EVAL)
     resume: str | None = option(
-        None, "auto: resume from the latest checkpoint in --output-dir, if there is one.", EVAL, choices=("auto",)
+        None,
+        "auto, which may be left out: resume from the latest checkpoint in --output-dir, if there is one.",
+        EVAL,
+        choices=("auto",),
     )
     report_to: str = option("none", f"Experiment tracker: {', '.join(TRACKERS)}.", EVAL, choices=TRACKERS)
 

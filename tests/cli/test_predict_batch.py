@@ -105,7 +105,7 @@ def test_options_of_single_images_are_rejected(mobilevit, photos, tmp_path, monk
     ],
 )
 def test_address_of_ray_may_be_left_out(arguments, expected):
-    assert fill_optional_values(arguments) == expected
+    assert fill_optional_values(arguments, ["--ray"]) == expected
 
 
 def test_ray_and_workers_are_passed_on(mobilevit, photos, classifier, tmp_path, monkeypatch):
