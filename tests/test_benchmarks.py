@@ -70,6 +70,31 @@ def test_report_contains_every_candidate(script: str, options: str, candidates: 
 
 
 @pytest.mark.slow
+def test_serving_report_counts_the_answers_of_each_server(tmp_path: Path) -> None:
+    for package in ("fastapi", "uvicorn", "starlette"):
+        pytest.importorskip(package)
+    file = tmp_path / "results.json"
+    command = [
+        sys.executable,
+        REPOSITORY / "benchmarks/serving.py",
+        "--clients",
+        "2",
+        "--seconds",
+        "1",
+        "--json",
+        file,
+    ]
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    (results,) = json.loads(file.read_text())["rounds"]
+    assert list(results) == ["ours", "FastAPI + stock pipeline"]
+    for name, result in results.items():
+        assert name in process.stdout
+        assert result["requests"] > 0
+        assert result["errors"] == {}
+
+
+@pytest.mark.slow
 def test_training_report_contains_every_candidate(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     data, file = draw_classification(tmp_path / "data", train=10, validation=0), tmp_path / "results.json"
