@@ -262,7 +262,7 @@ def test_damaged_or_foreign_pickled_weights_are_an_error_in_one_line(content, cl
     (classifier_dir / "model.safetensors").unlink()
     file = classifier_dir / "pytorch_model.bin"
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
-    with pytest.raises(ValueError, match=rf"^{classifier_dir}: pytorch_model\.bin can't be read, [^\n]+$"):
+    with pytest.raises(ValueError, match=rf"^{classifier_dir}: pytorch_model\.bin can't be read: [^\n]+$"):
         mobilevit_hf.pipeline("image-classification", classifier_dir)
     assert not (tmp_path / "created").exists()
 
