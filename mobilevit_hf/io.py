@@ -35,6 +35,11 @@ def quote_words(*words: str | Path) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(map(str, words))
 
 
+def count_noun(number: int, noun: str) -> str:
+    """Return a number and a noun, such as "1 image" or "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def home_folder() -> Path | None:
     """Return the home folder, None without `HOME` and an entry in the user database, as in some containers."""
     try:

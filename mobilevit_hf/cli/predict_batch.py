@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from ..io import read_json
+from ..io import count_noun, read_json
 from ..model_sources import IMAGE_PROCESSOR_FILE, read_task, resolve_model
 from ..tasks import EXPORTABLE_TASKS
 from . import console
@@ -129,7 +129,7 @@ def predict_batch(
         )
     for note in summary.notes:
         console.log("note", note)
-    counts = " in ".join(_count(n, noun) for n, noun in ((summary.images, "image"), (summary.parts, "part")))
+    counts = " in ".join(count_noun(n, noun) for n, noun in ((summary.images, "image"), (summary.parts, "part")))
     speed = f", {summary.images_per_second:.1f} images/s" if summary.resumed_parts < summary.parts else ""
     console.log("saved", f"{summary.output} ({counts}{speed})", color="green")
     if summary.unreadable:
@@ -187,7 +187,3 @@ class Progress:
             self._logged = time.monotonic()
             done = f"{progress.images} of {of} images, {progress.images_per_second:.1f} images/s"
             console.log("progress", ", ".join(filter(None, (done, unreadable))), color="cyan")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

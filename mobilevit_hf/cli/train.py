@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..allocator import tune_allocator
-from ..io import quote_words, user_path
+from ..io import count_noun, quote_words, user_path
 from ..tasks import TaskName
 from ..training.arguments import DEFAULTS, TrainArguments, override_recipe, read_recipe
 from ..training.callbacks import TrainerCallback, TrainingProgress
@@ -139,7 +139,7 @@ def _print_result(result: "TrainingResult") -> None:
     console.log("done", f"{result.steps} steps in {minutes}:{seconds:02}{_describe_best(result)}.", color="green")
     if result.test:
         figure = _describe_metric(result.test, result.metric)
-        console.log("test", f"{figure} on {_count_images(result.test)} of the test split, measured once.", "green")
+        console.log("test", f"{figure} of the test split, measured once.", color="green")
     console.print_line(str(result.output_dir))
     console.log("try it", f"mobilevit predict IMAGE --model {quote_words(result.output_dir)}", color="green")
 
@@ -160,19 +160,16 @@ def _describe_best(result: "TrainingResult") -> str:
         return f", {result.metric} {result.best:.3f} on the validation split"
     times = f"best of {result.num_evaluations} evaluations" if result.num_evaluations > 1 else "one evaluation"
     figure = _describe_metric(result.evaluation, result.metric)
-    return f", {figure} on {_count_images(result.evaluation)}, {times} on validation"
+    return f", {figure}, {times} on validation"
 
 
 def _describe_metric(result: "EvaluationResult", metric: str) -> str:
-    return f"{metric} {result.metrics.get(metric, -1.0):.3f}{_describe_interval(result.intervals.get(metric))}"
+    value = f"{result.metrics.get(metric, -1.0):.3f}{_describe_interval(result.intervals.get(metric))}"
+    return f"{metric} {value} on {count_noun(result.num_images, 'image')}"
 
 
 def _describe_interval(interval: "tuple[float, float] | None") -> str:
     return f" (95% CI {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-
-
-def _count_images(result: "EvaluationResult") -> str:
-    return f"{result.num_images} image{'' if result.num_images == 1 else 's'}"
 
 
 class ProgressBar(TrainerCallback):

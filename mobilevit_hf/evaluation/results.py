@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..data.types import Problem
+from ..io import count_noun
 from ..records import EvaluationRecord
 from ..tasks import TaskName
 from .outcomes import find_outcomes
@@ -145,7 +146,7 @@ def _count_errors(image: DetectedImage, threshold: float) -> Mistake:
     outcomes = find_outcomes(image, threshold)
     missed, wrong = int(outcomes.missed.sum()), int(outcomes.false_positives.sum())
     num_objects = int(outcomes.counted.sum())
-    target = f"{num_objects} object{'' if num_objects == 1 else 's'}"
+    target = count_noun(num_objects, "object")
     return Mistake(image.index, image.name, target, f"{missed} missed, {wrong} wrong", float(missed + wrong))
 
 

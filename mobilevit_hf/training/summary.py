@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..data.checks import DatasetReport
 from ..environment import describe_hardware
 from ..evaluation.confidence_intervals import FEW_IMAGES, wilson_interval
+from ..io import count_noun
 from ..modeling.variants_mobilevit import VARIANTS
 from ..tasks import METRICS, TASKS, TaskName
 
@@ -32,10 +33,10 @@ def summarize_run(run: "Run", report: DatasetReport, image_size: int) -> dict[st
     name = hardware.get("gpu") or hardware["cpu"]
     device = f"{hardware['device']}{f' ({name})' if name else ''}"
     if threads := hardware.get("threads"):
-        device += f", {_count(threads, 'thread')}"
+        device += f", {count_noun(threads, 'thread')}"
     if accelerator.num_processes > 1:
         device += f", {accelerator.num_processes} processes"
-    model, batch_size = arguments.model, _count(arguments.per_device_train_batch_size, "image")
+    model, batch_size = arguments.model, count_noun(arguments.per_device_train_batch_size, "image")
     if arguments.gradient_accumulation_steps > 1:
         batch_size += f", {arguments.gradient_accumulation_steps} batches per step"
     if accelerator.num_processes > 1:
@@ -68,18 +69,19 @@ def warn_of_few_images(report: DatasetReport) -> str | None:
         meaning = f"With {correct} of them correct, the 95% interval of the accuracy is {low:.2f} to {high:.2f}"
     total = sum(report.num_samples.get(name, 0) for name in POOLED_SPLITS)
     return (
-        f"The validation split has only {_count(count, 'image')}. {meaning}, and the best of several evaluations is "
-        f"optimistic. --cross-validation {NUM_FOLDS} measures on all {total} images: it trains {NUM_FOLDS + 1} times."
+        f"The validation split has only {count_noun(count, 'image')}. {meaning}, and the best of several evaluations "
+        f"is optimistic. --cross-validation {NUM_FOLDS} measures on all {total} images: it trains {NUM_FOLDS + 1} "
+        "times."
     )
 
 
 def describe_split(report: DatasetReport, split: str, *, is_stream: bool = False) -> str:
     """Return the number of images of a split, and of images or objects of each class, or of its pixels in percent."""
-    counts, text = report.counts[split], _count(report.num_samples[split], "image")
+    counts, text = report.counts[split], count_noun(report.num_samples[split], "image")
     if is_stream:
         text = f"streamed; the first {text}"
     if report.task == "object-detection":
-        text += f", {_count(sum(counts.values()), 'object')}"
+        text += f", {count_noun(sum(counts.values()), 'object')}"
     if report.task == "image-segmentation":
         pixels = max(1, sum(counts.values()))
         return f"{text}: {_describe_counts({name: count / pixels for name, count in counts.items()}, '.1%')}"
@@ -101,11 +103,7 @@ def _describe_length(run: "Run") -> str:
     arguments, per_epoch, parts = run.arguments, run.loader.steps_per_epoch, []
     if run.num_steps:
         epochs = f" ({run.num_steps / per_epoch:.3g} epochs)" if per_epoch else ""
-        parts.append(f"{_count(run.num_steps, 'step')}{epochs}")
+        parts.append(f"{count_noun(run.num_steps, 'step')}{epochs}")
     if arguments.max_minutes:
         parts.append(f"{'at most ' if parts else ''}{arguments.max_minutes:g} min")
     return ", ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
