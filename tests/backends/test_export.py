@@ -74,6 +74,7 @@ def test_all_formats_that_support_the_model_are_exported_and_explained(
         assert format in stdout
     backends = {record.backend for record in read_export_records(tmp_path / "export.json")}
     assert backends == {name for name, row in formats.FORMATS.items() if TASK in row.tasks} - {"executorch"}
+    assert backends >= {"onnx", "openvino", "litert", "coreml"}
 
 
 def test_steps_are_reported_with_the_fraction_of_the_time(model_dirs, tmp_path, monkeypatch):
