@@ -8,6 +8,7 @@ from typing import IO, Any
 from fsspec.core import url_to_fs
 
 LOCAL = "file://"
+OBJECT_STORES = ("hf://", "s3://", "gs://", "az://")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)")
 
 
@@ -35,7 +36,7 @@ def remote_filesystem(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise ValueError(f"source: got {protocol}://, which needs another package. {error}.") from error
     except ValueError as error:
-        known = ", ".join(f"{name}://" for name in ("hf", "s3", "gs", "az"))
+        known = ", ".join(OBJECT_STORES)
         raise ValueError(f"source: got {protocol}:// ({error}), expected a path or a URL such as {known}.") from error
 
 

@@ -13,11 +13,10 @@ from ..data.archives import ARCHIVE_ERRORS, BLOCK
 from ..data.image_formats import IMAGE_SUFFIXES, describe_format, is_inside, is_url
 from ..data.images import MAX_READ_BYTES, UnreadableImageError, download
 from ..redaction import redact
-from .filesystems import display_name, is_remote, join, local_path, open_file, read_remote
+from .filesystems import OBJECT_STORES, display_name, is_remote, join, local_path, open_file, read_remote
 from .image_columns import find_image_column
 from .types import Chunk
 
-OBJECT_STORES = ("hf://", "s3://", "gs://", "az://")
 ROWS = 32  # of a Parquet file that are read at a time
 
 
